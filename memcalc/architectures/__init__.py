@@ -1,0 +1,65 @@
+"""From dimensions to blocks: one small function per family, found by the `model_type` of a config.json.
+
+`presets/architectures/<model_type>.yaml` names the module here that holds the function, and the defaults that absent
+keys of its config.json mean. A function is registered for its model types by `@architecture("llama", "mistral")`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from memcalc.dimensions import Dimensions
+from memcalc.errors import MemcalcError, RunInvalid, fault
+from memcalc.presets import find, names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from memcalc.model import Model
+
+    Builder = Callable[[Dimensions], Model]
+
+_BUILDERS: dict[str, Builder] = {}
+
+
+def architecture(*model_types: str) -> Callable[[Builder], Builder]:
+    """Register a function from Dimensions to Model for these model types."""
+
+    def register(builder: Builder) -> Builder:
+        _BUILDERS.update(dict.fromkeys(model_types, builder))
+        return builder
+
+    return register
+
+
+def dimensions(model_type: str, given: Mapping[str, Any], source: str = "the model") -> Dimensions:
+    """The keys of a config.json over its class's defaults; nested configs get the defaults of their own type."""
+    card = find("architectures", model_type)
+    nested = {
+        key: dimensions(str((given.get(key) or {}).get("model_type") or default), given.get(key) or {}, source)
+        for key, default in card.get("sub_configs", {}).items()
+    }
+    defaults = {"architectures": [card.get("class", "")], "model_type": model_type, **card.get("defaults", {})}
+    return Dimensions(given, defaults, card.get("renamed", {}), nested, source)
+
+
+def build(model_type: str, given: Mapping[str, Any], source: str = "the model") -> Model:
+    """The model that a config.json of this type describes; UnknownName where no architecture has the type."""
+    card = find("architectures", model_type)
+    known = dimensions(model_type, given, source)
+    import_module(f"memcalc.architectures.{card['module']}")
+    try:
+        return _BUILDERS[model_type](known)
+    except MemcalcError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        raise fault("model", f"these dimensions do not make a {model_type}: {error}") from error
+
+
+def model_types() -> list[str]:
+    """Every model type that has an architecture."""
+    return names("architectures")
+
+
+__all__ = ["RunInvalid", "architecture", "build", "dimensions", "model_types"]

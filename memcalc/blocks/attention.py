@@ -1,0 +1,50 @@
+"""Attention: grouped-query, fused or cross, with whatever a family adds to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memcalc.blocks.base import Block, Param
+
+
+@dataclass(frozen=True, slots=True)
+class Attention(Block):
+    """softmax(q kᵀ) v over `heads` query and `kv_heads` key/value heads of `head_dim` (Ainslie et al. 2023, GQA).
+
+    Either `q`, `k`, `v` or one fused `qkv`; `out` projects back. `before` holds what runs inside the module ahead of
+    them and `after` behind them (norms, dropouts). `rotary_dim` is how many of head_dim's channels are rotated (0:
+    none). `window` limits how far a query sees. `cross` reads keys and values from another sequence. `bias_rows` > 0
+    adds a learned relative bias [bias_rows, heads] to the scores (T5). `sinks` adds a logit per head (gpt-oss).
+    `scores_fp32` where eager softmax runs in fp32.
+    """
+
+    heads: int = 1
+    kv_heads: int = 1
+    head_dim: int = 1
+    q: Block | None = None
+    k: Block | None = None
+    v: Block | None = None
+    qkv: Block | None = None
+    out: Block | None = None
+    q_norm: Block | None = None
+    k_norm: Block | None = None
+    before: tuple[Block, ...] = ()
+    after: tuple[Block, ...] = ()
+    rotary_dim: int = 0
+    window: int = 0
+    causal: bool = True
+    cross: bool = False
+    dropout: float = 0.0
+    softcap: float = 0.0
+    alibi: bool = False
+    sinks: bool = False
+    value_dim: int = 0
+    extra: tuple[Param, ...] = ()
+    formula: str = ""
+
+    def own(self) -> tuple[Param, ...]:  # noqa: D102
+        return ((Param("sinks", (self.heads,)),) if self.sinks else ()) + self.extra
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        middle = (self.q, self.k, self.v, self.qkv, self.q_norm, self.k_norm, self.out)
+        return (*self.before, *(block for block in middle if block), *self.after)

@@ -1,0 +1,123 @@
+"""What every block is: a name, the parameters it owns, and its parts in the order they run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """One parameter or buffer that a block owns itself: its name within the block, and its shape.
+
+    `tied_to` is the full name of the tensor it shares memory with. `dtype` is '' where the recipe decides.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    trainable: bool = True
+    tied_to: str = ""
+    buffer: bool = False
+    dtype: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A module of the model. An empty name adds nothing to the names of the tensors below it (a residual, a choice).
+
+    A kind of block is a subclass: a frozen value that holds the dimensions its tensors and its tape need, and no more.
+    """
+
+    name: str
+    role: ClassVar[str] = "parameter"
+
+    def own(self) -> tuple[Param, ...]:
+        """The parameters and buffers this block holds itself."""
+        return ()
+
+    def parts(self) -> tuple[Block, ...]:
+        """The blocks inside, in the order they run."""
+        return ()
+
+    def groups(self) -> Iterator[tuple[list[int] | None, Block]]:
+        """The parts, like ones together: (indices of a numbered part, or None, and the part)."""
+        return ((None, part) for part in self.parts())
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence(Block):
+    """Blocks that run one after the other: y = f_n(… f_1(x))."""
+
+    blocks: tuple[Block, ...] = ()
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return self.blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Residual(Sequence):
+    """x + f(x); nameless as a rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parallel(Block):
+    """x + f(x) + g(x): branches that read the same input and are summed into it (GPT-J, NeoX, Falcon, Cohere, Phi)."""
+
+    branches: tuple[Block, ...] = ()
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return self.branches
+
+
+@dataclass(frozen=True, slots=True)
+class Stack(Block):
+    """Numbered layers `name.0`, `name.1`, …: a ModuleList or Sequential. Like layers are the same (or an equal) value.
+
+    `shared` runs every layer that many times over with one set of parameters (ALBERT).
+    """
+
+    layers: tuple[Block, ...] = ()
+    shared: int = 1
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return self.layers
+
+    def groups(self) -> Iterator[tuple[list[int] | None, Block]]:
+        """Equal layers together, in the order of their first appearance."""
+        found: dict[int, tuple[list[int], Block]] = {}
+        for index, layer in enumerate(self.layers):
+            found.setdefault(id(layer), ([], layer))[0].append(index)
+        if len(found) > 1:  # layers built one by one may still be equal
+            merged: dict[Block, list[int]] = {}
+            for indices, layer in found.values():
+                merged.setdefault(layer, []).extend(indices)
+            return ((sorted(indices), layer) for layer, indices in merged.items())
+        return iter(found.values())
+
+
+def sequence(*blocks: Block | None, name: str = "") -> Sequence:
+    """Blocks in a row; None is left out."""
+    return Sequence(name, tuple(block for block in blocks if block))
+
+
+def residual(*blocks: Block | None) -> Residual:
+    """x + the blocks in a row."""
+    return Residual("", tuple(block for block in blocks if block))
+
+
+def parallel(*branches: Block | None) -> Parallel:
+    """x + the sum of the branches, each reading x."""
+    return Parallel("", tuple(block for block in branches if block))
+
+
+def repeat(name: str, count: int, *layer: Block | None) -> Stack:
+    """`count` like layers `name.0` to `name.<count-1>`, each the given blocks in a row."""
+    return Stack(name, (sequence(*layer),) * count)
+
+
+def stack(name: str, layers: list[Block]) -> Stack:
+    """Layers that may differ, `name.0`, `name.1`, …"""
+    return Stack(name, tuple(layers))

@@ -1,0 +1,131 @@
+"""The modules everything is made of: linear, embedding, norm, convolution, a bare parameter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from memcalc.blocks.base import Block, Param
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NormKind = Literal["rms", "layer", "layer-no-bias", "group", "batch", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Linear(Block):
+    """y = x Wᵀ + b with weight [outputs, inputs] (nn.Linear); `tied_to` shares the weight of an embedding.
+
+    `bias_tied_to` shares the bias (the masked-LM heads of BERT and kin).
+    """
+
+    role: ClassVar[str] = "linear"
+    inputs: int = 0
+    outputs: int = 0
+    bias: bool = False
+    tied_to: str = ""
+    bias_tied_to: str = ""
+
+    def own(self) -> tuple[Param, ...]:  # noqa: D102
+        weight = Param("weight", (self.outputs, self.inputs), tied_to=self.tied_to)
+        return (weight, Param("bias", (self.outputs,), tied_to=self.bias_tied_to)) if self.bias else (weight,)
+
+
+@dataclass(frozen=True, slots=True)
+class TransposedLinear(Linear):
+    """GPT-2's Conv1D: a linear whose weight is stored [inputs, outputs] (transformers, pytorch_utils.Conv1D)."""
+
+    role: ClassVar[str] = "conv1d"
+
+    def own(self) -> tuple[Param, ...]:  # noqa: D102
+        return (Param("weight", (self.inputs, self.outputs)), Param("bias", (self.outputs,)))
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding(Block):
+    """A table [rows, width] read by index; `trainable` False for fixed (sinusoidal) tables that are parameters."""
+
+    role: ClassVar[str] = "embedding"
+    rows: int = 0
+    width: int = 0
+    trainable: bool = True
+    tied_to: str = ""
+
+    def own(self) -> tuple[Param, ...]:  # noqa: D102
+        return (Param("weight", (self.rows, self.width), self.trainable, self.tied_to),)
+
+
+@dataclass(frozen=True, slots=True)
+class Norm(Block):
+    """A normalisation over `width` channels.
+
+    `formula` says whose forward it is, where several exist: '' (the kind's torch function, or for 'rms' the Llama
+    one: fp32 inside, cast back, times weight), 'gemma' (fp32 throughout, times 1 + weight), 't5' (no cast back for
+    fp32 weights) …; the tape reads it.
+    """
+
+    role: ClassVar[str] = "norm"
+    width: int = 0
+    kind: NormKind = "rms"
+    formula: str = ""
+    groups_of: int = 0
+
+    def own(self) -> tuple[Param, ...]:  # noqa: D102
+        return tuple(self._own())
+
+    def _own(self) -> Iterator[Param]:
+        if self.kind == "none":
+            return
+        yield Param("weight", (self.width,))
+        if self.kind in ("layer", "group", "batch"):
+            yield Param("bias", (self.width,))
+        if self.kind == "batch":
+            yield Param("running_mean", (self.width,), buffer=True)
+            yield Param("running_var", (self.width,), buffer=True)
+            yield Param("num_batches_tracked", (), buffer=True, dtype="int64")
+
+
+@dataclass(frozen=True, slots=True)
+class Conv(Block):
+    """A convolution with weight [outputs, inputs / groups, *kernel] over 1, 2 or 3 axes."""
+
+    role: ClassVar[str] = "conv"
+    inputs: int = 0
+    outputs: int = 0
+    kernel: tuple[int, ...] = (1,)
+    stride: int = 1
+    conv_groups: int = 1
+    bias: bool = True
+
+    def own(self) -> tuple[Param, ...]:  # noqa: D102
+        weight = Param("weight", (self.outputs, self.inputs // self.conv_groups, *self.kernel))
+        return (weight, Param("bias", (self.outputs,))) if self.bias else (weight,)
+
+
+@dataclass(frozen=True, slots=True)
+class Raw(Block):
+    """A bare parameter or buffer of the module above it (a class token, a layer scale, A_log): `name` is its name."""
+
+    shape: tuple[int, ...] = ()
+    trainable: bool = True
+    buffer: bool = False
+    dtype: str = ""
+    tied_to: str = ""
+
+    def own(self) -> tuple[Param, ...]:  # noqa: D102
+        return (Param("", self.shape, self.trainable, self.tied_to, self.buffer, self.dtype),)
+
+
+@dataclass(frozen=True, slots=True)
+class Dropout(Block):
+    """Dropout with probability p: no tensors, but a mask on the tape where p > 0."""
+
+    p: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Activation(Block):
+    """An activation function by the name its config gives it ('silu', 'gelu', 'gelu_new', 'relu2', 'tanh' …)."""
+
+    function: str = "gelu"

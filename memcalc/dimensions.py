@@ -1,0 +1,115 @@
+"""Dimensions: the keys of a config.json over the defaults of its config class, read as attributes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from memcalc.errors import Fault, RunInvalid, nearest_names, shorten
+
+LARGEST = 10**12  # of one dimension; beyond it is a typing error, not a model
+
+
+class Dimensions:
+    """`c.hidden_size` is the config's value, else its class default; `attribute_map` names resolve both ways.
+
+    A key that is neither given nor defaulted, or whose value is of another type than the default's, raises RunInvalid
+    naming it. `c.get(key, fallback)` is for keys that may be absent. Mappings come back as Dimensions of their own.
+    """
+
+    __slots__ = ("_aliases", "_defaults", "_given", "_source", "_sub")
+
+    def __init__(
+        self,
+        given: Mapping[str, Any],
+        defaults: Mapping[str, Any] | None = None,
+        aliases: Mapping[str, str] | None = None,
+        sub: Mapping[str, Dimensions] | None = None,
+        source: str = "the model",
+    ) -> None:
+        self._given, self._defaults, self._aliases = dict(given), dict(defaults or {}), dict(aliases or {})
+        self._sub, self._source = dict(sub or {}), source
+
+    def __getattr__(self, key: str) -> Any:  # noqa: ANN401 - a config's values are of every type
+        if key.startswith("__"):
+            raise AttributeError(key)
+        return self[key]
+
+    def __getitem__(self, key: str) -> Any:  # noqa: ANN401
+        if key in self._sub:
+            return self._sub[key]
+        found, value = self._find(key)
+        if not found:
+            near = nearest_names(key, self._given)
+            hint = f" (it has {', '.join(near)})" if near else ""
+            raise RunInvalid([Fault(self._where(key), f"the key is missing and has no default{hint}")], self._source)
+        return value
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._sub or self._find(key)[0]
+
+    def get(self, key: str, fallback: Any = None) -> Any:  # noqa: ANN401
+        """The value of a key, or `fallback` where it is absent or null."""
+        if key not in self:
+            return fallback
+        value = self[key]
+        return fallback if value is None else value
+
+    def given(self) -> dict[str, Any]:
+        """What was written, without the defaults."""
+        return dict(self._given)
+
+    def known(self) -> dict[str, Any]:
+        """What was written, over the defaults; sub-configs as they were written."""
+        return {**self._defaults, **self._given}
+
+    def but(self, **changes: Any) -> Dimensions:  # noqa: ANN401
+        """The same with some keys changed."""
+        return Dimensions({**self._given, **changes}, self._defaults, self._aliases, self._sub, self._source)
+
+    def _find(self, key: str) -> tuple[bool, Any]:
+        alias = self._aliases.get(key)
+        names = (key, alias) if alias else (key, *(k for k, v in self._aliases.items() if v == key))
+        for name in names:
+            if name in self._given:
+                return True, self._checked(name, self._given[name])
+        for name in names:
+            if name in self._defaults:
+                return True, self._defaults[name]
+        return False, None
+
+    def _checked(self, key: str, value: Any) -> Any:  # noqa: ANN401
+        """The value, refused where it can't be what the class's default is."""
+        default = self._defaults.get(key)
+        if isinstance(default, bool) and not isinstance(value, bool) and value is not None:
+            raise self._wrong(key, value, "true or false")
+        if isinstance(default, int) and not isinstance(default, bool) and value is not None:
+            return self._whole(key, value)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self._wrong(key, value, "a finite number")
+        if isinstance(value, int) and not isinstance(value, bool):
+            return self._whole(key, value)
+        return value
+
+    def _whole(self, key: str, value: Any) -> Any:  # noqa: ANN401
+        if isinstance(value, list):  # some configs give a size per axis or per layer
+            return value
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self._wrong(key, value, "a whole number")
+        size = key.endswith(("_size", "_layers", "_heads", "_dim", "_dim_", "n_embd", "n_layer", "n_head", "_experts"))
+        if (size and value < 0) or (key in _POSITIVE and value < 1) or abs(value) > LARGEST:
+            raise self._wrong(key, value, "a positive whole number below 10^12")
+        return value
+
+    def _where(self, key: str) -> str:
+        return f"model.{key}"
+
+    def _wrong(self, key: str, value: Any, wanted: str) -> RunInvalid:  # noqa: ANN401
+        return RunInvalid([Fault(self._where(key), f"{shorten(repr(value))} is not {wanted}")], self._source)
+
+
+_POSITIVE = frozenset({"hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size", "n_embd", "n_layer",
+                       "n_head", "d_model", "intermediate_size", "num_key_value_heads", "head_dim"})  # fmt: skip

@@ -1,0 +1,60 @@
+"""Model: blocks with a name and a kind; what an architecture makes of dimensions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+from memcalc.blocks.mlp import Experts, Moe
+from memcalc.tensors import Tensor, parameter_count, tensors
+
+if TYPE_CHECKING:
+    from memcalc.blocks.base import Block
+    from memcalc.dimensions import Dimensions
+
+Kind = Literal[
+    "causal-lm", "masked-lm", "seq2seq", "encoder", "classifier", "image", "image-text", "speech", "diffusion", "tensors"
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as its blocks in the order they run, and what the tape needs to know of its inputs.
+
+    `context` is the longest sequence its positions allow (0: no limit known). `tables` are tensors listed without
+    blocks (a nominal size, a preset's raw tensors). `nominal` marks a bare size, whose shapes are made up.
+    """
+
+    body: Block
+    kind: Kind = "causal-lm"
+    context: int = 0
+    name: str = ""
+    architecture: str = ""
+    dimensions: Dimensions | None = None
+    tables: tuple[Tensor, ...] = ()
+    nominal: bool = False
+    notes: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every tensor of the model, like ones grouped."""
+        return tensors(self.body) + self.tables
+
+    @property
+    def parameters(self) -> int:
+        """Unique parameters: tied tensors counted once, buffers not at all."""
+        return parameter_count(self.tensors)
+
+    @property
+    def active(self) -> int:
+        """Parameters that a token meets: all but the experts it is not sent to (embeddings and head included)."""
+        return self.parameters - _idle(self.body)
+
+
+def _idle(block: Block) -> int:
+    if isinstance(block, Moe) and block.experts:
+        inside = parameter_count(tensors(block.experts))
+        experts = block.experts.experts if isinstance(block.experts, Experts) else len(block.experts.parts())
+        return inside - inside * min(block.top_k, experts) // experts
+    return sum((len(indices) if indices else 1) * _idle(part) for indices, part in block.groups())
