@@ -79,7 +79,7 @@ def make_index() -> dict[str, dict[str, str]]:
         kind = path.relative_to(folder()).parts[0]
         entries = made.setdefault(kind, {})
         card = yaml.load(path.read_bytes(), Loader=LOADER)  # noqa: S506
-        for name in (path.stem, *card.get("aliases", [])):
+        for name in (path.stem, *card.get("aliases", []), *([card["class"]] if "class" in card else [])):
             where = path.relative_to(folder()).as_posix()
             if entries.setdefault(str(name).lower(), where) != where:
                 raise ValueError(f"{kind}: {name!r} names both {entries[str(name).lower()]} and {where}")

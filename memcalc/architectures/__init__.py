@@ -6,12 +6,14 @@ keys of its config.json mean. A function is registered for its model types by `@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memcalc.dimensions import Dimensions
 from memcalc.errors import MemcalcError, RunInvalid, fault
-from memcalc.presets import find, names
+from memcalc.presets import find, index, names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -57,9 +59,21 @@ def build(model_type: str, given: Mapping[str, Any], source: str = "the model") 
         raise fault("model", f"these dimensions do not make a {model_type}: {error}") from error
 
 
+def type_of_class(name: str) -> str | None:
+    """The model type whose model class is `name`, or has the same stem (LlamaForSequenceClassification -> llama)."""
+    known = index().get("architectures", {})
+    stem = _HEAD.sub("", name).lower()
+    paths = [known[name.lower()]] if name.lower() in known else []
+    paths += [path for key, path in known.items() if _HEAD.sub("", key) == stem]
+    return Path(paths[0]).stem if paths else None
+
+
+_HEAD = re.compile(r"(for[a-z]+|lmheadmodel|doubleheadsmodel|encodermodel|withprojection|model)+$", re.IGNORECASE)
+
+
 def model_types() -> list[str]:
     """Every model type that has an architecture."""
     return names("architectures")
 
 
-__all__ = ["RunInvalid", "architecture", "build", "dimensions", "model_types"]
+__all__ = ["RunInvalid", "architecture", "build", "dimensions", "model_types", "type_of_class"]

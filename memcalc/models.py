@@ -1,0 +1,106 @@
+"""Find the model a run names: a preset, a config.json, a checkpoint folder, a bare size, or dimensions written inline."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memcalc.architectures import build, type_of_class
+from memcalc.errors import UnknownName, UnreadableInput, fault
+from memcalc.presets import find, has, index
+from memcalc.units import parse_count
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from memcalc.model import Model
+
+_SIZE = re.compile(r"[0-9][0-9_]*\.?[0-9]*\s*(k|m|b|t|e[0-9]+)", re.IGNORECASE)
+
+
+def load_model(spec: str | Mapping[str, Any], beside: Path | None = None) -> Model:
+    """The model of a run's `model`; `beside` is the folder that relative paths start from.
+
+    UnknownName where no preset, file or size is meant; RunInvalid where dimensions do not make a model.
+    """
+    if not isinstance(spec, str):
+        return from_mapping(spec)
+    name = spec.strip()
+    if has("models", name):
+        return from_preset(name)
+    if _SIZE.fullmatch(name):
+        return _nominal(name)
+    path = (beside / name) if beside else Path(name)
+    if path.exists() or name.endswith((".json", ".yaml", ".yml")) or name.startswith((".", "/", "~")):
+        return from_file(path.expanduser())
+    raise UnknownName("model", name, index()["models"], "memcalc models")
+
+
+def from_preset(name: str) -> Model:
+    """The model of a preset id or alias."""
+    card = find("models", name)
+    if "tensors" in card or "blocks" in card:
+        from memcalc.architectures.inline import inline  # noqa: PLC0415 - few models are written so
+
+        kept = {k: card[k] for k in ("blocks", "tensors") if k in card}
+        return replace(inline(kept), name=card["id"], architecture=str(card.get("architecture", "")))
+    model = build(card["architecture"], card["dimensions"], f"the preset {card['id']}")
+    return replace(model, name=card["id"], architecture=card["architecture"])
+
+
+def from_mapping(given: Mapping[str, Any], name: str = "inline", source: str = "the model") -> Model:
+    """The model of inline dimensions: blocks, tensors, or the keys of a config.json.
+
+    `preset` in place of `model_type` starts from a preset's dimensions and changes those given.
+    """
+    if "blocks" in given or "tensors" in given:
+        from memcalc.architectures.inline import inline  # noqa: PLC0415
+
+        return replace(inline(given), name=str(given.get("name", name)))
+    if "preset" in given:
+        card = find("models", str(given["preset"]))
+        changes = {k: v for k, v in given.items() if k != "preset"}
+        return _built(card["architecture"], {**card["dimensions"], **changes}, f"{card['id']} (changed)", source)
+    return _built(_type_of(given), given, str(given.get("_name_or_path") or name), source)
+
+
+def from_file(path: Path) -> Model:
+    """The model of a config.json, or of the one in a checkpoint folder."""
+    from memcalc.reading import parse_document, read_text  # noqa: PLC0415 - only for files
+
+    file = path / "config.json" if path.is_dir() else path
+    if path.is_dir() and not file.exists():
+        raise UnreadableInput(f"{path} is a folder without a config.json; name the file that holds the dimensions")
+    document = parse_document(read_text(str(file)), str(file))
+    return from_mapping(document.data, path.stem if path.suffix else path.name, str(file))
+
+
+def _built(model_type: str, given: Mapping[str, Any], name: str, source: str) -> Model:
+    return replace(build(model_type, given, source), name=name, architecture=model_type)
+
+
+def _type_of(given: Mapping[str, Any]) -> str:
+    """The model type of a config: `model_type`, diffusers' `_class_name`, or the class under `architectures`."""
+    written = given.get("model_type") or given.get("_class_name")
+    if written:
+        return str(written)
+    classes = given.get("architectures")
+    found = type_of_class(str(classes[0])) if isinstance(classes, list) and classes else None
+    if found:
+        return found
+    raise fault(
+        "model.model_type",
+        "missing: say which architecture the dimensions are for (list them with: memcalc models --architectures), "
+        "or describe the model inline with blocks or tensors",
+    )
+
+
+def _nominal(text: str) -> Model:
+    from memcalc.architectures.inline import nominal  # noqa: PLC0415
+
+    try:
+        return replace(nominal(parse_count(text)), name=text.lower())
+    except ValueError as error:
+        raise fault("model", str(error)) from error

@@ -1,0 +1,107 @@
+"""Run: the whole vocabulary of a training run, as frozen values. One definition: flags, run files and Python share it.
+
+Only the words are here. `memcalc.validation` turns a mapping into a Run (pydantic checks it against these types).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le
+
+from memcalc.adapters import Lora
+
+Count = Annotated[int, Ge(1), Le(10**9)]
+Positive = Annotated[int, Ge(0), Le(10**15)]
+Spec = str | Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpointing:
+    """Which activations are recomputed in the backward pass (torch.utils.checkpoint).
+
+    `full`: every layer keeps its input alone; `selective`: the dear operations (attention, large matmuls) are kept.
+    `every` n-th layer only; `offload` keeps the saved inputs in host memory.
+    """
+
+    mode: Literal["none", "full", "selective"] = "none"
+    reentrant: bool = False
+    every: Count = 1
+    offload: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """How the loss is computed from the last hidden state: the logits are often the largest tensor of the step."""
+
+    kind: Literal["standard", "fused", "fused-linear", "chunked"] = "standard"
+    chunks: Count | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharding:
+    """How the data-parallel ranks share parameters, gradients and optimizer states; `options` in the framework's words."""
+
+    strategy: Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp", "hsdp", "megatron"] = "none"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parallel:
+    """Degrees of model parallelism; the data-parallel degree is what remains of `gpus`."""
+
+    tensor: Count = 1
+    pipeline: Count = 1
+    context: Count = 1
+    expert: Count = 1
+    sequence: bool = False
+    schedule: Literal["1f1b", "interleaved", "gpipe", "zero-bubble", "dualpipe"] = "1f1b"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What `memcalc check` holds a run to: sizes such as "76GiB"."""
+
+    max_total: str | int | None = None
+    max_peak: str | int | None = None
+    components: Mapping[str, str | int] = field(default_factory=dict)
+    min_headroom: str | int | None = None
+    max_gpus: Count | None = None
+    max_usd_per_hour: Annotated[float, Ge(0)] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What the user asked. Bytes appear as written ("80GiB"); presets by name; resolution comes later.
+
+    `batch_size` is the micro batch of one GPU; `seq_len` None means 2048, capped by the model.
+    """
+
+    model: Spec
+    precision: Spec = "mixed-bf16"
+    optimizer: Spec = "adamw"
+    batch_size: Count = 1
+    seq_len: Count | None = None
+    target_len: Count | None = None
+    grad_accum: Count = 1
+    checkpointing: Checkpointing = Checkpointing()
+    attention: Literal["eager", "sdpa", "flash"] = "sdpa"
+    loss: Loss = Loss()
+    keep_outputs: bool = False
+    implementation: Literal["hf", "hf-liger", "megatron"] = "hf"
+    lora: Lora | None = None
+    quantize: Spec | None = None
+    gpu: str | None = None
+    gpus: Count = 1
+    sharding: Sharding | None = None
+    parallel: Parallel = Parallel()
+    offload: Literal["none", "optimizer", "optimizer+params", "activations"] = "none"
+    margin: str | Positive = 0
+    budget: Budget | None = None
+
+
+def keys() -> list[str]:
+    """The keys of a run file, in the order they are documented."""
+    return [f.name for f in fields(Run)]
