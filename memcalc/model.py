@@ -24,6 +24,7 @@ class Model:
 
     `context` is the longest sequence its positions allow (0: no limit known). `tables` are tensors listed without
     blocks (a nominal size, a preset's raw tensors). `nominal` marks a bare size, whose shapes are made up.
+    `image` is one input image or latent: (channels, height, width), or (channels, frames, height, width) of a video.
     """
 
     body: Block
@@ -35,6 +36,7 @@ class Model:
     tables: tuple[Tensor, ...] = ()
     nominal: bool = False
     notes: tuple[str, ...] = field(default=())
+    image: tuple[int, ...] = ()
 
     @cached_property
     def tensors(self) -> tuple[Tensor, ...]:

@@ -52,7 +52,7 @@ def build(model_type: str, given: Mapping[str, Any], source: str = "the model") 
     known = dimensions(model_type, given, source)
     import_module(f"memcalc.architectures.{card['module']}")
     try:
-        return _BUILDERS[model_type](known)
+        return _BUILDERS[card["id"]](known)
     except MemcalcError:
         raise
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:

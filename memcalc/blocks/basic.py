@@ -10,7 +10,7 @@ from memcalc.blocks.base import Block, Param
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NormKind = Literal["rms", "layer", "layer-no-bias", "group", "batch", "none"]
+NormKind = Literal["rms", "rms-no-weight", "layer", "layer-no-bias", "group", "batch", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Norm(Block):
         return tuple(self._own())
 
     def _own(self) -> Iterator[Param]:
-        if self.kind == "none":
+        if self.kind in ("none", "rms-no-weight"):
             return
         yield Param("weight", (self.width,))
         if self.kind in ("layer", "group", "batch"):
@@ -88,18 +88,25 @@ class Norm(Block):
 
 @dataclass(frozen=True, slots=True)
 class Conv(Block):
-    """A convolution with weight [outputs, inputs / groups, *kernel] over 1, 2 or 3 axes."""
+    """A convolution with weight [outputs, inputs / groups, *kernel] over 1, 2 or 3 axes.
+
+    `transposed` enlarges the map (nn.ConvTranspose2d): weight [inputs, outputs / groups, *kernel].
+    """
 
     role: ClassVar[str] = "conv"
     inputs: int = 0
     outputs: int = 0
     kernel: tuple[int, ...] = (1,)
-    stride: int = 1
+    stride: int | tuple[int, ...] = 1
     conv_groups: int = 1
     bias: bool = True
+    padding: int | tuple[int, ...] = 0
+    dilation: int = 1
+    transposed: bool = False
 
     def own(self) -> tuple[Param, ...]:  # noqa: D102
-        weight = Param("weight", (self.outputs, self.inputs // self.conv_groups, *self.kernel))
+        first, second = (self.inputs, self.outputs) if self.transposed else (self.outputs, self.inputs)
+        weight = Param("weight", (first, second // self.conv_groups, *self.kernel))
         return (weight, Param("bias", (self.outputs,))) if self.bias else (weight,)
 
 

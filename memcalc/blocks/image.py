@@ -1,0 +1,117 @@
+"""What image models add: patches as tokens, learned tokens and positions, pooling, resampling, skip connections.
+
+Maps are [batch, channels, height, width], tokens [batch, tokens, width]. A kind without fields of its own has no
+tensors; it tells the tape what happens to the value that passes through.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from memcalc.blocks.base import Block
+from memcalc.blocks.basic import Raw
+
+
+@dataclass(frozen=True, slots=True)
+class Flatten(Block):
+    """[batch, channels, height, width] -> [batch, height · width, channels]: a map read as tokens (a view)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unflatten(Block):
+    """Tokens back to a map; `patch` > 1 spreads each token over patch × patch pixels (a DiT's unpatchify)."""
+
+    patch: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix(Raw):
+    """Learned tokens [1, n, width] put before the others (class, register, distillation tokens): a concatenation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Positions(Raw):
+    """A learned or fixed table [1, tokens, width] added to the tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale(Raw):
+    """x times a learned value per channel, or one for all (LayerScale; Touvron et al. 2021)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseNorm(Block):
+    """Global response normalisation of ConvNeXt V2: x + weight · (x · |x| / mean |x|) + bias (Woo et al. 2023)."""
+
+    width: int = 0
+    own_names: tuple[str, str] = ("weight", "bias")
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return tuple(Raw(name, (1, 1, 1, self.width)) for name in self.own_names)
+
+
+@dataclass(frozen=True, slots=True)
+class DropPath(Block):
+    """Stochastic depth: whole samples of a residual branch dropped with probability up to p (Huang et al. 2016)."""
+
+    p: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Select(Block):
+    """What a head reads of the tokens: the 'first' (class) token, the 'mean' of all, or 'first+mean', concatenated."""
+
+    what: Literal["first", "mean", "first+mean", "last"] = "first"
+
+
+@dataclass(frozen=True, slots=True)
+class Pool(Block):
+    """Pooling of a map; `kernel` 0 reduces the whole map to one pixel (adaptive)."""
+
+    kind: Literal["max", "average"] = "average"
+    kernel: int = 0
+    stride: int = 1
+    padding: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Resample(Block):
+    """A map enlarged `factor` times along each axis by interpolation (the learned convolution follows as a block)."""
+
+    factor: int = 2
+    mode: Literal["nearest", "bilinear"] = "nearest"
+
+
+@dataclass(frozen=True, slots=True)
+class Pad(Block):
+    """Zeros put around a map: `amount` pixels in all along each axis (a copy)."""
+
+    amount: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class MergeNeighbours(Block):
+    """`factor`² neighbouring tokens concatenated to one of `factor`² times the width (Swin, Qwen2-VL's merger)."""
+
+    factor: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Sum(Block):
+    """f(x) + g(x) + …: branches that all read x, without x itself (a ResNet block with a projected shortcut)."""
+
+    branches: tuple[Block, ...] = ()
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return self.branches
+
+
+@dataclass(frozen=True, slots=True)
+class Keep(Block):
+    """x is remembered for a later Join, last in first out: the long skip connections of a UNet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Join(Block):
+    """x concatenated along its channels with what the last open Keep remembered."""
