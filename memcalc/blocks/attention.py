@@ -13,9 +13,12 @@ class Attention(Block):
 
     Either `q`, `k`, `v` or one fused `qkv`; `out` projects back. `before` holds what runs inside the module ahead of
     them and `after` behind them (norms, dropouts). `rotary_dim` is how many of head_dim's channels are rotated (0:
-    none). `window` limits how far a query sees. `cross` reads keys and values from another sequence. `bias_rows` > 0
-    adds a learned relative bias [bias_rows, heads] to the scores (T5). `sinks` adds a logit per head (gpt-oss).
-    `scores_fp32` where eager softmax runs in fp32.
+    none). `window` limits how far a query sees. `cross` reads keys and values from another sequence. `scores_bias`
+    adds a bias [1, heads, seq, seq] to the scores, which the layer that has `bias_table` (an embedding [buckets, heads]
+    of distances) looked up once for all layers of its stack (T5). `sinks` adds a logit per head (gpt-oss).
+    `scores_fp32` where eager softmax runs in fp32. The output is scaled by a sigmoid where it is gated: of the second
+    half of a `q` twice as wide (`gated`, Qwen3-Next), or of its own projection `gate` of the input (Step 3.7).
+    `value_dim` is the width of a value head where it is not head_dim.
     """
 
     heads: int = 1
@@ -38,7 +41,10 @@ class Attention(Block):
     softcap: float = 0.0
     alibi: bool = False
     sinks: bool = False
+    scores_bias: bool = False
+    bias_table: Block | None = None
     value_dim: int = 0
+    clip: float = 0.0
     extra: tuple[Param, ...] = ()
     formula: str = ""
 
@@ -46,5 +52,5 @@ class Attention(Block):
         return ((Param("sinks", (self.heads,)),) if self.sinks else ()) + self.extra
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        middle = (self.q, self.k, self.v, self.qkv, self.q_norm, self.k_norm, self.out)
+        middle = (self.q, self.k, self.v, self.qkv, self.q_norm, self.k_norm, self.bias_table, self.out)
         return (*self.before, *(block for block in middle if block), *self.after)

@@ -44,13 +44,19 @@ class TransposedLinear(Linear):
 
 @dataclass(frozen=True, slots=True)
 class Embedding(Block):
-    """A table [rows, width] read by index; `trainable` False for fixed (sinusoidal) tables that are parameters."""
+    """A table [rows, width] read by index; `trainable` False for fixed (sinusoidal) tables that are parameters.
+
+    `index` is what it is read by: token ids [batch, seq]; token types [batch, seq]; positions [1, seq], the same for
+    every sequence; or each token's own position [batch, seq] (RoBERTa). `scaled` multiplies what was read by √width.
+    """
 
     role: ClassVar[str] = "embedding"
     rows: int = 0
     width: int = 0
     trainable: bool = True
     tied_to: str = ""
+    index: Literal["tokens", "types", "positions", "token-positions"] = "tokens"
+    scaled: bool = False
 
     def own(self) -> tuple[Param, ...]:  # noqa: D102
         return (Param("weight", (self.rows, self.width), self.trainable, self.tied_to),)
@@ -62,7 +68,7 @@ class Norm(Block):
 
     `formula` says whose forward it is, where several exist: '' (the kind's torch function, or for 'rms' the Llama
     one: fp32 inside, cast back, times weight), 'gemma' (fp32 throughout, times 1 + weight), 't5' (no cast back for
-    fp32 weights) …; the tape reads it.
+    fp32 weights) …; the tape reads it. `heads` > 0 gives every head a weight of its own: [heads, width] (Cohere).
     """
 
     role: ClassVar[str] = "norm"
@@ -70,6 +76,7 @@ class Norm(Block):
     kind: NormKind = "rms"
     formula: str = ""
     groups_of: int = 0
+    heads: int = 0
 
     def own(self) -> tuple[Param, ...]:  # noqa: D102
         return tuple(self._own())
@@ -77,7 +84,7 @@ class Norm(Block):
     def _own(self) -> Iterator[Param]:
         if self.kind in ("none", "rms-no-weight"):
             return
-        yield Param("weight", (self.width,))
+        yield Param("weight", (self.heads, self.width) if self.heads else (self.width,))
         if self.kind in ("layer", "group", "batch"):
             yield Param("bias", (self.width,))
         if self.kind == "batch":
@@ -136,3 +143,15 @@ class Activation(Block):
     """An activation function by the name its config gives it ('silu', 'gelu', 'gelu_new', 'relu2', 'tanh' …)."""
 
     function: str = "gelu"
+
+
+@dataclass(frozen=True, slots=True)
+class Scale(Block):
+    """x times a constant (Gemma's embeddings, Granite's multipliers, Cohere's logits): no tensors, but a new value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Softcap(Block):
+    """cap * tanh(x / cap) (Gemma 2's logits): three values of x's size, of which autograd keeps the tanh."""
+
+    cap: float = 0.0
