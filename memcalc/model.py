@@ -24,6 +24,8 @@ class Model:
 
     `context` is the longest sequence its positions allow (0: no limit known). `tables` are tensors listed without
     blocks (a nominal size, a preset's raw tensors). `nominal` marks a bare size, whose shapes are made up.
+    `loss_fp32` where the loss reads an fp32 copy of the logits (transformers' loss functions), not the logits as they
+    are (BERT, T5, BART).
     `image` is one input image or latent: (channels, height, width), or (channels, frames, height, width) of a video.
     """
 
@@ -34,6 +36,7 @@ class Model:
     architecture: str = ""
     dimensions: Dimensions | None = None
     tables: tuple[Tensor, ...] = ()
+    loss_fp32: bool = True
     nominal: bool = False
     notes: tuple[str, ...] = field(default=())
     image: tuple[int, ...] = ()

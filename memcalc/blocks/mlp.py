@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from memcalc.blocks.base import Block, Param
+
+RouterScores = Literal["softmax", "softmax-chosen", "sigmoid"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +15,7 @@ class Mlp(Block):
     """down(act(up(x))), or gated: down(act(gate(x)) * up(x)) (Shazeer 2020, GLU variants).
 
     A fused `up` of a gated MLP (`fused`) yields gate and up in one matrix [2 * width, hidden].
-    `norm`, where a family puts one inside (before `down`), and `dropout` run where the family runs them.
+    `norm`, where a family puts one inside, and a `dropout` (its probability) come just before `down`.
     """
 
     up: Block | None = None
@@ -50,10 +52,44 @@ class Experts(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class Router(Block):
+    """Logits of every token for every expert, x Wᵀ with weight [experts, inputs], and the choice of `top_k` of them.
+
+    `scores` turns logits into weights: 'softmax' over all experts before the choice, 'softmax-chosen' over the chosen
+    ones after it, or 'sigmoid' of each. `normalized` divides the chosen weights by their sum. `groups` > 1 chooses
+    `kept_groups` groups of experts first. `fp32` where the logits themselves are computed in fp32. `correction` names
+    a buffer [experts] that is added for the choice (DeepSeek-V3); `table` is (rows, top_k) of a fixed choice by token
+    id (DeepSeek-V4). `formula` names the family whose forward it is, where these words don't say it all.
+    """
+
+    inputs: int = 0
+    experts: int = 1
+    top_k: int = 1
+    bias: bool = False
+    scores: RouterScores = "softmax"
+    normalized: bool = True
+    groups: int = 1
+    kept_groups: int = 1
+    fp32: bool = False
+    correction: str = ""
+    table: tuple[int, ...] = ()
+    formula: str = ""
+
+    def own(self) -> tuple[Param, ...]:  # noqa: D102
+        weight = Param("weight", (self.experts, self.inputs))
+        bias = (Param("bias", (self.experts,)),) if self.bias else ()
+        fixed = (Param(self.correction, (self.experts,), buffer=True, dtype="fp32"),) if self.correction else ()
+        table = (Param("tid2eid", self.table, buffer=True, dtype="int64"),) if self.table else ()
+        return (weight, *bias, *fixed, *table)
+
+
+@dataclass(frozen=True, slots=True)
 class Moe(Block):
     """A router that sends each token to `top_k` of the experts, plus shared experts that see every token.
 
-    `experts` is an Experts block (stacked) or a Stack of Mlp (separate). `correction_bias` etc. belong to the router.
+    `experts` is an Experts block (stacked) or a Stack of Mlp (separate). `router` is a Router, or a Linear whose
+    softmax it is. The sigmoid of `shared_gate` scales the shared experts. `into` and `out_of` project the routed part
+    into a narrower space and back (Nemotron 3). `extra` are tensors of the module itself.
     """
 
     router: Block | None = None
@@ -62,6 +98,13 @@ class Moe(Block):
     shared_gate: Block | None = None
     top_k: int = 1
     formula: str = ""
+    into: Block | None = None
+    out_of: Block | None = None
+    extra: tuple[Param, ...] = ()
+
+    def own(self) -> tuple[Param, ...]:  # noqa: D102
+        return self.extra
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return tuple(block for block in (self.router, self.experts, self.shared, self.shared_gate) if block)
+        routed = (self.router, self.into, self.experts, self.out_of)
+        return tuple(block for block in (*routed, self.shared, self.shared_gate) if block)

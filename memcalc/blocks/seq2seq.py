@@ -1,0 +1,35 @@
+"""What encoders and sequence-to-sequence models add: two sequences, fixed positions, several heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memcalc.blocks.base import Block, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder(Sequence):
+    """Reads the source (`seq_len` tokens, frames or samples); what it yields is what cross attention reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder(Sequence):
+    """Reads the target (`target_len` tokens), and the encoder's result where an Attention is `cross`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sinusoids(Block):
+    """Fixed sinusoidal positions [rows, width], added to the tokens; no parameter and no persistent buffer."""
+
+    rows: int = 0
+    width: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fork(Block):
+    """Branches that each read the same input and each yield an output of the model (BERT's two pre-training heads)."""
+
+    branches: tuple[Block, ...] = ()
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return self.branches
