@@ -18,7 +18,9 @@ class Attention(Block):
     of distances) looked up once for all layers of its stack (T5). `sinks` adds a logit per head (gpt-oss).
     `scores_fp32` where eager softmax runs in fp32. The output is scaled by a sigmoid where it is gated: of the second
     half of a `q` twice as wide (`gated`, Qwen3-Next), or of its own projection `gate` of the input (Step 3.7).
-    `value_dim` is the width of a value head where it is not head_dim.
+    `value_dim` is the width of a value head where it is not head_dim. `clip` > 0 clamps queries, keys and values to
+    ±clip (OLMo, MPT). `formula` says whose forward it is where it is not the usual one: transformers' attention
+    interface behind separate or fused projections.
     """
 
     heads: int = 1
