@@ -56,10 +56,10 @@ class Router(Block):
     """Logits of every token for every expert, x Wᵀ with weight [experts, inputs], and the choice of `top_k` of them.
 
     `scores` turns logits into weights: 'softmax' over all experts before the choice, 'softmax-chosen' over the chosen
-    ones after it, or 'sigmoid' of each. `normalized` divides the chosen weights by their sum. `groups` > 1 chooses
-    `kept_groups` groups of experts first. `fp32` where the logits themselves are computed in fp32. `correction` names
-    a buffer [experts] that is added for the choice (DeepSeek-V3); `table` is (rows, top_k) of a fixed choice by token
-    id (DeepSeek-V4). `formula` names the family whose forward it is, where these words don't say it all.
+    ones after it, or 'sigmoid' of each. `normalized` divides the chosen weights by their sum. Where `expert_groups` > 1
+    `kept_groups` groups of experts are chosen first. `fp32` where the logits themselves are computed in fp32.
+    `correction` names a buffer [experts] that is added for the choice (DeepSeek-V3); `table` is (rows, top_k) of a
+    fixed choice by token id (DeepSeek-V4). `formula` names the family whose forward it is, where this doesn't say all.
     """
 
     inputs: int = 0
@@ -68,7 +68,7 @@ class Router(Block):
     bias: bool = False
     scores: RouterScores = "softmax"
     normalized: bool = True
-    groups: int = 1
+    expert_groups: int = 1
     kept_groups: int = 1
     fp32: bool = False
     correction: str = ""

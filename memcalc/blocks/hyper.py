@@ -1,0 +1,46 @@
+"""Hyper-connections: a residual stream of several lanes that are mixed before and after each branch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memcalc.blocks.base import Block, Param, Residual
+
+
+@dataclass(frozen=True, slots=True)
+class HyperConnection(Block):
+    """The mixing weights of one branch, from all `lanes` of the residual stream (arXiv:2409.19606, 2512.24880).
+
+    The flattened lanes, normalised, times `fn` [(2 + lanes) * lanes, lanes * width]: how much of each lane goes in,
+    how much of the branch comes back to each, and how lanes mix (made doubly stochastic by `sinkhorn` iterations).
+    """
+
+    lanes: int = 1
+    width: int = 0
+    sinkhorn: int = 0
+
+    def own(self) -> tuple[Param, ...]:  # noqa: D102
+        mixes = (2 + self.lanes) * self.lanes
+        return (Param("fn", (mixes, self.lanes * self.width)), Param("base", (mixes,)), Param("scale", (3,)))
+
+
+@dataclass(frozen=True, slots=True)
+class HyperResidual(Residual):
+    """A residual whose stream has lanes: `connection` first, the blocks on the mixed lane, then spread back."""
+
+    connection: Block | None = None
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return (*((self.connection,) if self.connection else ()), *self.blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class HyperHead(Block):
+    """The weighted sum of the lanes behind the last layer (transformers, DeepseekV4HyperHead)."""
+
+    lanes: int = 1
+    width: int = 0
+
+    def own(self) -> tuple[Param, ...]:  # noqa: D102
+        weight = Param("hc_fn", (self.lanes, self.lanes * self.width))
+        return (weight, Param("hc_base", (self.lanes,)), Param("hc_scale", (1,)))

@@ -1,0 +1,96 @@
+"""Mixers with a recurrent state: Mamba, Mamba-2, gated delta nets, gated linear recurrences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memcalc.blocks.base import Block, Param
+
+
+@dataclass(frozen=True, slots=True)
+class Mamba(Block):
+    """A selective state space of `state` values per channel (Gu & Dao 2023, arXiv:2312.00752; MambaMixer).
+
+    in_proj gives `inner` channels and as many of a gate; a causal depthwise convolution and the activation; x_proj
+    gives the time step (through dt_proj, of rank `dt_rank`), B and C; the scan h = exp(A dt) h + dt B x, y = C h + D x;
+    the gate; out_proj. `norms` are those of the time step, B and C (Jamba, Falcon-Mamba).
+    """
+
+    inner: int = 1
+    state: int = 16
+    dt_rank: int = 1
+    activation: str = "silu"
+    in_proj: Block | None = None
+    conv: Block | None = None
+    x_proj: Block | None = None
+    norms: tuple[Block, ...] = ()
+    dt_proj: Block | None = None
+    out_proj: Block | None = None
+    formula: str = ""
+
+    def own(self) -> tuple[Param, ...]:  # noqa: D102
+        return (Param("A_log", (self.inner, self.state)), Param("D", (self.inner,)))
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return _given(self.in_proj, self.conv, self.x_proj, *self.norms, self.dt_proj, self.out_proj)
+
+
+@dataclass(frozen=True, slots=True)
+class Mamba2(Block):
+    """State space duality: a scalar decay per head, computed in chunks (Dao & Gu 2024, arXiv:2405.21060; Mamba2Mixer).
+
+    in_proj gives the gate (`inner`), x (`inner`), B and C (`state_groups` times `state` each) and a time step per
+    head; x, B and C go through the convolution; `heads` of `head_dim` channels keep `state` values a channel, in
+    chunks of `chunk` tokens; a gated norm over groups; out_proj.
+    """
+
+    inner: int = 1
+    state: int = 128
+    heads: int = 1
+    head_dim: int = 64
+    state_groups: int = 1
+    chunk: int = 256
+    activation: str = "silu"
+    in_proj: Block | None = None
+    conv: Block | None = None
+    norm: Block | None = None
+    out_proj: Block | None = None
+    formula: str = ""
+
+    def own(self) -> tuple[Param, ...]:  # noqa: D102
+        return tuple(Param(name, (self.heads,)) for name in ("dt_bias", "A_log", "D"))
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return _given(self.in_proj, self.conv, self.norm, self.out_proj)
+
+
+@dataclass(frozen=True, slots=True)
+class GatedDelta(Block):
+    """A gated delta rule over `value_heads` states of key_dim x value_dim (Yang et al. 2024, arXiv:2412.06464).
+
+    `projections` give queries and keys (`key_heads`, repeated over the value heads), values, the output gate z, and
+    per value head the write strength b and the decay a; the convolution covers queries, keys and values; a gated norm
+    per head; out_proj. Computed in chunks of `chunk` tokens (transformers, torch_chunk_gated_delta_rule).
+    """
+
+    key_heads: int = 1
+    value_heads: int = 1
+    key_dim: int = 128
+    value_dim: int = 128
+    chunk: int = 64
+    activation: str = "silu"
+    projections: tuple[Block, ...] = ()
+    conv: Block | None = None
+    norm: Block | None = None
+    out_proj: Block | None = None
+    formula: str = ""
+
+    def own(self) -> tuple[Param, ...]:  # noqa: D102
+        return (Param("dt_bias", (self.value_heads,)), Param("A_log", (self.value_heads,)))
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return _given(*self.projections, self.conv, self.norm, self.out_proj)
+
+
+def _given(*blocks: Block | None) -> tuple[Block, ...]:
+    return tuple(block for block in blocks if block)
