@@ -46,6 +46,8 @@ class Attention(Block):
     scores_bias: bool = False
     bias_table: Block | None = None
     value_dim: int = 0
+    gated: bool = False
+    gate: Block | None = None
     clip: float = 0.0
     extra: tuple[Param, ...] = ()
     formula: str = ""
@@ -54,5 +56,6 @@ class Attention(Block):
         return ((Param("sinks", (self.heads,)),) if self.sinks else ()) + self.extra
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        middle = (self.q, self.k, self.v, self.qkv, self.q_norm, self.k_norm, self.bias_table, self.out)
+        projections = (self.q, self.k, self.v, self.qkv, self.gate)
+        middle = (*projections, self.q_norm, self.k_norm, self.bias_table, self.out)
         return (*self.before, *(block for block in middle if block), *self.after)
