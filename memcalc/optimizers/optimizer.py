@@ -1,0 +1,99 @@
+"""Optimizer: a preset with its options settled; pure functions from parameters to bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from memcalc.optimizers.rules import Rule, apply
+from memcalc.optimizers.step import StepRules, StepTemporaries, peak
+from memcalc.optimizers.terms import holds
+from memcalc.optimizers.values import Advice, Option, Parameter, Scene, StateTensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Condition = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """What an optimizer keeps and needs, by the rules of its preset.
+
+    `name` is the preset's id. `keeps_master`: it holds fp32 copies of the parameters itself, among its states.
+    `frees_gradients`: a gradient is used and freed during the backward pass, as soon as it is there.
+    """
+
+    name: str
+    library: str = ""
+    version: str = ""
+    implementation: str = ""
+    options: dict[str, Option] = field(default_factory=dict, hash=False)
+    state_rules: tuple[Rule, ...] = field(default=(), hash=False, repr=False)
+    group_rules: tuple[Rule, ...] = field(default=(), hash=False, repr=False)
+    shared_rules: tuple[Rule, ...] = field(default=(), hash=False, repr=False)
+    step_rules: StepRules = field(default=StepRules(), hash=False, repr=False)
+    sizes: dict[str, object] = field(default_factory=dict, hash=False, repr=False)
+    accepts: Condition = field(default_factory=dict, hash=False, repr=False)
+    from_model: dict[str, str] = field(default_factory=dict, hash=False, repr=False)
+    keeps_master: bool = False
+    frees_gradients: bool = False
+    bytes_per_parameter: float | None = None
+    advice: Advice = Advice()
+    source: str = ""
+    _states: dict[Parameter, tuple[StateTensor, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    _temporaries: dict[Parameter, StepTemporaries] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def states(self, shape: Iterable[int], dtype: str, role: str = "linear", name: str = "") -> tuple[StateTensor, ...]:
+        """What is kept for one parameter tensor, whose module is a `role` and whose full name is `name`."""
+        parameter = Parameter(tuple(shape), dtype, role, name)
+        if parameter not in self._states:
+            self._states[parameter] = tuple(self._kept(parameter))
+        return self._states[parameter]
+
+    def _kept(self, parameter: Parameter) -> Iterable[StateTensor]:
+        if self.bytes_per_parameter is not None:
+            nominal = round(self.bytes_per_parameter * parameter.elements)
+            return [StateTensor("nominal", "uint8", (nominal,), nominal)] if nominal else []
+        return apply(self.state_rules, self._scene(parameter))
+
+    def _scene(self, parameter: Parameter | None) -> Scene:
+        return Scene(parameter, self.options, self.sizes, self.implementation)
+
+    def shared(self) -> tuple[StateTensor, ...]:
+        """What is kept once per optimizer: quantisation tables, flags of the kernels."""
+        return self._once(self.shared_rules, "optimizer")
+
+    def group(self) -> tuple[StateTensor, ...]:
+        """What is kept once per parameter group."""
+        return self._once(self.group_rules, "group")
+
+    def _once(self, rules: tuple[Rule, ...], scope: Any) -> tuple[StateTensor, ...]:  # noqa: ANN401
+        if self.bytes_per_parameter is not None:
+            return ()
+        return tuple(apply(rules, self._scene(None), scope))
+
+    def temporaries(self, shape: Iterable[int], dtype: str, role: str = "linear", name: str = "") -> StepTemporaries:
+        """What a step allocates for one parameter tensor and frees again."""
+        parameter = Parameter(tuple(shape), dtype, role, name)
+        if parameter not in self._temporaries:
+            self._temporaries[parameter] = self.step_rules.of(self._scene(parameter))
+        return self._temporaries[parameter]
+
+    def step_peak(self, group: Iterable[tuple[Parameter, int]]) -> int:
+        """Most bytes of temporaries at once while one parameter group steps: (parameter, how many in a row), in order.
+
+        Parameters of several dtypes step one dtype after the other where they step together (torch's `foreach`).
+        """
+        by_dtype: dict[str, list[tuple[StepTemporaries, int]]] = {}
+        for parameter, count in group:
+            found = self.temporaries(parameter.shape, parameter.dtype, parameter.role, parameter.name)
+            by_dtype.setdefault(parameter.dtype if found.together else "", []).append((found, count))
+        return max((peak(members) for members in by_dtype.values()), default=0)
+
+    def supports(self, shape: Iterable[int], dtype: str, role: str = "linear", name: str = "") -> bool:
+        """Whether the library would step such a tensor, rather than refuse it."""
+        return holds(self.accepts, self._scene(Parameter(tuple(shape), dtype, role, name)))

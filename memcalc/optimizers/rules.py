@@ -1,0 +1,119 @@
+"""State rules of a preset, applied to a parameter: which tensors, of which shape and dtype, and where they live."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from memcalc.dtypes import dtype_name, nbytes
+from memcalc.optimizers.terms import holds, size
+from memcalc.optimizers.values import Device, Parameter, Scene, Scope, StateTensor
+
+Rule = Any  # a name, or a mapping: one tensor, or a group of them under one condition
+SHAPES = frozenset({"parameter", "scalar", "flat", "rows", "columns"})
+SHAPE_RULES = frozenset({"per_block", "keep", "drop", "one", "stack"})
+KEYS = frozenset({"name", "dtype", "shape", "storage", "device", "count", "when", "unless", "for_each"})
+GROUP_KEYS = frozenset({"when", "unless", "keep", "else", "for_each"})
+
+
+def apply(rules: Sequence[Rule], scene: Scene, scope: Scope = "parameter") -> Iterator[StateTensor]:
+    """The tensors that the rules keep, in their order."""
+    for rule in rules:
+        if isinstance(rule, str):
+            yield from _tensors({"name": rule}, scene, scope)
+        elif "for_each" in rule:
+            yield from _each_axis(rule, scene, scope)
+        elif not _applies(rule, scene):
+            yield from apply(rule.get("else", ()), scene, scope)
+        elif "keep" in rule:
+            yield from apply(rule["keep"], scene, scope)
+        else:
+            yield from _tensors(rule, scene, scope)
+
+
+def _applies(rule: Mapping[str, Any], scene: Scene) -> bool:
+    return ("when" not in rule or holds(rule["when"], scene)) and (
+        "unless" not in rule or not holds(rule["unless"], scene)
+    )
+
+
+def _each_axis(rule: Mapping[str, Any], scene: Scene, scope: Scope) -> Iterator[StateTensor]:
+    """The rule once per axis of the parameter, `{axis}` in a name standing for the axis' index."""
+    inner = {key: value for key, value in rule.items() if key != "for_each"}
+    for axis in range(len(scene.parameter.shape) if scene.parameter else 0):
+        for tensor in apply([inner], replace(scene, axis=axis), scope):
+            yield replace(tensor, name=tensor.name.replace("{axis}", str(axis)))
+
+
+def _tensors(rule: Mapping[str, Any], scene: Scene, scope: Scope) -> Iterator[StateTensor]:
+    shape = shape_of(rule.get("shape", "parameter"), scene)
+    stored = shape_of(rule["storage"], scene) if "storage" in rule else shape
+    dtype = _dtype(rule.get("dtype", "param"), scene)
+    tensor = StateTensor(rule["name"], dtype, shape, nbytes(math.prod(stored), dtype),
+                         _device(rule.get("device", "gpu"), scene), scope)  # fmt: skip
+    for _ in range(size(rule.get("count", 1), scene)):
+        yield tensor
+
+
+def _dtype(rule: str, scene: Scene) -> str:
+    """`param`: the parameter's own; an option's name: what it says; otherwise a dtype."""
+    if rule in scene.options:
+        rule = str(scene.options[rule])
+    if rule == "param":
+        return scene.parameter.dtype if scene.parameter else "fp32"
+    return dtype_name(rule)
+
+
+def _device(rule: str | Mapping[str, Any], scene: Scene) -> Device:
+    """`gpu`, `host`, `paged`; or `{host: condition}`: there where the condition holds, else on the GPU."""
+    if isinstance(rule, str):
+        return rule  # type: ignore[return-value] - presets are checked by check.py
+    return next((where for where, condition in rule.items() if holds(condition, scene)), "gpu")  # type: ignore[return-value]
+
+
+def shape_of(rule: Any, scene: Scene) -> tuple[int, ...]:  # noqa: ANN401 - YAML data
+    """The shape a rule gives: a word, a list of sizes, or one of the rules with an argument."""
+    if isinstance(rule, list):
+        return tuple(size(extent, scene) for extent in rule)
+    if isinstance(rule, Mapping):
+        ((kind, argument),) = rule.items()
+        return _with_argument(kind, argument, scene)
+    if rule == "scalar":
+        return ()
+    if scene.parameter is None:
+        raise ValueError(f"shape {rule!r} of what is kept once, not per parameter")
+    return _by_word(rule, scene.parameter)
+
+
+def _by_word(word: str, parameter: Parameter) -> tuple[int, ...]:
+    shape = parameter.shape
+    match word:
+        case "parameter":
+            return shape
+        case "flat":
+            return (parameter.elements,)
+        case "rows":  # one element per row: the last axis summed up
+            return shape[:-1]
+        case "columns":  # one per column: the last axis but one summed up
+            return shape[:-2] + shape[-1:]
+    raise ValueError(f"unknown shape {word!r}; there are {', '.join(sorted(SHAPES | SHAPE_RULES))}, and lists of sizes")
+
+
+def _with_argument(kind: str, argument: Any, scene: Scene) -> tuple[int, ...]:  # noqa: ANN401
+    shape = scene.parameter.shape if scene.parameter else ()
+    match kind:
+        case "per_block":  # one element per block of so many elements, the last one may be short
+            return (size({"ceil": ["elements", argument]}, scene),)
+        case "stack":  # so many of the parameter's shape in one tensor
+            return (size(argument, scene), *shape)
+        case "keep":  # only these axes
+            return tuple(shape[axis] for axis in argument if -len(shape) <= axis < len(shape))
+        case "drop":  # all but these axes
+            gone = {axis % len(shape) for axis in argument} if shape else set()
+            return tuple(extent for axis, extent in enumerate(shape) if axis not in gone)
+        case "one":  # these axes reduced to one element, kept
+            single = {axis % len(shape) for axis in argument} if shape else set()
+            return tuple(1 if axis in single else extent for axis, extent in enumerate(shape))
+    raise ValueError(f"unknown shape rule {kind!r}; there are {', '.join(sorted(SHAPES | SHAPE_RULES))}")
