@@ -64,12 +64,16 @@ class Residual(Sequence):
 
 @dataclass(frozen=True, slots=True)
 class Parallel(Block):
-    """x + f(x) + g(x): branches that read the same input and are summed into it (GPT-J, NeoX, Falcon, Cohere, Phi)."""
+    """x + f(x) + g(x): branches that read the same input and are summed into it (NeoX, Falcon-40B).
+
+    With a shared `norm` the branches read norm(x): x + f(n(x)) + g(n(x)) (GPT-J, Falcon-7B, Cohere, Phi).
+    """
 
     branches: tuple[Block, ...] = ()
+    norm: Block | None = None
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return self.branches
+        return (self.norm, *self.branches) if self.norm else self.branches
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +112,9 @@ def residual(*blocks: Block | None) -> Residual:
     return Residual("", tuple(block for block in blocks if block))
 
 
-def parallel(*branches: Block | None) -> Parallel:
-    """x + the sum of the branches, each reading x."""
-    return Parallel("", tuple(block for block in branches if block))
+def parallel(*branches: Block | None, norm: Block | None = None) -> Parallel:
+    """x + the sum of the branches, each reading x, or norm(x) where they share a norm."""
+    return Parallel("", tuple(block for block in branches if block), norm)
 
 
 def repeat(name: str, count: int, *layer: Block | None) -> Stack:
