@@ -104,3 +104,8 @@ def _nominal(text: str) -> Model:
         return replace(nominal(parse_count(text)), name=text.lower())
     except ValueError as error:
         raise fault("model", str(error)) from error
+
+
+def is_model_name(text: str) -> bool:
+    """Whether a word names a model without a file: a preset, an alias or a bare size."""
+    return has("models", text) or bool(_SIZE.fullmatch(text.strip()))

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hin
 from pydantic import TypeAdapter, ValidationError
 
 from memcalc.errors import Fault, RunInvalid, nearest_names, shorten
-from memcalc.run import Checkpointing, Loss, Parallel, Run, Sharding
+from memcalc.run import Run, Sharding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 # what a bare word or number means where a mapping may stand
 SHORTHAND = {"checkpointing": "mode", "loss": "kind", "sharding": "strategy", "lora": "rank"}
@@ -22,7 +22,7 @@ ABSENT = {"checkpointing": "none", "sharding": "none", "offload": "none", "lora"
 ALWAYS = {"checkpointing": "full", "lora": {}}  # what `true` means
 
 
-def parse_run(given: Mapping[str, Any], source: str = "the run", places: Mapping[str, int] | None = None) -> Run:
+def parse_run(given: Mapping[str, Any], source: str = "the run", place: Callable[[str], str] | None = None) -> Run:
     """A Run from a mapping in the run vocabulary; RunInvalid lists all its faults with their places."""
     faults = [*_unknown(Run, given, ""), *_booleans(Run, given, "")]
     try:
@@ -32,7 +32,7 @@ def parse_run(given: Mapping[str, Any], source: str = "the run", places: Mapping
         faults += [f for f in _faults(error) if f.where not in told]
         run = None
     if faults or run is None:
-        raise RunInvalid([_placed(f, places or {}) for f in faults], source)
+        raise RunInvalid([Fault(place(f.where), f.what) if place else f for f in faults], source)
     return run
 
 
@@ -175,11 +175,3 @@ def _choice(expected: str, shown: str, value: str) -> str:
     near = nearest_names(value, choices)
     hint = f"did you mean {near[0]}? " if near else ""
     return f"{shown} is not known; {hint}it is one of {', '.join(choices)}"
-
-
-def _placed(item: Fault, places: Mapping[str, int]) -> Fault:
-    line = places.get(item.where)
-    return Fault(f"line {line}: {item.where}", item.what) if line else item
-
-
-__all__ = ["Checkpointing", "Loss", "Parallel", "parse_run", "schema"]

@@ -1,0 +1,64 @@
+"""The command line: one small file per command, imported only when it is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from memcalc import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# command: (module below memcalc.cli, one line of help)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "estimate": ("estimate", "The memory a run takes per GPU, itemised, and whether it fits."),
+    "models": ("models", "List, filter and show model presets."),
+    "gpus": ("gpus", "List, filter and show GPU presets."),
+    "optimizers": ("optimizers", "List, filter and show optimizers; what one keeps for a tensor."),
+    "schema": ("schema", "The JSON Schema of a run file or a report, for editors."),
+}
+
+
+class LazyGroup(TyperGroup):
+    """Commands that are imported when they run or help lists them, and not before."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401, ARG002, D102 - typer's own click is private
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401, ARG002, D102
+        if cmd_name not in COMMANDS:
+            return None
+        return command(cmd_name, import_module(f"memcalc.cli.{COMMANDS[cmd_name][0]}").main)
+
+
+def command(name: str, main: Callable[..., None]) -> Any:  # noqa: ANN401
+    """The command of one function, under its name and its line of help."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command(name, help=f"{COMMANDS[name][1]}\n\n{main.__doc__ or ''}", short_help=COMMANDS[name][1])(main)
+    return typer.main.get_command(app)
+
+
+def run(words: list[str]) -> int:
+    """Run a command line and return its exit code; errors of memcalc's own pass through."""
+    app = typer.Typer(
+        cls=LazyGroup, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+        help="What GPU memory a training run takes, before it starts.",
+    )  # fmt: skip
+    app.callback()(_root)
+    try:
+        app(args=words, prog_name="memcalc")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0
+    return 0
+
+
+def _root(
+    version: Annotated[bool, typer.Option("--version", "-V", help="Show the version and leave.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"memcalc {__version__}")
+        raise typer.Exit

@@ -1,0 +1,52 @@
+"""The way in; the only place that turns errors into exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from memcalc import __version__
+from memcalc.errors import MemcalcError
+
+BUG = 70
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code (0 to 4, or 70 for a bug of ours)."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if words in (["--version"], ["-V"]):  # answered before anything heavy is imported
+        sys.stdout.write(f"memcalc {__version__}\n")
+        return 0
+    try:
+        return _run(words)
+    except MemcalcError as error:
+        _say(f"error: {error}")
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's last flush is quiet
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:  # noqa: BLE001 - the promise is: never a traceback
+        if os.environ.get("MEMCALC_TRACEBACK"):
+            raise
+        _say(f"bug in memcalc: {type(error).__name__}: {error}\n"
+             "Please report it with this command line, at https://github.com/memcalc/memcalc/issues; "
+             "MEMCALC_TRACEBACK=1 shows where it happened.")  # fmt: skip
+        return BUG
+
+
+def _run(words: list[str]) -> int:
+    from memcalc.cli import run  # noqa: PLC0415 - typer is heavy and --version does without
+
+    code = run(words)
+    sys.stdout.flush()
+    return code
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

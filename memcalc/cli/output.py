@@ -1,0 +1,75 @@
+"""Where answers go: stdout or a file, in the format asked for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from memcalc.errors import UnreadableInput, UsageError, nearest_names
+from memcalc.render.page import Page
+from memcalc.units import unit_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FormatOption = Annotated[str, typer.Option("--format", "-f", help="table, json, yaml, csv or markdown.", metavar="FORMAT")]
+OutputOption = Annotated[str | None, typer.Option("--output", "-o", help="Write to this file.", metavar="FILE")]
+UnitsOption = Annotated[str, typer.Option("--units", help="GiB, GB, MiB, MB, B … or auto.", metavar="UNIT")]
+
+NARROW, WIDE = 60, 100
+
+
+def choose(name: str, known: Sequence[str]) -> str:
+    """The format as it is written here; UsageError names the nearest."""
+    if name.lower() in known:
+        return name.lower()
+    near = nearest_names(name, known)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UsageError(f"unknown format {name!r}; {hint}this command knows {', '.join(known)}")
+
+
+def page(units: str, output: str | None) -> Page:
+    """The page for this terminal, pipe or file."""
+    try:
+        unit = unit_name(units)
+    except ValueError as error:
+        raise UsageError(f"--units: {error}") from error
+    terminal = output is None and sys.stdout.isatty()
+    colour = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    width = shutil.get_terminal_size((80, 24)).columns if terminal or "COLUMNS" in os.environ else 80
+    return Page(min(max(width, NARROW), WIDE), unit, colour)
+
+
+def write(text: str, output: str | None) -> None:
+    """Put the whole text out; a reader that went away is no error, a file that can't be written is."""
+    whole = text if text.endswith("\n") else text + "\n"
+    if output is not None and output != "-":
+        _write_file(Path(output), whole)
+        return
+    try:
+        sys.stdout.write(whole)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except UnicodeEncodeError:  # a terminal or pipe that takes ASCII only
+        sys.stdout.buffer.write(whole.encode(sys.stdout.encoding or "ascii", "replace"))
+
+
+def _write_file(path: Path, text: str) -> None:
+    """Write beside the target and move into place: a failure leaves what was there."""
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
+        draft.write_text(text, "utf-8")
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise CannotWrite(f"{path} can't be written: {error.strerror or error}") from error
+
+
+class CannotWrite(UnreadableInput):
+    """An output file that can't be written."""

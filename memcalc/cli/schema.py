@@ -1,0 +1,34 @@
+"""`memcalc schema`: JSON Schemas for editors and for tools that read the output."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from memcalc.cli.output import OutputOption, write
+from memcalc.errors import UsageError, nearest_names
+
+KINDS = ("run", "report")
+
+
+def main(
+    kind: Annotated[str, typer.Argument(help="run or report.")] = "run",
+    output: OutputOption = None,
+) -> None:
+    """Example: memcalc schema run --output run.schema.json"""  # noqa: D400, D415
+    if kind not in KINDS:
+        near = nearest_names(kind, KINDS)
+        raise UsageError(f"unknown schema {kind!r}; {f'did you mean {near[0]}? ' if near else ''}there are {', '.join(KINDS)}")
+    write(json.dumps(_schema(kind), indent=2), output)
+
+
+def _schema(kind: str) -> dict[str, object]:
+    if kind == "run":
+        from memcalc.validation import schema  # noqa: PLC0415
+
+        return schema()
+    from memcalc.report import Report  # noqa: PLC0415
+
+    return Report.model_json_schema()

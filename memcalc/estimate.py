@@ -1,0 +1,104 @@
+"""The pipeline: a run in, a report out, readable in one screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memcalc.report import (
+    COMPONENTS,
+    Components,
+    GpuPart,
+    Host,
+    Memory,
+    ModelPart,
+    Note,
+    Outside,
+    Phases,
+    Report,
+)
+from memcalc.resolve import Plan, resolve, resolved_run
+from memcalc.run import Run
+from memcalc.verdict import verdict
+
+if TYPE_CHECKING:
+    from memcalc.ledger import Ledger
+
+
+def estimate(source: Run | Mapping[str, Any] | str | Path) -> Report:
+    """The memory that a run takes, per GPU: from a Run, a mapping in its vocabulary, or the path of a run file.
+
+    Raises RunInvalid (all faults, each with its place), UnknownName (a preset that does not exist) or UnreadableInput.
+    """
+    return estimate_run(*load(source))
+
+
+def estimate_run(run: Run, beside: Path | None = None) -> Report:
+    """The report on a validated Run; `beside` is the folder its relative paths start from."""
+    plan = resolve(run, beside)
+    book = plan.ledger()
+    memory = memory_of(plan, book)
+    return Report(
+        run=resolved_run(plan),
+        model=_model_part(plan),
+        memory=memory,
+        gpu=GpuPart(name=plan.gpu.name if plan.gpu else None, count=plan.run.gpus, usable=plan.gpu.usable if plan.gpu else None),
+        verdict=verdict(plan, memory),
+        assumptions=tuple(Note(code=n.code, path=n.path, message=n.message) for n in plan.notes.assumptions),
+        warnings=tuple(Note(code=n.code, path=n.path, message=n.message) for n in plan.notes.warnings),
+    )
+
+
+def load(source: Run | Mapping[str, Any] | str | Path) -> tuple[Run, Path | None]:
+    """The Run and the folder its relative paths start from."""
+    if isinstance(source, Run):
+        return source, None
+    from memcalc.validation import parse_run  # noqa: PLC0415 - a Run needs no validation
+
+    if isinstance(source, Mapping):
+        return parse_run(source), None
+    from memcalc.reading import read_document  # noqa: PLC0415 - only files need it
+
+    document = read_document(source)
+    return parse_run(document.data, document.source, document.place), Path(source).parent
+
+
+def memory_of(plan: Plan, book: Ledger) -> Memory:
+    """Bytes per GPU, on the fullest rank."""
+    held = {name: plan.placement.share(name, book.total(name)) for name in COMPONENTS[:4]}
+    persistent = sum(held.values())
+    _note_what_is_missing(plan, book)
+    components = Components(**held)
+    pageable, paged = book.host
+    context = plan.gpu.context if plan.gpu else 0
+    return Memory(
+        components=components,
+        persistent=persistent,
+        phases=Phases(forward=persistent - held["gradients"], backward=persistent, optimizer=persistent),
+        peak_allocated=persistent,
+        peak_phase="optimizer",
+        at_peak=components,
+        reserved=persistent,
+        outside_allocator=Outside(context=context),
+        total=persistent + context,
+        host=Host(pinned=plan.placement.hosted(book), pageable=pageable + paged),
+    )
+
+
+def _note_what_is_missing(plan: Plan, book: Ledger) -> None:
+    plan.notes.warn("", "activations-not-included",
+                    "activations, logits and other temporaries are not included yet: only what persists is counted")  # fmt: skip
+    if plan.placement.leaves_out:
+        plan.notes.warn("sharding", "buffers-not-included", plan.placement.leaves_out)
+    if book.host[1]:
+        plan.notes.assume("optimizer", "paged-states",
+                          "paged optimizer states are counted in host memory; the driver moves them to the GPU as they are used")  # fmt: skip
+
+
+def _model_part(plan: Plan) -> ModelPart:
+    model = plan.model
+    return ModelPart(
+        name=model.name, architecture=model.architecture, parameters=model.parameters,
+        trainable=plan.trainable, active=model.active,
+    )  # fmt: skip

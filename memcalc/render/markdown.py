@@ -1,0 +1,23 @@
+"""Markdown: the same table for an issue, a pull request or a wiki."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.render.summary import headline, mark, rows, subtitle
+
+if TYPE_CHECKING:
+    from memcalc.render.page import Page
+    from memcalc.report import Report
+
+
+def render(report: Report, page: Page) -> str:
+    """A heading, a table, the verdict, and the notes as lists."""
+    lines = [f"### {headline(report)}", "", subtitle(report), "", "| | memory | share |", "|---|---:|---:|"]
+    lines += [f"| {row.title} | {page.size(row.bytes)} | {100 * row.share:.1f} % |" for row in rows(report)]
+    lines += [f"| **total** | **{page.size(report.memory.total)}** | |", "", f"**{mark(report)}**: {report.verdict.reason}"]
+    for title, notes in (("Not included", report.warnings), ("Assumed", report.assumptions)):
+        if notes:
+            lines += ["", f"{title}:", ""]
+            lines += [f"- {f'`{note.path}`: ' if note.path else ''}{note.message}" for note in notes]
+    return "\n".join(lines) + "\n"

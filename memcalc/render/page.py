@@ -1,0 +1,20 @@
+"""How an answer may look: its width, the unit of its sizes, and whether colour is welcome."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memcalc.units import format_bytes
+
+
+@dataclass(frozen=True)
+class Page:
+    """Columns to fill, the unit of sizes (a name of `memcalc.units`, or auto), colour or none."""
+
+    width: int = 80
+    unit: str = "GiB"
+    colour: bool = False
+
+    def size(self, n: int) -> str:
+        """Bytes in this page's unit, which is always printed."""
+        return format_bytes(n, self.unit)

@@ -1,0 +1,77 @@
+"""What every human-readable format says of a report, in words: title, rows, verdict, notes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from memcalc.units import format_count
+
+if TYPE_CHECKING:
+    from memcalc.report import Report
+
+TITLES = {
+    "weights": "weights",
+    "master_weights": "master weights",
+    "gradients": "gradients",
+    "optimizer_states": "optimizer states",
+    "activations": "activations",
+    "buffers": "communication buffers",
+    "temporary": "temporary, at the peak",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what, bytes, and its share of the whole."""
+
+    title: str
+    bytes: int
+    share: float
+
+
+def name_of(spec: Any) -> str:  # noqa: ANN401 - a preset's name or a mapping with one
+    """A preset's name, with what was changed behind it."""
+    if not isinstance(spec, dict):
+        return str(spec)
+    name = next((spec[key] for key in ("name", "recipe", "preset", "kind", "mode", "strategy") if key in spec), "custom")
+    more = [f"{k}={v}" for k, v in spec.items() if v != name and v not in ({}, None)]
+    return f"{name} ({', '.join(more)})" if more else str(name)
+
+
+def headline(report: Report) -> str:
+    """llama-2-7b · adamw-8bit · mixed-bf16 · 8 x h100-80gb (zero2)."""
+    run, gpu = report.run, report.gpu
+    where = f"{gpu.count} x {gpu.name}" if gpu.name else f"{gpu.count} GPUs" if gpu.count > 1 else ""
+    sharding = run["sharding"]["strategy"]
+    spread = f"{where} ({sharding})" if where and sharding != "none" else where
+    parts = [report.model.name, name_of(run["optimizer"]), name_of(run["precision"]), spread]
+    return " · ".join(part for part in parts if part)
+
+
+def subtitle(report: Report) -> str:
+    """Parameters, what of them is trained, and the batch."""
+    model, run = report.model, report.run
+    trained = "all trained" if model.trainable == model.parameters else f"{format_count(model.trainable)} trained"
+    active = f", {format_count(model.active)} active" if model.active != model.parameters else ""
+    lora = f" · {run['lora']['method']} rank {run['lora']['rank']}" if run.get("lora") else ""
+    stored = f" · base in {name_of(run['quantize'])}" if run.get("quantize") else ""
+    return (f"{format_count(model.parameters)} parameters{active}, {trained}{lora}{stored}"
+            f" · batch {run['batch_size']} x {run['seq_len']} tokens")  # fmt: skip
+
+
+def rows(report: Report) -> list[Row]:
+    """The components that hold anything, then what is outside PyTorch's allocator, with their share of the total."""
+    memory = report.memory
+    whole = max(memory.total, 1)
+    items = [(TITLES[k], v) for k, v in memory.components.model_dump().items() if v]
+    slack = memory.reserved - memory.peak_allocated
+    items += [("allocator's cache", slack)] if slack else []
+    items += [("CUDA context", memory.outside_allocator.context)] if memory.outside_allocator.context else []
+    items += [("communicators", memory.outside_allocator.communicators)] if memory.outside_allocator.communicators else []
+    return [Row(title, size, size / whole) for title, size in items]
+
+
+def mark(report: Report) -> str:
+    """The verdict's sign."""
+    return {"fits": "✓ fits", "tight": "! tight", "too-big": "✗ too big", "unknown": "? no GPU named"}[report.verdict.level]

@@ -1,0 +1,70 @@
+"""The table a person reads: what it costs, where it goes, whether it fits, what was assumed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.render.summary import Row, headline, mark, rows, subtitle
+from memcalc.render.text import bar, to_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.text import Text
+
+    from memcalc.render.page import Page
+    from memcalc.report import Note, Report
+
+COLOURS = {"fits": "green", "tight": "yellow", "too-big": "red", "unknown": "cyan"}
+
+
+def render(report: Report, page: Page) -> str:
+    """The itemised table with bars and shares, the verdict in words, and the notes."""
+    return to_text(_lines(report, page), page)
+
+
+def _lines(report: Report, page: Page) -> Iterator[Text]:
+    from rich.text import Text  # noqa: PLC0415 - json needs no rich
+
+    yield Text(headline(report), style="bold")
+    yield Text(subtitle(report), style="dim")
+    yield Text()
+    yield from _table(report, page)
+    yield Text()
+    yield Text(f"{mark(report)}: {report.verdict.reason}", style=f"bold {COLOURS[report.verdict.level]}")
+    yield from _notes("Not included", report.warnings, "yellow")
+    yield from _notes("Assumed", report.assumptions, "dim")
+
+
+def _table(report: Report, page: Page) -> Iterator[Text]:
+    from rich.text import Text  # noqa: PLC0415
+
+    items = rows(report)
+    total = Row("total per GPU" if report.gpu.count > 1 else "total", report.memory.total, 1.0)
+    names = max(len(row.title) for row in (*items, total))
+    sizes = max(len(page.size(row.bytes)) for row in (*items, total))
+    room = max(min(page.width - names - sizes - 12, 40), 8)
+    for row in items:
+        line = Text(f"  {row.title:<{names}}  {page.size(row.bytes):>{sizes}}  ")
+        line.append(f"{bar(row.share, room):<{room}}", style="blue")
+        yield line.append(f" {_percent(row.share):>5}")
+    yield Text("  " + "─" * (names + 2 + sizes), style="dim")
+    yield Text(f"  {total.title:<{names}}  {page.size(total.bytes):>{sizes}}", style="bold")
+    if report.memory.host.pinned or report.memory.host.pageable:
+        host = report.memory.host.pinned + report.memory.host.pageable
+        yield Text(f"  {'host memory':<{names}}  {page.size(host):>{sizes}}", style="dim")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.005 else "<1 %"
+
+
+def _notes(title: str, notes: tuple[Note, ...], style: str) -> Iterator[Text]:
+    from rich.text import Text  # noqa: PLC0415
+
+    if notes:
+        yield Text()
+        yield Text(f"{title}:", style=style)
+    for note in notes:
+        where = f"{note.path}: " if note.path else ""
+        yield Text(f"  {where}{note.message}", style=style)

@@ -1,0 +1,122 @@
+"""Report: the answer, as the document other tools read (`schema_version` 1.0). Bytes are integers, all per GPU.
+
+The same document leaves `memcalc estimate --format json` and `memcalc.estimate(...).model_dump(mode="json")`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = "1.0"
+Level = Literal["fits", "tight", "too-big", "unknown"]
+COMPONENTS = (
+    "weights", "master_weights", "gradients", "optimizer_states", "activations", "buffers", "temporary",
+)  # fmt: skip
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelPart(_Part):
+    """Which model: unique parameters in all, those that are trained, those a token meets (all but idle experts)."""
+
+    name: str
+    architecture: str
+    parameters: int
+    trainable: int
+    active: int
+
+
+class Components(_Part):
+    """Each component's own size in bytes, on the fullest rank.
+
+    `activations`: what autograd holds when the forward pass ends; `buffers`: what a sharding strategy keeps for
+    communication; `temporary`: the most that is live beyond the others at the peak.
+    """
+
+    weights: int = 0
+    master_weights: int = 0
+    gradients: int = 0
+    optimizer_states: int = 0
+    activations: int = 0
+    buffers: int = 0
+    temporary: int = 0
+
+
+class Phases(_Part):
+    """The most that is allocated during each phase of one steady step."""
+
+    forward: int
+    backward: int
+    optimizer: int
+
+
+class Outside(_Part):
+    """What the process takes of the GPU besides PyTorch's allocator."""
+
+    context: int = 0
+    communicators: int = 0
+
+
+class Host(_Part):
+    """Host memory of one rank: pinned (staging of offloaded states) and pageable."""
+
+    pinned: int = 0
+    pageable: int = 0
+
+
+class Memory(_Part):
+    """Bytes per GPU; `at_peak` adds up to `peak_allocated`; `total` = reserved + outside the allocator."""
+
+    components: Components
+    persistent: int
+    phases: Phases
+    peak_allocated: int
+    peak_phase: Literal["forward", "backward", "optimizer"]
+    at_peak: Components
+    reserved: int
+    outside_allocator: Outside
+    total: int
+    host: Host
+
+
+class GpuPart(_Part):
+    """Which GPU, how many, and the bytes of one that a process can have (null where no GPU was named)."""
+
+    name: str | None
+    count: int
+    usable: int | None
+
+
+class Verdict(_Part):
+    """Whether the run fits: `headroom` is usable - margin - total; null where no GPU was named."""
+
+    fits: bool | None
+    level: Level
+    headroom: int | None
+    reason: str
+
+
+class Note(_Part):
+    """Something assumed, or something the numbers do not include; `path` is the key of the run it concerns."""
+
+    code: str
+    path: str
+    message: str
+
+
+class Report(_Part):
+    """The whole answer to one run."""
+
+    schema_version: Literal["1.0"] = SCHEMA_VERSION
+    kind: Literal["estimate"] = "estimate"
+    run: dict[str, Any]
+    model: ModelPart
+    memory: Memory
+    gpu: GpuPart
+    verdict: Verdict
+    assumptions: tuple[Note, ...] = ()
+    warnings: tuple[Note, ...] = ()

@@ -1,0 +1,163 @@
+"""From a Run to a Plan: every preset found, every default filled in, and a note of each thing assumed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from memcalc.errors import Fault, RunInvalid
+from memcalc.gpus import Gpu, gpu
+from memcalc.ledger import ledger
+from memcalc.models import load_model
+from memcalc.notes import Notes
+from memcalc.optimizers import Optimizer, resolve as find_optimizer
+from memcalc.precision import Recipe, recipe
+from memcalc.sharding import Placement, placement
+from memcalc.units import parse_margin
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from memcalc.adapters import Adapted
+    from memcalc.ledger import Ledger
+    from memcalc.model import Model
+    from memcalc.run import Run
+    from memcalc.tensors import Tensor
+
+DEFAULT_SEQUENCE = 2048
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run with nothing left to look up: presets found, tensors after adapters and quantised storage, defaults filled.
+
+    `tensors` are those of one replica of the model; `placement` says what a rank holds of them.
+    """
+
+    run: Run
+    model: Model
+    recipe: Recipe
+    optimizer: Optimizer
+    tensors: tuple[Tensor, ...]
+    placement: Placement
+    gpu: Gpu | None
+    margin: int
+    seq_len: int
+    notes: Notes
+    adapted: Adapted | None = None
+
+    @property
+    def trainable(self) -> int:
+        """Parameters that are trained: adapters and what is saved with them, or the whole model."""
+        return sum(t.parameters for t in self.tensors if t.trainable)
+
+    def ledger(self) -> Ledger:
+        """What persists of one whole replica, before it is shared out."""
+        return ledger(self.tensors, self.recipe, self.optimizer)
+
+
+def resolve(run: Run, beside: Path | None = None) -> Plan:
+    """Look everything up; UnknownName or RunInvalid where something does not exist or does not go together."""
+    notes = Notes()
+    model = load_model(run.model, beside)
+    chosen = recipe(run.precision)
+    optimizer = find_optimizer(run.optimizer)
+    card = gpu(run.gpu) if run.gpu is not None else None
+    _refuse_unmodelled(run)
+    place = placement(run.sharding, run.gpus, run.offload)
+    chosen = place.recipe_of(chosen)
+    tensors, adapted = _trained_tensors(run, model, chosen, notes)
+    _note_defaults(run, notes)
+    for text in (*model.notes, *chosen.notes):
+        notes.assume("model" if text in model.notes else "precision", "stated", text)
+    return Plan(
+        run, model, chosen, optimizer, tensors, place, card,
+        _margin(run, card), _sequence(run, model, notes), notes, adapted,
+    )  # fmt: skip
+
+
+def _trained_tensors(
+    run: Run, model: Model, chosen: Recipe, notes: Notes
+) -> tuple[tuple[Tensor, ...], Adapted | None]:
+    """The tensors after adapters and quantised storage."""
+    tensors, adapted = model.tensors, None
+    if run.lora:
+        from memcalc.adapters import adapt  # noqa: PLC0415 - only runs with adapters need it
+
+        base = "quantized" if run.quantize else chosen.frozen
+        adapted = adapt(tensors, run.lora, model.architecture, model.dimensions, base)
+        tensors = adapted.tensors
+        notes.assume_all("lora", adapted.notes)
+        notes.assume("lora", "frozen-base", f"the base model is frozen and stored in {run.quantize or chosen.frozen}")
+    elif run.quantize:
+        raise RunInvalid([Fault("quantize", "quantised weights can't be trained; add `lora: {rank: 16}` to train adapters")])
+    if run.quantize:
+        from memcalc.quantization import quantize  # noqa: PLC0415
+
+        stored = quantize(tensors, run.quantize, chosen.frozen)
+        notes.assume_all("quantize", stored.notes)
+        tensors = stored.tensors
+    return tensors, adapted
+
+
+def _refuse_unmodelled(run: Run) -> None:
+    """What memcalc would get wrong is refused, all at once, rather than answered."""
+    faults = [
+        Fault(f"parallel.{axis}", f"{axis} parallelism is not modelled yet; leave it at 1")
+        for axis in ("tensor", "pipeline", "context", "expert")
+        if getattr(run.parallel, axis) > 1
+    ]
+    if run.sharding and run.sharding.strategy in ("megatron", "hsdp"):
+        faults.append(Fault("sharding", f"{run.sharding.strategy} is not modelled yet; use ddp, zero1, zero2, zero3 or fsdp"))
+    if run.implementation != "hf":
+        faults.append(Fault("implementation", f"{run.implementation} is not modelled yet; only hf is"))
+    if run.sharding and run.sharding.strategy != "none" and run.gpus == 1:
+        faults.append(Fault("gpus", f"sharding {run.sharding.strategy} over one GPU shares nothing; say how many: gpus: 8"))
+    if faults:
+        raise RunInvalid(faults)
+
+
+def _margin(run: Run, card: Gpu | None) -> int:
+    try:
+        return parse_margin(run.margin, card.usable if card else 2**60)
+    except ValueError as error:
+        raise RunInvalid([Fault("margin", str(error))]) from error
+
+
+def _sequence(run: Run, model: Model, notes: Notes) -> int:
+    """The sequence length: as asked, else 2048 or the model's limit; longer than its positions is refused."""
+    if run.seq_len is None:
+        length = min(DEFAULT_SEQUENCE, model.context or DEFAULT_SEQUENCE)
+        capped = f", the model's limit of positions being {model.context}" if length < DEFAULT_SEQUENCE else ""
+        notes.assume("seq_len", "default", f"sequences of {length} tokens{capped}")
+        return length
+    if model.context and run.seq_len > model.context:
+        notes.warn("seq_len", "beyond-positions",
+                   f"{run.seq_len} tokens are more than the {model.context} positions of {model.name}")  # fmt: skip
+    return run.seq_len
+
+
+_DEFAULTS = {
+    "precision": "the recipe {precision}: 16 bytes per parameter with Adam, as in DeepSpeed and the ZeRO paper",
+    "optimizer": "the optimizer {optimizer}",
+    "batch_size": "a micro batch of {batch_size} sequence per GPU",
+}
+
+
+def _note_defaults(run: Run, notes: Notes) -> None:
+    blank = type(run)(model=run.model)
+    for key, text in _DEFAULTS.items():
+        if getattr(run, key) == getattr(blank, key):
+            notes.assume(key, "default", text.format(**{key: getattr(run, key)}))
+    if run.sharding is None and run.gpus > 1:
+        notes.assume("sharding", "default", f"ddp: each of the {run.gpus} GPUs holds everything")
+
+
+def resolved_run(plan: Plan) -> dict[str, Any]:
+    """Every key of the run with the value it was given or assumed, as plain JSON data."""
+    from dataclasses import asdict  # noqa: PLC0415
+
+    run = replace(plan.run, seq_len=plan.seq_len)
+    written: dict[str, Any] = {key: value for key, value in asdict(run).items()}
+    written["sharding"] = {"strategy": plan.placement.strategy, **(plan.run.sharding.options if plan.run.sharding else {})}
+    return written
