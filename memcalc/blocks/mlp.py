@@ -84,6 +84,13 @@ class Router(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class LinearRouter(Router):
+    """A router that is an nn.Linear, so adapters and quantisation take it for one (Phi-3.5-MoE, Llama 4, DBRX)."""
+
+    role: ClassVar[str] = "linear"
+
+
+@dataclass(frozen=True, slots=True)
 class Moe(Block):
     """A router that sends each token to `top_k` of the experts, plus shared experts that see every token.
 
