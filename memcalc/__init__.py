@@ -1,3 +1,43 @@
-"""memcalc: what GPU memory a training run takes, before it starts."""
+"""memcalc: what GPU memory a training run takes, before it starts.
+
+    >>> import memcalc
+    >>> report = memcalc.estimate({"model": "llama-2-7b", "optimizer": "adamw-8bit", "gpu": "h100-80gb"})
+    >>> report.memory.total, report.verdict.level
+
+Names are imported when they are first used, so `import memcalc` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from memcalc.errors import Fault, MemcalcError, RunInvalid, UnknownName, UnreadableInput, UsageError
+    from memcalc.estimate import estimate
+    from memcalc.optimizers import state as optimizer_state
+    from memcalc.report import Report
+    from memcalc.run import Run
 
 __version__ = "0.1.0"
+__all__ = [
+    "Fault", "MemcalcError", "Report", "Run", "RunInvalid", "UnknownName", "UnreadableInput", "UsageError",
+    "__version__", "estimate", "optimizer_state",
+]  # fmt: skip
+
+_HOMES = {
+    "estimate": ("memcalc.estimate", "estimate"),
+    "optimizer_state": ("memcalc.optimizers", "state"),
+    "Report": ("memcalc.report", "Report"),
+    "Run": ("memcalc.run", "Run"),
+    **{name: ("memcalc.errors", name) for name in
+       ("Fault", "MemcalcError", "RunInvalid", "UnknownName", "UnreadableInput", "UsageError")},
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'memcalc' has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415 - only where a name is used
+
+    module, attribute = _HOMES[name]
+    return getattr(import_module(module), attribute)

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from memcalc import __version__
+from memcalc.errors import UsageError, nearest_names, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +32,9 @@ class LazyGroup(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401, ARG002, D102
         if cmd_name not in COMMANDS:
-            return None
+            near = nearest_names(cmd_name, COMMANDS)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise UsageError(f"unknown command {shorten(cmd_name)!r}; {hint}there are {', '.join(COMMANDS)}")
         return command(cmd_name, import_module(f"memcalc.cli.{COMMANDS[cmd_name][0]}").main)
 
 

@@ -72,7 +72,8 @@ def _columns(shown: Sequence[RowOf]) -> Iterator[RenderableType]:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for index, name in enumerate(shown[0]):
         number = all(isinstance(row[name], (int, float)) or _is_size(row[name]) for row in shown)
-        table.add_column(name, justify="right" if number else "left", no_wrap=index == 0, overflow="ellipsis")
+        last = index == len(shown[0]) - 1
+        table.add_column(name, justify="right" if number else "left", no_wrap=not last, overflow="fold")
     for row in shown:
         table.add_row(*(Text("" if cell is None else str(cell)) for cell in row.values()))
     yield table
