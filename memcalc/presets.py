@@ -16,9 +16,10 @@ import yaml
 
 from memcalc.errors import UnknownName
 
-Kind = Literal["models", "gpus", "optimizers", "precisions", "architectures", "quantizations"]
+Kind = Literal["models", "gpus", "optimizers", "precisions", "architectures", "quantizations", "overheads"]
 SINGULAR: dict[str, str] = {"models": "model", "gpus": "GPU", "optimizers": "optimizer", "precisions": "precision recipe",
-                            "architectures": "architecture", "quantizations": "quantisation"}  # fmt: skip
+                            "architectures": "architecture", "quantizations": "quantisation",
+                            "overheads": "table of overheads"}  # fmt: skip
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -46,7 +47,7 @@ def path_of(kind: Kind, name: str) -> Path | None:
     entry = index().get(kind, {}).get(key)
     if entry:
         return folder() / entry
-    if not key.replace("-", "").replace(".", "").replace("_", "").isalnum():
+    if len(key) > 200 or not key.replace("-", "").replace(".", "").replace("_", "").isalnum():
         return None
     return next((folder() / kind).rglob(f"{key}.yaml"), None)
 
