@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
-from memcalc.adapters import Lora
+from memcalc.adapters.spec import Lora
 
 Count = Annotated[int, Ge(1), Le(10**9)]
 Positive = Annotated[int, Ge(0), Le(10**15)]

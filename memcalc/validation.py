@@ -45,6 +45,8 @@ def schema() -> dict[str, Any]:
     """The JSON Schema of a run file, for editors."""
     made = _adapter().json_schema()
     made.update({"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "memcalc run file"})
+    for part in (made, *made["$defs"].values()):
+        part["additionalProperties"] = part.get("title") == "Sharding"  # its options keep the framework's own names
     for key, inner in SHORTHAND.items():
         made["properties"][key] = {"anyOf": [{"type": ["string", "integer", "boolean", "null"]}, made["properties"][key]],
                                    "description": f"a word or number stands for its `{inner}`"}  # fmt: skip
@@ -150,7 +152,9 @@ def _told(kind: str, context: Mapping[str, Any], value: object, where: str) -> s
             word = "at least" if kind.startswith("greater") else "at most"
             bound = context.get("ge", context.get("le"))
             return f"{shown} is out of range: it must be {word} {bound}"
-        case "finite_number" | "int_from_float" | "int_parsing" | "int_type" | "int_parsing_size":
+        case "int_parsing_size":
+            return f"{shown} is out of range: it must be at most 10^9"
+        case "finite_number" | "int_from_float" | "int_parsing" | "int_type":
             return f"{shown} is not a whole number"
         case "float_parsing" | "float_type":
             return f"{shown} is not a number"
