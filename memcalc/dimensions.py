@@ -56,6 +56,11 @@ class Dimensions:
         value = self[key]
         return fallback if value is None else value
 
+    def nested(self, key: str) -> Dimensions:
+        """The mapping under a key, its keys over those of the default mapping there."""
+        inner, default = self._find(key)[1], self._defaults.get(key)
+        return Dimensions(inner or {}, default or {}, source=self._source)
+
     def given(self) -> dict[str, Any]:
         """What was written, without the defaults."""
         return dict(self._given)
