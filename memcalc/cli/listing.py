@@ -1,27 +1,28 @@
-"""What the listing commands share: filter presets by a word, show one by its name."""
+"""What the listing commands share: filter presets by words, show one by its name."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from memcalc.errors import UnknownName
-from memcalc.presets import find, index, names
+from memcalc.presets import SINGULAR, find, index, names
 
 if TYPE_CHECKING:
     from memcalc.presets import Kind
 
+_SEARCHED = ("id", "title", "vendor", "arch", "architecture", "library", "class")
+
 
 def matching(kind: Kind, words: list[str], command: str) -> list[dict[str, Any]]:
-    """The presets whose id, aliases or folder hold every word; UnknownName with the nearest where none does."""
-    known = index().get(kind, {})
-    found = [name for name in names(kind) if all(_says(name, kind, word) for word in words)]
+    """The presets that say every word in their id, aliases, folder or main fields; UnknownName where none does."""
+    entries = index().get(kind, {})
+    paths = {path.rpartition("/")[2].removesuffix(".yaml"): path for path in entries.values()}
+    cards = [find(kind, name) for name in names(kind)]
+    found = [card for card in cards if all(word.lower() in _said(card, paths[card["id"]]) for word in words)]
     if not found:
-        raise UnknownName(kind.removesuffix("s"), " ".join(words), known, command)
-    return [find(kind, name) for name in found]
+        raise UnknownName(SINGULAR[kind], " ".join(words), entries, command)
+    return found
 
 
-def _says(name: str, kind: Kind, word: str) -> bool:
-    wanted = word.lower()
-    entries = index()[kind]
-    path = entries[name.lower()]
-    return wanted in path.lower() or any(wanted in alias for alias, target in entries.items() if target == path)
+def _said(card: dict[str, Any], path: str) -> str:
+    return " ".join([path, *map(str, card.get("aliases", [])), *(str(card.get(key, "")) for key in _SEARCHED)]).lower()
