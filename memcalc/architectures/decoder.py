@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from memcalc.architectures.decoder_heads import headed
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block, Sequence, residual, sequence
-from memcalc.blocks.basic import Embedding, Linear, Norm
+from memcalc.blocks.base import Block, Sequence, Stack, residual, sequence, stack
+from memcalc.blocks.basic import Dropout, Embedding, Linear, Norm
 from memcalc.blocks.mlp import Mlp
-from memcalc.model import Model
 
 if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
+    from memcalc.model import Model
+
+KindT = TypeVar("KindT", bound=Hashable)
 
 
 def head_dim(c: Dimensions) -> int:
@@ -24,6 +28,26 @@ def kv_heads(c: Dimensions) -> int:
     return int(c.get("num_key_value_heads") or c.num_attention_heads)
 
 
+def rotary_dim(c: Dimensions, default: float = 1.0) -> int:
+    """Channels of a head that are rotated: head_dim times partial_rotary_factor, wherever the config says it.
+
+    transformers, modeling_rope_utils.py, convert_rope_params_to_dict: the rope dictionary first, then the config.
+    """
+    rope = c.get("rope_scaling") or c.get("rope_parameters")
+    inner = rope.get("partial_rotary_factor") if isinstance(rope, Mapping) else None
+    return int(head_dim(c) * float(inner or c.get("partial_rotary_factor") or default))
+
+
+def activation(c: Dimensions) -> str:
+    """The activation function of the feed-forward blocks, under any of its keys."""
+    return str(c.get("hidden_act") or c.get("hidden_activation") or c.get("activation_function") or "silu")
+
+
+def window(c: Dimensions) -> int:
+    """How far back a sliding-window layer sees; 0 without a window."""
+    return int(c.get("sliding_window") or 0)
+
+
 def rms(name: str, width: int, formula: str = "") -> Norm:
     """RMSNorm (Zhang & Sennrich 2019), weight only."""
     return Norm(name, width, "rms", formula)
@@ -34,17 +58,36 @@ def layer_norm(name: str, width: int, *, bias: bool = True) -> Norm:
     return Norm(name, width, "layer" if bias else "layer-no-bias")
 
 
+def dropout(c: Dimensions, key: str) -> Dropout | None:
+    """Dropout with the probability under `key`; None where that is 0, as torch then passes its input on."""
+    p = float(c.get(key) or 0.0)
+    return Dropout("", p) if p else None
+
+
 def attention(c: Dimensions, name: str = "self_attn", *, bias: bool = False, out_bias: bool | None = None, out: str = "o_proj", **more: Any) -> Attention:  # noqa: ANN401, E501
     """Rotary grouped-query attention with separate projections q_proj, k_proj, v_proj and `out`."""
     heads, kv, dim = c.num_attention_heads, kv_heads(c), head_dim(c)
-    more.setdefault("rotary_dim", int(dim * (c.get("partial_rotary_factor") or 1.0)))
+    more.setdefault("rotary_dim", rotary_dim(c))
+    more.setdefault("dropout", float(c.get("attention_dropout") or 0.0))
     return Attention(
         name, heads, kv, dim,
         q=Linear("q_proj", c.hidden_size, heads * dim, bias),
         k=Linear("k_proj", c.hidden_size, kv * dim, bias),
         v=Linear("v_proj", c.hidden_size, kv * dim, bias),
-        out=Linear(out, heads * dim, c.hidden_size, bias if out_bias is None else out_bias),
-        dropout=float(c.get("attention_dropout") or 0.0), **more,
+        out=Linear(out, heads * dim, c.hidden_size, bias if out_bias is None else out_bias), **more,
+    )  # fmt: skip
+
+
+def fused_attention(c: Dimensions, name: str, qkv: str, out: str, *, bias: bool = False, **more: Any) -> Attention:  # noqa: ANN401
+    """Rotary grouped-query attention with queries, keys and values from one projection of (heads + 2 kv) * head_dim."""
+    kv, dim = more.pop("kv_heads", 0) or kv_heads(c), head_dim(c)
+    heads = c.num_attention_heads
+    more.setdefault("rotary_dim", rotary_dim(c))
+    more.setdefault("dropout", float(c.get("attention_dropout") or 0.0))
+    return Attention(
+        name, heads, kv, dim,
+        qkv=Linear(qkv, c.hidden_size, (heads + 2 * kv) * dim, bias),
+        out=Linear(out, heads * dim, c.hidden_size, bias), **more,
     )  # fmt: skip
 
 
@@ -56,9 +99,22 @@ def gated_mlp(c: Dimensions, name: str = "mlp", width: int = 0, *, bias: bool = 
         gate=Linear("gate_proj", c.hidden_size, width, bias),
         up=Linear("up_proj", c.hidden_size, width, bias),
         down=Linear("down_proj", width, c.hidden_size, bias),
-        activation=c.get("hidden_act") or c.get("hidden_activation") or "silu",
+        activation=activation(c),
         width=width,
     )
+
+
+def fused_gated_mlp(c: Dimensions, name: str = "mlp") -> Mlp:
+    """down_proj(act(gate) * up) with gate and up from one matrix gate_up_proj (Phi-3, GLM-4)."""
+    width, hidden = c.intermediate_size, c.hidden_size
+    up, down = Linear("gate_up_proj", hidden, 2 * width), Linear("down_proj", width, hidden)
+    return Mlp(name, up, down, fused=True, activation=activation(c), width=width)
+
+
+def plain_mlp(c: Dimensions, up: str, down: str, width: int, *, name: str = "mlp", bias: bool = True) -> Mlp:
+    """down(act(up(x))), named as the family names them."""
+    first, last = Linear(up, c.hidden_size, width, bias), Linear(down, width, c.hidden_size, bias)
+    return Mlp(name, first, last, activation=activation(c), width=width)
 
 
 def pre_norm_layer(c: Dimensions, mixer: Block, feed_forward: Block) -> Sequence:
@@ -69,33 +125,43 @@ def pre_norm_layer(c: Dimensions, mixer: Block, feed_forward: Block) -> Sequence
     )
 
 
-def causal_lm(c: Dimensions, *body: Block | None, prefix: str = "model", head: str = "lm_head", tie: str = "", **more: Any) -> Model:  # noqa: ANN401, E501
-    """A decoder under `prefix` with the head its class has: ForCausalLM, ForSequenceClassification, …, or none.
-
-    `tie` is the name of the embedding within the body ('embed_tokens') that the head shares where the config ties them.
-    """
-    base = sequence(*body, name=prefix)
-    tied = f"{prefix}.{tie}.weight" if tie and c.get("tie_word_embeddings") else ""
-    return headed(c, base, Linear(head, c.hidden_size, c.vocab_size, bool(more.pop("head_bias", False)), tied), **more)
+def layer_kinds(c: Dimensions, default: Callable[[int], str]) -> list[str]:
+    """The kind of every layer: `layer_types` where the config lists them, else default(index)."""
+    given = c.get("layer_types")
+    return list(given) if given else [default(i) for i in range(c.num_hidden_layers)]
 
 
-def headed(c: Dimensions, base: Sequence, lm_head: Block, **more: Any) -> Model:  # noqa: ANN401
-    """The base under the head that the config's class asks for; a class name without one is the bare base model."""
-    name = str((c.get("architectures") or ["ForCausalLM"])[0])
-    labels = int(c.get("num_labels") or len(c.get("id2label") or (0, 1)))
-    more.setdefault("context", int(c.get("max_position_embeddings") or 0))
-    if name.endswith(("ForCausalLM", "LMHeadModel")):
-        return Model(sequence(base, lm_head), **more)
-    kind = {"kind": "classifier", **{k: v for k, v in more.items() if k != "kind"}}
-    if name.endswith(("ForSequenceClassification", "ForTokenClassification")):
-        score = Linear("score", c.hidden_size, labels, bias=name.endswith("ForTokenClassification"))
-        return Model(sequence(base, score), **kind)
-    if name.endswith("ForQuestionAnswering"):
-        renamed = Sequence("transformer", base.blocks)
-        return Model(sequence(renamed, Linear("qa_outputs", c.hidden_size, 2, bias=True)), **kind)
-    return Model(Sequence("", base.blocks), **{**more, "kind": "encoder"})
+def interleaved(name: str, kinds: list[KindT], make: Callable[[KindT], Block]) -> Stack:
+    """Numbered layers of several kinds, each kind made once."""
+    made = {kind: make(kind) for kind in dict.fromkeys(kinds)}
+    return stack(name, [made[kind] for kind in kinds])
 
 
 def tokens(c: Dimensions, name: str = "embed_tokens") -> Embedding:
     """The token embedding [vocab, hidden]."""
     return Embedding(name, c.vocab_size, c.hidden_size)
+
+
+def decoder(c: Dimensions, layers: Stack, **more: Any) -> Model:  # noqa: ANN401
+    """Llama's frame: embed_tokens, the layers, an RMSNorm `norm`, and a head that may be tied."""
+    return causal_lm(c, tokens(c), layers, rms("norm", c.hidden_size), tie="embed_tokens", **more)
+
+
+def causal_lm(
+    c: Dimensions,
+    *body: Block | None,
+    prefix: str = "model",
+    head: str = "lm_head",
+    tie: str = "",
+    head_bias: bool = False,
+    logits: Block | None = None,
+    **more: Any,  # noqa: ANN401 - what `headed` takes
+) -> Model:
+    """A decoder under `prefix` with the head its class has: ForCausalLM, ForSequenceClassification, …, or none.
+
+    `tie` is the name of the embedding within the body ('embed_tokens') that the head shares where the config ties them.
+    `logits` is what the class does to the logits behind the head (a scale, a softcap).
+    """
+    tied = f"{prefix}.{tie}.weight" if tie and c.get("tie_word_embeddings") else ""
+    project = Linear(head, more.get("width") or c.hidden_size, c.vocab_size, head_bias, tied)
+    return headed(c, sequence(*body, name=prefix), sequence(project, logits) if logits else project, **more)

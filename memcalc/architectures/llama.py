@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
-from memcalc.architectures.decoder import attention, causal_lm, gated_mlp, pre_norm_layer, rms, tokens
+from memcalc.architectures.decoder import attention, decoder, gated_mlp, pre_norm_layer, window
 from memcalc.blocks.base import repeat
 
 if TYPE_CHECKING:
@@ -13,10 +13,15 @@ if TYPE_CHECKING:
     from memcalc.model import Model
 
 
-@architecture("llama", "mistral")
+@architecture("llama")
 def llama(c: Dimensions) -> Model:
     """Pre-norm decoder with RMSNorm, rotary grouped-query attention and a gated MLP (Touvron et al. 2023)."""
-    mixer = attention(c, bias=bool(c.get("attention_bias")))
-    layer = pre_norm_layer(c, mixer, gated_mlp(c, bias=bool(c.get("mlp_bias"))))
-    layers = repeat("layers", c.num_hidden_layers, layer)
-    return causal_lm(c, tokens(c), layers, rms("norm", c.hidden_size), tie="embed_tokens")
+    layer = pre_norm_layer(c, attention(c, bias=c.attention_bias), gated_mlp(c, bias=c.mlp_bias))
+    return decoder(c, repeat("layers", c.num_hidden_layers, layer))
+
+
+@architecture("mistral")
+def mistral(c: Dimensions) -> Model:
+    """Llama with a sliding window in every layer, where it has one (Jiang et al. 2023)."""
+    layer = pre_norm_layer(c, attention(c, window=window(c)), gated_mlp(c))
+    return decoder(c, repeat("layers", c.num_hidden_layers, layer), qa="model")

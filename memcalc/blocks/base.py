@@ -58,6 +58,11 @@ class Sequence(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class Unused(Sequence):
+    """Modules that are there but do not run in training as such: their tensors exist, and never get a gradient."""
+
+
+@dataclass(frozen=True, slots=True)
 class Residual(Sequence):
     """x + f(x); nameless as a rule."""
 
@@ -123,5 +128,5 @@ def repeat(name: str, count: int, *layer: Block | None) -> Stack:
 
 
 def stack(name: str, layers: list[Block]) -> Stack:
-    """Layers that may differ, `name.0`, `name.1`, …"""
+    """Layers that may differ, `name.0`, `name.1`, and so on."""
     return Stack(name, tuple(layers))

@@ -1,0 +1,71 @@
+"""The heads of decoders: what the class named in a config.json puts on top of the base model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from memcalc.architectures.heads import kind, labels, task
+from memcalc.blocks.base import Block, Sequence, sequence
+from memcalc.blocks.basic import Activation, Dropout, Linear
+from memcalc.blocks.image import Select
+from memcalc.errors import fault
+from memcalc.model import Model
+
+if TYPE_CHECKING:
+    from memcalc.dimensions import Dimensions
+
+HEADS = ("ForCausalLM", "LMHeadModel", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering",
+         "ForRewardModel", "ForProcessRewardModel", "Model")  # fmt: skip
+
+
+def headed(
+    c: Dimensions,
+    base: Sequence,
+    lm_head: Block,
+    *,
+    width: int = 0,
+    classifier: str = "score",
+    qa: str = "transformer",
+    **more: Any,  # noqa: ANN401 - fields of Model
+) -> Model:
+    """The base under the head that the config's class asks for; RunInvalid for a head that is none of HEADS.
+
+    `width` is what the base puts out (default: hidden_size), `classifier` how the class names the linear of a token
+    classifier, `qa` how it names the base below a question-answering head (transformers, modeling_layers.py, Generic…).
+    """
+    head, width = _task(c), width or c.hidden_size
+    more = {"context": int(c.get("max_position_embeddings") or 0), "kind": kind(head), **more}
+    if head in ("ForCausalLM", "LMHeadModel"):
+        return Model(sequence(base, lm_head), **{**more, "kind": "causal-lm"})
+    more["loss_fp32"] = head == "ForTokenClassification" and classifier == "score"
+    if head == "Model":
+        return Model(replace(base, name=""), **more)
+    if head == "ForQuestionAnswering":
+        return Model(sequence(replace(base, name=qa), Linear("qa_outputs", width, 2, bias=True)), **more)
+    return Model(sequence(base, *_classifier(c, head, width, classifier)), **more)
+
+
+def _task(c: Dimensions) -> str:
+    head = "ForCausalLM" if not c.get("architectures") else task(c)
+    if head not in HEADS or str(c.architectures[0]).endswith("DoubleHeadsModel"):
+        known = ", ".join(HEADS)
+        raise fault("model.architectures", f"the head of {c.architectures[0]} is not known; known are: {known}")
+    return head
+
+
+def _classifier(c: Dimensions, head: str, width: int, classifier: str) -> tuple[Block, ...]:
+    """The last token's scores, every token's, or Qwen's two-layer reward (modeling_qwen2_rm.py beside its weights)."""
+    if head == "ForSequenceClassification":
+        return (Linear("score", width, labels(c)), Select("", "last"))
+    if head == "ForTokenClassification":
+        return (Dropout("", _dropout(c)), Linear(classifier, width, labels(c), bias=True))
+    outputs = 1 if head == "ForRewardModel" else labels(c)
+    first, last = Linear("0", width, width, bias=True), Linear("2", width, outputs, bias=True)
+    return (Sequence("score", (first, Activation("", "relu"), last)),)
+
+
+def _dropout(c: Dimensions) -> float:
+    """GenericForTokenClassification: classifier_dropout, else hidden_dropout, else 0.1."""
+    given = (c.get("classifier_dropout"), c.get("hidden_dropout"), 0.1)
+    return float(next(p for p in given if p is not None))

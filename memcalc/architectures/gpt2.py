@@ -1,0 +1,71 @@
+"""GPT-2 and the models of its shape (GPT-3's sizes, DistilGPT-2, SantaCoder and StarCoder)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.architectures import architecture
+from memcalc.architectures.decoder import activation, causal_lm, dropout, fused_attention, layer_norm, plain_mlp, tokens
+from memcalc.blocks.attention import Attention
+from memcalc.blocks.base import Block, Unused, repeat, residual, sequence
+from memcalc.blocks.basic import Embedding, TransposedLinear
+from memcalc.blocks.mlp import Mlp
+
+if TYPE_CHECKING:
+    from memcalc.dimensions import Dimensions
+    from memcalc.model import Model
+
+
+@architecture("gpt2")
+def gpt2(c: Dimensions) -> Model:
+    """Pre-norm decoder with learned positions, LayerNorm and a plain MLP; weights stored transposed (Radford 2019)."""
+    hidden, heads, width = c.hidden_size, c.num_attention_heads, c.get("n_inner") or 4 * c.hidden_size
+    mixer = Attention(
+        "attn", heads, heads, hidden // heads, dropout=float(c.attn_pdrop), qkv=conv1d("c_attn", hidden, 3 * hidden),
+        out=conv1d("c_proj", hidden, hidden),
+    )  # fmt: skip
+    up, down = conv1d("c_fc", hidden, width), conv1d("c_proj", width, hidden)
+    return _gpt2(c, mixer, Mlp("mlp", up, down, activation=activation(c), width=width), _crossing(c))
+
+
+@architecture("gpt_bigcode")
+def gpt_bigcode(c: Dimensions) -> Model:
+    """GPT-2 with ordinary linears and, as a rule, a single key/value head (Ben Allal et al. 2023, SantaCoder)."""
+    kv = 1 if c.multi_query else c.num_attention_heads
+    mixer = fused_attention(
+        c, "attn", "c_attn", "c_proj", bias=True, kv_heads=kv, rotary_dim=0, dropout=float(c.attn_pdrop),
+        formula="gpt_bigcode",
+    )  # fmt: skip
+    return _gpt2(c, mixer, plain_mlp(c, "c_fc", "c_proj", c.get("n_inner") or 4 * c.hidden_size))
+
+
+def conv1d(name: str, inputs: int, outputs: int) -> TransposedLinear:
+    """A linear with bias whose weight is [inputs, outputs] (transformers, pytorch_utils.Conv1D)."""
+    return TransposedLinear(name, inputs, outputs, bias=True)
+
+
+def _gpt2(c: Dimensions, mixer: Block, mlp: Block, crossing: Block | None = None) -> Model:
+    layer = sequence(
+        residual(layer_norm("ln_1", c.hidden_size), mixer, dropout(c, "resid_pdrop")),
+        crossing,
+        residual(layer_norm("ln_2", c.hidden_size), mlp, dropout(c, "resid_pdrop")),
+    )
+    return causal_lm(
+        c,
+        tokens(c, "wte"),
+        Embedding("wpe", c.max_position_embeddings, c.hidden_size, index="positions"),
+        dropout(c, "embd_pdrop"),
+        repeat("h", c.num_hidden_layers, layer),
+        layer_norm("ln_f", c.hidden_size),
+        prefix="transformer", tie="wte", classifier="classifier",
+    )  # fmt: skip
+
+
+def _crossing(c: Dimensions) -> Block | None:
+    """Cross-attention that waits for an encoder's output: there, but idle in a decoder of its own."""
+    if not c.add_cross_attention:
+        return None
+    hidden = c.hidden_size
+    sizes = {"c_attn": 2 * hidden, "q_attn": hidden, "c_proj": hidden}
+    inner = sequence(*(conv1d(name, hidden, size) for name, size in sizes.items()), name="crossattention")
+    return Unused("", (layer_norm("ln_cross_attn", hidden), inner))
