@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memcalc.blocks.base import Block, Sequence
+from memcalc.blocks.base import Block, Param, Sequence
+from memcalc.blocks.basic import Linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +34,11 @@ class Fork(Block):
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         return self.branches
+
+
+@dataclass(frozen=True, slots=True)
+class Unembed(Linear):
+    """x Eᵀ + b with the embedding's own weight E, so without a tensor of its own but the bias."""
+
+    def own(self) -> tuple[Param, ...]:  # noqa: D102
+        return (Param("bias", (self.outputs,)),) if self.bias else ()

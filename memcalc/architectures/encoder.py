@@ -1,0 +1,81 @@
+"""What BERT and its kin share: summed embeddings and post-norm layers, with BERT's names for everything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from memcalc.blocks.attention import Attention
+from memcalc.blocks.base import Block, Sequence, residual, sequence
+from memcalc.blocks.basic import Dropout, Embedding, Linear, Norm
+from memcalc.blocks.image import Sum
+from memcalc.blocks.mlp import Mlp
+
+if TYPE_CHECKING:
+    from memcalc.dimensions import Dimensions
+
+
+def dropout(c: Dimensions) -> Dropout:
+    """Dropout of the hidden states."""
+    return Dropout("", float(c.hidden_dropout_prob))
+
+
+def embeddings(
+    c: Dimensions, width: int = 0, *, positions: str = "positions", tied_to: str = "", norm: bool = True
+) -> Sequence:
+    """Words + token types + learned positions, LayerNorm, dropout (BertEmbeddings)."""
+    width = width or c.hidden_size
+    words = Embedding("word_embeddings", c.vocab_size, width, tied_to=tied_to)
+    types = Embedding("token_type_embeddings", c.type_vocab_size, width, index="types")
+    places = Embedding("position_embeddings", c.max_position_embeddings, width, index=positions)  # type: ignore[arg-type]
+    return sequence(
+        Sum("", (words, types, places)), Norm("LayerNorm", width, "layer") if norm else None, dropout(c),
+        name="embeddings",
+    )  # fmt: skip
+
+
+def self_attention(c: Dimensions, name: str = "attention", *, cross: bool = False, **more: Any) -> Attention:  # noqa: ANN401
+    """Multi-head attention with biases everywhere, named as in BertAttention (its dropout and norm are beside it)."""
+    hidden, heads = c.hidden_size, c.num_attention_heads
+    width = heads * (hidden // heads)
+    return Attention(
+        name, heads, heads, hidden // heads,
+        q=Linear("self.query", hidden, width, bias=True),
+        k=Linear("self.key", hidden, width, bias=True),
+        v=Linear("self.value", hidden, width, bias=True),
+        out=Linear("output.dense", hidden, hidden, bias=True),
+        causal=bool(c.get("is_decoder")) and not cross, cross=cross,
+        dropout=float(c.attention_probs_dropout_prob), **more,
+    )  # fmt: skip
+
+
+def feed_forward(c: Dimensions) -> Mlp:
+    """output.dense(act(intermediate.dense(x)))."""
+    return Mlp(
+        "",
+        up=Linear("intermediate.dense", c.hidden_size, c.intermediate_size, bias=True),
+        down=Linear("output.dense", c.intermediate_size, c.hidden_size, bias=True),
+        activation=c.hidden_act,
+        width=c.intermediate_size,
+    )
+
+
+def norm(c: Dimensions, name: str) -> Norm:
+    """LayerNorm over the hidden size."""
+    return Norm(name, c.hidden_size, "layer")
+
+
+def post_norm(c: Dimensions, mixer: Block, name: str) -> Sequence:
+    """norm(x + dropout(mixer(x))), the order of the first transformer."""
+    return sequence(residual(mixer, dropout(c)), norm(c, name))
+
+
+def post_norm_layer(c: Dimensions, attention: Block | None = None) -> Sequence:
+    """Self-attention, cross-attention where the config adds it, and feed-forward, each post-norm (BertLayer)."""
+    cross = c.get("is_decoder") and c.get("add_cross_attention")
+    return sequence(
+        post_norm(c, attention or self_attention(c), "attention.output.LayerNorm"),
+        post_norm(c, self_attention(c, "crossattention", cross=True), "crossattention.output.LayerNorm")
+        if cross
+        else None,
+        post_norm(c, feed_forward(c), "output.LayerNorm"),
+    )

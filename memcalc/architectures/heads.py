@@ -1,0 +1,125 @@
+"""Which head a config's class asks for, and the small heads that most encoders share."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from memcalc.blocks.base import Block, Sequence, sequence
+from memcalc.blocks.basic import Activation, Dropout, Linear, Norm, Raw
+from memcalc.blocks.image import Select
+from memcalc.errors import fault
+from memcalc.model import Kind, Model
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from memcalc.dimensions import Dimensions
+
+    Heads = Mapping[str, tuple[Block, ...]]
+
+_TASK = re.compile(r"(For[A-Z]\w*|LMHeadModel|WithLMHead\w*|EncoderModel|Model|Encoder|Decoder)$")
+_KINDS: dict[str, Kind] = {
+    "ForMaskedLM": "masked-lm",
+    "ForPreTraining": "masked-lm",
+    "ForCausalLM": "causal-lm",
+    "LMHeadModel": "causal-lm",
+    "ForConditionalGeneration": "seq2seq",
+}
+
+
+def task(c: Dimensions) -> str:
+    """What the config's class ends in: 'ForMaskedLM' of BertForMaskedLM; 'Model' for the bare base model."""
+    found = _TASK.search(str((c.get("architectures") or ["Model"])[0]))
+    return found[1] if found else "Model"
+
+
+def labels(c: Dimensions) -> int:
+    """Labels of a classifier: `num_labels`, else the entries of `id2label`, else 2 (configuration_utils.py)."""
+    named = c.get("id2label")
+    return int(c.get("num_labels", 2 if named is None else len(named)))
+
+
+def kind(name: str) -> Kind:
+    """The kind of model that a task makes."""
+    return _KINDS.get(name, "encoder" if name.endswith(("Model", "Encoder")) else "classifier")
+
+
+def choose(c: Dimensions, heads: Heads) -> tuple[Block, ...]:
+    """The blocks of the head that the config's class asks for; RunInvalid lists those there are."""
+    name = task(c)
+    if name not in heads:
+        known = ", ".join(sorted({*heads, "Model"}))
+        raise fault("model.architectures", f"a {c.model_type} with the head {name!r} is not known; known are: {known}")
+    return heads[name]
+
+
+def with_head(
+    c: Dimensions,
+    prefix: str,
+    base: Sequence,
+    heads: Heads,
+    bare: tuple[Block, ...] = (),
+    **more: Any,  # noqa: ANN401 - what Model takes
+) -> Model:
+    """The base model under `prefix` with the head of the config's class; `bare` is what the base model alone adds.
+
+    The loss of encoders reads the logits as they are; that of a causal language model an fp32 copy.
+    """
+    more.setdefault("context", int(c.get("max_position_embeddings") or 0))
+    more.setdefault("kind", kind(task(c)))
+    more.setdefault("loss_fp32", more["kind"] == "causal-lm")
+    if task(c) == "Model":
+        return Model(Sequence("", (*base.blocks, *bare)), **more)
+    return Model(sequence(Sequence(prefix, base.blocks), *choose(c, heads)), **more)
+
+
+def classifier_dropout(c: Dimensions) -> Dropout:
+    """The dropout in front of a classifier: `classifier_dropout`, else that of the hidden states."""
+    own = c.get("classifier_dropout")
+    return Dropout("", float(c.hidden_dropout_prob if own is None else own))
+
+
+def pooler(c: Dimensions, name: str) -> Sequence:
+    """tanh(dense(first token)) (BertPooler)."""
+    return sequence(
+        Select(""), Linear("dense", c.hidden_size, c.hidden_size, bias=True), Activation("", "tanh"), name=name
+    )
+
+
+def classification_head(
+    c: Dimensions, dropout: Dropout, activation: str = "tanh", name: str = "classifier"
+) -> Sequence:
+    """out_proj(dropout(act(dense(dropout(first token))))) (RobertaClassificationHead)."""
+    return sequence(
+        Select(""), dropout, Linear("dense", c.hidden_size, c.hidden_size, bias=True), Activation("", activation),
+        dropout, Linear("out_proj", c.hidden_size, labels(c), bias=True), name=name,
+    )  # fmt: skip
+
+
+def masked_lm(
+    c: Dimensions,
+    name: str,
+    dense: str,
+    norm: str,
+    table: str,
+    *,
+    width: int = 0,
+    activation: str = "gelu",
+    owner: bool = False,
+) -> Sequence:
+    """decoder(norm(act(dense(x)))) + bias, over the vocabulary (BertLMPredictionHead).
+
+    `table` names the embedding that shares the decoder's weight where the config ties them; the bias, listed once for
+    the head and once for its decoder, is tied with it. `owner` where the library registers the head before the base
+    model: then the embedding is the one that is listed as tied.
+    """
+    width, tie = width or c.hidden_size, bool(c.tie_word_embeddings)
+    decoder = Linear(
+        "decoder", width, c.vocab_size, bias=True,
+        tied_to=table if tie and not owner else "", bias_tied_to=f"{name}.bias" if tie else "",
+    )  # fmt: skip
+    return sequence(
+        Linear(dense, c.hidden_size, width, bias=True), Activation("", activation), Norm(norm, width, "layer"),
+        Raw("bias", (c.vocab_size,)), decoder, name=name,
+    )  # fmt: skip
