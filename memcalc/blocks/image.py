@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from memcalc.blocks.base import Block
+from memcalc.blocks.base import Block, Sequence
 from memcalc.blocks.basic import Raw
 
 
@@ -20,7 +20,7 @@ class Flatten(Block):
 
 @dataclass(frozen=True, slots=True)
 class Unflatten(Block):
-    """Tokens back to a map; `patch` > 1 spreads each token over patch × patch pixels (a DiT's unpatchify)."""
+    """Tokens back to a map; `patch` > 1 spreads each token over patch x patch pixels (a DiT's unpatchify)."""
 
     patch: int = 1
 
@@ -36,7 +36,7 @@ class Positions(Raw):
 
 
 @dataclass(frozen=True, slots=True)
-class Scale(Raw):
+class ChannelScale(Raw):
     """x times a learned value per channel, or one for all (LayerScale; Touvron et al. 2021)."""
 
 
@@ -115,3 +115,15 @@ class Keep(Block):
 @dataclass(frozen=True, slots=True)
 class Join(Block):
     """x concatenated along its channels with what the last open Keep remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Windows(Sequence):
+    """Blocks that run within windows of size x size tokens of a map; `shifted` rolls the map by half a window first.
+
+    The map is padded to a multiple of `size`, cut into windows (a copy), and put together again behind the blocks
+    (Liu et al. 2021; transformers, SwinLayer.forward). A map no larger than a window is one window, not shifted.
+    """
+
+    size: int = 7
+    shifted: bool = False

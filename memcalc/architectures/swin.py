@@ -1,0 +1,147 @@
+"""Swin transformers: attention within shifted windows, and a map halved from stage to stage (Liu et al. 2021, 2022)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from memcalc.architectures import architecture
+from memcalc.architectures.vision import (
+    class_name,
+    drop_path,
+    dropout,
+    image_classifier,
+    made,
+    mask_token,
+    mlp,
+    pair,
+    patches,
+    unknown_class,
+)
+from memcalc.architectures.vit import pixel_decoder
+from memcalc.blocks.attention import Attention
+from memcalc.blocks.base import Block, Sequence, residual, sequence, stack
+from memcalc.blocks.basic import Activation, Linear, Norm, Raw
+from memcalc.blocks.image import MergeNeighbours, Positions, Select, Windows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from memcalc.dimensions import Dimensions
+    from memcalc.model import Model
+
+    Layer = Callable[[Dimensions, "Stage", bool, bool], Sequence]
+
+
+class Stage(NamedTuple):
+    """Channels, heads and the smaller side of the map of one stage."""
+
+    width: int
+    heads: int
+    side: int
+
+
+@architecture("swin")
+def swin(c: Dimensions) -> Model:
+    """Windows of window_size², a relative position bias per head, patches merged two by two between stages."""
+    return _swin(c, _layer, 0)
+
+
+@architecture("swinv2")
+def swinv2(c: Dimensions) -> Model:
+    """Swin with cosine attention, norms behind each branch and position biases from a small network."""
+    return _swin(c, _layer_v2, 1)
+
+
+def _swin(c: Dimensions, layer: Layer, more_positions: int) -> Model:
+    name, last = class_name(c), c.embed_dim * 2 ** (len(c.depths) - 1)
+    body = (
+        _embeddings(c, more_positions, masked=name.endswith("ForMaskedImageModeling")),
+        sequence(_stages(c, layer), name="encoder"),
+        Norm("layernorm", last, "layer"),
+    )
+    if name.endswith("ForImageClassification"):
+        return image_classifier(c, Sequence(c.model_type, body), last, "mean")
+    if name.endswith("ForMaskedImageModeling"):
+        return pixel_decoder(c, Sequence(c.model_type, body), last)
+    if not name.endswith("Model"):
+        raise unknown_class(c)
+    return made(c, sequence(*body, Select("", "mean")), "encoder")
+
+
+def _grid(c: Dimensions) -> tuple[int, int]:
+    (height, width), (rows, columns) = pair(c.image_size), pair(c.patch_size)
+    return height // rows, width // columns
+
+
+def _embeddings(c: Dimensions, more: int, *, masked: bool) -> Sequence:
+    height, width = _grid(c)
+    table = Positions("position_embeddings", (1, height * width + more, c.embed_dim))
+    cut = sequence(patches(c, "projection", c.embed_dim), name="patch_embeddings")
+    mask = mask_token(c.but(hidden_size=c.embed_dim), 1, 1) if masked else None
+    places = table if c.use_absolute_embeddings else None
+    return sequence(cut, Norm("norm", c.embed_dim, "layer"), mask, places, dropout(c), name="embeddings")
+
+
+def _stages(c: Dimensions, layer: Layer) -> Block:
+    """Stage i: depths[i] layers of embed_dim * 2^i channels, every second one shifted, then patches merged."""
+    stages: list[Block] = []
+    for i, (depth, heads) in enumerate(zip(c.depths, c.num_heads, strict=True)):
+        stage = Stage(c.embed_dim * 2**i, heads, min(_grid(c)) // 2**i)
+        plain, shifted = layer(c, stage, False, False), layer(c, stage, True, False)
+        begin = layer(c, stage, False, True) if i == 0 else plain
+        blocks = stack("blocks", [begin, *(shifted if j % 2 else plain for j in range(1, depth))])
+        merge = _merge(stage.width, v2=c.model_type == "swinv2") if i < len(c.depths) - 1 else None
+        stages.append(sequence(blocks, merge))
+    return stack("layers", stages)
+
+
+def _merge(width: int, *, v2: bool) -> Sequence:
+    """Four neighbours to one token of twice the width; Swin norms before the projection, Swin v2 behind it."""
+    reduction = Linear("reduction", 4 * width, 2 * width)
+    last = (reduction, Norm("norm", 2 * width, "layer")) if v2 else (Norm("norm", 4 * width, "layer"), reduction)
+    return sequence(MergeNeighbours("", 2), *last, name="downsample")
+
+
+def _layer(c: Dimensions, stage: Stage, shifted: bool, first: bool) -> Sequence:
+    """Norm, attention within windows, x + it; norm, MLP, x + it."""
+    width, heads, side = stage
+    size = c.window_size
+    table = Raw("relative_position_bias.relative_position_bias_table", ((2 * size - 1) ** 2, heads))
+    mixer = _attention(c, stage, ("q_proj", "k_proj", "v_proj", "o_proj"), table)
+    inside = Windows("", (mixer, *_given(dropout(c))), min(size, side), shifted and side > size)
+    feed = mlp(c, int(c.mlp_ratio * width), hidden=width)
+    before, after = Norm("layernorm_before", width, "layer"), Norm("layernorm_after", width, "layer")
+    return sequence(residual(before, inside, drop_path(c, first=first)), residual(after, feed, dropout(c)))
+
+
+def _layer_v2(c: Dimensions, stage: Stage, shifted: bool, first: bool) -> Sequence:
+    """Attention within windows, norm, x + it; MLP, norm, x + it."""
+    width, heads, side = stage
+    size = min(c.window_size, side)
+    network = (Linear("0", 2, 512, bias=True), Activation("", "relu"), Linear("2", 512, heads))
+    biases = Sequence("self.continuous_position_bias_mlp", network)
+    scale = Raw("self.logit_scale", (heads, 1, 1))
+    mixer = _attention(c, stage, ("self.query", "self.key", "self.value", "output.dense"), scale, biases)
+    inside = Windows("", (mixer, *_given(dropout(c))), size, shifted and side > size)
+    feed = mlp(c, int(c.mlp_ratio * width), name="", names=("intermediate.dense", "output.dense"), hidden=width)
+    before, after = Norm("layernorm_before", width, "layer"), Norm("layernorm_after", width, "layer")
+    drop = drop_path(c, first=first)
+    return sequence(residual(inside, before, drop), residual(feed, *_given(dropout(c)), after, drop))
+
+
+def _attention(c: Dimensions, stage: Stage, names: tuple[str, str, str, str], *biases: Block) -> Attention:
+    """Attention with a bias on its scores; Swin v2 has no bias on its keys and compares by cosine."""
+    v2, (width, heads, _), (q, k, v, out) = c.model_type == "swinv2", stage, names
+    return Attention(
+        "attention", heads, heads, width // heads,
+        q=Linear(q, width, width, bool(c.qkv_bias)),
+        k=Linear(k, width, width, bool(c.qkv_bias) and not v2),
+        v=Linear(v, width, width, bool(c.qkv_bias)),
+        out=Linear(out, width, width, bias=True),
+        before=biases, causal=False, scores_bias=True, formula="swinv2" if v2 else "swin",
+        dropout=float(c.attention_probs_dropout_prob),
+    )  # fmt: skip
+
+
+def _given(*blocks: Block | None) -> tuple[Block, ...]:
+    return tuple(block for block in blocks if block)

@@ -1,0 +1,189 @@
+"""Vision transformers: an image as patches, a class token, and a pre-norm encoder (Dosovitskiy et al. 2021)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.architectures import architecture
+from memcalc.architectures.vision import (
+    attention,
+    class_name,
+    drop_path,
+    dropout,
+    embeddings,
+    encoder_layer,
+    grid,
+    image_model,
+    labels,
+    layer_norms,
+    layer_scales,
+    made,
+    mask_token,
+    mlp,
+    pair,
+    patches,
+)
+from memcalc.blocks.base import Block, Sequence, repeat, sequence, stack
+from memcalc.blocks.basic import Activation, Conv, Linear, Norm, Raw
+from memcalc.blocks.image import Positions, Prefix, Select, Unflatten
+from memcalc.blocks.mlp import Mlp
+
+if TYPE_CHECKING:
+    from memcalc.dimensions import Dimensions
+    from memcalc.model import Model
+
+_PREFIX: dict[str, dict[str, int]] = {"deit": {"cls_token": 1, "distillation_token": 1}, "ijepa": {}}
+
+
+@architecture("vit", "deit", "ijepa", "vit_msn")
+def vit(c: Dimensions) -> Model:
+    """ViT, DeiT (a distillation token), I-JEPA (no class token): the same encoder."""
+    tokens, prefix = _PREFIX.get(c.model_type, {"cls_token": 1}), "vit" if c.model_type == "vit_msn" else c.model_type
+    masked = class_name(c).endswith("ForMaskedImageModeling")
+    mask = (mask_token(c, 1, 1),) if masked else ()
+    layers = repeat("layers", c.num_hidden_layers, vit_layer(c))
+    body = sequence(
+        embeddings(c, prefix=tokens, extra=mask), layers, Norm("layernorm", c.hidden_size, "layer")
+    )
+    if masked:
+        return pixel_decoder(c, Sequence(prefix, body.blocks))
+    if class_name(c) == "DeiTForImageClassificationWithTeacher":
+        heads = (Linear(name, c.hidden_size, labels(c), bias=True) for name in ("cls_classifier", "distillation_classifier"))  # noqa: E501
+        return made(c, sequence(Sequence("deit", body.blocks), Select(""), *heads), "image")
+    pooled = pooler(c) if c.model_type in ("vit", "deit") else None
+    return image_model(c, prefix, body, pooled, read="first" if tokens else "mean")
+
+
+def vit_layer(c: Dimensions) -> Sequence:
+    """ViT's encoder layer."""
+    norms = layer_norms(c, "layernorm_before", "layernorm_after")
+    return encoder_layer(attention(c, "attention", bias=bool(c.qkv_bias)), mlp(c), norms, drop=dropout(c))
+
+
+def pooler(c: Dimensions) -> Sequence:
+    """A linear layer and tanh on the first token."""
+    dense = Linear("dense", c.hidden_size, c.get("pooler_output_size") or c.hidden_size, bias=True)
+    return sequence(Select(""), dense, Activation("", c.get("pooler_act") or "tanh"), name="pooler")
+
+
+def pixel_decoder(c: Dimensions, base: Block, width: int = 0) -> Model:
+    """SimMIM's head: a 1x1 convolution to stride² pixels per token, shuffled into an image (Xie et al. 2022)."""
+    pixels = c.encoder_stride**2 * c.num_channels
+    conv = Conv("decoder.0", width or c.hidden_size, pixels, (1, 1))
+    return made(c, sequence(base, Unflatten(""), conv, Unflatten("", c.encoder_stride)), "image")
+
+
+@architecture("vit_mae")
+def vit_mae(c: Dimensions) -> Model:
+    """A ViT that sees a quarter of the patches, and a small decoder that paints the rest (He et al. 2022)."""
+    inner = sequence(patches(c, "projection"), name="patch_embeddings")
+    table = Positions("position_embeddings", (1, grid(c) + 1, c.hidden_size), trainable=False)
+    begin = sequence(inner, table, Prefix("cls_token", (1, 1, c.hidden_size)), name="embeddings")
+    layers = repeat("layers", c.num_hidden_layers, vit_layer(c))
+    body = sequence(begin, layers, Norm("layernorm", c.hidden_size, "layer"))
+    if not class_name(c).endswith("ForPreTraining"):
+        return image_model(c, "vit", body)
+    return made(c, sequence(Sequence("vit", body.blocks), _mae_decoder(c)), "image")
+
+
+def _mae_decoder(c: Dimensions) -> Sequence:
+    hidden, (height, width) = c.decoder_hidden_size, pair(c.patch_size)
+    d = c.but(
+        hidden_size=hidden, num_hidden_layers=c.decoder_num_hidden_layers,
+        num_attention_heads=c.decoder_num_attention_heads, intermediate_size=c.decoder_intermediate_size,
+    )  # fmt: skip
+    return sequence(
+        Linear("decoder_embed", c.hidden_size, hidden, bias=True),
+        Raw("mask_token", (1, 1, hidden)),
+        Positions("decoder_pos_embed", (1, grid(c) + 1, hidden), trainable=False),
+        repeat("decoder_layers", d.num_hidden_layers, vit_layer(d)),
+        Norm("decoder_norm", hidden, "layer"),
+        Linear("decoder_pred", hidden, height * width * c.num_channels, bias=True),
+        name="decoder",
+    )
+
+
+@architecture("dinov2", "dinov2_with_registers")
+def dinov2(c: Dimensions) -> Model:
+    """ViT with LayerScale, and with registers in the later release (Oquab et al. 2023; Darcet et al. 2024)."""
+    registers = int(c.get("num_register_tokens") or 0)
+    mask = (mask_token(c, 1),) if c.get("use_mask_token", True) else ()
+    begin = embeddings(c, prefix={"cls_token": 1}, extra=mask)
+    if "num_register_tokens" in c:  # put between class and patches, after the positions
+        begin = Sequence("embeddings", (*begin.blocks, Prefix("register_tokens", (1, registers, c.hidden_size))))
+    layer = encoder_layer(
+        attention(c, "attention", bias=bool(c.qkv_bias)), _dinov2_mlp(c), layer_norms(c, "norm1", "norm2"),
+        layer_scales(c, "layer_scale1.lambda1", "layer_scale2.lambda1"), drop_path(c),
+    )  # fmt: skip
+    layers = sequence(repeat("layer", c.num_hidden_layers, layer), name="encoder")
+    body = sequence(begin, layers, Norm("layernorm", c.hidden_size, "layer"))
+    return image_model(c, c.model_type, body, width=2 * c.hidden_size, read="first+mean")
+
+
+def _dinov2_mlp(c: Dimensions) -> Mlp:
+    width = int(c.hidden_size * c.mlp_ratio)
+    if not c.use_swiglu_ffn:
+        return mlp(c, width)
+    return gated(c, (int(width * 2 / 3) + 7) // 8 * 8, "silu", bias=True)
+
+
+def gated(c: Dimensions, width: int, activation: str, *, bias: bool) -> Mlp:
+    """down_proj(act(gate_proj(x)) * up_proj(x))."""
+    up, gate = (Linear(name, c.hidden_size, width, bias) for name in ("up_proj", "gate_proj"))
+    return Mlp("mlp", up, Linear("down_proj", width, c.hidden_size, bias), gate, activation=activation, width=width)
+
+
+@architecture("dinov3_vit")
+def dinov3(c: Dimensions) -> Model:
+    """ViT with rotary positions, registers and LayerScale (Siméoni et al. 2025)."""
+    begin = sequence(
+        mask_token(c, 1, 1), patches(c, "patch_embeddings"),
+        Prefix("cls_token", (1, 1, c.hidden_size)),
+        Prefix("register_tokens", (1, c.num_register_tokens, c.hidden_size)), name="embeddings",
+    )  # fmt: skip
+    mixer = attention(
+        c, "attention", bias=bool(c.query_bias), k_bias=c.key_bias, v_bias=c.value_bias, out_bias=c.proj_bias,
+        rotary_dim=c.hidden_size // c.num_attention_heads,
+    )  # fmt: skip
+    bias, act = bool(c.mlp_bias), c.hidden_act
+    feed = gated(c, c.intermediate_size, act, bias=bias) if c.use_gated_mlp else mlp(c, names=("up_proj", "down_proj"), bias=bias)  # noqa: E501
+    scales = layer_scales(c, "layer_scale1.lambda1", "layer_scale2.lambda1")
+    layer = encoder_layer(mixer, feed, layer_norms(c, "norm1", "norm2"), scales, drop_path(c))
+    layers = sequence(repeat("layer", c.num_hidden_layers, layer), name="model")
+    return image_model(c, "dinov3_vit", sequence(begin, layers, Norm("norm", c.hidden_size, "layer")))
+
+
+@architecture("beit")
+def beit(c: Dimensions) -> Model:
+    """ViT with relative position biases and LayerScale, pre-trained on masked visual tokens (Bao et al. 2022)."""
+    mask = (mask_token(c, 1, 1),) if c.use_mask_token else ()
+    begin = embeddings(c, prefix={"cls_token": 1}, extra=mask, positions=c.use_absolute_position_embeddings)
+    table = Sequence("shared_position_bias", (_relative_bias(c),)) if c.use_shared_relative_position_bias else None
+    first, later = _beit_layer(c, first=True), _beit_layer(c)
+    layers = stack("layers", [first, *[later] * (c.num_hidden_layers - 1)])
+    norm = None if c.use_mean_pooling else Norm("layernorm", c.hidden_size, "layer")
+    pool = Norm("layernorm", c.hidden_size, "layer") if c.use_mean_pooling else None
+    end = sequence(Select("", "mean" if pool else "first"), pool, name="pooler")
+    body = sequence(begin, table, layers, norm)
+    if class_name(c).endswith("ForMaskedImageModeling"):
+        words = (Norm("layernorm", c.hidden_size, "layer"), Linear("lm_head", c.hidden_size, c.vocab_size, bias=True))
+        return made(c, sequence(Sequence("beit", body.blocks), *words), "image")
+    if class_name(c).endswith("ForImageClassification"):
+        body = sequence(*body.blocks, end)
+    return image_model(c, "beit", body, end)
+
+
+def _relative_bias(c: Dimensions) -> Raw:
+    rows, columns = (size // pair(c.patch_size)[0] for size in pair(c.image_size))
+    return Raw("relative_position_bias_table", ((2 * rows - 1) * (2 * columns - 1) + 3, c.num_attention_heads))
+
+
+def _beit_layer(c: Dimensions, *, first: bool = False) -> Sequence:
+    scaled = c.layer_scale_init_value > 0
+    scales = layer_scales(c, "lambda_1", "lambda_2") if scaled else (None, None)
+    norms = layer_norms(c, "layernorm_before", "layernorm_after")
+    table = Sequence("relative_position_bias", (_relative_bias(c),)) if c.use_relative_position_bias else None
+    layer = encoder_layer(
+        attention(c, "attention", k_bias=False), mlp(c), norms, scales, dropout(c) or drop_path(c, first=first)
+    )
+    return sequence(table, *layer.blocks)
