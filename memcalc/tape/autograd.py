@@ -1,0 +1,197 @@
+"""A small interpreter of autograd that knows sizes only: nodes, what they save, and the backward walk.
+
+It follows torch/csrc/autograd/engine.cpp: the node made last runs first; gradients that meet are added into a new
+tensor before the node that waits for them runs; what a node saved is released when it has run; a parameter's gradient
+stays.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from sys import getrefcount
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from memcalc.tape.values import Shape, Value, dense_like
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from memcalc.tape.checkpoint import Holder
+    from memcalc.tape.recorder import Tape
+
+Gradients: TypeAlias = "tuple[Value | None, ...]"
+Formula: TypeAlias = "Callable[..., Gradients]"
+
+
+class Edge(NamedTuple):
+    """Where the gradient of an input goes, and what it must look like: that input's own shape and dtype."""
+
+    node: Node | Leaf
+    slot: int
+    shape: Shape
+    dtype: str
+
+
+class Node:
+    """An operation to be undone: its backward formula, where its gradients go, and what it saved for them."""
+
+    __slots__ = ("edges", "formula", "meta", "owner", "saved", "sequence", "width")
+
+    def __init__(self, tape: Tape, formula: Formula, inputs: tuple[Value | None, ...], meta: Any) -> None:  # noqa: ANN401 - what each formula asks for
+        self.sequence = tape.next_sequence()
+        self.formula, self.meta, self.owner, self.width = formula, meta, tape.owner, 1
+        self.saved: list[Value | Holder | None] = []
+        self.edges = [Edge(x.node, x.slot, x.shape, x.dtype) if x is not None and x.node else None for x in inputs]
+
+    def load(self) -> list[Any]:
+        """The saved values, recomputed where a checkpoint stands in for them."""
+        return [x if x is None or x.__class__ is Value else x.unpack() for x in self.saved]  # type: ignore[union-attr]
+
+    def wants(self, *which: int) -> bool:
+        """Whether the gradient of any of these inputs is asked for."""
+        return any(self.edges[i] is not None for i in which)
+
+
+class Leaf:
+    """A parameter's end of the graph: the gradient accumulates here (torch/csrc/autograd/functions/accumulate_grad.h)."""
+
+    __slots__ = ("dtype", "grad", "held", "shape", "tape")
+    edges: tuple[Edge, ...] = ()
+    width = 1
+
+    def __init__(self, tape: Tape, shape: Shape, dtype: str, *, held: bool = False) -> None:
+        self.tape, self.shape, self.dtype, self.held = tape, shape, dtype, held
+        self.grad: Value | None = None
+
+    def accumulate(self, grads: list[Value]) -> None:
+        """Keep the gradient: as it is, or a copy where others still hold it or its layout isn't the parameter's.
+
+        `held` marks a gradient that an earlier micro batch left: the new one is added into it in place.
+        """
+        gradient = grads.pop()
+        if self.held or self.grad is not None:
+            return
+        if getrefcount(gradient) > 2 or gradient.strides is not None:
+            gradient = self.tape.new(gradient.shape, gradient.dtype)
+        self.grad = gradient
+        self.tape.gradients.append(gradient.storage.id)
+
+
+def record(tape: Tape, formula: Formula, inputs: tuple[Value | None, ...], saved: tuple[Value | None, ...] = (), meta: Any = None) -> Node | None:  # noqa: E501, ANN401
+    """The node of an operation, with its inputs saved before it runs; None where no gradient will be asked for."""
+    if not tape.grad_enabled:
+        return None
+    for x in inputs:
+        if x is not None and x.node is not None:
+            break
+    else:
+        return None
+    node = Node(tape, formula, inputs, meta)
+    for x in saved:
+        save(tape, node, x)
+    return node
+
+
+def save(tape: Tape, node: Node | None, x: Value | None) -> None:
+    """Put a value on a node's saved list: the value itself, or what a checkpoint leaves in its place."""
+    if node is None:
+        return
+    if x is None:
+        node.saved.append(None)
+    else:
+        hook = tape.saving
+        node.saved.append(x.detach() if hook is None else hook(x.detach()))
+
+
+def backward(tape: Tape, roots: list[tuple[Value, Value]], watch: Callable[[int], None] | None = None) -> None:
+    """Run the graph below (output, gradient) pairs; `watch` hears each node's sequence number before it runs."""
+    waiting = _dependencies([value.node for value, _ in roots])
+    buffers: dict[Node | Leaf, list[Value | None]] = {}
+    heap: list[tuple[int, Node]] = []
+    enabled, tape.grad_enabled = tape.grad_enabled, False
+    while roots:
+        value, gradient = roots.pop()
+        _deliver(tape, buffers, heap, waiting, value.node, value.slot, gradient, arrived=0)
+        del value, gradient
+    while heap:
+        node = heappop(heap)[1]
+        if watch:
+            watch(node.sequence)
+        tape.owner = node.owner
+        outputs = _evaluate(tape, node, buffers.pop(node))
+        for i, edge in enumerate(node.edges):
+            if edge is not None:
+                gradient, outputs[i] = outputs[i], None
+                _deliver(tape, buffers, heap, waiting, edge.node, edge.slot, gradient)
+                del gradient
+        outputs.clear()
+        node.edges = []
+        _accumulate(tape, buffers, node)
+    tape.grad_enabled = enabled
+
+
+def _dependencies(roots: list[Any]) -> dict[Node | Leaf, int]:
+    """How many gradients each node below the roots waits for."""
+    waiting: dict[Node | Leaf, int] = dict.fromkeys(roots, 0)
+    stack = list(waiting)
+    while stack:
+        for edge in stack.pop().edges:
+            if edge is not None:
+                node = edge.node
+                if node in waiting:
+                    waiting[node] += 1
+                else:
+                    waiting[node] = 1
+                    stack.append(node)
+    return waiting
+
+
+def _deliver(  # noqa: PLR0917 - the engine's state is in its arguments
+    tape: Tape,
+    buffers: dict[Any, list[Value | None]],
+    heap: list[tuple[int, Node]],
+    waiting: dict[Any, int],
+    node: Any,  # noqa: ANN401
+    slot: int,
+    gradient: Value | None,
+    arrived: int = 1,
+) -> None:
+    """Hand a gradient to the node that waits for it; two that meet are summed into a new tensor (InputBuffer::add)."""
+    buffer = buffers.get(node)
+    if buffer is None:
+        buffer = buffers[node] = [None] * node.width
+    if gradient is not None:
+        old = buffer[slot]
+        buffer[slot] = gradient if old is None else tape.new(old.shape, old.dtype, dense_like(old.shape, old.strides))
+        del old
+    waiting[node] -= arrived
+    if not waiting[node]:
+        if node.__class__ is Leaf:
+            tape.ready.append(node)
+        else:
+            heappush(heap, (-node.sequence, node))
+
+
+def _evaluate(tape: Tape, node: Node, grads: list[Value | None]) -> list[Value | None]:
+    """The gradients of a node's inputs, each made to fit its input; then what the node saved is let go."""
+    outputs = list(node.formula(node, *grads))
+    for i, edge in enumerate(node.edges):
+        gradient = outputs[i]
+        if gradient is not None and edge is not None:
+            if gradient.shape != edge.shape:
+                outputs[i] = gradient = tape.new(edge.shape, gradient.dtype)
+            if gradient.dtype != edge.dtype:
+                outputs[i] = tape.new(edge.shape, edge.dtype, gradient.strides)
+        del gradient
+    grads.clear()
+    node.saved = []
+    return outputs
+
+
+def _accumulate(tape: Tape, buffers: dict[Any, list[Value | None]], _: Node) -> None:
+    """Let the parameters whose gradients are complete take them; they come before any other node."""
+    while tape.ready:
+        leaf = tape.ready.pop(0)
+        grads = [g for g in buffers.pop(leaf) if g is not None]
+        if grads:
+            leaf.accumulate(grads)

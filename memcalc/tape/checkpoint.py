@@ -1,0 +1,118 @@
+"""Activation checkpointing as torch/utils/checkpoint.py does it, without and with re-entrance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.tape.autograd import Gradients, Leaf, Node, backward, record
+from memcalc.tape.values import Value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from memcalc.tape.recorder import Tape
+
+    Layer = Callable[[Value], Value]
+
+
+class StopRecomputation(Exception):  # noqa: N818 - a signal, as in torch
+    """Everything that the backward pass needs is there; the rest of the layer is not run."""
+
+
+class Holder:
+    """Stands in a saved list for a value that will be recomputed."""
+
+    __slots__ = ("frame", "index")
+
+    def __init__(self, frame: Frame, index: int) -> None:
+        self.frame, self.index = frame, index
+
+    def unpack(self) -> Value:
+        """The recomputed value; it is handed out once."""
+        if self.frame.recomputed is None:
+            self.frame.recompute()
+        return self.frame.recomputed.pop(self.index)  # type: ignore[union-attr]
+
+
+class Frame:
+    """One checkpointed layer: its input, how to run it again, and what that yielded."""
+
+    __slots__ = ("held", "layer", "place", "recomputed", "saved", "tape", "x")
+
+    def __init__(self, tape: Tape, layer: Layer, x: Value) -> None:
+        self.tape, self.layer, self.x = tape, layer, x
+        self.saved, self.recomputed = 0, None  # type: int, dict[int, Value] | None
+        self.held = 0
+        self.place = tape.path, tape.instance
+
+    def hold(self, _: Value) -> Holder:
+        """Instead of saving."""
+        self.saved += 1
+        return Holder(self, self.saved - 1)
+
+    def keep(self, value: Value) -> Value:
+        """While recomputing: the n-th value that is saved is the n-th that was."""
+        assert self.recomputed is not None  # noqa: S101 - recompute() has set it
+        self.recomputed[self.held] = value
+        self.held += 1
+        if self.held == self.saved:
+            raise StopRecomputation
+        return value
+
+    def recompute(self) -> None:
+        """Run the layer again up to the last value it saved."""
+        tape, self.recomputed = self.tape, {}
+        before = tape.saving, tape.grad_enabled, tape.owner, tape.path, tape.instance
+        tape.path, tape.instance = self.place
+        first = len(tape.sizes)
+        tape.saving, tape.grad_enabled = self.keep, True
+        try:
+            with tape.autocast_again():
+                self.layer(self.x)
+        except StopRecomputation:
+            pass
+        tape.saving, tape.grad_enabled, tape.owner, tape.path, tape.instance = before
+        tape.recomputed.append((first, len(tape.sizes)))
+
+
+def checkpointed(tape: Tape, layer: Layer, x: Value, *, reentrant: bool = False) -> Value:
+    """layer(x), keeping x alone for the backward pass."""
+    if reentrant:
+        return _reentrant(tape, layer, x)
+    frame, before = Frame(tape, layer, x), tape.saving
+    tape.saving = frame.hold
+    try:
+        return layer(x)
+    finally:
+        tape.saving = before
+
+
+def _reentrant(tape: Tape, layer: Layer, x: Value) -> Value:
+    """CheckpointFunction: forward without a graph; backward builds one and runs it at once."""
+    node = record(tape, _reentrant_backward, (x,), (x,), (layer, tape.path, tape.instance))
+    enabled, tape.grad_enabled = tape.grad_enabled, False
+    try:
+        out = layer(x)
+    finally:
+        tape.grad_enabled = enabled
+    return Value(tape, out.storage, out.shape, out.dtype, out.strides, node)
+
+
+def _reentrant_backward(node: Node, g: Value) -> Gradients:
+    (saved,) = node.load()
+    tape = saved.tape
+    leaf = Leaf(tape, saved.shape, saved.dtype)
+    x = Value(tape, saved.storage, saved.shape, saved.dtype, saved.strides, leaf)
+    layer, *place = node.meta
+    before, first = (tape.path, tape.instance), len(tape.sizes)
+    tape.path, tape.instance = place
+    tape.grad_enabled = True
+    with tape.autocast_again():
+        out = layer(x)
+    tape.grad_enabled = False
+    tape.path, tape.instance = before
+    tape.recomputed.append((first, len(tape.sizes)))
+    ready, tape.ready = tape.ready, []
+    backward(tape, [(out, g)])
+    tape.ready = ready
+    return (leaf.grad,)

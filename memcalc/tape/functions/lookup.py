@@ -1,0 +1,66 @@
+"""Reading by index, and the loss."""
+
+from __future__ import annotations
+
+from memcalc.tape.autograd import Gradients, Node, record
+from memcalc.tape.functions.pointwise import result, to, upper
+from memcalc.tape.functions.reduce import log_softmax
+from memcalc.tape.functions.shaping import alias
+from memcalc.tape.values import Shape, Value
+
+
+def embedding(index: Value, weight: Value) -> Value:
+    """F.embedding: saves the indices; the gradient is as large as the table."""
+    node = record(weight.tape, _embedding_backward, (weight,), (index,))
+    out = weight.tape.new((*index.shape, weight.shape[1]), weight.dtype)
+    out.node = node
+    return out
+
+
+def _embedding_backward(node: Node, g: Value) -> Gradients:
+    _index = node.load()
+    return (g.tape.new(node.edges[0].shape, g.dtype),)
+
+
+def gather(x: Value, index: Value, shape: Shape) -> Value:
+    """x.gather / x[index] / index_select of `shape`: saves the indices; the gradient is as large as x."""
+    node = record(x.tape, _embedding_backward, (x,), (index,))
+    out = x.tape.new(shape, x.dtype)
+    out.node = node
+    return out
+
+
+def cross_entropy(logits: Value, labels: Value) -> Value:
+    """F.cross_entropy of [rows, classes]: log-softmax and the negative log-likelihood of the labels."""
+    logits = upper(logits)
+    scores = log_softmax(logits)
+    del logits
+    tape = scores.tape
+    node = record(tape, _nll_backward, (scores,), (scores, labels))
+    loss, weight = tape.new((), scores.dtype), tape.new((), scores.dtype)
+    if node:
+        node.saved.append(weight if tape.saving is None else tape.saving(weight))
+    loss.node = node
+    return loss
+
+
+def _nll_backward(node: Node, g: Value) -> Gradients:
+    scores, *_ = node.load()
+    return (g.tape.new(scores.shape, scores.dtype),)
+
+
+def mse_loss(x: Value, target: Value) -> Value:
+    """F.mse_loss: saves both."""
+    x, target = upper(x), upper(target)
+    node = record(x.tape, _mse_backward, (x,), (x, target))
+    loss = x.tape.new((), x.dtype)
+    loss.node = node
+    return loss
+
+
+def _mse_backward(node: Node, g: Value) -> Gradients:
+    x, _ = node.load()
+    return (x.tape.new(x.shape, x.dtype),)
+
+
+__all__ = ["alias", "cross_entropy", "embedding", "gather", "mse_loss", "result", "to"]

@@ -1,0 +1,262 @@
+"""Pointwise operations: what each saves and what its backward formula allocates (tools/autograd/derivatives.yaml)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.tape.autograd import Formula, Gradients, Node, record, save
+from memcalc.tape.values import FLOATS, Value, broadcast, dense_like, promoted
+
+if TYPE_CHECKING:
+    from memcalc.tape.values import Shape
+
+
+def result(a: Value, node: Node | None, shape: Shape | None = None, dtype: str = "") -> Value:
+    """A fresh output of a pointwise operation, laid out like its first full-size input."""
+    shape = a.shape if shape is None else shape
+    strides = None if a.strides is None or a.shape != shape else dense_like(shape, a.strides)
+    out = a.tape.new(shape, dtype or a.dtype, strides)
+    out.node = node
+    return out
+
+
+def _binary(a: Value, b: Value, node: Node | None, dtype: str = "") -> Value:
+    shape = broadcast(a.shape, b.shape)
+    return result(a if a.shape == shape else b, node, shape, dtype or promoted(a.dtype, b.dtype))
+
+
+# --- arithmetic of two tensors
+
+
+def add(a: Value, b: Value) -> Value:
+    """a + b, also a - b: saves nothing."""
+    return _binary(a, b, record(a.tape, _add_backward, (a, b)))
+
+
+def _add_backward(_: Node, g: Value) -> Gradients:
+    return g, g
+
+
+def subtract(a: Value, b: Value) -> Value:
+    """a - b; the gradient of b is a negated copy."""
+    return _binary(a, b, record(a.tape, _subtract_backward, (a, b)))
+
+
+def _subtract_backward(node: Node, g: Value) -> Gradients:
+    return g, result(g, None) if node.wants(1) else None
+
+
+def add_(a: Value, b: Value) -> Value:
+    """a += b: no new storage."""
+    node = record(a.tape, _add_backward, (a, b))
+    return Value(a.tape, a.storage, a.shape, a.dtype, a.strides, node or a.node, 0 if node else a.slot)
+
+
+def mul(a: Value, b: Value) -> Value:
+    """a * b: each is saved where the other needs a gradient."""
+    node = record(a.tape, _mul_backward, (a, b), (a if b.node else None, b if a.node else None))
+    return _binary(a, b, node)
+
+
+def _mul_backward(node: Node, g: Value) -> Gradients:
+    a, b = node.load()
+    second = _binary(g, a, None) if node.wants(1) else None
+    first = _binary(g, b, None) if node.wants(0) else None
+    return first, second
+
+
+def div(a: Value, b: Value) -> Value:
+    """a / b: b is saved, and a where b needs a gradient."""
+    node = record(a.tape, _div_backward, (a, b), (a if b.node else None, b))
+    return _binary(a, b, node)
+
+
+def _div_backward(node: Node, g: Value) -> Gradients:
+    a, b = node.load()
+    second = None
+    if node.wants(1):  # -grad * ((self / other) / other)
+        minus = result(g, None)
+        ratio = _binary(a, b, None)
+        twice = _binary(ratio, b, None)
+        second = _binary(minus, twice, None)
+        del minus, ratio, twice
+    return _binary(g, b, None) if node.wants(0) else None, second
+
+
+# --- arithmetic with a number
+
+
+def scale(x: Value) -> Value:
+    """x times, or divided by, a number: saves nothing."""
+    return result(x, record(x.tape, _scale_backward, (x,)))
+
+
+def _scale_backward(_: Node, g: Value) -> Gradients:
+    return (result(g, None),)
+
+
+neg = scale  # the same bytes
+
+
+def shift(x: Value) -> Value:
+    """x plus a number: a new tensor, the gradient passes through."""
+    return result(x, record(x.tape, _through, (x,)))
+
+
+def _through(_: Node, g: Value) -> Gradients:
+    return (g,)
+
+
+# --- functions of one tensor
+
+
+def _of_input(formula: Formula, x: Value) -> Value:
+    return result(x, record(x.tape, formula, (x,), (x,)))
+
+
+def _of_output(formula: Formula, x: Value) -> Value:
+    node = record(x.tape, formula, (x,))
+    out = result(x, node)
+    save(x.tape, node, out)
+    return out
+
+
+def _one_step(node: Node, g: Value) -> Gradients:
+    """A backward kernel of its own: it reads what was saved and writes the gradient."""
+    _saved = node.load()
+    return (result(g, None),)
+
+
+def silu(x: Value) -> Value:
+    """SiLU, saving its input; gelu, relu6, softplus, hardswish, mish … are alike."""
+    return _of_input(_one_step, x)
+
+
+gelu = silu
+
+
+def tanh(x: Value) -> Value:
+    """Tanh, saving its output; sigmoid and relu are alike."""
+    return _of_output(_one_step, x)
+
+
+sigmoid = relu = tanh
+
+
+def exp(x: Value) -> Value:
+    """e^x, saving its output: the gradient is one product."""
+    return _of_output(_one_step, upper(x))
+
+
+def cosine(x: Value) -> Value:
+    """cos or sin, saving the input; the gradient takes the other function, a sign and a product."""
+    return _of_input(_two_step, x)
+
+
+def log(x: Value) -> Value:
+    """log(x), saving its input: grad / x."""
+    return _of_input(_one_step, upper(x))
+
+
+def square(x: Value) -> Value:
+    """x.pow(2): saves x; backward is grad * (2 * x.pow(1)), three tensors at once."""
+    return _of_input(_power_backward, upper(x))
+
+
+power = square
+
+
+def _power_backward(node: Node, g: Value) -> Gradients:
+    (x,) = node.load()
+    power = result(x, None)
+    twice = result(power, None)
+    out = _binary(g, twice, None)
+    del power, twice
+    return (out,)
+
+
+def square_root(x: Value) -> Value:
+    """sqrt(x), saving its output: grad / (2 * result)."""
+    return _of_output(_two_step, x)
+
+
+def _two_step(node: Node, g: Value) -> Gradients:
+    (x,) = node.load()
+    twice = result(x, None)
+    return (_binary(g, twice, None),)
+
+
+def rsqrt(x: Value) -> Value:
+    """1 / sqrt(x), saving its output: -0.5 * grad * result.pow(3)."""
+    return _of_output(_rsqrt_backward, upper(x))
+
+
+def _rsqrt_backward(node: Node, g: Value) -> Gradients:
+    (out,) = node.load()
+    half = result(g, None)
+    cube = result(out, None)
+    return (_binary(half, cube, None),)
+
+
+def clamp(x: Value) -> Value:
+    """clamp(x), saving its input: where(mask, grad, 0) over a boolean mask."""
+    return _of_input(_clamp_backward, x)
+
+
+def _clamp_backward(node: Node, g: Value) -> Gradients:
+    (x,) = node.load()
+    low = result(x, None, dtype="bool")
+    mask = result(x, None, dtype="bool")
+    out = result(g, None)
+    del low, mask
+    return (out,)
+
+
+def masked_fill(x: Value, mask: Value) -> Value:
+    """x.masked_fill(mask, number), saving the mask."""
+    shape = broadcast(x.shape, mask.shape)
+    return result(x, record(x.tape, _one_step, (x, None), (mask,)), shape)
+
+
+def dropout(x: Value, p: float) -> Value:
+    """F.dropout as the CPU build and every decomposed path run it: x * noise, with noise in the dtype of x.
+
+    CUDA's fused kernel keeps a boolean mask instead (aten/src/ATen/native/Dropout.cpp, is_fused_kernel_acceptable).
+    """
+    if p <= 0:
+        return x
+    noise = x.tape.new(x.shape, x.dtype, dense_like(x.shape, x.strides))
+    return mul(x, noise)
+
+
+# --- dtypes
+
+
+def to(x: Value, dtype: str) -> Value:
+    """x.to(dtype): x itself where it has the dtype."""
+    if x.dtype == dtype:
+        return x
+    return result(x, record(x.tape, _to_backward, (x,), (), x.dtype), dtype=dtype)
+
+
+def _to_backward(node: Node, g: Value) -> Gradients:
+    return (to(g, node.meta),)
+
+
+def upper(x: Value) -> Value:
+    """Autocast's fp32 list: half-precision inputs are cast up (aten/src/ATen/autocast_mode.h)."""
+    return to(x, "fp32") if x.tape.autocast and x.dtype in ("bf16", "fp16") else x
+
+
+def lower(x: Value) -> Value:
+    """Autocast's lower-precision list: inputs are cast down, and a trainable fp32 parameter's copy is cached."""
+    tape = x.tape
+    if not tape.autocast or x.dtype == tape.autocast or x.dtype not in FLOATS:
+        return x
+    leaf = x.node
+    if leaf is None or leaf.__class__ is Node or x.dtype != "fp32":
+        return to(x, tape.autocast)
+    cached = tape.casts.get(leaf)  # type: ignore[arg-type] - it is a Leaf
+    if cached is None:
+        cached = tape.casts[leaf] = to(x, tape.autocast)  # type: ignore[index]
+    return cached

@@ -1,0 +1,136 @@
+"""Matrix products, convolutions and attention kernels."""
+
+from __future__ import annotations
+
+from math import prod
+
+from memcalc.tape.autograd import Gradients, Node, record, save
+from memcalc.tape.functions.pointwise import lower
+from memcalc.tape.functions.shaping import contiguous, expand, reshape, transpose
+from memcalc.tape.values import Value, broadcast, dense_like
+
+
+def linear(x: Value, weight: Value, bias: Value | None = None) -> Value:
+    """F.linear: saves its input where the weight learns, and the weight where the input needs a gradient."""
+    x, weight, bias = lower(x), lower(weight), bias and lower(bias)
+    x = contiguous(x)
+    saved = (x if weight.node else None, weight if x.node else None)
+    node = record(x.tape, _linear_backward if bias is None else _biased_backward, (x, weight, bias), saved)
+    out = x.tape.new((*x.shape[:-1], weight.shape[0]), x.dtype)
+    out.node = node
+    return out
+
+
+def _linear_backward(node: Node, g: Value) -> Gradients:
+    x, weight = node.load()
+    flat = contiguous(g)
+    second = g.tape.new(node.edges[1].shape, g.dtype) if node.edges[1] else None
+    first = g.tape.new(node.edges[0].shape, g.dtype) if node.edges[0] else None
+    del flat
+    return first, second, None
+
+
+def _biased_backward(node: Node, g: Value) -> Gradients:
+    x, weight = node.load()
+    flat = contiguous(g)
+    made = [g.tape.new(edge.shape, g.dtype) if edge else None for edge in node.edges]
+    del flat
+    return tuple(made)
+
+
+def addmm(x: Value, weight: Value, bias: Value) -> Value:
+    """torch.addmm(bias, x, weight) with weight [inputs, outputs]: GPT-2's Conv1D."""
+    x, weight, bias = lower(x), lower(weight), lower(bias)
+    saved = (x if weight.node else None, weight if x.node else None)
+    node = record(x.tape, _biased_backward, (x, weight, bias), saved)
+    out = x.tape.new((x.shape[0], weight.shape[1]), x.dtype)
+    out.node = node
+    return out
+
+
+def bmm(a: Value, b: Value) -> Value:
+    """Batched product of [n, p, q] and [n, q, r]: saves both."""
+    node = record(a.tape, _bmm_backward, (a, b), (a if b.node else None, b if a.node else None))
+    out = a.tape.new((a.shape[0], a.shape[1], b.shape[2]), a.dtype)
+    out.node = node
+    return out
+
+
+def _bmm_backward(node: Node, g: Value) -> Gradients:
+    _saved = node.load()
+    second = g.tape.new(node.edges[1].shape, g.dtype) if node.edges[1] else None
+    first = g.tape.new(node.edges[0].shape, g.dtype) if node.edges[0] else None
+    return first, second
+
+
+def matmul(a: Value, b: Value) -> Value:
+    """torch.matmul of batched operands: broadcast, folded to three axes (a copy where the strides demand it), bmm."""
+    a, b = lower(a), lower(b)
+    lead = broadcast(a.shape[:-2], b.shape[:-2])
+    n, p, q, r = prod(lead), a.shape[-2], a.shape[-1], b.shape[-1]
+    left = reshape(expand(a, *lead, p, q), n, p, q)
+    del a
+    right = reshape(expand(b, *lead, q, r), n, q, r)
+    del b
+    return reshape(bmm(left, right), *lead, p, r)
+
+
+def baddbmm(bias: Value, a: Value, b: Value) -> Value:
+    """bias + a b in one kernel: saves a and b."""
+    a, b = lower(a), lower(b)
+    node = record(a.tape, _baddbmm_backward, (bias, a, b), (a if b.node else None, b if a.node else None))
+    out = a.tape.new((a.shape[0], a.shape[1], b.shape[2]), a.dtype)
+    out.node = node
+    return out
+
+
+def _baddbmm_backward(node: Node, g: Value) -> Gradients:
+    _saved = node.load()
+    made = [g.tape.new(edge.shape, g.dtype) if edge else None for edge in node.edges[1:]]
+    return (g if node.edges[0] else None, *made)
+
+
+def conv(x: Value, weight: Value, bias: Value | None, out_size: tuple[int, ...]) -> Value:
+    """F.conv1d/2d/3d: saves its input and its weight; x is [batch, channels, *size]."""
+    x, weight, bias = lower(x), lower(weight), bias and lower(bias)
+    saved = (x if weight.node else None, weight)
+    node = record(x.tape, _conv_backward, (x, weight, bias), saved)
+    out = x.tape.new((x.shape[0], weight.shape[0], *out_size), x.dtype)
+    out.node = node
+    return out
+
+
+def _conv_backward(node: Node, g: Value) -> Gradients:
+    _saved = node.load()
+    flat = contiguous(g)
+    made = tuple(g.tape.new(edge.shape, g.dtype) if edge else None for edge in node.edges)
+    del flat
+    return made
+
+
+def flash(q: Value, k: Value, v: Value, mask: Value | None = None) -> Value:
+    """Fused attention of [batch, heads, tokens, channels]: saves q, k, v, its output and a log-sum-exp a row.
+
+    The output lies in memory as [batch, tokens, heads, channels]. (aten/src/ATen/native/transformers, flash_attention)
+    """
+    node = record(q.tape, _flash_backward, (q, k, v), (q, k, v, mask))
+    b, h, s, d = *q.shape[:3], v.shape[-1]
+    out = q.tape.new((b, h, s, d), q.dtype, dense_like((b, h, s, d), (s * h * d, d, h * d, 1)))
+    out.node = node
+    save(q.tape, node, out)
+    save(q.tape, node, q.tape.new((b, h, s), "fp32"))
+    return out
+
+
+def _flash_backward(node: Node, g: Value) -> Gradients:
+    q, k, v, *_ = node.load()
+    made = []
+    for x in (q, k, v):
+        b, h, s, d = x.shape
+        made.append(g.tape.new(x.shape, x.dtype, dense_like(x.shape, (s * h * d, d, h * d, 1))))
+    return tuple(made)
+
+
+def swap(x: Value) -> Value:
+    """The last two axes exchanged."""
+    return transpose(x, -2, -1)

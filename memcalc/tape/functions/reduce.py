@@ -1,0 +1,112 @@
+"""Sums, means, softmax and the norms that are torch functions of their own."""
+
+from __future__ import annotations
+
+from math import prod
+
+from memcalc.tape.autograd import Gradients, Node, record, save
+from memcalc.tape.functions.pointwise import result, to, upper
+from memcalc.tape.values import Shape, Value
+
+
+def _kept(shape: Shape, axes: tuple[int, ...], keep: bool) -> Shape:
+    axes = tuple(a % len(shape) for a in axes)
+    if keep:
+        return tuple(1 if i in axes else size for i, size in enumerate(shape))
+    return tuple(size for i, size in enumerate(shape) if i not in axes)
+
+
+def mean(x: Value, *axes: int, keep: bool = True) -> Value:
+    """x.mean(axes): saves nothing; the gradient is expanded and divided, as large as x."""
+    out = x.tape.new(_kept(x.shape, axes or (-1,), keep), x.dtype)
+    out.node = record(x.tape, _mean_backward, (x,), (), x.shape)
+    return out
+
+
+def _mean_backward(node: Node, g: Value) -> Gradients:
+    return (g.tape.new(node.meta, g.dtype),)
+
+
+def total(x: Value, *axes: int, keep: bool = False) -> Value:
+    """x.sum(axes): the gradient is a view that repeats."""
+    x = upper(x)
+    out = x.tape.new(_kept(x.shape, axes or tuple(range(len(x.shape))), keep), x.dtype)
+    out.node = record(x.tape, _sum_backward, (x,), (), x.shape)
+    return out
+
+
+def _sum_backward(node: Node, g: Value) -> Gradients:
+    shape = node.meta
+    return (Value(g.tape, g.storage, shape, g.dtype, (0,) * len(shape)),)
+
+
+def softmax(x: Value, dtype: str = "") -> Value:
+    """softmax over the last axis, in `dtype` where one is named (a cast first); saves its output."""
+    x = to(x, dtype) if dtype else upper(x)
+    node = record(x.tape, _softmax_backward, (x,))
+    out = x.tape.new(x.shape, x.dtype)
+    out.node = node
+    save(x.tape, node, out)
+    return out
+
+
+def _softmax_backward(node: Node, g: Value) -> Gradients:
+    (out,) = node.load()
+    return (out.tape.new(out.shape, g.dtype),)
+
+
+log_softmax = softmax
+
+
+def layer_norm(x: Value, weight: Value | None, bias: Value | None) -> Value:
+    """F.layer_norm: saves its input, the mean and the reciprocal deviation of each row (native_layer_norm)."""
+    x = upper(x)
+    weight, bias = weight and upper(weight), bias and upper(bias)
+    node = record(x.tape, _norm_backward, (x, weight, bias), (x, weight))
+    out = result(x, node) if x.strides is None else x.tape.new(x.shape, x.dtype)
+    out.node = node
+    rows = (*x.shape[:-1], 1)
+    for _ in range(2):
+        save(x.tape, node, x.tape.new(rows, x.dtype))
+    return out
+
+
+def _norm_backward(node: Node, g: Value) -> Gradients:
+    x, *_ = node.load()
+    return tuple(g.tape.new(edge.shape, g.dtype) if edge else None for edge in node.edges)
+
+
+def group_norm(x: Value, weight: Value | None, bias: Value | None, groups: int) -> Value:
+    """F.group_norm: saves its input, the mean and the reciprocal deviation of each group."""
+    x = upper(x)
+    weight, bias = weight and upper(weight), bias and upper(bias)
+    node = record(x.tape, _norm_backward, (x, weight, bias), (x, weight))
+    out = x.tape.new(x.shape, x.dtype)
+    out.node = node
+    for _ in range(2):
+        save(x.tape, node, x.tape.new((x.shape[0], groups), x.dtype))
+    return out
+
+
+def batch_norm(x: Value, weight: Value | None, bias: Value | None) -> Value:
+    """F.batch_norm in training: saves its input and two statistics of each channel."""
+    node = record(x.tape, _norm_backward, (x, weight, bias), (x, weight))
+    out = x.tape.new(x.shape, x.dtype)
+    out.node = node
+    for _ in range(2):
+        save(x.tape, node, x.tape.new((x.shape[1],), x.dtype))
+    return out
+
+
+def rms_norm(x: Value, weight: Value | None) -> Value:
+    """F.rms_norm where it is one kernel: saves its input and the reciprocal root of each row."""
+    node = record(x.tape, _norm_backward, (x, weight), (x, weight))
+    out = x.tape.new(x.shape, x.dtype)
+    out.node = node
+    save(x.tape, node, x.tape.new((*x.shape[:-1], 1), "fp32"))
+    return out
+
+
+def rows(shape: Shape) -> int:
+    """Rows of a tensor: everything but its last axis."""
+    return prod(shape[:-1])

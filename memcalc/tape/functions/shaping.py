@@ -1,0 +1,237 @@
+"""Shapes: views, which cost nothing, and the copies that some of them force."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+from memcalc.tape.autograd import Gradients, Node, record
+from memcalc.tape.values import Shape, Value, contiguous_strides, normal, viewed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def alias(x: Value, shape: Shape, strides: Shape | None, node: Node | None) -> Value:
+    """Another look at the storage of x."""
+    return Value(x.tape, x.storage, shape, x.dtype, strides, node)
+
+
+def strides_of(x: Value) -> Shape:
+    """Its strides, in elements, spelled out."""
+    return contiguous_strides(x.shape) if x.strides is None else x.strides
+
+
+def clone(x: Value) -> Value:
+    """A contiguous copy; the gradient passes through."""
+    out = x.tape.new(x.shape, x.dtype)
+    out.node = record(x.tape, _clone_backward, (x,))
+    return out
+
+
+def _clone_backward(_: Node, g: Value) -> Gradients:
+    return (g,)
+
+
+def contiguous(x: Value) -> Value:
+    """x itself where it is contiguous, else a copy."""
+    return x if x.strides is None else clone(x)
+
+
+def reshape(x: Value, *shape: int) -> Value:
+    """A view where the strides allow one, else a contiguous copy (at::reshape)."""
+    if -1 in shape:
+        known = -prod(shape)
+        shape = tuple(x.elements // known if size == -1 else size for size in shape)
+    if x.strides is None:
+        return alias(x, shape, None, record(x.tape, _view_backward, (x,), (), x.shape))
+    seen = viewed(x.shape, x.strides, shape)
+    if seen is None:
+        x = clone(x)
+        return alias(x, shape, None, record(x.tape, _view_backward, (x,), (), x.shape))
+    return alias(x, shape, normal(shape, seen), record(x.tape, _view_backward, (x,), (), x.shape))
+
+
+view = reshape
+
+
+def _view_backward(node: Node, g: Value) -> Gradients:
+    return (reshape(g, *node.meta),)
+
+
+def transpose(x: Value, first: int, second: int) -> Value:
+    """Two axes exchanged."""
+    first, second = first % len(x.shape), second % len(x.shape)
+    axes = list(range(len(x.shape)))
+    axes[first], axes[second] = second, first
+    return permute(x, *axes)
+
+
+def permute(x: Value, *axes: int) -> Value:
+    """Axes in another order."""
+    old, shape = strides_of(x), tuple(x.shape[a] for a in axes)
+    strides = normal(shape, tuple(old[a] for a in axes))
+    return alias(x, shape, strides, record(x.tape, _permute_backward, (x,), (), axes))
+
+
+def _permute_backward(node: Node, g: Value) -> Gradients:
+    axes = node.meta
+    return (permute(g, *(axes.index(i) for i in range(len(axes)))),)
+
+
+def unsqueeze(x: Value, axis: int) -> Value:
+    """An axis of size 1 put in."""
+    axis %= len(x.shape) + 1
+    shape = (*x.shape[:axis], 1, *x.shape[axis:])
+    if x.strides is None:
+        return alias(x, shape, None, record(x.tape, _squeeze_backward, (x,), (), x.shape))
+    strides = (*x.strides[:axis], 1, *x.strides[axis:])
+    return alias(x, shape, strides, record(x.tape, _squeeze_backward, (x,), (), x.shape))
+
+
+def squeeze(x: Value, axis: int) -> Value:
+    """An axis of size 1 taken out."""
+    axis %= len(x.shape)
+    old, shape = strides_of(x), (*x.shape[:axis], *x.shape[axis + 1 :])
+    strides = normal(shape, (*old[:axis], *old[axis + 1 :]))
+    return alias(x, shape, strides, record(x.tape, _squeeze_backward, (x,), (), x.shape))
+
+
+def _squeeze_backward(node: Node, g: Value) -> Gradients:
+    return (reshape(g, *node.meta),)
+
+
+def expand(x: Value, *shape: int) -> Value:
+    """Axes of size 1 shown as longer ones, by a stride of 0; the gradient is summed."""
+    lead = len(shape) - len(x.shape)
+    old = (0,) * lead + strides_of(x)
+    sizes = (1,) * lead + x.shape
+    shape = tuple(sizes[i] if size == -1 else size for i, size in enumerate(shape))
+    if shape == x.shape:
+        return x
+    strides = tuple(0 if size == 1 and want != 1 else step for size, want, step in zip(sizes, shape, old, strict=True))
+    return alias(x, shape, strides, record(x.tape, _expand_backward, (x,), (), x.shape))
+
+
+def _expand_backward(node: Node, g: Value) -> Gradients:
+    return (g if g.shape == node.meta else g.tape.new(node.meta, g.dtype),)
+
+
+def narrow(x: Value, axis: int, size: int) -> Value:
+    """A slice of `size` along an axis: a view; its gradient is as large as the whole (slice_backward)."""
+    axis %= len(x.shape)
+    shape = (*x.shape[:axis], size, *x.shape[axis + 1 :])
+    if shape == x.shape:
+        return alias(x, shape, x.strides, record(x.tape, _slice_backward, (x,), (), x.shape))
+    return alias(x, shape, normal(shape, strides_of(x)), record(x.tape, _slice_backward, (x,), (), x.shape))
+
+
+def _slice_backward(node: Node, g: Value) -> Gradients:
+    return (g.tape.new(node.meta, g.dtype),)
+
+
+def select(x: Value, axis: int) -> Value:
+    """One index of an axis: a view without it; its gradient is as large as the whole (select_backward)."""
+    axis %= len(x.shape)
+    old, shape = strides_of(x), (*x.shape[:axis], *x.shape[axis + 1 :])
+    strides = normal(shape, (*old[:axis], *old[axis + 1 :]))
+    return alias(x, shape, strides, record(x.tape, _slice_backward, (x,), (), x.shape))
+
+
+def split(x: Value, sizes: Sequence[int], axis: int = -1) -> tuple[Value, ...]:
+    """Views of parts along an axis, by one node: the gradients are put together again by one cat."""
+    axis %= len(x.shape)
+    node = record(x.tape, _split_backward, (x,), (), (x.shape, axis, sizes))
+    if node:
+        node.width = len(sizes)
+    old = strides_of(x)
+    parts = []
+    for slot, size in enumerate(sizes):
+        shape = (*x.shape[:axis], size, *x.shape[axis + 1 :])
+        part = alias(x, shape, normal(shape, old), node)
+        part.slot = slot
+        parts.append(part)
+    return tuple(parts)
+
+
+def chunk(x: Value, parts: int, axis: int = -1) -> tuple[Value, ...]:
+    """`parts` equal views along an axis."""
+    return split(x, (x.shape[axis] // parts,) * parts, axis)
+
+
+def _split_backward(node: Node, *grads: Value) -> Gradients:
+    shape, axis, sizes = node.meta
+    some = next(g for g in grads if g is not None)
+    zeros = [
+        some.tape.new((*shape[:axis], size, *shape[axis + 1 :]), some.dtype) if g is None else g
+        for g, size in zip(grads, sizes, strict=True)
+    ]
+    out = some.tape.new(shape, some.dtype)
+    del zeros
+    return (out,)
+
+
+def unbind(x: Value, axis: int = 0) -> tuple[Value, ...]:
+    """Views of each index of an axis, by one node: the gradients are stacked."""
+    axis %= len(x.shape)
+    node = record(x.tape, _unbind_backward, (x,), (), (x.shape, axis))
+    if node:
+        node.width = x.shape[axis]
+    old, shape = strides_of(x), (*x.shape[:axis], *x.shape[axis + 1 :])
+    strides = normal(shape, (*old[:axis], *old[axis + 1 :]))
+    parts = []
+    for slot in range(x.shape[axis]):
+        part = alias(x, shape, strides, node)
+        part.slot = slot
+        parts.append(part)
+    return tuple(parts)
+
+
+def _unbind_backward(node: Node, *grads: Value) -> Gradients:
+    shape, _ = node.meta
+    some = next(g for g in grads if g is not None)
+    zeros = [some.tape.new(some.shape, some.dtype) if g is None else g for g in grads]
+    out = some.tape.new(shape, some.dtype)
+    del zeros
+    return (out,)
+
+
+def cat(parts: Sequence[Value], axis: int = -1) -> Value:
+    """Parts along an axis, copied into a new tensor; the gradients are views of its gradient."""
+    first = parts[0]
+    axis %= len(first.shape)
+    shape = (*first.shape[:axis], sum(p.shape[axis] for p in parts), *first.shape[axis + 1 :])
+    node = record(first.tape, _cat_backward, tuple(parts), (), (axis, [p.shape[axis] for p in parts]))
+    out = first.tape.new(shape, first.dtype)
+    out.node = node
+    return out
+
+
+def _cat_backward(node: Node, g: Value) -> Gradients:
+    axis, sizes = node.meta
+    return tuple(narrow(g, axis, size) if node.wants(i) else None for i, size in enumerate(sizes))
+
+
+def stack(parts: Sequence[Value], axis: int = 0) -> Value:
+    """Parts side by side along a new axis."""
+    return cat([unsqueeze(p, axis) for p in parts], axis)
+
+
+def pad(x: Value, axis: int, extra: int) -> Value:
+    """constant_pad_nd: a longer copy, whose gradient is a view's copy."""
+    axis %= len(x.shape)
+    shape = (*x.shape[:axis], x.shape[axis] + extra, *x.shape[axis + 1 :])
+    out = x.tape.new(shape, x.dtype)
+    out.node = record(x.tape, _pad_backward, (x,), (), x.shape)
+    return out
+
+
+def _pad_backward(node: Node, g: Value) -> Gradients:
+    return (g.tape.new(node.meta, g.dtype),)
+
+
+def roll(x: Value) -> Value:
+    """torch.roll: a shifted copy, and one for the gradient."""
+    out = x.tape.new(x.shape, x.dtype)
+    out.node = record(x.tape, _pad_backward, (x,), (), x.shape)
+    return out

@@ -1,0 +1,107 @@
+"""How blocks are put together: sequences, residuals, and stacks of layers with their checkpoints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.blocks.base import Block, Parallel, Residual, Sequence, Stack
+from memcalc.tape import functions as f
+from memcalc.tape.checkpoint import checkpointed
+from memcalc.tape.recorder import Layers
+from memcalc.tape.rules import Around, rule, run
+from memcalc.tensors import numbers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from memcalc.tape.recorder import Tape
+    from memcalc.tape.values import Value
+
+
+@rule(Sequence)
+def sequence(t: Tape, block: Sequence, x: Value, around: Around) -> Value:
+    """One block after the other."""
+    for part in block.blocks:
+        x = run(t, part, x, around)
+    return x
+
+
+@rule(Residual)
+def residual(t: Tape, block: Residual, x: Value, around: Around) -> Value:
+    """x + f(x)."""
+    y = x
+    for part in block.blocks:
+        y = run(t, part, y, around)
+    return f.add(x, y)
+
+
+@rule(Parallel)
+def parallel(t: Tape, block: Parallel, x: Value, around: Around) -> Value:
+    """x + f(x) + g(x)."""
+    outputs = [run(t, branch, x, around) for branch in block.branches]
+    out = outputs.pop(0)
+    while outputs:
+        out = f.add(out, outputs.pop(0))
+    return f.add(out, x)
+
+
+@rule(Stack)
+def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:
+    """Numbered layers. Like ones between the first and the last are recorded once, and stand for all of them."""
+    path, outer, setting = t.path, t.instance, t.setting
+    named = _named(block)
+    if outer:
+        return _inner(t, named, x, around)
+    samples, order = _samples([id(layer) for layer, _ in named], setting.every if setting.checkpoint else 0)
+    marks = Layers(path, order)
+    t.stacks.append(marks)
+    for number, index in enumerate(samples):
+        layer, name = named[index]
+        t.path, t.instance = f"{path}.{name}" if path else name, f"{outer}/{number}"
+        marks.mark(t)
+        if setting.checkpoint and index % setting.every == 0:
+            x = checkpointed(t, _again(t, layer, around), x, reentrant=setting.reentrant)
+        else:
+            x = run(t, layer, x, around)
+    marks.mark(t)
+    t.path, t.instance = path, outer
+    return x
+
+
+def _inner(t: Tape, named: list[tuple[Block, str]], x: Value, around: Around) -> Value:
+    """A stack inside a layer of another: every layer as it is."""
+    path, outer = t.path, t.instance
+    for index, (layer, name) in enumerate(named):
+        t.path, t.instance = f"{path}.{name}" if path else name, f"{outer}/{index}"
+        x = run(t, layer, x, around)
+    t.path, t.instance = path, outer
+    return x
+
+
+def _again(t: Tape, layer: Block, around: Around) -> Callable[[Value], Value]:
+    return lambda x: run(t, layer, x, around)
+
+
+def _named(block: Stack) -> list[tuple[Block, str]]:
+    """Each layer with the pattern of its like: the name its tensors are listed under."""
+    found: list[tuple[Block, str] | None] = [None] * len(block.layers)
+    for indices, layer in block.groups():
+        pattern = numbers(indices or [])
+        for index in indices or []:
+            found[index] = (layer, pattern)
+    return [entry for entry in found if entry]
+
+
+def _samples(kinds: list[int], every: int) -> tuple[list[int], list[int]]:
+    """(layers to record, for each layer which record stands for it): the first, one of each kind between, the last."""
+    keys = [(kind, every and index % every == 0) for index, kind in enumerate(kinds)]
+    if len(keys) <= 3:
+        return list(range(len(keys))), list(range(len(keys)))
+    between: dict[tuple[int, bool | int], int] = {}
+    samples = [0]
+    for index, key in enumerate(keys[1:-1], 1):
+        if key not in between:
+            between[key] = len(samples)
+            samples.append(index)
+    order = [0, *(between[key] for key in keys[1:-1]), len(samples)]
+    return [*samples, len(keys) - 1], order

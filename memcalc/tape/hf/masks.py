@@ -1,0 +1,40 @@
+"""Which masks a model builds before its layers run, and what building them takes (transformers/masking_utils.py)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from memcalc.tape.recorder import Tape
+    from memcalc.tape.values import Value
+
+
+def causal_mask(t: Tape, batch: int, seq: int, dtype: str, window: int = 0) -> Value | None:
+    """create_causal_mask and create_sliding_window_causal_mask, for unpadded input.
+
+    sdpa leaves the mask to the kernel's is_causal where no window is shorter than the sequence; flash always does.
+    """
+    attention = t.setting.attention
+    if attention == "flash" or (attention == "sdpa" and not 0 < window < seq):
+        return None
+    return _built(t, batch, seq, seq, dtype)
+
+
+def bidirectional_mask(t: Tape, batch: int, seq: int, dtype: str, window: int = 0) -> Value | None:
+    """create_bidirectional_mask: none for unpadded input, whatever the attention; a window needs one."""
+    if not 0 < window < seq or t.setting.attention == "flash":
+        return None
+    return _built(t, batch, seq, seq, dtype)
+
+
+def _built(t: Tape, batch: int, rows: int, columns: int, dtype: str) -> Value:
+    """sdpa_mask's boolean [batch, 1, rows, columns] (broadcast over the batch), eager_mask's floats, one for each."""
+    indices = [t.new((size,), "int64") for size in (batch, 1, rows, columns)]
+    allowed = t.new((1, 1, rows, columns), "bool")
+    del indices
+    if t.setting.attention == "sdpa":
+        return allowed
+    zeros = t.new((), dtype), t.new((), dtype)
+    mask = t.new((batch, 1, rows, columns), dtype)
+    del zeros
+    return mask

@@ -1,0 +1,116 @@
+"""The tape: the log of every storage's birth and death, and the switches that decide what runs."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from math import prod
+from typing import TYPE_CHECKING
+
+from memcalc.tape.autograd import Leaf
+from memcalc.tape.values import ITEM, Shape, Storage, Value, rounded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from memcalc.tape.checkpoint import Holder
+    from memcalc.tape.setting import Setting
+    from memcalc.tape.weights import Weights
+
+
+class Resident:
+    """The storage of what was there before the step and stays: weights, inputs. The log knows nothing of it."""
+
+    id = -1
+
+
+RESIDENT: Storage = Resident()  # type: ignore[assignment] - a storage without a log
+
+
+class Tape:
+    """One training step as a log of storages: id for a birth, ~id for a death, in the order they happen.
+
+    `sizes` and `owners` say of each storage how many bytes it takes and which block made it; `gradients` are the
+    storages that became a parameter's gradient, `recomputed` the ranges of those that a checkpoint made anew.
+    `autocast` is the lower dtype, or '' where autocast is off. `path` is the block that runs, `instance` which of
+    several like layers it belongs to. `resident` counts the bytes of inputs and buffers, which are there all along.
+    """
+
+    def __init__(self, setting: Setting, weights: Weights) -> None:
+        self.setting, self.weights = setting, weights
+        self.events: list[int] = []
+        self.sizes: list[int] = []
+        self.owners: list[str] = []
+        self.owner = self.path = self.instance = ""
+        self.gradients: list[int] = []
+        self.recomputed: list[tuple[int, int]] = []
+        self.unmodelled: dict[str, None] = {}
+        self.stacks: list[Layers] = []
+        self.ready: list[Leaf] = []
+        self.leaves: dict[str, Value] = {}
+        self.grad_enabled = True
+        self.saving: Callable[[Value], Value | Holder] | None = None
+        self.autocast = ""
+        self.casts: dict[Leaf, Value] = {}
+        self.sequence = self.resident = 0
+
+    def next_sequence(self) -> int:
+        """Sequence numbers rise: the backward pass runs them in falling order."""
+        self.sequence += 1
+        return self.sequence
+
+    def new(self, shape: Shape, dtype: str, strides: Shape | None = None) -> Value:
+        """A fresh tensor outside the graph."""
+        return Value(self, Storage(self, prod(shape) * ITEM[dtype]), shape, dtype, strides)
+
+    def given(self, shape: Shape, dtype: str) -> Value:
+        """A tensor that was there before the step: an input, a buffer."""
+        self.resident += rounded(prod(shape) * ITEM[dtype])
+        return Value(self, RESIDENT, shape, dtype)
+
+    def weight(self, name: str, shape: Shape, tied_to: str = "") -> Value:
+        """A parameter of the block that runs; a tied one is the parameter it shares."""
+        full = f"{self.path}.{name}" if name and self.path else name or self.path
+        key = tied_to or f"{full}@{self.instance}"
+        value = self.leaves.get(key) or (self.leaves.get(f"{tied_to}@") if tied_to else None)
+        if value is None:
+            dtype, trainable = self.weights.of(tied_to or full)
+            value = self.leaves[key] = Value(self, RESIDENT, shape, dtype)
+            if trainable:
+                value.node = Leaf(self, shape, dtype, held=self.setting.accumulating)
+        return value
+
+    @contextmanager
+    def no_grad(self) -> Iterator[None]:
+        """torch.no_grad."""
+        before, self.grad_enabled = self.grad_enabled, False
+        yield
+        self.grad_enabled = before
+
+    @contextmanager
+    def autocast_again(self) -> Iterator[None]:
+        """torch.autocast, with a weight cache of its own, which goes when it ends."""
+        before = self.autocast, self.casts
+        self.autocast, self.casts = self.setting.autocast, {}
+        try:
+            yield
+        finally:
+            self.autocast, self.casts = before
+
+
+class Layers:
+    """Where the log passes from one layer of a stack to the next, forward and backward.
+
+    `order` says for each real layer which of the recorded ones stands for it; `events` and `sequences` are the log's
+    length and the sequence number at each boundary, `returns` the log's length at the same boundary going back.
+    """
+
+    def __init__(self, path: str, order: list[int]) -> None:
+        self.path, self.order = path, order
+        self.events: list[int] = []
+        self.sequences: list[int] = []
+        self.returns: list[int] = []
+
+    def mark(self, tape: Tape) -> None:
+        """A boundary."""
+        self.events.append(len(tape.events))
+        self.sequences.append(tape.sequence)

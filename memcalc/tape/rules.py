@@ -1,0 +1,71 @@
+"""The registry of tape rules: for a kind of block, what an implementation's code does, line by line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from memcalc.blocks.base import Block
+    from memcalc.tape.recorder import Tape
+    from memcalc.tape.values import Value
+
+Rule: TypeAlias = "Callable[[Tape, Any, Value, Around], Value]"
+
+_RULES: dict[tuple[type[Block], str], Rule] = {}
+
+
+class Around:
+    """What a model computes once for all its layers: rotary tables, masks, position biases, the encoder's states."""
+
+    __slots__ = ("bias", "cross_bias", "encoder", "masks", "positions", "rotary")
+
+    def __init__(self) -> None:
+        self.rotary: tuple[Value, Value] | None = None
+        self.masks: dict[int, Value | None] = {}
+        self.encoder: Value | None = None
+        self.bias: Value | None = None
+        self.cross_bias: Value | None = None
+        self.positions: Value | None = None
+
+    def mask(self, window: int) -> Value | None:
+        """The mask of layers that see `window` tokens (0: all)."""
+        return self.masks.get(window)
+
+
+def rule(kind: type[Block], *formulas: str) -> Callable[[Rule], Rule]:
+    """Register a rule for a kind of block, for each of its formulas ('' alone where none is named)."""
+
+    def register(function: Rule) -> Rule:
+        for formula in formulas or ("",):
+            _RULES[kind, formula] = function
+        return function
+
+    return register
+
+
+def run(t: Tape, block: Block, x: Value, around: Around) -> Value:
+    """The output of a block for its input, by the rule of its kind and formula."""
+    before = t.path
+    if block.name:
+        t.path = f"{before}.{block.name}" if before else block.name
+    t.owner = t.path
+    out = _find(t, block)(t, block, x, around)
+    t.path = t.owner = before
+    return out
+
+
+def _find(t: Tape, block: Block) -> Rule:
+    kind, formula = block.__class__, getattr(block, "formula", "")
+    found = _RULES.get((kind, formula))
+    if found is None:
+        t.unmodelled[f"{kind.__name__} {formula}".strip()] = None
+        found = _RULES.get((kind, ""))
+    if found is None:
+        found = next((_RULES[base, ""] for base in kind.__mro__ if (base, "") in _RULES), _through)
+    return found
+
+
+def _through(_: Tape, block: Block, x: Value, around: Around) -> Value:  # noqa: ARG001
+    return x

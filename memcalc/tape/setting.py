@@ -1,0 +1,40 @@
+"""Setting: everything that decides what one training step allocates, besides the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """One micro step of one GPU.
+
+    `batch` sequences of `seq` tokens (`target` for the decoder of an encoder-decoder; an image model's own size where
+    `seq` is 0). `weights` and `gradients` are the dtypes parameters are kept in and autograd sees; `frozen` that of
+    parameters that do not learn; `master` and `states` are what the optimizer keeps beside them ('': no copy, the
+    parameter's own dtype); `autocast` the lower dtype under torch.autocast, or ''. `checkpoint` recomputes every
+    `every`-th layer. `accumulating` where an earlier micro batch has left gradients. `keep_outputs` where the training
+    loop holds on to the model's outputs until after the backward pass.
+    """
+
+    batch: int = 1
+    seq: int = 2048
+    target: int = 0
+    weights: str = "bf16"
+    frozen: str = "bf16"
+    master: str = ""
+    gradients: str = ""
+    states: str = ""
+    autocast: str = ""
+    attention: Literal["eager", "sdpa", "flash"] = "sdpa"
+    checkpoint: bool = False
+    reentrant: bool = False
+    every: int = 1
+    loss: Literal["standard", "fused", "fused-linear", "chunked"] = "standard"
+    chunks: int = 0
+    keep_outputs: bool = False
+    accumulating: bool = False
+    lora_dropout: float = 0.0
+    lora_targets: tuple[str, ...] = ()
+    implementation: str = "hf"

@@ -1,0 +1,66 @@
+"""One training step on the tape: forward, backward, and where each begins in the log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from memcalc.tape.autograd import backward
+from memcalc.tape.hf.programs import causal_lm
+from memcalc.tape.recorder import Layers, Tape
+
+if TYPE_CHECKING:
+    from memcalc.model import Model
+    from memcalc.tape.setting import Setting
+    from memcalc.tape.weights import Weights
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a tape holds when the step is over: see Tape for the fields; `forward_end`, `end` are lengths of the log."""
+
+    events: list[int]
+    sizes: list[int]
+    owners: list[str]
+    gradients: frozenset[int]
+    recomputed: list[tuple[int, int]]
+    stacks: list[Layers]
+    forward_end: int
+    forward_storages: int
+    end: int
+    resident: int
+    unmodelled: tuple[str, ...]
+
+
+def record_step(model: Model, setting: Setting, weights: Weights) -> Recording:
+    """Run one micro step of the model."""
+    tape = Tape(setting, weights)
+    with tape.autocast_again():
+        loss, outputs = causal_lm(tape, model.body)
+    if not setting.keep_outputs:
+        del outputs
+    tape.casts = {}
+    forward_end, forward_storages = len(tape.events), len(tape.sizes)
+    walk_back(tape, loss)
+    del loss
+    return Recording(
+        tape.events, tape.sizes, tape.owners, frozenset(tape.gradients), tape.recomputed, tape.stacks,
+        forward_end, forward_storages, len(tape.events), tape.resident, tuple(tape.unmodelled),
+    )  # fmt: skip
+
+
+def walk_back(tape: Tape, loss: object) -> None:
+    """The backward pass, noting where it passes from layer to layer."""
+    turns = sorted(
+        ((boundary, stack) for stack in tape.stacks for boundary in stack.sequences), key=lambda pair: pair[0]
+    )
+
+    def watch(sequence: int) -> None:
+        while turns and sequence <= turns[-1][0]:
+            turns.pop()[1].returns.append(len(tape.events))
+
+    one = tape.new((), "fp32")
+    backward(tape, [(loss, one)], watch)  # type: ignore[list-item]
+    del one
+    while turns:
+        turns.pop()[1].returns.append(len(tape.events))

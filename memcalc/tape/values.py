@@ -1,0 +1,144 @@
+"""Values and the storages behind them: what a tensor is to the tape.
+
+A storage lives exactly as long as something refers to it, and Python's own reference counting is what decides: a rule's
+local variables stand for the library's local variables, a node's saved list for autograd's. When the last reference
+goes, the storage says so in the tape's log. (CPython frees at once, as PyTorch does; nothing here makes a cycle.)
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from memcalc.tape.autograd import Leaf, Node
+    from memcalc.tape.recorder import Tape
+
+Shape: TypeAlias = "tuple[int, ...]"
+
+GRAIN = 512  # bytes; the CUDA caching allocator hands out multiples of it (c10/cuda/CUDACachingAllocator.h, kMinBlockSize)
+ITEM = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int64": 8, "int32": 4, "int8": 1, "uint8": 1, "bool": 1}
+FLOATS = frozenset({"fp64", "fp32", "bf16", "fp16", "fp8"})
+WIDTHS = {"fp64": 4, "fp32": 3, "fp16": 2, "bf16": 2}  # which of two floating dtypes wins when they meet
+
+
+def rounded(nbytes: int) -> int:
+    """Bytes that the allocator takes for a tensor of `nbytes`: a multiple of 512, and one at least."""
+    return -(-nbytes // GRAIN) * GRAIN or GRAIN
+
+
+class Storage:
+    """Bytes on the device, from the birth that the log records to the death that it records too."""
+
+    __slots__ = ("events", "id")
+
+    def __init__(self, tape: Tape, nbytes: int) -> None:
+        self.events, self.id = tape.events, len(tape.sizes)
+        tape.sizes.append(-(-nbytes // GRAIN) * GRAIN or GRAIN)
+        tape.owners.append(tape.owner)
+        tape.events.append(self.id)
+
+    def __del__(self) -> None:
+        self.events.append(~self.id)
+
+
+class Value:
+    """A tensor: a shape and dtype over a storage, and the node of the autograd graph that made it.
+
+    `strides` is None where the tensor is contiguous. `node` is None where no gradient is asked for; `slot` tells the
+    outputs of one node apart. Views share their storage.
+    """
+
+    __slots__ = ("dtype", "node", "shape", "slot", "storage", "strides", "tape")
+
+    def __init__(
+        self,
+        tape: Tape,
+        storage: Storage,
+        shape: Shape,
+        dtype: str,
+        strides: Shape | None = None,
+        node: Node | Leaf | None = None,
+        slot: int = 0,
+    ) -> None:
+        self.tape, self.storage, self.shape, self.dtype = tape, storage, shape, dtype
+        self.strides, self.node, self.slot = strides, node, slot
+
+    @property
+    def elements(self) -> int:
+        """How many elements the shape holds."""
+        return prod(self.shape)
+
+    def detach(self) -> Value:
+        """The same storage outside the graph."""
+        return Value(self.tape, self.storage, self.shape, self.dtype, self.strides)
+
+
+def promoted(a: str, b: str) -> str:
+    """The dtype of an operation between tensors of two dtypes (torch.promote_types, floats over integers)."""
+    if a == b:
+        return a
+    return a if WIDTHS.get(a, 0) > WIDTHS.get(b, 0) else b if a in ("bool", *_INTEGERS) or b in FLOATS else a
+
+
+_INTEGERS = ("int64", "int32", "int8", "uint8")
+
+
+def broadcast(a: Shape, b: Shape) -> Shape:
+    """The shape that two shapes broadcast to."""
+    if a == b:
+        return a
+    if len(a) < len(b):
+        a, b = b, a
+    b = (1,) * (len(a) - len(b)) + b
+    return tuple(y if x == 1 else x for x, y in zip(a, b, strict=True))
+
+
+def contiguous_strides(shape: Shape) -> Shape:
+    """Row-major strides, in elements."""
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= size
+    return tuple(reversed(strides))
+
+
+def normal(shape: Shape, strides: Shape) -> Shape | None:
+    """The strides, or None where they are those of a contiguous tensor (axes of size 1 do not matter)."""
+    step = 1
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if size != 1:
+            if stride != step:
+                return strides
+            step *= size
+    return None
+
+
+def dense_like(shape: Shape, strides: Shape | None) -> Shape | None:
+    """Strides of a new tensor whose axes lie in memory in the order of the given ones (TensorIterator's choice)."""
+    if strides is None:
+        return None
+    order = sorted(range(len(shape)), key=lambda axis: (-strides[axis], axis))
+    made, step = [0] * len(shape), 1
+    for axis in reversed(order):
+        made[axis] = step
+        step *= shape[axis]
+    return normal(shape, tuple(made))
+
+
+def viewed(old: Shape, strides: Shape, new: Shape) -> Shape | None:
+    """Strides that show `old` as `new` without a copy, or None where a copy is needed (at::detail::computeStride)."""
+    made = [0] * len(new)
+    axis, chunk, taken, base = len(new) - 1, 1, 1, strides[-1] if strides else 1
+    for i in range(len(old) - 1, -1, -1):
+        chunk *= old[i]
+        if i == 0 or (old[i - 1] != 1 and strides[i - 1] != chunk * base):
+            while axis >= 0 and (taken < chunk or new[axis] == 1):
+                made[axis] = taken * base
+                taken *= new[axis]
+                axis -= 1
+            if taken != chunk:
+                return None
+            if i:
+                base, chunk, taken = strides[i - 1], 1, 1
+    return tuple(made) if axis == -1 else None

@@ -1,0 +1,37 @@
+"""What the tape needs to know of each parameter: its dtype, and whether it learns."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from memcalc.tensors import expand
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from memcalc.tensors import Tensor
+
+
+class Weights:
+    """The tensors of a run by the names the blocks give them: whole groups by their pattern, single ones by name."""
+
+    def __init__(self, tensors: Iterable[Tensor], stored: Callable[[Tensor], str]) -> None:
+        self._tensors, self._stored = tuple(tensors), stored
+        self._groups = {tensor.name: tensor for tensor in self._tensors}
+
+    @cached_property
+    def _single(self) -> dict[str, Tensor]:
+        return {name: tensor for tensor in self._tensors for name in expand(tensor.name)}
+
+    def find(self, name: str) -> Tensor | None:
+        """The tensor of that name, or of the first name that a pattern stands for."""
+        found = self._groups.get(name)
+        return found or self._single.get(name) or self._single.get(next(expand(name)))
+
+    def of(self, name: str) -> tuple[str, bool]:
+        """(dtype it is kept in, whether it learns)."""
+        tensor = self.find(name)
+        if tensor is None:
+            raise KeyError(name)
+        return self._stored(tensor), tensor.trainable and not tensor.buffer

@@ -1,0 +1,192 @@
+"""From a recorded tape to bytes over time: live bytes at every event, the peaks, and what they are made of.
+
+The tape records one layer of each kind; here the record of a layer takes the place of all that are like it, so that a
+model of a hundred layers costs no more than its description.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from memcalc.tape.recorder import Layers
+    from memcalc.tape.step import Recording
+
+Phase: TypeAlias = Literal["forward", "backward", "optimizer"]
+Part: TypeAlias = Literal["activations", "gradients", "temporary"]
+PARTS: tuple[Part, ...] = ("activations", "gradients", "temporary")
+
+
+class Slice(NamedTuple):
+    """A stretch of the log, [start, stop), as the real step would run it; `phase` is the one it belongs to."""
+
+    start: int
+    stop: int
+    phase: Phase
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """One training step in bytes. `base` is there all along; the rest comes on top, and is included in every figure.
+
+    `phases` holds each phase's own maximum, `peak` the largest of them. `at_peak` adds up to `peak` exactly.
+    `activations` is what autograd and the program hold when the forward pass ends, beyond the base. `curve` samples
+    the live bytes over forward and backward. `reserved` is what the caching allocator has taken from the device.
+    """
+
+    base: Mapping[str, int]
+    phases: Mapping[Phase, int]
+    peak: int
+    peak_phase: Phase
+    at_peak: Mapping[str, int]
+    activations: int
+    after_forward: int
+    after_backward: int
+    gradients: int
+    step_temporaries: int
+    reserved: int = 0
+    curve: tuple[int, ...] = ()
+    unmodelled: tuple[str, ...] = field(default=())
+
+
+def timeline(recording: Recording, base: Mapping[str, int], step_temporaries: int, reserved: int = 0) -> Timeline:
+    """The bytes of a step over `base`; `step_temporaries` is the most an optimizer step needs beside what persists."""
+    signed = signed_sizes(recording)
+    slices = schedule(recording)
+    heights, totals = _measured(signed, slices)
+    ground = sum(base.values())
+    live, levels = ground, []
+    peaks: dict[Phase, tuple[int, int]] = {"forward": (ground, -1), "backward": (ground, -1)}
+    after_forward = ground
+    for index, piece in enumerate(slices):
+        top = live + heights[piece]
+        if top > peaks[piece.phase][0]:
+            peaks[piece.phase] = (top, index)
+        live += totals[piece]
+        levels.append((top, live))
+        if piece.phase == "forward":
+            after_forward = live
+    phases: dict[Phase, int] = {name: height for name, (height, _) in peaks.items()}
+    phases["backward"] = max(phases["backward"], after_forward)
+    phases["optimizer"] = live + step_temporaries
+    phase = max(phases, key=lambda name: phases[name])
+    gradients = live - ground
+    if phase == "optimizer":
+        at_peak = {**base, "activations": 0, "gradients": gradients, "temporary": step_temporaries}
+    else:
+        at_peak = {**base, **_composition(recording, signed, slices, peaks[phase][1])}
+    if "gradients" in base:
+        at_peak["gradients"] += base["gradients"]
+    return Timeline(
+        base, phases, phases[phase], phase, at_peak, after_forward - ground, after_forward, live,
+        gradients + base.get("gradients", 0), step_temporaries, reserved, tuple(level for pair in levels for level in pair),
+        recording.unmodelled,
+    )  # fmt: skip
+
+
+def signed_sizes(recording: Recording) -> list[int]:
+    """Bytes that each event of the log adds or takes away.
+
+    A storage made in a layer and let go outside the stack (autocast's cached copies, when autocast ends) goes as many
+    times as there are layers like it.
+    """
+    sizes, events = recording.sizes, recording.events
+    signed = [sizes[event] if event >= 0 else -sizes[~event] for event in events[: recording.end]]
+    for stack in recording.stacks:
+        times = _times_made(stack, events)
+        for start, stop in ((stack.events[-1], stack.returns[0]), (stack.returns[-1], recording.end)):
+            for at in range(start, stop):
+                if events[at] < 0 and ~events[at] in times:
+                    signed[at] *= times[~events[at]]
+    return signed
+
+
+def _times_made(stack: Layers, events: list[int]) -> dict[int, int]:
+    """For each storage made in a layer that stands for several: how many."""
+    counts = Counter(stack.order)
+    back = stack.returns[::-1]
+    return {
+        event: count
+        for sample, count in counts.items()
+        if count > 1
+        for start, stop in ((stack.events[sample], stack.events[sample + 1]), (back[sample + 1], back[sample]))
+        for event in events[start:stop]
+        if event >= 0
+    }
+
+
+def schedule(recording: Recording) -> list[Slice]:
+    """The log in the order of the real step: the record of a layer wherever a layer like it runs."""
+    forward = list(_forward(recording.stacks, recording.forward_end))
+    return forward + list(_backward(recording.stacks, recording.forward_end, recording.end))
+
+
+def _forward(stacks: list[Layers], end: int) -> Iterator[Slice]:
+    at = 0
+    for stack in stacks:
+        yield Slice(at, stack.events[0], "forward")
+        for sample in stack.order:
+            yield Slice(stack.events[sample], stack.events[sample + 1], "forward")
+        at = stack.events[-1]
+    yield Slice(at, end, "forward")
+
+
+def _backward(stacks: list[Layers], start: int, end: int) -> Iterator[Slice]:
+    at = start
+    for stack in reversed(stacks):
+        back = stack.returns[::-1]
+        yield Slice(at, back[-1], "backward")
+        for sample in reversed(stack.order):
+            yield Slice(back[sample + 1], back[sample], "backward")
+        at = back[0]
+    yield Slice(at, end, "backward")
+
+
+def _measured(signed: list[int], slices: list[Slice]) -> tuple[dict[Slice, int], dict[Slice, int]]:
+    """For each distinct slice: how high it rises above where it begins, and how far it ends above it."""
+    heights, totals = {}, {}
+    for piece in set(slices):
+        path = list(accumulate(signed[piece.start : piece.stop]))
+        heights[piece], totals[piece] = (max(0, max(path)), path[-1]) if path else (0, 0)
+    return heights, totals
+
+
+def _composition(recording: Recording, signed: list[int], slices: list[Slice], peak: int) -> dict[str, int]:
+    """What is live at the highest event of slice number `peak`, by part; all of it since the step began."""
+    kinds = _kinds(recording)
+    total = dict.fromkeys(PARTS, 0)
+    known: dict[Slice, dict[Part, int]] = {}
+    for piece in slices[:peak]:
+        if piece not in known:
+            known[piece] = _parts(recording, signed, kinds, piece.start, piece.stop)
+        for part, nbytes in known[piece].items():
+            total[part] += nbytes
+    last = slices[peak]
+    path = list(accumulate(signed[last.start : last.stop]))
+    for part, nbytes in _parts(recording, signed, kinds, last.start, last.start + path.index(max(path)) + 1).items():
+        total[part] += nbytes
+    return dict(total)
+
+
+def _kinds(recording: Recording) -> list[Part]:
+    """What each storage of the log is, in the end."""
+    made = len(recording.sizes)
+    kinds: list[Part] = ["activations"] * recording.forward_storages
+    kinds += ["temporary"] * (made - recording.forward_storages)
+    for first, last in recording.recomputed:
+        kinds[first:last] = ["activations"] * (last - first)
+    for storage in recording.gradients:
+        kinds[storage] = "gradients"
+    return kinds
+
+
+def _parts(recording: Recording, signed: list[int], kinds: list[Part], start: int, stop: int) -> dict[Part, int]:
+    found = dict.fromkeys(PARTS, 0)
+    for event, nbytes in zip(recording.events[start:stop], signed[start:stop], strict=True):
+        found[kinds[event if event >= 0 else ~event]] += nbytes
+    return found
