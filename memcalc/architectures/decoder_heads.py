@@ -27,12 +27,14 @@ def headed(
     width: int = 0,
     classifier: str = "score",
     qa: str = "transformer",
+    qa_outputs: int = 2,
     **more: Any,  # noqa: ANN401 - fields of Model
 ) -> Model:
     """The base under the head that the config's class asks for; RunInvalid for a head that is none of HEADS.
 
     `width` is what the base puts out (default: hidden_size), `classifier` how the class names the linear of a token
-    classifier, `qa` how it names the base below a question-answering head (transformers, modeling_layers.py, Generic…).
+    classifier, `qa` how it names the base below a question-answering head, which has `qa_outputs` (transformers,
+    modeling_layers.py, Generic…).
     """
     head, width = _task(c), width or c.hidden_size
     more = {"context": int(c.get("max_position_embeddings") or 0), "kind": kind(head), **more}
@@ -42,7 +44,7 @@ def headed(
     if head == "Model":
         return Model(replace(base, name=""), **more)
     if head == "ForQuestionAnswering":
-        return Model(sequence(replace(base, name=qa), Linear("qa_outputs", width, 2, bias=True)), **more)
+        return Model(sequence(replace(base, name=qa), Linear("qa_outputs", width, qa_outputs, bias=True)), **more)
     return Model(sequence(base, *_classifier(c, head, width, classifier)), **more)
 
 

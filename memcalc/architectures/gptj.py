@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
 from memcalc.architectures.decoder import attention, causal_lm, dropout, layer_norm, plain_mlp, tokens
+from memcalc.architectures.heads import labels
 from memcalc.blocks.base import parallel, repeat, sequence
 
 if TYPE_CHECKING:
@@ -36,5 +37,5 @@ def frame(c: Dimensions, mixer: Block) -> Model:
         dropout(c, "embd_pdrop"),
         repeat("h", c.num_hidden_layers, layer),
         layer_norm("ln_f", c.hidden_size),
-        prefix="transformer", tie="wte", head_bias=True,
+        prefix="transformer", tie="wte", head_bias=True, qa_outputs=labels(c),
     )  # fmt: skip
