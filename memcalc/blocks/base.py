@@ -64,7 +64,9 @@ class Unused(Sequence):
 
 @dataclass(frozen=True, slots=True)
 class Residual(Sequence):
-    """x + f(x); nameless as a rule."""
+    """x + f(x); nameless as a rule. `fp32` where x is cast to fp32 for the sum, which then stays fp32 (Mamba)."""
+
+    fp32: bool = False
 
 
 @dataclass(frozen=True, slots=True)
