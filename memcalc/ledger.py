@@ -83,7 +83,7 @@ def _entry(tensor: Tensor, recipe: Recipe, optimizer: Optimizer) -> Entry:
         tensor,
         weights,
         tensor.count * nbytes(tensor.elements, master) if master else 0,
-        0 if optimizer.frees_gradients else tensor.count * nbytes(tensor.elements, gradient_dtype(tensor, recipe)),
+        0 if optimizer.frees_gradients else tensor.count * _gradient_bytes(tensor, recipe, master),
         tensor.count * _bytes(states, "gpu"),
         tensor.count * _bytes(states, "host"),
         tensor.count * _bytes(states, "paged"),
@@ -114,6 +114,12 @@ def state_dtype(stored: str, recipe: Recipe, optimizer: Optimizer) -> str:
     if recipe.states != "param":
         return recipe.states
     return master_dtype(stored, recipe, optimizer) or stored
+
+
+def _gradient_bytes(tensor: Tensor, recipe: Recipe, master: str) -> int:
+    """Bytes of one tensor's gradient, and of its wider copy for the master weights where the recipe makes one."""
+    copy = nbytes(tensor.elements, recipe.master_gradients) if master and recipe.master_gradients else 0
+    return nbytes(tensor.elements, gradient_dtype(tensor, recipe)) + copy
 
 
 def _bytes(states: Iterable[StateTensor], device: str) -> int:
