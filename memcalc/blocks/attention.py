@@ -14,8 +14,9 @@ class Attention(Block):
     Either `q`, `k`, `v` or one fused `qkv`; `out` projects back. `before` holds what runs inside the module ahead of
     them and `after` behind them (norms, dropouts). `rotary_dim` is how many of head_dim's channels are rotated (0:
     none). `window` limits how far a query sees. `cross` reads keys and values from another sequence. `scores_bias`
-    adds a bias [1, heads, seq, seq] to the scores, which the layer that has `bias_table` (an embedding [buckets, heads]
-    of distances) looked up once for all layers of its stack (T5). `sinks` adds a logit per head (gpt-oss).
+    adds a bias [1, heads, seq, seq] to the scores: what the layer that has `bias_table` (an embedding [buckets, heads]
+    of distances) looked up for itself and the layers after it (T5); zeros where no layer before has a table. `sinks`
+    adds a logit per head (gpt-oss).
     `scores_fp32` where eager softmax runs in fp32. The output is scaled by a sigmoid where it is gated: of the second
     half of a `q` twice as wide (`gated`, Qwen3-Next), or of its own projection `gate` of the input (Step 3.7).
     `value_dim` is the width of a value head where it is not head_dim. `clip` > 0 clamps queries, keys and values to

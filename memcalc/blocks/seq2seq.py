@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memcalc.blocks.base import Block, Param, Sequence
-from memcalc.blocks.basic import Linear
+from memcalc.blocks.basic import Embedding, Linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,11 @@ class Encoder(Sequence):
 @dataclass(frozen=True, slots=True)
 class Decoder(Sequence):
     """Reads the target (`target_len` tokens), and the encoder's result where an Attention is `cross`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared(Embedding):
+    """A table that encoder and decoder read under names of their own, tied to it; nothing reads it by this name."""
 
 
 @dataclass(frozen=True, slots=True)
