@@ -1,0 +1,114 @@
+"""DeepSeek and the mixtures built like it: fine experts beside shared ones, latent attention, sparse indexers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from memcalc.architectures import architecture
+from memcalc.architectures.decoder import attention, decoder, gated_mlp, interleaved, layer_norm, pre_norm_layer, rms
+from memcalc.architectures.experts import corrected_router, mixture, per_layer, router
+from memcalc.blocks.base import repeat
+from memcalc.blocks.basic import Linear
+from memcalc.blocks.mla import Indexer, Mla
+from memcalc.blocks.mlp import Moe
+
+if TYPE_CHECKING:
+    from memcalc.blocks.base import Block, Stack
+    from memcalc.blocks.mlp import Router
+    from memcalc.dimensions import Dimensions
+    from memcalc.model import Model
+
+
+@architecture("deepseek")
+def deepseek(c: Dimensions) -> Model:
+    """DeepSeekMoE (arXiv:2401.06066): Llama's attention, separate small experts and shared ones (remote code)."""
+    mixer = attention(c, bias=bool(c.attention_bias))
+    count, width = c.get("n_routed_experts") or 0, c.moe_intermediate_size
+    beside = gated_mlp(c, "shared_experts", width * c.n_shared_experts) if c.get("n_shared_experts") else None
+    gate = router(c, count, fp32=True, normalized=c.norm_topk_prob) if count else None
+    experts = repeat("experts", count, gated_mlp(c, "", width))
+    sparse = Moe("mlp", gate, experts, beside, top_k=gate.top_k) if gate else gated_mlp(c)
+    mixed = [i >= c.first_k_dense_replace and i % c.moe_layer_freq == 0 for i in range(c.num_hidden_layers)]
+    return decoder(c, interleaved("layers", mixed, lambda m: pre_norm_layer(c, mixer, sparse if m else gated_mlp(c))))
+
+
+@architecture("deepseek_v2")
+def deepseek_v2(c: Dimensions) -> Model:
+    """Latent attention and a softmax router; the first layers are dense (arXiv:2405.04434)."""
+    groups, kept = (c.get("n_group"), c.get("topk_group")) if c.topk_method == "group_limited_greedy" else (1, 1)
+    gate = router(c, c.n_routed_experts, fp32=True, normalized=False, expert_groups=groups, kept_groups=kept)
+    return decoder(c, dense_then_sparse(c, latent_attention(c, formula="deepseek_v2"), gate, bias=c.mlp_bias))
+
+
+@architecture("deepseek_v3")
+def deepseek_v3(c: Dimensions) -> Model:
+    """Latent attention and a sigmoid router whose correction balances the experts (arXiv:2412.19437)."""
+    mixer = latent_attention(c, interleaved=bool(c.rope_interleave))
+    return decoder(c, dense_then_sparse(c, mixer, corrected_router(c, c.n_routed_experts)))
+
+
+@architecture("deepseek_v32", "glm_moe_dsa")
+def deepseek_v32(c: Dimensions) -> Model:
+    """DeepSeek-V3.2 and GLM-5: an indexer chooses the keys a query sees; GLM-5.2 shares its choice among layers."""
+    mixers = {"full": latent_attention(c, indexer=indexer(c)), "shared": latent_attention(c, reuses=True)}
+    feeds = {"sparse": sparse(c, corrected_router(c, experts_of(c))), "dense": gated_mlp(c)}
+    kinds = list(zip(indexer_types(c), mlp_types(c), strict=True))
+    return decoder(c, interleaved("layers", kinds, lambda kind: pre_norm_layer(c, mixers[kind[0]], feeds[kind[1]])))
+
+
+def dense_then_sparse(c: Dimensions, mixer: Block, gate: Router, *, bias: bool = False) -> Stack:
+    """`first_k_dense_replace` layers with a gated MLP, then layers with a mixture, each behind the mixer."""
+    feeds = {True: sparse(c, gate, bias=bias), False: gated_mlp(c, bias=bias)}
+    kinds = [i >= c.first_k_dense_replace for i in range(c.num_hidden_layers)]
+    return interleaved("layers", kinds, lambda kind: pre_norm_layer(c, mixer, feeds[kind]))
+
+
+def sparse(c: Dimensions, gate: Router, *, bias: bool = False) -> Moe:
+    """Routed experts of moe_intermediate_size and, in one MLP, `n_shared_experts` that every token meets."""
+    width = c.moe_intermediate_size
+    return mixture(c, gate, width, shared=gated_mlp(c, "shared_experts", width * c.n_shared_experts, bias=bias))
+
+
+def latent_attention(c: Dimensions, name: str = "self_attn", **more: Any) -> Mla:  # noqa: ANN401 - fields of Mla
+    """Queries through a latent of `q_lora_rank` (or straight where that is null), keys and values through another."""
+    hidden, heads, rank, kv = c.hidden_size, c.num_attention_heads, c.q_lora_rank, c.kv_lora_rank
+    nope, rope, value, bias = c.qk_nope_head_dim, c.qk_rope_head_dim, c.v_head_dim, bool(c.attention_bias)
+    queries: dict[str, Any] = {"q": Linear("q_proj", hidden, heads * (nope + rope))}
+    if rank is not None:
+        up = Linear("q_b_proj", rank, heads * (nope + rope))
+        queries = {"q_a": Linear("q_a_proj", hidden, rank, bias), "q_norm": rms("q_a_layernorm", rank), "q_b": up}
+    return Mla(
+        name, heads, nope, rope, value, kv, rank or 0, **queries,
+        kv_a=Linear("kv_a_proj_with_mqa", hidden, kv + rope, bias), kv_norm=rms("kv_a_layernorm", kv),
+        kv_b=Linear("kv_b_proj", kv, heads * (nope + value)), out=Linear("o_proj", heads * value, hidden, bias),
+        dropout=float(c.get("attention_dropout") or 0.0), **more,
+    )  # fmt: skip
+
+
+def indexer(c: Dimensions) -> Indexer:
+    """Small heads that score every key for every query and keep `index_topk` (DeepSeek-V3.2)."""
+    heads, dim = c.index_n_heads, c.index_head_dim
+    return Indexer(
+        "indexer", heads, dim, c.qk_rope_head_dim, c.index_topk,
+        q=Linear("wq_b", c.q_lora_rank, heads * dim), k=Linear("wk", c.hidden_size, dim),
+        k_norm=layer_norm("k_norm", dim), weights=Linear("weights_proj", c.hidden_size, heads),
+    )  # fmt: skip
+
+
+def indexer_types(c: Dimensions) -> list[str]:
+    """Which layers have an indexer ('full') and which reuse the last choice ('shared'): GlmMoeDsaConfig."""
+    freq, offset = max(c.get("index_topk_freq", 1), 1), c.get("index_skip_topk_offset", 2)
+    default = ["full" if max(i - offset + 1, 0) % freq == 0 else "shared" for i in range(c.num_hidden_layers)]
+    pattern = [{"F": "full", "S": "shared"}.get(mark, mark) for mark in c.get("index_topk_pattern") or ()]
+    return per_layer(c, "indexer_types", pattern or default)
+
+
+def mlp_types(c: Dimensions) -> list[str]:
+    """'dense' for the first `first_k_dense_replace` layers, 'sparse' behind, unless listed."""
+    dense = c.first_k_dense_replace
+    return per_layer(c, "mlp_layer_types", ["dense" if i < dense else "sparse" for i in range(c.num_hidden_layers)])
+
+
+def experts_of(c: Dimensions) -> int:
+    """Routed experts; an old `num_experts` overrides (GlmMoeDsaConfig)."""
+    return int(c.get("num_experts") or c.n_routed_experts)
