@@ -22,7 +22,7 @@ MIB: Final = 2**20
 GIB: Final = 2**30
 
 _MAKERS: Final = frozenset({"nvidia", "geforce", "tesla", "amd", "instinct", "radeon", "intel", "google", "aws"})
-_SIZE: Final = re.compile(r"[+-]?[0-9._]+(?:e[+-]?[0-9]+)?\s*[kmgtp]?i?b?(?:ytes)?", re.ASCII | re.IGNORECASE)
+_SIZE: Final = re.compile(r"[+-]?[0-9._]+(?:e[+-]?[0-9]+)?\s*(?:[kmgtp](?:i?b)?|b|bytes)", re.ASCII | re.IGNORECASE)
 _PCIE_LANE: Final = {"3.0": 0.985, "4.0": 1.969, "5.0": 3.938, "6.0": 7.563}  # GB/s in one direction (PCI-SIG)
 
 
@@ -71,7 +71,7 @@ def gpu(spec: str | int) -> Gpu:
     name = _known(wanted)
     if name:
         return _of_preset(presets.find("gpus", name), wanted)
-    if _SIZE.fullmatch(wanted) and not wanted.replace(".", "").isdigit():
+    if _SIZE.fullmatch(wanted):
         return _of_size(wanted)
     raise UnknownName("GPU", wanted, presets.index().get("gpus", {}), "memcalc gpus")
 
@@ -156,9 +156,9 @@ def _memory(card: Mapping[str, Any], wanted: str) -> tuple[int, str, str]:
     if "visible_gib" in memory:
         return gib_bytes(min(memory["visible_gib"])), card["id"], ""
     sizes: Sequence[int] = memory["unified_gib"]
-    match = re.search(r"([0-9]+)gb$", _squeezed(wanted))
-    size = int(match[1]) if match else min(sizes)
-    others = f"it is sold with {', '.join(map(str, sizes))} GiB; the smallest was taken" if not match else ""
+    asked = next((size for size in sorted(sizes, reverse=True) if _squeezed(wanted).endswith(f"{size}gb")), 0)
+    size = asked or min(sizes)
+    others = "" if asked else f"it is sold with {', '.join(map(str, sizes))} GiB; the smallest was taken"
     # Metal's default working set (torch.mps.recommended_max_memory)
     return size * GIB * 2 // 3 if size <= 36 else size * GIB * 3 // 4, f"{card['id']}-{size}gb", others
 

@@ -158,7 +158,9 @@ def _float(text: str) -> str:
 def _consistent(made: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """What follows from the overrides: no master copy of weights as wide, frozen weights in the compute dtype."""
     if made.master and BITS[made.weights] >= BITS[made.master]:
-        made = replace(made, master="", master_gradients="")
+        made = replace(made, master="")
+    if not made.master:
+        made = replace(made, master_gradients="")
     if "compute" in changes and "frozen" not in changes:
         made = replace(made, frozen=made.compute)
     if "autocast_cache" not in changes:
