@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
-    except Exception as error:  # noqa: BLE001 - the promise is: never a traceback
+    except Exception as error:
         if os.environ.get("MEMCALC_TRACEBACK"):
             raise
         _say(f"bug in memcalc: {type(error).__name__}: {error}\n"

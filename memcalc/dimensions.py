@@ -87,7 +87,7 @@ class Dimensions:
     def _checked(self, key: str, value: Any) -> Any:  # noqa: ANN401
         """The value, refused where it can't be what the class's default is."""
         default = self._defaults.get(key)
-        if isinstance(default, bool) and not isinstance(value, bool) and value is not None:
+        if isinstance(default, bool) and not isinstance(value, (bool, list)) and value is not None:
             raise self._wrong(key, value, "true or false")
         if isinstance(default, int) and not isinstance(default, bool) and value is not None:
             return self._whole(key, value)

@@ -43,7 +43,9 @@ def estimate_run(run: Run, beside: Path | None = None) -> Report:
         run=resolved_run(plan),
         model=_model_part(plan),
         memory=memory,
-        gpu=GpuPart(name=plan.gpu.name if plan.gpu else None, count=plan.run.gpus, usable=plan.gpu.usable if plan.gpu else None),
+        gpu=GpuPart(
+            name=plan.gpu.name if plan.gpu else None, count=plan.run.gpus, usable=plan.gpu.usable if plan.gpu else None
+        ),
         verdict=verdict(plan, memory),
         assumptions=tuple(Note(code=n.code, path=n.path, message=n.message) for n in plan.notes.assumptions),
         warnings=tuple(Note(code=n.code, path=n.path, message=n.message) for n in plan.notes.warnings),
@@ -93,7 +95,7 @@ def _note_what_is_missing(plan: Plan, book: Ledger) -> None:
         plan.notes.warn("sharding", "buffers-not-included", plan.placement.leaves_out)
     if book.host[1]:
         plan.notes.assume("optimizer", "paged-states",
-                          "paged optimizer states are counted in host memory; the driver moves them to the GPU as they are used")  # fmt: skip
+                          "paged optimizer states are counted in host memory; the driver moves them as they are used")  # fmt: skip
 
 
 def _model_part(plan: Plan) -> ModelPart:

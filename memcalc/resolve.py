@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from memcalc.errors import Fault, RunInvalid
@@ -10,8 +10,10 @@ from memcalc.gpus import Gpu, gpu
 from memcalc.ledger import ledger
 from memcalc.models import load_model
 from memcalc.notes import Notes
-from memcalc.optimizers import Optimizer, resolve as find_optimizer
+from memcalc.optimizers import Optimizer
+from memcalc.optimizers import resolve as find_optimizer
 from memcalc.precision import Recipe, recipe
+from memcalc.presets import find, has
 from memcalc.sharding import Placement, placement
 from memcalc.units import parse_margin
 
@@ -76,9 +78,7 @@ def resolve(run: Run, beside: Path | None = None) -> Plan:
     )  # fmt: skip
 
 
-def _trained_tensors(
-    run: Run, model: Model, chosen: Recipe, notes: Notes
-) -> tuple[tuple[Tensor, ...], Adapted | None]:
+def _trained_tensors(run: Run, model: Model, chosen: Recipe, notes: Notes) -> tuple[tuple[Tensor, ...], Adapted | None]:
     """The tensors after adapters and quantised storage."""
     tensors, adapted = model.tensors, None
     if run.lora:
@@ -90,7 +90,9 @@ def _trained_tensors(
         notes.assume_all("lora", adapted.notes)
         notes.assume("lora", "frozen-base", f"the base model is frozen and stored in {run.quantize or chosen.frozen}")
     elif run.quantize:
-        raise RunInvalid([Fault("quantize", "quantised weights can't be trained; add `lora: {rank: 16}` to train adapters")])
+        raise RunInvalid(
+            [Fault("quantize", "quantised weights can't be trained; add `lora: {rank: 16}` to train adapters")]
+        )
     if run.quantize:
         from memcalc.quantization import quantize  # noqa: PLC0415
 
@@ -108,11 +110,15 @@ def _refuse_unmodelled(run: Run) -> None:
         if getattr(run.parallel, axis) > 1
     ]
     if run.sharding and run.sharding.strategy in ("megatron", "hsdp"):
-        faults.append(Fault("sharding", f"{run.sharding.strategy} is not modelled yet; use ddp, zero1, zero2, zero3 or fsdp"))
+        faults.append(
+            Fault("sharding", f"{run.sharding.strategy} is not modelled yet; use ddp, zero1, zero2, zero3 or fsdp")
+        )
     if run.implementation != "hf":
         faults.append(Fault("implementation", f"{run.implementation} is not modelled yet; only hf is"))
     if run.sharding and run.sharding.strategy != "none" and run.gpus == 1:
-        faults.append(Fault("gpus", f"sharding {run.sharding.strategy} over one GPU shares nothing; say how many: gpus: 8"))
+        faults.append(
+            Fault("gpus", f"sharding {run.sharding.strategy} over one GPU shares nothing; say how many: gpus: 8")
+        )
     if faults:
         raise RunInvalid(faults)
 
@@ -154,10 +160,24 @@ def _note_defaults(run: Run, notes: Notes) -> None:
 
 
 def resolved_run(plan: Plan) -> dict[str, Any]:
-    """Every key of the run with the value it was given or assumed, as plain JSON data."""
-    from dataclasses import asdict  # noqa: PLC0415
-
-    run = replace(plan.run, seq_len=plan.seq_len)
-    written: dict[str, Any] = {key: value for key, value in asdict(run).items()}
-    written["sharding"] = {"strategy": plan.placement.strategy, **(plan.run.sharding.options if plan.run.sharding else {})}
+    """Every key of the run with the value it was given or assumed, names as the presets spell them; it can be run again."""
+    run = plan.run
+    written: dict[str, Any] = {**asdict(run), "seq_len": plan.seq_len, "optimizer": _named(plan.optimizer)}
+    if isinstance(run.model, str) and has("models", run.model):
+        written["model"] = plan.model.name
+    if isinstance(run.precision, str):
+        written["precision"] = find("precisions", run.precision)["id"]
+    written["gpu"] = plan.gpu.name if plan.gpu else None
+    written["sharding"] = {"strategy": plan.placement.strategy, **(run.sharding.options if run.sharding else {})}
     return written
+
+
+def _named(optimizer: Optimizer) -> str | dict[str, Any]:
+    """An optimizer by its preset's name, with the implementation and the options that are not its defaults."""
+    plain = find_optimizer(optimizer.name)
+    changed = {key: value for key, value in optimizer.options.items() if plain.options.get(key) != value}
+    if optimizer.implementation != plain.implementation:
+        changed["implementation"] = optimizer.implementation
+    if optimizer.bytes_per_parameter is not None:
+        changed["bytes_per_parameter"] = optimizer.bytes_per_parameter
+    return {"name": optimizer.name, **changed} if changed else optimizer.name

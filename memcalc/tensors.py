@@ -61,16 +61,28 @@ def expand(pattern: str) -> Iterator[str]:
     return ("".join(combination) for combination in itertools.product(*choices))
 
 
+def count_of(pattern: str) -> int:
+    """How many names a pattern stands for, without spelling them out; ValueError where it is not a pattern."""
+    pieces = _BRACES.split(pattern)
+    if any(brace in piece for piece in pieces[::2] for brace in "{}"):
+        raise ValueError(f"unmatched brace in {pattern!r}")
+    return math.prod(sum(len(run) for run in _runs(piece)) for piece in pieces[1::2])
+
+
 def expand_tensor(tensor: Tensor) -> Iterator[Tensor]:
     """The tensors of a group one by one, each with its full name."""
     return (replace(tensor, name=name, count=1) for name in expand(tensor.name))
 
 
 def _numbers(text: str) -> Iterator[int]:
+    return itertools.chain.from_iterable(_runs(text))
+
+
+def _runs(text: str) -> Iterator[range]:
     for part in text.split(","):
         first, *rest = (int(n) for n in part.split(".."))
         last, step = (*rest, 1)[:2] if rest else (first, 1)
-        yield from range(first, last + 1, step)
+        yield range(first, last + 1, step)
 
 
 def numbers(indices: Sequence[int]) -> str:

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
 # what a bare word or number means where a mapping may stand
 SHORTHAND = {"checkpointing": "mode", "loss": "kind", "sharding": "strategy", "lora": "rank"}
 # words for "not at all" that YAML turns into false or null, and what they mean for these keys
-ABSENT = {"checkpointing": "none", "sharding": "none", "offload": "none", "lora": None, "quantize": None}
+ABSENT = {
+    "precision": "fp32",
+    "optimizer": "none",
+    "checkpointing": "none",
+    "sharding": "none",
+    "offload": "none",
+    "lora": None,
+    "quantize": None,
+}
 ALWAYS = {"checkpointing": "full", "lora": {}}  # what `true` means
 
 
@@ -68,7 +76,7 @@ def _long(key: str, value: object) -> object:
         value = ABSENT[key]
     if key in SHORTHAND and isinstance(value, (str, int, float)):
         return {SHORTHAND[key]: value}
-    if key == "gpu" and isinstance(value, (int, float)) and not isinstance(value, bool):
+    if key in ("gpu", "model", "precision") and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     return value
 
@@ -107,7 +115,9 @@ def _booleans(kind: type, given: Mapping[str, Any], path: str) -> Iterator[Fault
                 yield from _booleans(inner, value, f"{path}{key}.")
             continue
         if isinstance(value, bool) and _takes_number(kind, key):
-            yield Fault(f"{path}{key}", f"{str(value).lower()} is not a number (YAML reads yes/no/on/off as true/false)")
+            yield Fault(
+                f"{path}{key}", f"{str(value).lower()} is not a number (YAML reads yes/no/on/off as true/false)"
+            )
 
 
 @lru_cache(maxsize=64)

@@ -15,7 +15,12 @@ def verdict(plan: Plan, memory: Memory) -> Verdict:
     """fits: total within usable - margin; tight: only the allocated peak is; too-big: not even that."""
     card = plan.gpu
     if card is None:
-        return Verdict(fits=None, level="unknown", headroom=None, reason="no GPU named; say which one with --gpu")
+        return Verdict(
+            fits=None,
+            level="unknown",
+            headroom=None,
+            reason="no GPU is named, so whether it fits is open; name one with --gpu",
+        )
     room = card.usable - plan.margin
     headroom = room - memory.total
     where = f"the {format_bytes(room)} usable on {card.name}"

@@ -60,7 +60,9 @@ def run(words: list[str]) -> int:
 
 
 def _root(
-    version: Annotated[bool, typer.Option("--version", "-V", help="Show the version and leave.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", "-V", help="Show the version and leave.", is_eager=True)
+    ] = False,
 ) -> None:
     if version:
         typer.echo(f"memcalc {__version__}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memcalc.errors import UsageError
+from memcalc.errors import UnknownName, UsageError
 from memcalc.models import is_model_name
+from memcalc.presets import index
 from memcalc.reading import STDIN, parse_document, read_document
 from memcalc.run import keys
 from memcalc.validation import SHORTHAND, parse_run
@@ -32,7 +33,9 @@ def asked_run(source: str | None, flags: Mapping[str, str | None], changes: Iter
             raise UsageError(f"--set {change}: write key=value, such as --set lora.rank=16")
         _put(given, key.strip(), value(text))
     if "model" not in given:
-        raise UsageError("which model? Name one (memcalc estimate llama-2-7b), or a run file; list models with: memcalc models")
+        raise UsageError(
+            "which model? Name one (memcalc estimate llama-2-7b), or a run file; list models with: memcalc models"
+        )
     written = set(flags) if not place else {key for key, text in flags.items() if text is not None}
     where = (lambda path: path if path.split(".")[0] in written else place(path)) if place else None
     return parse_run(given, name, where), beside
@@ -44,12 +47,19 @@ def _from_source(source: str | None) -> tuple[dict[str, Any], str, Any, Path | N
         return {}, "the command line", None, None
     if is_model_name(source) or Path(source).is_dir():
         return {"model": source}, "the command line", None, None
+    if source != STDIN and not _is_path(source):
+        raise UnknownName("model", source, index()["models"], "memcalc models (or name a file that exists)")
     document = read_document(source)
     beside = None if source == STDIN else Path(source).parent
     if "model" not in document.data and any(key in document.data for key in _OF_A_CONFIG):
         model: Any = document.data if source == STDIN else Path(source).name
         return {"model": model}, document.source, document.place, beside
     return dict(document.data), document.source, document.place, beside
+
+
+def _is_path(source: str) -> bool:
+    """Whether a word means a file: there is one, or it looks like one."""
+    return Path(source).exists() or "/" in source or Path(source).suffix in (".yaml", ".yml", ".json", ".toml")
 
 
 def value(text: str) -> Any:  # noqa: ANN401 - whatever YAML holds

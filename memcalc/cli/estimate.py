@@ -17,13 +17,28 @@ def _flag(help_text: str, *names: str, metavar: str = "TEXT") -> typer.models.Op
 
 
 def main(
-    source: Annotated[str | None, typer.Argument(help="A model's name, a run file, a config.json or its folder; - reads standard input.", show_default=False)] = None,  # noqa: E501
-    model: Annotated[str | None, _flag("Preset or alias, config.json, folder, or a size such as 7b.", "--model", "-m")] = None,
-    precision: Annotated[str | None, _flag("A recipe: mixed-bf16, bf16, amp-bf16, fp32, megatron-bf16 …", "--precision")] = None,
-    optimizer: Annotated[str | None, _flag("Preset, alias, Trainer name or class path; none.", "--optimizer", "--opt")] = None,
-    batch_size: Annotated[str | None, _flag("Micro batch of one GPU, in sequences or images.", "--batch-size", "-b", metavar="N")] = None,
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            help="A model's name, a run file, a config.json or its folder; - reads standard input.", show_default=False
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, _flag("Preset or alias, config.json, folder, or a size such as 7b.", "--model", "-m")
+    ] = None,
+    precision: Annotated[
+        str | None, _flag("A recipe: mixed-bf16, bf16, amp-bf16, fp32, megatron-bf16 …", "--precision")
+    ] = None,
+    optimizer: Annotated[
+        str | None, _flag("Preset, alias, Trainer name or class path; none.", "--optimizer", "--opt")
+    ] = None,
+    batch_size: Annotated[
+        str | None, _flag("Micro batch of one GPU, in sequences or images.", "--batch-size", "-b", metavar="N")
+    ] = None,
     seq_len: Annotated[str | None, _flag("Tokens of a sequence.", "--seq-len", "-s", metavar="N")] = None,
-    target_len: Annotated[str | None, _flag("Tokens of a target sequence (encoder-decoders).", "--target-len", metavar="N")] = None,
+    target_len: Annotated[
+        str | None, _flag("Tokens of a target sequence (encoder-decoders).", "--target-len", metavar="N")
+    ] = None,
     grad_accum: Annotated[str | None, _flag("Micro batches per step.", "--grad-accum", metavar="N")] = None,
     checkpointing: Annotated[str | None, _flag("none, full or selective.", "--checkpointing")] = None,
     attention: Annotated[str | None, _flag("eager, sdpa or flash.", "--attention")] = None,
@@ -37,7 +52,9 @@ def main(
     sharding: Annotated[str | None, _flag("none, ddp, zero1, zero2, zero3 or fsdp.", "--sharding")] = None,
     offload: Annotated[str | None, _flag("none, optimizer, optimizer+params or activations.", "--offload")] = None,
     margin: Annotated[str | None, _flag("What must stay free: 2GiB or 5%.", "--margin")] = None,
-    change: Annotated[list[str] | None, typer.Option("--set", help="Any key of a run file: --set lora.rank=16", metavar="KEY=VALUE")] = None,  # noqa: E501
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="Any key of a run file: --set lora.rank=16", metavar="KEY=VALUE")
+    ] = None,
     fail_if_too_big: Annotated[bool, typer.Option("--fail-if-too-big", help="Exit 1 where it does not fit.")] = False,
     form: FormatOption = "table",
     output: OutputOption = None,
@@ -46,7 +63,7 @@ def main(
     """Every flag is also a key of a run file (memcalc schema run); a flag wins over the file.
 
     Examples: memcalc estimate --model llama-7b --opt adamw8bit; memcalc estimate run.yaml --gpu h100 --set lora.rank=64
-    """  # noqa: D400, D415
+    """
     from memcalc.cli.asked import asked_run  # noqa: PLC0415 - not for --help
     from memcalc.estimate import estimate_run  # noqa: PLC0415
     from memcalc.render import render  # noqa: PLC0415

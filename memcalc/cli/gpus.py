@@ -15,12 +15,15 @@ from memcalc.render.listing import FORMATS, render_card, render_rows
 
 
 def main(
-    words: Annotated[list[str] | None, typer.Argument(help="A preset's name shows it; other words filter the list.", show_default=False)] = None,  # noqa: E501
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(help="A preset's name shows it; other words filter the list.", show_default=False),
+    ] = None,
     form: FormatOption = "table",
     output: OutputOption = None,
     units: UnitsOption = "GiB",
 ) -> None:
-    """Examples: memcalc gpus; memcalc gpus h100; memcalc gpus hopper --format json"""  # noqa: D400, D415
+    """Examples: memcalc gpus; memcalc gpus h100; memcalc gpus hopper --format json"""  # noqa: D400
     chosen, sheet = choose(form, FORMATS), page(units, output)
     asked = words or []
     if len(asked) == 1 and has("gpus", asked[0]):

@@ -14,14 +14,19 @@ from memcalc.units import format_count
 
 
 def main(
-    words: Annotated[list[str] | None, typer.Argument(help="A preset's name shows it; other words filter the list.", show_default=False)] = None,  # noqa: E501
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(help="A preset's name shows it; other words filter the list.", show_default=False),
+    ] = None,
     tensors: Annotated[bool, typer.Option("--tensors", help="List the tensors of one model.")] = False,
-    architectures: Annotated[bool, typer.Option("--architectures", help="List the model types with an architecture.")] = False,
+    architectures: Annotated[
+        bool, typer.Option("--architectures", help="List the model types with an architecture.")
+    ] = False,
     form: FormatOption = "table",
     output: OutputOption = None,
     units: UnitsOption = "GiB",
 ) -> None:
-    """Examples: memcalc models; memcalc models qwen3; memcalc models llama-2-7b --tensors; memcalc models --architectures"""  # noqa: D400, D415, E501
+    """Examples: memcalc models; memcalc models qwen3; memcalc models llama-2-7b --tensors; memcalc models --architectures"""  # noqa: D400
     chosen, sheet = choose(form, FORMATS), page(units, output)
     asked = words or []
     if architectures:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,19 +14,32 @@ from memcalc.optimizers import Optimizer, resolve, state
 from memcalc.presets import find, has
 from memcalc.render.listing import FORMATS, render_card, render_rows
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 EXAMPLE = (4096, 4096)  # the matrix that bytes per parameter are quoted for
 
 
 def main(
-    words: Annotated[list[str] | None, typer.Argument(help="A name, alias, Trainer name or class path shows one; other words filter.", show_default=False)] = None,  # noqa: E501
-    shape: Annotated[str | None, typer.Option("--shape", help="What it keeps for a tensor: 4096x4096.", metavar="SHAPE")] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="A name, alias, Trainer name or class path shows one; other words filter.", show_default=False
+        ),
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option("--shape", help="What it keeps for a tensor: 4096x4096.", metavar="SHAPE")
+    ] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="The tensor's dtype.", metavar="DTYPE")] = "bf16",
-    role: Annotated[str, typer.Option("--role", help="The kind of module that owns it: linear, embedding, norm, conv.", metavar="ROLE")] = "linear",  # noqa: E501
+    role: Annotated[
+        str,
+        typer.Option("--role", help="The kind of module that owns it: linear, embedding, norm, conv.", metavar="ROLE"),
+    ] = "linear",
     form: FormatOption = "table",
     output: OutputOption = None,
     units: UnitsOption = "auto",
 ) -> None:
-    """Examples: memcalc optimizers; memcalc optimizers 8bit; memcalc optimizers adamw-8bit --shape 4096x4096 --dtype bf16"""  # noqa: D400, D415, E501
+    """Examples: memcalc optimizers; memcalc optimizers 8bit; memcalc optimizers adamw-8bit --shape 4096x4096 --dtype bf16"""  # noqa: D400
     chosen, sheet = choose(form, FORMATS), page(units, output)
     asked = words or []
     if shape is not None:
@@ -43,7 +56,7 @@ def main(
 
 def _extents(text: str) -> tuple[int, ...]:
     """4096x4096, 4096,4096 or '4096 4096' as numbers; UsageError otherwise."""
-    parts = [part for part in re.split(r"[x×,*\s]+", text.strip().strip("[]()")) if part]
+    parts = [part for part in re.split(r"[x\u00d7,*\s]+", text.strip().strip("[]()")) if part]
     if not parts or not all(part.isdigit() for part in parts):
         raise UsageError(f"--shape {text}: write whole numbers with an x between them, such as 4096x4096")
     return tuple(int(part) for part in parts)
@@ -52,8 +65,10 @@ def _extents(text: str) -> tuple[int, ...]:
 def _state(name: str, shape: tuple[int, ...], dtype: str, role: str, form: str, sheet: Any) -> str:  # noqa: ANN401
     answer = state(name, shape, dtype, role)
     if form in ("json", "yaml"):
-        return render_card({"optimizer": resolve(name).name, "shape": list(shape), "dtype": dtype, **answer}, form, sheet)
-    rows = [{"state": t["name"], "dtype": t["dtype"], "shape": "x".join(map(str, t["shape"])) or "scalar",
+        return render_card(
+            {"optimizer": resolve(name).name, "shape": list(shape), "dtype": dtype, **answer}, form, sheet
+        )
+    rows = [{"state": t["name"], "dtype": t["dtype"], "shape": _shape(t["shape"]),
              "where": t["device"], "size": sheet.size(t["bytes"])} for t in answer["tensors"]]  # fmt: skip
     rows.append({"state": "total", "dtype": "", "shape": "", "where": "", "size": sheet.size(answer["total_bytes"])})
     return render_rows("states", rows, answer["tensors"], form, sheet)
@@ -81,6 +96,10 @@ def _full(card: dict[str, Any]) -> dict[str, Any]:
             "drop_in": optimizer.advice.drop_in, "best_for": optimizer.advice.best_for, "source": optimizer.source}  # fmt: skip
 
 
+def _shape(extents: Iterable[int]) -> str:
+    return "x".join(map(str, extents)) or "scalar"
+
+
 def _short(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}".rstrip("0").rstrip(".")
 
@@ -93,7 +112,7 @@ def _card(name: str) -> dict[str, Any]:
         "aliases": list(card.get("aliases", [])), "options": card.get("options", {}),
         "implementations": list(card.get("step", {})),
         "states_of_a_4096x4096_bf16_matrix": [
-            {"name": s.name, "dtype": s.dtype, "shape": "x".join(map(str, s.shape)) or "scalar", "bytes": s.bytes, "device": s.device}
+            {"name": s.name, "dtype": s.dtype, "shape": _shape(s.shape), "bytes": s.bytes, "device": s.device}
             for s in optimizer.states(EXAMPLE, "bf16")
         ],
         "bytes_per_parameter": {d: per_parameter(optimizer, d) for d in ("fp32", "bf16")},

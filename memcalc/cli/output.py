@@ -17,7 +17,9 @@ from memcalc.units import unit_name
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-FormatOption = Annotated[str, typer.Option("--format", "-f", help="table, json, yaml, csv or markdown.", metavar="FORMAT")]
+FormatOption = Annotated[
+    str, typer.Option("--format", "-f", help="table, json, yaml, csv or markdown.", metavar="FORMAT")
+]
 OutputOption = Annotated[str | None, typer.Option("--output", "-o", help="Write to this file.", metavar="FILE")]
 UnitsOption = Annotated[str, typer.Option("--units", help="GiB, GB, MiB, MB, B … or auto.", metavar="UNIT")]
 

@@ -17,10 +17,12 @@ def main(
     kind: Annotated[str, typer.Argument(help="run or report.")] = "run",
     output: OutputOption = None,
 ) -> None:
-    """Example: memcalc schema run --output run.schema.json"""  # noqa: D400, D415
+    """Example: memcalc schema run --output run.schema.json"""  # noqa: D400
     if kind not in KINDS:
         near = nearest_names(kind, KINDS)
-        raise UsageError(f"unknown schema {kind!r}; {f'did you mean {near[0]}? ' if near else ''}there are {', '.join(KINDS)}")
+        raise UsageError(
+            f"unknown schema {kind!r}; {f'did you mean {near[0]}? ' if near else ''}there are {', '.join(KINDS)}"
+        )
     write(json.dumps(_schema(kind), indent=2), output)
 
 

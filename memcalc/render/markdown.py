@@ -15,7 +15,11 @@ def render(report: Report, page: Page) -> str:
     """A heading, a table, the verdict, and the notes as lists."""
     lines = [f"### {headline(report)}", "", subtitle(report), "", "| | memory | share |", "|---|---:|---:|"]
     lines += [f"| {row.title} | {page.size(row.bytes)} | {100 * row.share:.1f} % |" for row in rows(report)]
-    lines += [f"| **total** | **{page.size(report.memory.total)}** | |", "", f"**{mark(report)}**: {report.verdict.reason}"]
+    lines += [
+        f"| **total** | **{page.size(report.memory.total)}** | |",
+        "",
+        f"**{mark(report)}** {report.verdict.reason}",
+    ]
     for title, notes in (("Not included", report.warnings), ("Assumed", report.assumptions)):
         if notes:
             lines += ["", f"{title}:", ""]

@@ -34,7 +34,9 @@ def name_of(spec: Any) -> str:  # noqa: ANN401 - a preset's name or a mapping wi
     """A preset's name, with what was changed behind it."""
     if not isinstance(spec, dict):
         return str(spec)
-    name = next((spec[key] for key in ("name", "recipe", "preset", "kind", "mode", "strategy") if key in spec), "custom")
+    name = next(
+        (spec[key] for key in ("name", "recipe", "preset", "kind", "mode", "strategy") if key in spec), "custom"
+    )
     more = [f"{k}={v}" for k, v in spec.items() if v != name and v not in ({}, None)]
     return f"{name} ({', '.join(more)})" if more else str(name)
 
@@ -68,10 +70,12 @@ def rows(report: Report) -> list[Row]:
     slack = memory.reserved - memory.peak_allocated
     items += [("allocator's cache", slack)] if slack else []
     items += [("CUDA context", memory.outside_allocator.context)] if memory.outside_allocator.context else []
-    items += [("communicators", memory.outside_allocator.communicators)] if memory.outside_allocator.communicators else []
+    items += (
+        [("communicators", memory.outside_allocator.communicators)] if memory.outside_allocator.communicators else []
+    )
     return [Row(title, size, size / whole) for title, size in items]
 
 
 def mark(report: Report) -> str:
     """The verdict's sign."""
-    return {"fits": "✓ fits", "tight": "! tight", "too-big": "✗ too big", "unknown": "? no GPU named"}[report.verdict.level]
+    return {"fits": "✓ fits:", "tight": "! tight:", "too-big": "✗ too big:", "unknown": "?"}[report.verdict.level]

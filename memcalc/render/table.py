@@ -10,11 +10,13 @@ from memcalc.render.text import bar, to_text
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rich.console import RenderableType
     from rich.text import Text
 
     from memcalc.render.page import Page
     from memcalc.report import Note, Report
 
+WORTH_A_LINE = 2**20  # bytes of host memory; step counters alone are less
 COLOURS = {"fits": "green", "tight": "yellow", "too-big": "red", "unknown": "cyan"}
 
 
@@ -23,7 +25,7 @@ def render(report: Report, page: Page) -> str:
     return to_text(_lines(report, page), page)
 
 
-def _lines(report: Report, page: Page) -> Iterator[Text]:
+def _lines(report: Report, page: Page) -> Iterator[RenderableType]:
     from rich.text import Text  # noqa: PLC0415 - json needs no rich
 
     yield Text(headline(report), style="bold")
@@ -31,7 +33,7 @@ def _lines(report: Report, page: Page) -> Iterator[Text]:
     yield Text()
     yield from _table(report, page)
     yield Text()
-    yield Text(f"{mark(report)}: {report.verdict.reason}", style=f"bold {COLOURS[report.verdict.level]}")
+    yield Text(f"{mark(report)} {report.verdict.reason}", style=f"bold {COLOURS[report.verdict.level]}")
     yield from _notes("Not included", report.warnings, "yellow")
     yield from _notes("Assumed", report.assumptions, "dim")
 
@@ -50,8 +52,8 @@ def _table(report: Report, page: Page) -> Iterator[Text]:
         yield line.append(f" {_percent(row.share):>5}")
     yield Text("  " + "─" * (names + 2 + sizes), style="dim")
     yield Text(f"  {total.title:<{names}}  {page.size(total.bytes):>{sizes}}", style="bold")
-    if report.memory.host.pinned or report.memory.host.pageable:
-        host = report.memory.host.pinned + report.memory.host.pageable
+    host = report.memory.host.pinned + report.memory.host.pageable
+    if host >= WORTH_A_LINE:
         yield Text(f"  {'host memory':<{names}}  {page.size(host):>{sizes}}", style="dim")
 
 
@@ -59,12 +61,16 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.005 else "<1 %"
 
 
-def _notes(title: str, notes: tuple[Note, ...], style: str) -> Iterator[Text]:
+def _notes(title: str, notes: tuple[Note, ...], style: str) -> Iterator[RenderableType]:
+    from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    if notes:
-        yield Text()
-        yield Text(f"{title}:", style=style)
+    if not notes:
+        return
+    grid = Table.grid(padding=(0, 1))
     for note in notes:
         where = f"{note.path}: " if note.path else ""
-        yield Text(f"  {where}{note.message}", style=style)
+        grid.add_row(Text(" -", style=style), Text(f"{where}{note.message}", style=style))
+    yield Text()
+    yield Text(f"{title}:", style=style)
+    yield grid

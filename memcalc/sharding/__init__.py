@@ -50,7 +50,9 @@ class Placement:
 
     def hosted(self, book: Ledger) -> int:
         """Bytes of offloaded components in one rank's pinned host memory."""
-        return sum(self._part(component, book.total(component)) for component in PERSISTENT if component in self.offloaded)
+        return sum(
+            self._part(component, book.total(component)) for component in PERSISTENT if component in self.offloaded
+        )
 
     def _part(self, component: str, whole: int) -> int:
         return -(-whole // self.ranks) if component in SHARED[self.strategy] else whole
@@ -58,9 +60,11 @@ class Placement:
     @property
     def leaves_out(self) -> str:
         """What of this placement the numbers do not include, in a sentence; '' where nothing."""
-        if self.strategy in ("none",) and not self.offloaded:
+        if self.strategy == "none" and not self.offloaded:
             return ""
-        what = {"none": "", "ddp": "gradient buckets"}.get(self.strategy, "gather and reduce buffers, and padding of shards")
+        what = {"none": "", "ddp": "gradient buckets"}.get(
+            self.strategy, "gather and reduce buffers, and padding of shards"
+        )
         staging = "staging buffers of the offload" if self.offloaded else ""
         return " and ".join(part for part in (what, staging) if part) + " are not included"
 

@@ -1,0 +1,121 @@
+"""The ledger: bytes that persist, summed by hand for small models, and laws that hold for all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memcalc import estimate
+from memcalc.ledger import ledger
+from memcalc.optimizers import resolve
+from memcalc.precision import recipe
+from memcalc.tensors import Tensor
+
+# bytes per parameter of (weights, master copy, gradients, Adam states): the table of recipes; ZeRO paper, Megatron-LM
+RECIPES = [
+    ("fp32", 4, 0, 4, 8),
+    ("bf16", 2, 0, 2, 4),
+    ("fp16", 2, 0, 2, 4),
+    ("bf16-autocast", 2, 0, 2, 4),
+    ("amp-bf16", 4, 0, 4, 8),
+    ("amp-fp16", 4, 0, 4, 8),
+    ("mixed-bf16", 2, 4, 2, 8),
+    ("mixed-fp16", 2, 4, 2, 8),
+    ("megatron-bf16", 2, 4, 4, 8),
+]
+
+
+@pytest.mark.parametrize(("name", "weights", "master", "gradients", "states"), RECIPES)
+def test_bytes_per_parameter_of_a_recipe(name: str, weights: int, master: int, gradients: int, states: int) -> None:
+    n = 6_738_415_616  # llama-2-7b
+    parts = estimate({"model": "llama-2-7b", "precision": name}).memory.components
+    assert (parts.weights, parts.master_weights, parts.gradients) == (weights * n, master * n, gradients * n)
+    assert parts.optimizer_states == states * n  # torch keeps the step counters on the host
+
+
+def test_a_tied_tensor_a_frozen_one_and_a_buffer() -> None:
+    tensors = (
+        Tensor("embed.weight", (100, 8), role="embedding"),
+        Tensor("head.weight", (100, 8), role="linear", tied_to="embed.weight"),
+        Tensor("positions.weight", (10, 8), trainable=False, role="embedding"),
+        Tensor("running_mean", (8,), buffer=True, dtype="fp32"),
+        Tensor("layers.{0..1}.weight", (8, 8), count=2, role="linear"),
+    )
+    book = ledger(tensors, recipe("bf16"), resolve("adamw"))
+    assert book.total("weights") == 2 * 800 + 2 * 80 + 4 * 8 + 2 * 2 * 64
+    assert book.total("gradients") == 2 * 800 + 2 * 2 * 64
+    assert book.total("optimizer_states") == 2 * book.total("gradients")
+
+
+def test_8_bit_states_follow_bitsandbytes_tensor_by_tensor() -> None:
+    """Below 4096 elements two fp32 states; above, two bytes and two fp32 scales per block of 256; 2 kB of tables once."""
+    tensors = (Tensor("a.weight", (64, 64), role="linear"), Tensor("b.weight", (4095,), role="norm"))
+    book = ledger(tensors, recipe("bf16"), resolve("adamw-8bit"))
+    assert book.total("optimizer_states") == (2 * 4096 + 2 * 4 * 16) + 8 * 4095 + 2 * 256 * 4
+
+
+def test_optimizers_that_free_gradients_leave_none() -> None:
+    memory = estimate({"model": "llama-2-7b", "precision": "bf16", "optimizer": "lomo"}).memory
+    assert memory.components.gradients == 0
+    assert memory.persistent == memory.components.weights
+
+
+SHARED = [  # strategy, which of (weights, master, gradients, states) each of 8 ranks holds an eighth of
+    ("ddp", (1, 1, 1, 1)),
+    ("zero1", (1, 8, 1, 8)),
+    ("zero2", (1, 8, 8, 8)),
+    ("zero3", (8, 8, 8, 8)),
+]
+
+
+@pytest.mark.parametrize(("strategy", "parts"), SHARED)
+def test_zero_shares_out_what_its_stage_says(strategy: str, parts: tuple[int, int, int, int]) -> None:
+    whole = estimate({"model": "llama-2-7b"}).memory.components
+    held = estimate({"model": "llama-2-7b", "gpus": 8, "sharding": strategy}).memory.components
+    for name, share in zip(("weights", "master_weights", "gradients", "optimizer_states"), parts, strict=True):
+        assert getattr(held, name) == -(-getattr(whole, name) // share)
+
+
+def test_fsdp_keeps_fp32_shards_in_place_of_a_master_copy() -> None:
+    held = estimate({"model": "llama-2-7b", "gpus": 8, "sharding": "fsdp"}).memory.components
+    n = 6_738_415_616
+    assert (held.weights, held.master_weights, held.gradients) == (4 * n // 8, 0, 4 * n // 8)
+
+
+def test_offload_moves_states_to_pinned_host_memory() -> None:
+    run = {"model": "llama-2-7b", "gpus": 8, "sharding": "zero2", "offload": "optimizer"}
+    memory = estimate(run).memory
+    assert memory.components.optimizer_states == memory.components.master_weights == 0
+    assert memory.host.pinned == 12 * 6_738_415_616 // 8
+
+
+RUNS: list[dict[str, Any]] = [
+    {"precision": "bf16"},
+    {"precision": "mixed-bf16", "optimizer": "adamw-8bit"},
+    {"precision": "fp32", "optimizer": "adafactor"},
+    {"precision": "bf16", "lora": {"rank": 8}},
+]
+
+
+@pytest.mark.parametrize("run", RUNS)
+@settings(max_examples=25, deadline=None)
+@given(gpus=st.integers(2, 4096), stage=st.sampled_from(["zero1", "zero2", "zero3", "fsdp"]))
+def test_sharing_never_adds_and_more_gpus_never_need_more(run: dict[str, Any], gpus: int, stage: str) -> None:
+    whole = estimate({"model": "llama-3.2-1b", **run, "gpus": gpus, "sharding": "ddp"}).memory
+    held = estimate({"model": "llama-3.2-1b", **run, "gpus": gpus, "sharding": stage}).memory
+    more = estimate({"model": "llama-3.2-1b", **run, "gpus": 2 * gpus, "sharding": stage}).memory
+    assert more.persistent <= held.persistent <= whole.persistent
+    assert held.persistent * gpus >= whole.persistent
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_the_parts_add_up(run: dict[str, Any]) -> None:
+    memory = estimate({"model": "gpt2", **run, "gpu": "h100"}).memory
+    parts = memory.components
+    assert memory.persistent == parts.weights + parts.master_weights + parts.gradients + parts.optimizer_states
+    assert sum(memory.at_peak.model_dump().values()) == memory.peak_allocated
+    assert memory.peak_allocated == max(memory.phases.model_dump().values())
+    assert memory.total == memory.reserved + memory.outside_allocator.context + memory.outside_allocator.communicators
