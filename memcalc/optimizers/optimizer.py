@@ -34,7 +34,8 @@ class Optimizer:
     group_rules: tuple[Rule, ...] = field(default=(), hash=False, repr=False)
     shared_rules: tuple[Rule, ...] = field(default=(), hash=False, repr=False)
     step_rules: StepRules = field(default=StepRules(), hash=False, repr=False)
-    sizes: dict[str, object] = field(default_factory=dict, hash=False, repr=False)
+    sizes: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
+    conditions: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
     accepts: Condition = field(default_factory=dict, hash=False, repr=False)
     from_model: dict[str, str] = field(default_factory=dict, hash=False, repr=False)
     keeps_master: bool = False
@@ -61,7 +62,7 @@ class Optimizer:
         return apply(self.state_rules, self._scene(parameter))
 
     def _scene(self, parameter: Parameter | None) -> Scene:
-        return Scene(parameter, self.options, self.sizes, self.implementation)
+        return Scene(parameter, self.options, self.sizes, self.conditions, self.implementation)
 
     def shared(self) -> tuple[StateTensor, ...]:
         """What is kept once per optimizer: quantisation tables, flags of the kernels."""

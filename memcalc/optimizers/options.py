@@ -62,7 +62,7 @@ def _normal(value: Any, spec: Mapping[str, Any]) -> Option:  # noqa: ANN401
     return _value(value)
 
 
-def _wrong(value: Any, spec: Mapping[str, Any]) -> str:  # noqa: ANN401, PLR0911 - one line per kind of option
+def _wrong(value: Any, spec: Mapping[str, Any]) -> str:  # noqa: ANN401 - one line per kind of option
     """What the value should have been, or '' where it is right."""
     default = spec["default"]
     if "choices" in spec:

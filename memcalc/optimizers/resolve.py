@@ -16,7 +16,6 @@ from memcalc.optimizers.terms import holds
 from memcalc.optimizers.values import Advice, Option, Scene
 
 SHORT_PACKAGES = {"bnb": "bitsandbytes", "te": "transformer_engine", "optim": "torch.optim", "ao": "torchao"}
-RESERVED = ("name", "library", "implementation", "bytes_per_parameter")
 
 
 def resolve(spec: str | Mapping[str, object]) -> Optimizer:
@@ -46,7 +45,7 @@ def _build(name: str, given: dict[str, Any]) -> Optimizer:
     card, variant = _variant(card, settings.pop("library", None), faults)
     implementation = _implementation(variant, _named_implementation(settings, variant), faults)
     nominal = _nominal(settings.pop("bytes_per_parameter", None), faults)
-    options, wrong = settle(variant.get("options") or {}, settings)
+    options, wrong = settle({"in_backward": False, **(variant.get("options") or {})}, settings)
     if faults or wrong:
         raise RunInvalid([*faults, *wrong], f"the optimizer {card['id']}")
     return _optimizer(card["id"], variant, implementation, options, nominal)
@@ -67,11 +66,12 @@ def _optimizer(
         group_rules=tuple(variant.get("group") or ()),
         shared_rules=tuple(variant.get("once") or ()),
         step_rules=StepRules(**{key: tuple(rules) for key, rules in step.items()}),
-        sizes=dict(variant.get("sizes") or {}),
+        sizes=variant.get("sizes") or {},
+        conditions=variant.get("conditions") or {},
         accepts=variant.get("accepts") or {},
         from_model={k: v["from_model"] for k, v in (variant.get("options") or {}).items() if _has(v, "from_model")},
         keeps_master=_flag(variant.get("keeps_master", False), scene),
-        frees_gradients=_flag(variant.get("frees_gradients", False), scene),
+        frees_gradients=options["in_backward"] is True or _flag(variant.get("frees_gradients", False), scene),
         bytes_per_parameter=nominal,
         advice=Advice(**(variant.get("advice") or {})),
         source=variant.get("source", ""),
@@ -142,7 +142,7 @@ def _class_path(name: str) -> str | None:
 def _variant(
     card: dict[str, Any],
     library: Any,
-    faults: list[Fault],  # noqa: ANN401
+    faults: list[Fault],
 ) -> tuple[dict[str, Any], Mapping[str, Any]]:
     """The preset as the wanted library has it: itself, one of its `variants`, or the preset a variant points to."""
     variants = card.get("variants") or {}

@@ -15,7 +15,7 @@ Rule = Any  # a name, or a mapping: one tensor, or a group of them under one con
 SHAPES = frozenset({"parameter", "scalar", "flat", "rows", "columns"})
 SHAPE_RULES = frozenset({"per_block", "keep", "drop", "one", "stack"})
 KEYS = frozenset({"name", "dtype", "shape", "storage", "device", "count", "when", "unless", "for_each"})
-GROUP_KEYS = frozenset({"when", "unless", "keep", "else", "for_each"})
+GROUP_KEYS = frozenset({"when", "unless", "as", "keep", "else", "for_each"})
 
 
 def apply(rules: Sequence[Rule], scene: Scene, scope: Scope = "parameter") -> Iterator[StateTensor]:
@@ -28,9 +28,16 @@ def apply(rules: Sequence[Rule], scene: Scene, scope: Scope = "parameter") -> It
         elif not _applies(rule, scene):
             yield from apply(rule.get("else", ()), scene, scope)
         elif "keep" in rule:
-            yield from apply(rule["keep"], scene, scope)
+            yield from apply(rule["keep"], _seen_as(rule, scene), scope)
         else:
             yield from _tensors(rule, scene, scope)
+
+
+def _seen_as(rule: Mapping[str, Any], scene: Scene) -> Scene:
+    """The scene of a group's rules: `as` has them see another tensor, such as the projected gradient."""
+    if "as" not in rule or scene.parameter is None:
+        return scene
+    return replace(scene, parameter=replace(scene.parameter, shape=shape_of(rule["as"], scene)))
 
 
 def _applies(rule: Mapping[str, Any], scene: Scene) -> bool:
@@ -53,8 +60,8 @@ def _tensors(rule: Mapping[str, Any], scene: Scene, scope: Scope) -> Iterator[St
     dtype = _dtype(rule.get("dtype", "param"), scene)
     tensor = StateTensor(rule["name"], dtype, shape, nbytes(math.prod(stored), dtype),
                          _device(rule.get("device", "gpu"), scene), scope)  # fmt: skip
-    for _ in range(size(rule.get("count", 1), scene)):
-        yield tensor
+    for index in range(size(rule.get("count", 1), scene)):
+        yield replace(tensor, name=tensor.name.replace("{index}", str(index)))
 
 
 def _dtype(rule: str, scene: Scene) -> str:
@@ -77,6 +84,8 @@ def shape_of(rule: Any, scene: Scene) -> tuple[int, ...]:  # noqa: ANN401 - YAML
     """The shape a rule gives: a word, a list of sizes, or one of the rules with an argument."""
     if isinstance(rule, list):
         return tuple(size(extent, scene) for extent in rule)
+    if isinstance(rule, Mapping) and "when" in rule:
+        return shape_of(rule["then"] if holds(rule["when"], scene) else rule.get("else", "parameter"), scene)
     if isinstance(rule, Mapping):
         ((kind, argument),) = rule.items()
         return _with_argument(kind, argument, scene)
@@ -111,9 +120,14 @@ def _with_argument(kind: str, argument: Any, scene: Scene) -> tuple[int, ...]:  
         case "keep":  # only these axes
             return tuple(shape[axis] for axis in argument if -len(shape) <= axis < len(shape))
         case "drop":  # all but these axes
-            gone = {axis % len(shape) for axis in argument} if shape else set()
+            gone = _axes(argument, shape)
             return tuple(extent for axis, extent in enumerate(shape) if axis not in gone)
         case "one":  # these axes reduced to one element, kept
-            single = {axis % len(shape) for axis in argument} if shape else set()
+            single = _axes(argument, shape)
             return tuple(1 if axis in single else extent for axis, extent in enumerate(shape))
     raise ValueError(f"unknown shape rule {kind!r}; there are {', '.join(sorted(SHAPES | SHAPE_RULES))}")
+
+
+def _axes(wanted: Sequence[int], shape: tuple[int, ...]) -> set[int]:
+    """The wanted axes that there are, counted from the front."""
+    return {axis % len(shape) for axis in wanted if -len(shape) <= axis < len(shape)}

@@ -9,7 +9,7 @@ extent of one axis, 1 where the tensor has none; `smaller`, `larger`: the smalle
 A condition is a mapping; it holds where each of its entries does. A key is a size or `dtype`, `role`, `name`,
 `implementation` or an option; the value is what it must equal, a list of which it must be one, or a test
 `{min: 4096, max: …, above: …, below: …, multiple_of: …, not: …, contains: […], end: …}`. `any: [condition, …]` holds where
-one of them does, `not: condition` where it doesn't.
+one of them does, `not: condition` where it doesn't. A condition can be a name defined under `conditions`.
 """
 
 from __future__ import annotations
@@ -57,8 +57,10 @@ def _operate(operation: str, sizes: list[int]) -> int:
     raise ValueError(f"unknown operation {operation!r}; there are {', '.join(sorted(OPERATIONS))}")
 
 
-def holds(condition: Mapping[str, Any], scene: Scene) -> bool:
-    """Whether every entry of a condition holds."""
+def holds(condition: Mapping[str, Any] | str, scene: Scene) -> bool:
+    """Whether every entry of a condition holds; a condition may be named under `conditions`."""
+    if isinstance(condition, str):
+        return holds(scene.conditions[condition], scene)
     return all(_entry(key, wanted, scene) for key, wanted in condition.items())
 
 
@@ -78,7 +80,7 @@ def _matches(value: Any, wanted: Any, scene: Scene) -> bool:  # noqa: ANN401
     return bool(value == wanted)
 
 
-def _test(test: str, value: Any, limit: Any, scene: Scene) -> bool:  # noqa: ANN401, PLR0911 - one case per test
+def _test(test: str, value: Any, limit: Any, scene: Scene) -> bool:  # noqa: ANN401 - one case per test
     match test:
         case "min":
             return value is not None and value >= _limit(limit, scene)
@@ -117,7 +119,7 @@ def _value(key: str, scene: Scene) -> Option:
     return _fact(key, scene.parameter)
 
 
-def _fact(key: str, parameter: Parameter) -> int | str:  # noqa: PLR0911 - one case per word
+def _fact(key: str, parameter: Parameter) -> int | str:
     shape = parameter.shape
     match key:
         case "elements":

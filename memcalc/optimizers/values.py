@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, Union
+from typing import TYPE_CHECKING, Any, Literal, Union
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Device = Literal["gpu", "host", "paged"]
 Scope = Literal["parameter", "group", "optimizer"]
@@ -57,7 +60,8 @@ class Scene:
     """What a rule may ask about: the parameter (None for what is kept once), the options, and one axis of the shape."""
 
     parameter: Parameter | None
-    options: dict[str, Option]
-    sizes: dict[str, object] = field(default_factory=dict)
+    options: Mapping[str, Option]
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    conditions: Mapping[str, Any] = field(default_factory=dict)
     implementation: str = ""
     axis: int | None = None
