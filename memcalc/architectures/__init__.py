@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memcalc.dimensions import Dimensions
-from memcalc.errors import MemcalcError, RunInvalid, fault
-from memcalc.presets import find, index, names
+from memcalc.errors import MemcalcError, RunInvalid, UnknownName, fault
+from memcalc.presets import find, has, index, names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -48,6 +48,8 @@ def dimensions(model_type: str, given: Mapping[str, Any], source: str = "the mod
 
 def build(model_type: str, given: Mapping[str, Any], source: str = "the model") -> Model:
     """The model that a config.json of this type describes; UnknownName where no architecture has the type."""
+    if not has("architectures", model_type):
+        raise UnknownName("architecture", model_type, model_types(), _OTHERWISE)
     card = find("architectures", model_type)
     known = dimensions(model_type, given, source)
     import_module(f"memcalc.architectures.{card['module']}")
@@ -69,6 +71,9 @@ def type_of_class(name: str) -> str | None:
 
 
 _HEAD = re.compile(r"(for[a-z]+|lmheadmodel|doubleheadsmodel|encodermodel|withprojection|model)+$", re.IGNORECASE)
+
+
+_OTHERWISE = "memcalc models --architectures; or describe the model inline, as model: {blocks: [...]}"
 
 
 def model_types() -> list[str]:
