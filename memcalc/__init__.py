@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from memcalc.errors import Fault, MemcalcError, RunInvalid, UnknownName, UnreadableInput, UsageError
-    from memcalc.estimate import estimate
+    from memcalc.pipeline import estimate
     from memcalc.optimizers import state as optimizer_state
     from memcalc.report import Report
     from memcalc.run import Run
@@ -25,7 +25,7 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "estimate": ("memcalc.estimate", "estimate"),
+    "estimate": ("memcalc.pipeline", "estimate"),
     "optimizer_state": ("memcalc.optimizers", "state"),
     "Report": ("memcalc.report", "Report"),
     "Run": ("memcalc.run", "Run"),

@@ -65,7 +65,7 @@ def main(
     Examples: memcalc estimate --model llama-7b --opt adamw8bit; memcalc estimate run.yaml --gpu h100 --set lora.rank=64
     """
     from memcalc.cli.asked import asked_run  # noqa: PLC0415 - not for --help
-    from memcalc.estimate import estimate_run  # noqa: PLC0415
+    from memcalc.pipeline import estimate_run  # noqa: PLC0415
     from memcalc.render import render  # noqa: PLC0415
 
     chosen, sheet = choose(form, FORMATS), page(units, output)
