@@ -44,7 +44,7 @@ def self_attention(c: Dimensions, name: str = "attention", *, cross: bool = Fals
         v=Linear("self.value", hidden, width, bias=True),
         out=Linear("output.dense", hidden, hidden, bias=True),
         causal=bool(c.get("is_decoder")) and not cross, cross=cross,
-        dropout=float(c.attention_probs_dropout_prob), **more,
+        dropout=float(c.attention_probs_dropout_prob), softmax="scores", **more,
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ def gpt2(c: Dimensions) -> Model:
     """Pre-norm decoder with learned positions, LayerNorm and a plain MLP; weights stored transposed (Radford 2019)."""
     hidden, heads, width = c.hidden_size, c.num_attention_heads, c.get("n_inner") or 4 * c.hidden_size
     mixer = Attention(
-        "attn", heads, heads, hidden // heads, dropout=float(c.attn_pdrop), qkv=conv1d("c_attn", hidden, 3 * hidden),
+        "attn", heads, heads, hidden // heads, dropout=float(c.attn_pdrop), softmax="values", qkv=conv1d("c_attn", hidden, 3 * hidden),
         out=conv1d("c_proj", hidden, hidden),
     )  # fmt: skip
     up, down = conv1d("c_fc", hidden, width), conv1d("c_proj", width, hidden)

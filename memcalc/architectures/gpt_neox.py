@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def gpt_neox(c: Dimensions) -> Model:
     """x + attention(norm(x)) + mlp(norm(x)), or in a row without use_parallel_residual (Black et al. 2022)."""
     rotary = rotary_dim(c, c.get("rotary_pct", 0.25))
-    mixer = fused_attention(c, "attention", "query_key_value", "dense", bias=c.attention_bias, rotary_dim=rotary)
+    mixer = fused_attention(c, "attention", "query_key_value", "dense", bias=c.attention_bias, rotary_dim=rotary, formula="gpt_neox")
     first = (layer_norm("input_layernorm", c.hidden_size), mixer, dropout(c, "hidden_dropout"))
     mlp = plain_mlp(c, "dense_h_to_4h", "dense_4h_to_h", c.intermediate_size)
     second = (layer_norm("post_attention_layernorm", c.hidden_size), mlp, dropout(c, "hidden_dropout"))

@@ -46,7 +46,7 @@ def phi(c: Dimensions) -> Model:
 @architecture("phi3")
 def phi3(c: Dimensions) -> Model:
     """Phi-3 and Phi-4: Llama with one projection for q, k, v and one for gate and up (Abdin et al. 2024)."""
-    mixer = fused_attention(c, "self_attn", "qkv_proj", "o_proj", window=window(c))
+    mixer = fused_attention(c, "self_attn", "qkv_proj", "o_proj", window=window(c), formula="phi3")
     layer = sequence(
         residual(rms("input_layernorm", c.hidden_size), mixer, dropout(c, "resid_pdrop")),
         residual(rms("post_attention_layernorm", c.hidden_size), fused_gated_mlp(c), dropout(c, "resid_pdrop")),

@@ -41,10 +41,12 @@ def _heads(c: Dimensions, base: tuple[Block, ...], *, tied: bool) -> Heads:
     drop = Dropout("", float(c.classifier_dropout))
     dense, out = Linear("dense", c.d_model, c.d_model, bias=True), Linear("out_proj", c.d_model, labels(c), bias=True)
     classify = sequence(Select("", "last"), drop, dense, Activation("", "tanh"), drop, out, name="classification_head")
+    with_lm = (*base, *((Scale(""),) if tied else ()), head)
     nested, encoder = "transformer.", Linear("classifier", c.d_model, labels(c), bias=True)
     return {
         "Model": base,
-        "ForConditionalGeneration": (*base, *((Scale(""),) if tied else ()), head),
+        "ForConditionalGeneration": with_lm,
+        "WithLMHeadModel": with_lm,  # its name until 2020
         "ForSequenceClassification": (_table(c, nested), _encoder(c, nested), _decoder(c, nested), classify),
         "ForTokenClassification": (_table(c, nested), _encoder(c, nested), drop, encoder),
         "ForQuestionAnswering": (*base, Linear("qa_outputs", c.d_model, labels(c), bias=True)),
@@ -99,7 +101,7 @@ def _attention(
         name, heads, heads, c.d_kv,
         q=Linear("q", c.d_model, inner), k=Linear("k", c.d_model, inner), v=Linear("v", c.d_model, inner),
         out=Linear("o", inner, c.d_model), causal=causal, cross=cross, dropout=float(c.dropout_rate),
-        scores_bias=True, bias_table=biases if table else None,
+        softmax="scores", scores_bias=True, bias_table=biases if table else None,
     )  # fmt: skip
 
 

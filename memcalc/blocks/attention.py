@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from memcalc.blocks.base import Block, Param
 
@@ -17,7 +18,8 @@ class Attention(Block):
     adds a bias [1, heads, seq, seq] to the scores: what the layer that has `bias_table` (an embedding [buckets, heads]
     of distances) looked up for itself and the layers after it (T5); zeros where no layer before has a table. `sinks`
     adds a logit per head (gpt-oss).
-    `scores_fp32` where eager softmax runs in fp32. The output is scaled by a sigmoid where it is gated: of the second
+    `softmax` is where the eager one runs: in fp32 and cast back, in the
+    dtype of the scores, or so and then cast to that of the values (GPT-2); it matters under autocast. The output is scaled by a sigmoid where it is gated: of the second
     half of a `q` twice as wide (`gated`, Qwen3-Next), or of its own projection `gate` of the input (Step 3.7).
     `value_dim` is the width of a value head where it is not head_dim. `clip` > 0 clamps queries, keys and values to
     ±clip (OLMo, MPT). `formula` says whose forward it is where it is not the usual one: transformers' attention
@@ -51,6 +53,7 @@ class Attention(Block):
     gate: Block | None = None
     clip: float = 0.0
     extra: tuple[Param, ...] = ()
+    softmax: Literal["fp32", "scores", "values"] = "fp32"
     formula: str = ""
 
     def own(self) -> tuple[Param, ...]:  # noqa: D102
