@@ -146,7 +146,7 @@ def _dependencies(roots: list[Any]) -> dict[Node | Leaf, int]:
     return waiting
 
 
-def _deliver(  # noqa: PLR0917 - the engine's state is in its arguments
+def _deliver(
     tape: Tape,
     buffers: dict[Any, list[Value | None]],
     heap: list[tuple[int, Node]],

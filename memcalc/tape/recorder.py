@@ -46,6 +46,7 @@ class Tape:
         self.unmodelled: dict[str, None] = {}
         self.stacks: list[Layers] = []
         self.ready: list[Leaf] = []
+        self.held: list[Value] = []
         self.leaves: dict[str, Value] = {}
         self.grad_enabled = True
         self.saving: Callable[[Value], Value | Holder] | None = None

@@ -19,15 +19,24 @@ _RULES: dict[tuple[type[Block], str], Rule] = {}
 class Around:
     """What a model computes once for all its layers: rotary tables, masks, position biases, the encoder's states."""
 
-    __slots__ = ("bias", "cross_bias", "encoder", "masks", "positions", "rotary")
+    __slots__ = ("bias", "causal", "cross_bias", "encoder", "masks", "positions", "ready", "rotary")
 
     def __init__(self) -> None:
+        self.ready = False
+        self.causal = True
         self.rotary: tuple[Value, Value] | None = None
         self.masks: dict[int, Value | None] = {}
         self.encoder: Value | None = None
         self.bias: Value | None = None
         self.cross_bias: Value | None = None
         self.positions: Value | None = None
+
+    def copy(self) -> Around:
+        """The same, to be changed apart."""
+        other = Around()
+        for name in self.__slots__:
+            setattr(other, name, getattr(self, name))
+        return other
 
     def mask(self, window: int) -> Value | None:
         """The mask of layers that see `window` tokens (0: all)."""
@@ -67,5 +76,5 @@ def _find(t: Tape, block: Block) -> Rule:
     return found
 
 
-def _through(_: Tape, block: Block, x: Value, around: Around) -> Value:  # noqa: ARG001
+def _through(_: Tape, block: Block, x: Value, around: Around) -> Value:
     return x

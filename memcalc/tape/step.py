@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memcalc.tape.autograd import backward
-from memcalc.tape.hf.programs import causal_lm
+from memcalc.tape.hf.programs import whole
 from memcalc.tape.recorder import Layers, Tape
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def record_step(model: Model, setting: Setting, weights: Weights) -> Recording:
     """Run one micro step of the model."""
     tape = Tape(setting, weights)
     with tape.autocast_again():
-        loss, outputs = causal_lm(tape, model.body)
+        loss, outputs = whole(tape, model)
     if not setting.keep_outputs:
         del outputs
     tape.casts = {}

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from math import prod
+from typing import TYPE_CHECKING
 
 from memcalc.tape.autograd import Gradients, Node, record, save
-from memcalc.tape.functions.pointwise import lower
-from memcalc.tape.functions.shaping import contiguous, expand, reshape, transpose
+from memcalc.tape.functions.pointwise import add, dropout, lower, scale, to
+from memcalc.tape.functions.reduce import softmax
+from memcalc.tape.functions.shaping import contiguous, expand, reshape, transpose, unsqueeze
 from memcalc.tape.values import Value, broadcast, dense_like
+
+if TYPE_CHECKING:
+    from memcalc.tape.recorder import Tape
 
 
 def linear(x: Value, weight: Value, bias: Value | None = None) -> Value:
@@ -129,6 +134,56 @@ def _flash_backward(node: Node, g: Value) -> Gradients:
         b, h, s, d = x.shape
         made.append(g.tape.new(x.shape, x.dtype, dense_like(x.shape, (s * h * d, d, h * d, 1))))
     return tuple(made)
+
+
+def attention(q: Value, k: Value, v: Value, mask: Value | None = None, p: float = 0.0, *, causal: bool = False) -> Value:
+    """F.scaled_dot_product_attention: the fused kernel where it applies, else plain operations in fp32.
+
+    The fused kernel wants no dropout, heads of one width, and a mask without a gradient (sdp_utils_cpp.cpp,
+    use_flash_attention_cpp). Key/value heads may be fewer than query heads.
+    """
+    q, k, v, mask = lower(q), lower(k), lower(v), mask and lower(mask)
+    if p == 0 and q.shape[-1] == v.shape[-1] and not (mask and mask.node):
+        return flash(q, k, v, mask)
+    return _plain_attention(q, k, v, mask, p, causal=causal)
+
+
+def _plain_attention(q: Value, k: Value, v: Value, mask: Value | None, p: float, *, causal: bool) -> Value:
+    """_scaled_dot_product_attention_math (aten/src/ATen/native/transformers/attention.cpp)."""
+    dtype = q.dtype
+    if k.shape[1] != q.shape[1]:
+        k, v = _repeated(k, q.shape[1]), _repeated(v, q.shape[1])
+    q32, k32, v32 = to(q, "fp32"), to(k, "fp32"), to(v, "fp32")
+    scaled = scale(q32)
+    if causal:
+        mask = _triangle(q.tape, q.shape[-2], k.shape[-2])
+    elif mask is not None and mask.dtype == "bool":
+        mask = q.tape.new(mask.shape, "fp32")
+    scores = matmul(scaled, scale(swap(k32)))
+    if mask is not None:
+        scores = add(scores, mask)
+    scores = dropout(softmax(scores), p)
+    weights = to(scores, dtype)
+    out = to(matmul(scores, v32), dtype)
+    del weights
+    return out
+
+
+def _triangle(tape: Tape, rows: int, columns: int) -> Value:
+    """The causal mask as floats, by way of booleans."""
+    ones = tape.new((rows, columns), "bool")
+    allowed = tape.new(ones.shape, "bool")
+    del ones
+    numbers = tape.new((), "fp32"), tape.new((), "fp32")
+    mask = tape.new(allowed.shape, "fp32")
+    del numbers, allowed
+    return mask
+
+
+def _repeated(x: Value, heads: int) -> Value:
+    """repeat_interleave of key/value heads."""
+    b, h, s, d = x.shape
+    return reshape(contiguous(expand(unsqueeze(x, 2), b, h, heads // h, s, d)), b, heads, s, d)
 
 
 def swap(x: Value) -> Value:

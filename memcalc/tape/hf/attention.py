@@ -6,25 +6,90 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
 from memcalc.tape import functions as f
+from memcalc.tape.autograd import Leaf
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:
+    from memcalc.blocks.base import Block
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
 
 
 @rule(Attention)
 def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
-    """LlamaAttention.forward (modeling_llama.py)."""
-    batch, seq = x.shape[:2]
-    q = heads(run(t, block.q, x, around), block.heads)
-    k = heads(run(t, block.k, x, around), block.kv_heads)
-    v = heads(run(t, block.v, x, around), block.kv_heads)
+    """LlamaAttention.forward, and those of the same form (modeling_llama.py)."""
+    q, k, v = separate(t, block, x, around) if block.q else fused(t, block, x, around)
     if block.rotary_dim and around.rotary:
-        q, k = rotated(q, k, around.rotary)
-    out = attend(t, block, q, k, v, around.mask(block.window))
-    out = f.reshape(out, batch, seq, -1)
+        q, k = rotated(q, k, around.rotary, block.rotary_dim)
+    out = attend(t, block, q, k, v, around)
+    return project(t, block, out, around)
+
+
+def separate(t: Tape, block: Attention, x: Value, around: Around) -> tuple[Value, Value, Value]:
+    """Queries, keys and values from projections of their own: [batch, heads, seq, dim] each."""
+    read = around.encoder if block.cross and around.encoder else x
+    q = heads(normed(t, block.q_norm, run(t, block.q, x, around), around), block.heads)
+    k = heads(normed(t, block.k_norm, run(t, block.k, read, around), around), block.kv_heads)
+    v = heads(run(t, block.v, read, around), block.kv_heads)
+    return q, k, v
+
+
+def normed(t: Tape, norm: Block | None, x: Value, around: Around, dim: int = 0) -> Value:
+    """A norm of queries or keys, over all heads together or (behind a view) each of them."""
+    if norm is None:
+        return x
+    width = getattr(norm, "width", 0)
+    if width in (0, x.shape[-1]):
+        return run(t, norm, x, around)
+    y = run(t, norm, f.view(x, *x.shape[:-1], -1, width), around)
+    return f.view(y, *x.shape)
+
+
+def fused(t: Tape, block: Attention, x: Value, around: Around) -> tuple[Value, Value, Value]:
+    """Queries, keys and values as parts of one projection, cut along its columns (GPT-2's split)."""
+    widths = [n * block.head_dim for n in (block.heads, block.kv_heads, block.kv_heads)]
+    q, k, v = f.split(run(t, block.qkv, x, around), widths)
+    k, v = heads(k, block.kv_heads), heads(v, block.kv_heads)
+    return heads(q, block.heads), k, v
+
+
+def project(t: Tape, block: Attention, out: Value, around: Around) -> Value:
+    """[batch, seq, heads, dim] back to the hidden size."""
+    out = f.contiguous(f.reshape(out, *out.shape[:2], -1))
     return run(t, block.out, out, around)
+
+
+@rule(Attention, "gpt_neox")
+def gpt_neox(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """GPTNeoXAttention.forward: each head's query, key and value lie together (modeling_gpt_neox.py)."""
+    b, s = x.shape[:2]
+    qkv = f.transpose(f.view(run(t, block.qkv, x, around), b, s, -1, 3 * block.head_dim), 1, 2)
+    q, k, v = f.chunk(qkv, 3)
+    q, k = rotated_part(q, k, around.rotary, block.rotary_dim)
+    out = attend(t, block, q, k, v, around)
+    return project(t, block, out, around)
+
+
+@rule(Attention, "phi3")
+def phi3(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """Phi3Attention.forward: three slices of one projection (modeling_phi3.py)."""
+    qkv = run(t, block.qkv, x, around)
+    q, k, v = (
+        heads(f.narrow(qkv, -1, n * block.head_dim), n) for n in (block.heads, block.kv_heads, block.kv_heads)
+    )
+    q, k = rotated_part(q, k, around.rotary, block.rotary_dim)
+    out = attend(t, block, q, k, v, around)
+    return project(t, block, out, around)
+
+
+@rule(Attention, "opt")
+def opt(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """OPTAttention.forward: queries are scaled before they are cut into heads (modeling_opt.py)."""
+    q = heads(f.scale(run(t, block.q, x, around)), block.heads)
+    k, v = run(t, block.k, x, around), run(t, block.v, x, around)
+    k, v = heads(k, block.heads), heads(v, block.heads)
+    out = attend(t, block, q, k, v, around)
+    return project(t, block, out, around)
 
 
 def heads(x: Value, count: int) -> Value:
@@ -32,11 +97,26 @@ def heads(x: Value, count: int) -> Value:
     return f.transpose(f.view(x, *x.shape[:-1], count, x.shape[-1] // count), 1, 2)
 
 
-def rotated(q: Value, k: Value, tables: tuple[Value, Value]) -> tuple[Value, Value]:
-    """apply_rotary_pos_emb."""
+def rotated(q: Value, k: Value, tables: tuple[Value, Value], dim: int = 0) -> tuple[Value, Value]:
+    """apply_rotary_pos_emb; where fewer than all channels are rotated the rest is put back behind them."""
+    if dim and dim < q.shape[-1]:
+        return rotated_part(q, k, tables, dim)
     cos, sin = (f.unsqueeze(table, 1) for table in tables)
     q_embed = f.add(f.mul(q, cos), f.mul(rotate_half(q), sin))
     k_embed = f.add(f.mul(k, cos), f.mul(rotate_half(k), sin))
+    return q_embed, k_embed
+
+
+def rotated_part(q: Value, k: Value, tables: tuple[Value, Value] | None, dim: int) -> tuple[Value, Value]:
+    """apply_rotary_pos_emb of the first `dim` channels of each head, and a copy that joins the others to them."""
+    if tables is None:
+        return q, k
+    rest = q.shape[-1] - dim
+    q_rot, q_pass = f.narrow(q, -1, dim), f.narrow(q, -1, rest)
+    k_rot, k_pass = f.narrow(k, -1, dim), f.narrow(k, -1, rest)
+    q_rot, k_rot = rotated(q_rot, k_rot, tables)
+    q_embed = f.cat((q_rot, q_pass))
+    k_embed = f.cat((k_rot, k_pass))
     return q_embed, k_embed
 
 
@@ -48,11 +128,12 @@ def rotate_half(x: Value) -> Value:
     return f.cat((f.neg(x2), x1))
 
 
-def attend(t: Tape, block: Attention, q: Value, k: Value, v: Value, mask: Value | None) -> Value:
-    """ALL_ATTENTION_FUNCTIONS[implementation]."""
+def attend(t: Tape, block: Attention, q: Value, k: Value, v: Value, around: Around) -> Value:
+    """ALL_ATTENTION_FUNCTIONS[implementation]: [batch, seq, heads, dim]."""
+    mask = None if block.cross else around.mask(block.window)
     if t.setting.attention == "eager":
-        return eager(t, block, q, k, v, mask)
-    return sdpa(t, block, q, k, v, mask)
+        return eager(t, block, q, k, v, mask, around)
+    return sdpa(t, block, q, k, v, mask, around)
 
 
 def repeat_kv(x: Value, times: int) -> Value:
@@ -63,24 +144,71 @@ def repeat_kv(x: Value, times: int) -> Value:
     return f.reshape(f.expand(f.unsqueeze(x, 2), b, h, times, s, d), b, h * times, s, d)
 
 
-def eager(t: Tape, block: Attention, q: Value, k: Value, v: Value, mask: Value | None) -> Value:
-    """eager_attention_forward (modeling_llama.py)."""
+def eager(t: Tape, block: Attention, q: Value, k: Value, v: Value, mask: Value | None, around: Around) -> Value:
+    """eager_attention_forward (modeling_llama.py; modeling_bert.py, which leaves the softmax in the scores' dtype)."""
     groups = block.heads // block.kv_heads
     keys, values = repeat_kv(k, groups), repeat_kv(v, groups)
     weights = f.scale(f.matmul(q, f.swap(keys)))
+    bias = position_bias(t, block, q, k, around)
+    if bias is not None:
+        weights = f.add(weights, bias)
     if mask is not None:
         weights = f.add(weights, mask)
-    weights = f.to(f.softmax(weights, "fp32"), q.dtype)
+    weights = f.to(f.softmax(weights, "fp32"), q.dtype) if block.softmax == "fp32" else f.softmax(weights)
+    if block.softmax == "values":
+        weights = f.to(weights, v.dtype)
     weights = f.dropout(weights, block.dropout)
     out = f.matmul(weights, values)
     return f.contiguous(f.transpose(out, 1, 2))
 
 
-def sdpa(t: Tape, block: Attention, q: Value, k: Value, v: Value, mask: Value | None) -> Value:
+def sdpa(t: Tape, block: Attention, q: Value, k: Value, v: Value, mask: Value | None, around: Around) -> Value:
     """sdpa_attention_forward (integrations/sdpa_attention.py)."""
     groups = block.heads // block.kv_heads
     if groups > 1 and (mask is not None or not k.shape[-1] == v.shape[-1] <= 256):
         k, v = repeat_kv(k, groups), repeat_kv(v, groups)
-    q, k, v = f.lower(q), f.lower(k), f.lower(v)
-    out = f.flash(q, k, v, mask)
+    causal = block.causal and mask is None
+    bias = position_bias(t, block, q, k, around)
+    if bias is not None:
+        mask, causal = biased_mask(t, bias, mask, causal=causal), False
+    out = f.attention(q, k, v, mask, block.dropout, causal=causal)
     return f.contiguous(f.transpose(out, 1, 2))
+
+
+def position_bias(t: Tape, block: Attention, q: Value, k: Value, around: Around) -> Value | None:
+    """T5Attention.compute_bias by the first layer of a stack, for all of them; zeros where no layer has a table."""
+    if not block.scores_bias:
+        return None
+    bias = around.cross_bias if block.cross else around.bias
+    if bias is None:
+        bias = looked_up(t, block, q, k) if block.bias_table else blank(t, block, q, k)
+        if block.cross:
+            around.cross_bias = bias
+        else:
+            around.bias = bias
+    return bias
+
+
+def looked_up(t: Tape, block: Attention, q: Value, k: Value) -> Value:
+    """A table [buckets, heads] read by the bucket of every distance: [1, heads, seq, seq]."""
+    rows, columns = q.shape[-2], k.shape[-2]
+    buckets = t.new((rows, columns), "int64")
+    values = run(t, block.bias_table, buckets, Around())  # type: ignore[arg-type] - the caller has looked
+    return f.unsqueeze(f.permute(values, 2, 0, 1), 0)
+
+
+def blank(t: Tape, block: Attention, q: Value, k: Value) -> Value:
+    """Zeros, which ask for a gradient where layers are checkpointed (T5Attention.forward)."""
+    bias = t.new((1, block.heads, q.shape[-2], k.shape[-2]), q.dtype)
+    if t.setting.checkpoint:
+        bias.node = Leaf(t, bias.shape, bias.dtype)
+    return bias
+
+
+def biased_mask(t: Tape, bias: Value, mask: Value | None, *, causal: bool) -> Value:
+    """create_position_bias_mask: the bias, with -inf where nothing may be seen, in one contiguous tensor."""
+    if mask is None and causal:
+        mask = t.new((1, 1, *bias.shape[-2:]), "bool")
+    if mask is not None:
+        bias = f.masked_fill(bias, mask)
+    return f.contiguous(bias)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm, TransposedLinear
+from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm, Scale, Softcap, TransposedLinear
 from memcalc.tape import functions as f
 from memcalc.tape.rules import Around, rule
 
@@ -31,17 +31,35 @@ def transposed_linear(t: Tape, block: TransposedLinear, x: Value, _: Around) -> 
 
 
 @rule(Embedding)
-def embedding(t: Tape, block: Embedding, ids: Value, _: Around) -> Value:
-    """nn.Embedding."""
-    return f.embedding(ids, t.weight("weight", (block.rows, block.width), block.tied_to))
+def embedding(t: Tape, block: Embedding, x: Value, around: Around) -> Value:
+    """nn.Embedding of tokens; a table of positions or types in a sequence is added to what came before it."""
+    weight = t.weight("weight", (block.rows, block.width), block.tied_to)
+    if x.dtype == "int64" and block.index == "tokens":
+        out = f.embedding(x, weight)
+        return f.scale(out) if block.scaled else out
+    index = indices(t, block.index, x, around)
+    out = f.embedding(index, weight)
+    return out if x.dtype == "int64" else f.add(x, out)
+
+
+def indices(t: Tape, kind: str, x: Value, around: Around) -> Value:
+    """What a table is read by: positions [1, seq], those of each token [batch, seq], or token types."""
+    batch, seq = x.shape[:2]
+    if x.dtype == "int64" and len(x.shape) == 2 and kind == "positions" and x.shape[0] == x.shape[1]:
+        return x
+    if kind == "positions":
+        if around.positions is None:
+            around.positions = f.shift(t.new((1, seq), "int64"))
+        return around.positions
+    return t.new((batch, seq), "int64")
 
 
 @rule(Norm)
-def norm(t: Tape, block: Norm, x: Value, around: Around) -> Value:
+def norm(t: Tape, block: Norm, x: Value, around: Around) -> Value:  # noqa: ARG001
     """nn.LayerNorm, or LlamaRMSNorm.forward: fp32 inside, cast back before the weight (modeling_llama.py)."""
     if block.kind == "rms":
         return rms_norm(t, block, x)
-    weight = t.weight("weight", (block.width,))
+    weight = t.weight("weight", (block.width,)) if block.kind != "none" else None
     bias = t.weight("bias", (block.width,)) if block.kind == "layer" else None
     return f.layer_norm(x, weight, bias)
 
@@ -55,14 +73,78 @@ def rms_norm(t: Tape, block: Norm, x: Value) -> Value:
     return f.mul(t.weight("weight", (block.width,)), f.to(x, dtype))
 
 
+@rule(Norm, "gemma")
+def gemma_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
+    """GemmaRMSNorm.forward: fp32 throughout, times 1 + weight (modeling_gemma.py)."""
+    wide = f.to(x, "fp32")
+    out = f.mul(wide, f.rsqrt(f.shift(f.mean(f.square(wide), -1))))
+    del wide
+    out = f.mul(out, f.shift(f.to(t.weight("weight", (block.width,)), "fp32")))
+    return f.to(out, x.dtype)
+
+
+@rule(Norm, "olmo2")
+def olmo2_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
+    """Olmo2RMSNorm.forward: the weight is applied before the cast back (modeling_olmo2.py)."""
+    dtype = x.dtype
+    x = f.to(x, "fp32")
+    variance = f.mean(f.square(x), -1)
+    x = f.mul(x, f.rsqrt(f.shift(variance)))
+    return f.to(f.mul(t.weight("weight", (block.width,)), x), dtype)
+
+
+@rule(Norm, "t5")
+def t5_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
+    """T5LayerNorm.forward: the input itself, times a factor in fp32 (modeling_t5.py)."""
+    variance = f.mean(f.square(f.to(x, "fp32")), -1)
+    weight = t.weight("weight", (block.width,))
+    x = f.mul(x, f.rsqrt(f.shift(variance)))
+    if weight.dtype in ("fp16", "bf16"):
+        x = f.to(x, weight.dtype)
+    return f.mul(weight, x)
+
+
+@rule(Norm, "olmo")
+def olmo_norm(_: Tape, block: Norm, x: Value, around: Around) -> Value:  # noqa: ARG001
+    """OlmoLayerNorm.forward: fp32, no parameters (modeling_olmo.py)."""
+    return f.to(f.layer_norm(f.to(x, "fp32"), None, None), x.dtype)
+
+
+@rule(Norm, "cohere")
+def cohere_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
+    """CohereLayerNorm.forward: mean and variance by hand in fp32 (modeling_cohere.py)."""
+    dtype = x.dtype
+    x = f.to(x, "fp32")
+    mean = f.mean(x, -1)
+    variance = f.mean(f.square(f.subtract(x, mean)), -1)
+    x = f.mul(f.subtract(x, mean), f.rsqrt(f.shift(variance)))
+    shape = (block.heads, block.width) if block.heads else (block.width,)
+    x = f.mul(f.to(t.weight("weight", shape), "fp32"), x)
+    return f.to(x, dtype)
+
+
+@rule(Scale)
+def scaled(_: Tape, block: Scale, x: Value, around: Around) -> Value:  # noqa: ARG001
+    """x times a number."""
+    return f.scale(x)
+
+
+@rule(Softcap)
+def softcap(_: Tape, block: Softcap, x: Value, around: Around) -> Value:  # noqa: ARG001
+    """cap * tanh(x / cap)."""
+    x = f.scale(x)
+    x = f.tanh(x)
+    return f.scale(x)
+
+
 @rule(Dropout)
-def dropout(_: Tape, block: Dropout, x: Value, around: Around) -> Value:  # noqa: ARG001
+def dropout(_: Tape, block: Dropout, x: Value, around: Around) -> Value:
     """nn.Dropout in training."""
     return f.dropout(x, block.p)
 
 
 @rule(Activation)
-def activation(_: Tape, block: Activation, x: Value, around: Around) -> Value:  # noqa: ARG001
+def activation(_: Tape, block: Activation, x: Value, around: Around) -> Value:
     """An activation of its own in a sequence."""
     return activate(block.function, x)
 

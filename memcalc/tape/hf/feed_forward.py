@@ -17,11 +17,21 @@ if TYPE_CHECKING:
 @rule(Mlp)
 def mlp(t: Tape, block: Mlp, x: Value, around: Around) -> Value:
     """LlamaMLP.forward: down(act(gate(x)) * up(x)); without a gate down(act(up(x)))."""
-    assert block.up and block.down  # noqa: S101 - every Mlp has them
+    x = inner(t, block, x, around)
+    if block.norm:
+        x = run(t, block.norm, x, around)
+    if block.dropout:
+        x = f.dropout(x, block.dropout)
+    return run(t, block.down, x, around)  # type: ignore[arg-type] - every Mlp has one
+
+
+def inner(t: Tape, block: Mlp, x: Value, around: Around) -> Value:
+    """What goes into the last projection."""
+    assert block.up  # noqa: S101 - every Mlp has one
     if block.gate:
-        x = f.mul(activate(block.activation, run(t, block.gate, x, around)), run(t, block.up, x, around))
-        return run(t, block.down, x, around)
+        return f.mul(activate(block.activation, run(t, block.gate, x, around)), run(t, block.up, x, around))
+    if block.fused:  # Phi3MLP: gate and up are halves of one projection
+        gate, up = f.chunk(run(t, block.up, x, around), 2)
+        return f.mul(up, activate(block.activation, gate))
     x = run(t, block.up, x, around)
-    x = activate(block.activation, x)
-    x = run(t, block.down, x, around)
-    return f.dropout(x, block.dropout)
+    return activate(block.activation, x)

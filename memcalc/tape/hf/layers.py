@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.base import Block, Parallel, Residual, Sequence, Stack
+from memcalc.blocks.base import Block, Parallel, Residual, Sequence, Stack, Unused
+from memcalc.blocks.image import Sum
 from memcalc.tape import functions as f
 from memcalc.tape.checkpoint import checkpointed
+from memcalc.tape.hf.surroundings import prepare
 from memcalc.tape.recorder import Layers
 from memcalc.tape.rules import Around, rule, run
 from memcalc.tensors import numbers
@@ -37,12 +39,28 @@ def residual(t: Tape, block: Residual, x: Value, around: Around) -> Value:
 
 @rule(Parallel)
 def parallel(t: Tape, block: Parallel, x: Value, around: Around) -> Value:
-    """x + f(x) + g(x)."""
-    outputs = [run(t, branch, x, around) for branch in block.branches]
+    """mlp + attention + x: the branches read x, or a shared norm of it (GPTNeoXLayer, GPTJBlock)."""
+    read = run(t, block.norm, x, around) if block.norm else x
+    outputs = [run(t, branch, read, around) for branch in block.branches]
     out = outputs.pop(0)
     while outputs:
-        out = f.add(out, outputs.pop(0))
+        out = f.add(outputs.pop(0), out)
     return f.add(out, x)
+
+
+@rule(Sum)
+def total(t: Tape, block: Sum, x: Value, around: Around) -> Value:
+    """f(x) + g(x) + …"""
+    out = run(t, block.branches[0], x, around)
+    for branch in block.branches[1:]:
+        out = f.add(out, run(t, branch, x, around))
+    return out
+
+
+@rule(Unused)
+def unused(_: Tape, block: Unused, x: Value, around: Around) -> Value:  # noqa: ARG001
+    """Nothing runs."""
+    return x
 
 
 @rule(Stack)
@@ -52,6 +70,8 @@ def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:
     named = _named(block)
     if outer:
         return _inner(t, named, x, around)
+    if not around.ready:
+        prepare(t, block, x, around)
     samples, order = _samples([id(layer) for layer, _ in named], setting.every if setting.checkpoint else 0)
     marks = Layers(path, order)
     t.stacks.append(marks)
@@ -79,7 +99,9 @@ def _inner(t: Tape, named: list[tuple[Block, str]], x: Value, around: Around) ->
 
 
 def _again(t: Tape, layer: Block, around: Around) -> Callable[[Value], Value]:
-    return lambda x: run(t, layer, x, around)
+    """The layer as a function of its input: the first time as part of the model, later with what it was given then."""
+    first, given = [around], around.copy()
+    return lambda x: run(t, layer, x, first.pop() if first else given.copy())
 
 
 def _named(block: Stack) -> list[tuple[Block, str]]:
