@@ -1,0 +1,195 @@
+"""apply: a base model's tensors and a `lora` section make frozen base, adapters, copies and buffers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from memcalc.adapters import copies, experts, lowrank, lycoris, prompts, targets, vectors
+from memcalc.adapters.patterns import chosen, parents, sample
+from memcalc.adapters.result import Adapted
+from memcalc.adapters.sites import modules_of, output_embedding, vocabulary
+from memcalc.adapters.spec import PROMPTS, VIRTUAL_TOKENS, contradictions
+from memcalc.errors import RunInvalid, fault
+from memcalc.tensors import Tensor, expand
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from memcalc.adapters.parts import Part
+    from memcalc.adapters.sites import Module, Site
+    from memcalc.adapters.spec import Lora
+    from memcalc.dimensions import Dimensions
+
+BUILDERS: dict[str, Callable[[Site, Lora], Iterable[Part]]] = {
+    "lora": lowrank.lora, "dora": lowrank.lora, "adalora": lowrank.adalora, "loha": lycoris.loha,
+    "lokr": lycoris.lokr, "ia3": vectors.ia3, "vera": vectors.vera, "oft": vectors.oft,
+}  # fmt: skip
+# the task that a model's class is trained for, and the modules that peft's class for the task always saves
+TASKS = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS",
+         "ForQuestionAnswering": "QUESTION_ANS", "ForConditionalGeneration": "SEQ_2_SEQ_LM"}  # fmt: skip
+TASK_MODULES = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}
+SIXTEEN_BIT = ("bf16", "fp16", "quantized")
+
+
+def apply(
+    tensors: tuple[Tensor, ...], lora: Lora, model_type: str, dimensions: Dimensions | None, base_dtype: str
+) -> Adapted:
+    """See memcalc.adapters.adapt."""
+    faults = contradictions(lora)
+    if faults:
+        raise RunInvalid(faults)
+    task = lora.task or task_of(dimensions)
+    run = replace(lora, save_modules=tuple(dict.fromkeys((*lora.save_modules, *TASK_MODULES.get(task, ())))))
+    modules = modules_of(tensors)
+    vocab = vocabulary(modules, dimensions)
+    copied = copies.saved_copies(run.save_modules, tensors, tied=run.tie_saved)
+    if run.method == "ln-tuning":
+        sites: tuple[Site, ...] = ()
+        copied += _ln_copies(run, model_type, tensors)
+    elif run.method in PROMPTS:
+        sites = ()
+    else:
+        sites = _sites(run, tensors, modules, model_type, _heads(modules, vocab, task))
+    made = _adapters(run, sites, dimensions, task, base_dtype)
+    if run.token_indices is not None:
+        made += _with_dtype(copies.token_rows(run.token_indices, modules, vocab), run, base_dtype)
+    own = "" if base_dtype == "quantized" else base_dtype
+    return Adapted(
+        base=tuple(part for t in tensors for part in _base(t, run, sites, own)),
+        adapters=tuple(t for t in made if not t.buffer),
+        saved=tuple(replace(t, dtype=t.dtype or own) for t in copied),
+        buffers=tuple(t for t in made if t.buffer),
+        sites=sites,
+        notes=tuple(_notes(lora, task, copied)),
+        warnings=tuple(_warnings(lora, tensors, sites)),
+    )
+
+
+def task_of(dimensions: Dimensions | None) -> str:
+    """The task that the class of the model is for, where peft has a class of its own for it; else ''."""
+    names = dimensions.get("architectures") if dimensions is not None else None
+    name = str(names[0]) if names else ""
+    task = next((task for ending, task in TASKS.items() if name.endswith(ending)), "")
+    if task == "SEQ_2_SEQ_LM" and not (dimensions is not None and dimensions.get("is_encoder_decoder")):
+        return ""
+    return task
+
+
+def adapter_dtype(lora: Lora, base_dtype: str) -> str:
+    """The adapters' dtype: as asked; else fp32, whatever 16-bit or packed dtype the base has (autocast_adapter_dtype)."""
+    return lora.dtype or ("fp64" if base_dtype == "fp64" else "fp32")
+
+
+def _heads(modules: Mapping[str, Module], vocab: int, task: str) -> tuple[str, ...]:
+    """The modules that all-linear leaves out: the output embedding, or the head of a classifier."""
+    head = output_embedding(modules, vocab)
+    if head or task != "SEQ_CLS":
+        return (head,)
+    return targets.CLASSIFIERS
+
+
+def _sites(
+    run: Lora, tensors: tuple[Tensor, ...], modules: Mapping[str, Module], model_type: str, heads: tuple[str, ...]
+) -> tuple[Site, ...]:
+    if any(module.kind == "expert" for module in modules.values()):
+        run = experts.on_experts(run, model_type, modules, heads)
+    rule = targets.rule_of(run, targets.targets_of(run, model_type))
+    found = targets.module_sites(run, rule, modules, heads)
+    if run.method == "ia3":
+        words = run.feedforward if run.feedforward is not None else targets.feedforward_of(model_type)
+        return tuple(targets.feedforward_sites(found, words))
+    if run.parameters:
+        found += experts.parameter_sites(run, rule, tensors, model_type, {site.module for site in found})
+    targets.check_compatible(run.method, model_type, found)
+    return found
+
+
+def _ln_copies(run: Lora, model_type: str, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    rule = targets.rule_of(run, targets.targets_of(run, model_type))
+    found = copies.ln_copies(rule, tensors)
+    if not found:
+        raise fault("lora.targets", targets.not_found(rule, modules_of(tensors)))
+    return found
+
+
+def _adapters(
+    run: Lora, sites: tuple[Site, ...], dimensions: Dimensions | None, task: str, base_dtype: str
+) -> tuple[Tensor, ...]:
+    """The tensors that the method adds, on the sites and once for all of them."""
+    dtype, revive = adapter_dtype(run, base_dtype), base_dtype in SIXTEEN_BIT
+    once: Iterable[Part] = ()
+    if run.method in PROMPTS:
+        once, dtype = prompts.prompt_parts(run, dimensions, task), "fp32"
+    elif run.method == "vera":
+        once = vectors.vera_projections(sites)
+    on_sites = ((part, site.module, site.count) for site in sites for part in BUILDERS[run.method](site, run))
+    return tuple(
+        Tensor(
+            f"{module}.{part.name}" if module else part.name, part.shape, count, "adapter",
+            part.trainable or (part.revived and revive), buffer=part.buffer, dtype=part.dtype or dtype,
+        )
+        for part, module, count in (*on_sites, *((part, "", 1) for part in once))
+    )  # fmt: skip
+
+
+def _with_dtype(tensors: Iterable[Tensor], run: Lora, base_dtype: str) -> tuple[Tensor, ...]:
+    return tuple(replace(tensor, dtype=adapter_dtype(run, base_dtype)) for tensor in tensors)
+
+
+def _base(tensor: Tensor, run: Lora, sites: tuple[Site, ...], dtype: str) -> Iterator[Tensor]:
+    """A tensor of the base: frozen, but for biases that the run trains (_mark_only_adapters_as_trainable)."""
+    if run.bias == "none" or tensor.buffer or not tensor.name.endswith("bias"):
+        yield replace(tensor, trainable=False)
+        return
+    for pattern, count, trained in _bias_groups(tensor, run, sites):
+        own = tensor.dtype or (dtype if trained else "")
+        yield replace(tensor, name=pattern, count=count, trainable=trained, dtype=own)
+
+
+def _bias_groups(tensor: Tensor, run: Lora, sites: tuple[Site, ...]) -> Iterable[tuple[str, int, bool]]:
+    module = tensor.module
+    if tensor.name.rpartition(".")[2] != "bias" or _saved(module, run.save_modules):
+        return ((tensor.name, tensor.count, False),)
+    if run.bias == "all":
+        return ((tensor.name, tensor.count, True),)
+    adapted = {site.module for site in sites if not site.parameter}
+    if module in adapted or not any(sample(module) == sample(a) or "{" in module for a in adapted):
+        return ((tensor.name, tensor.count, module in adapted),)
+    names = {name for pattern in adapted for name in expand(pattern)}
+    return chosen(tensor.name, tensor.count, lambda name: name.rpartition(".")[0] in names, alike=False)
+
+
+def _saved(module: str, names: tuple[str, ...]) -> bool:
+    """Whether a module is trained as a copy: its original stays frozen."""
+    return bool(names) and any(sample(outer).endswith(names) for outer in (*parents(module), module))
+
+
+def _notes(lora: Lora, task: str, copied: tuple[Tensor, ...]) -> Iterator[str]:
+    """What was assumed, in sentences."""
+    if lora.dtype is None:
+        yield "adapters are kept in fp32, as peft does beside a 16-bit or quantised base (autocast_adapter_dtype)"
+    if lora.targets is None and lora.method not in PROMPTS and not lora.parameters:
+        yield "the targets are peft's default for this type of model"
+    if lora.method in PROMPTS and lora.virtual_tokens is None:
+        yield f"{VIRTUAL_TOKENS} virtual tokens"
+    if lora.task is None and task in TASK_MODULES and copied:
+        names = ", ".join(dict.fromkeys(t.name.partition(".modules_to_save.")[0] for t in copied))
+        yield f"the task is {task}, so peft trains {names} as a full copy; `task: none` trains adapters alone"
+    if lora.method == "adalora":
+        yield "AdaLoRA's moving averages of importance (3 values per adapter weight, once update_and_allocate runs) are left out"
+
+
+def _warnings(lora: Lora, tensors: tuple[Tensor, ...], sites: tuple[Site, ...]) -> Iterator[str]:
+    """What is likely not meant."""
+    for name in copies.missing(lora.save_modules, tensors):
+        yield f"save_modules: no module is named {name}; peft trains nothing for it"
+    if isinstance(lora.targets, tuple) and sites:
+        for name in targets.unmatched(lora.targets, sites):
+            yield f"targets: no module is named {name}; peft adapts only the others"
+    if lora.method == "adalora" and lora.rank is not None:
+        yield "AdaLoRA ignores `rank`; its first rank is `init_rank` (12 if absent)"
+    if lora.method in PROMPTS and lora.dtype not in (None, "fp32"):
+        yield f"peft keeps virtual tokens in fp32; dtype {lora.dtype} is not used"
+    if lora.dropout and any(site.parameter for site in sites):
+        yield "peft refuses dropout on parameters (stacked experts): set `dropout: 0`"
