@@ -40,7 +40,7 @@ def deepseek_v2(c: Dimensions) -> Model:
     return decoder(c, dense_then_sparse(c, latent_attention(c, formula="deepseek_v2"), gate, bias=c.mlp_bias))
 
 
-@architecture("deepseek_v3")
+@architecture("deepseek_v3", "kimi_k2")
 def deepseek_v3(c: Dimensions) -> Model:
     """Latent attention and a sigmoid router whose correction balances the experts (arXiv:2412.19437)."""
     mixer = latent_attention(c, interleaved=bool(c.rope_interleave))

@@ -31,7 +31,7 @@ def mixtral(c: Dimensions) -> Model:
     """Llama's layers with the MLP replaced by experts of which every token meets two (arXiv:2401.04088)."""
     mixer = attention(c, window=window(c))
     experts = mixture(c, router(c, c.num_local_experts), c.intermediate_size)
-    return decoder(c, repeat("layers", c.num_hidden_layers, pre_norm_layer(c, mixer, experts)))
+    return decoder(c, repeat("layers", c.num_hidden_layers, pre_norm_layer(c, mixer, experts)), qa="model")
 
 
 @architecture("olmoe")

@@ -34,7 +34,7 @@ def qwen2_moe(c: Dimensions) -> Model:
 
     slides = [c.use_sliding_window and i % 2 == 0 and i < c.max_window_layers for i in range(c.num_hidden_layers)]
     kinds = per_layer(c, "layer_types", ["sliding_attention" if s else "full_attention" for s in slides])
-    return decoder(c, interleaved("layers", list(zip(kinds, sparse_layers(c), strict=True)), layer))
+    return decoder(c, interleaved("layers", list(zip(kinds, sparse_layers(c), strict=True)), layer), qa="model")
 
 
 @architecture("qwen3_moe")
