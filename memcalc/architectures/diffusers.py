@@ -1,0 +1,95 @@
+"""What the models of diffusers share: time embeddings, attention and feed-forward by their names there, residual blocks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from memcalc.blocks.attention import Attention
+from memcalc.blocks.base import Block, Sequence, residual, sequence
+from memcalc.blocks.basic import Activation, Conv, Dropout, Linear, Norm
+from memcalc.blocks.diffusion import Condition, ResBlock
+from memcalc.blocks.image import Flatten, Unflatten
+from memcalc.blocks.mlp import Mlp
+from memcalc.model import Model
+
+if TYPE_CHECKING:
+    from memcalc.dimensions import Dimensions
+
+
+def latent(c: Dimensions, channels: str = "in_channels") -> tuple[int, ...]:
+    """(channels, height, width) of one input latent; empty where the config gives no size."""
+    size = c.get("sample_size")
+    if size is None:
+        return ()
+    height, width = size if isinstance(size, list) else (size, size)
+    return (c[channels], height, width)
+
+
+def denoiser(c: Dimensions, *blocks: Block | None) -> Model:
+    """A model that reads latents of `sample_size`, a time step and a context."""
+    return Model(sequence(*blocks), "diffusion", image=latent(c))
+
+
+def embedded(name: str, inputs: int, width: int, *, act: str = "silu", condition: int = 0, bias: bool = True) -> Condition:
+    """TimestepEmbedding: linear_2(act(linear_1(x))); `condition` adds a projected guidance vector first."""
+    guide = Linear("cond_proj", condition, inputs) if condition else None
+    pair = Linear("linear_1", inputs, width, bias), Activation("", act), Linear("linear_2", width, width, bias)
+    return Condition(name, (*((guide,) if guide else ()), *pair))
+
+
+def attention(name: str, width: int, heads: int, head_dim: int, context: int = 0, *, bias: bool = False, out_bias: bool = True, **more: Any) -> Attention:
+    """diffusers' Attention: to_q, to_k, to_v, to_out.0; keys and values of a context `context` wide where given."""
+    inner, source = heads * head_dim, context or width
+    kv = int(more.pop("kv_heads", 0)) or heads
+    return Attention(
+        name, heads, kv, head_dim,
+        q=Linear("to_q", width, inner, bias),
+        k=Linear("to_k", source, kv * head_dim, bias),
+        v=Linear("to_v", source, kv * head_dim, bias),
+        out=Linear("to_out.0", inner, width, out_bias),
+        causal=False, cross=bool(context), **more,
+    )  # fmt: skip
+
+
+def feed_forward(name: str, width: int, *, act: str = "geglu", dropout: float = 0.0, inner: int = 0, bias: bool = True) -> Mlp:
+    """diffusers' FeedForward of 4 times the width: net.0.proj, net.2; gated in one matrix for geglu and swiglu."""
+    inner, gated = inner or 4 * width, act in ("geglu", "swiglu")
+    up = Linear("net.0.proj", width, (2 if gated else 1) * inner, bias)
+    function = {"geglu": "gelu", "swiglu": "silu", "gelu-approximate": "gelu_pytorch_tanh", "linear-silu": "silu"}.get(act, act)
+    down = Linear("net.2", inner, width, bias)
+    return Mlp(name, up, down, fused=gated, activation=function, width=inner, dropout=dropout)
+
+
+def group_norm(name: str, width: int, groups: int) -> Norm:
+    """GroupNorm (Wu & He 2018)."""
+    return Norm(name, width, "group", groups_of=groups)
+
+
+def conv3(name: str, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, padding: int | None = None) -> Conv:
+    """A convolution that keeps the size of its map (at stride 1)."""
+    around = kernel // 2 if padding is None else padding
+    return Conv(name, inputs, outputs, (kernel, kernel), stride, padding=around)
+
+
+def res_block(name: str, inputs: int, outputs: int, *, time: int = 0, groups: int = 32, act: str = "silu", dropout: float = 0.0, **more: bool) -> ResBlock:
+    """ResnetBlock2D; `time` is the width of the conditioning vector (0: none)."""
+    wide = 2 if more.get("scale_shift") else 1
+    return ResBlock(
+        name,
+        group_norm("norm1", inputs, groups), conv3("conv1", inputs, outputs),
+        Linear("time_emb_proj", time, wide * outputs, bias=True) if time else None,
+        group_norm("norm2", outputs, groups), conv3("conv2", outputs, outputs),
+        conv3("conv_shortcut", inputs, outputs, 1) if inputs != outputs else None,
+        act, dropout, **more,
+    )  # fmt: skip
+
+
+def map_attention(name: str, width: int, heads: int, groups: int) -> Sequence:
+    """Self-attention over the pixels of a map, group norm first, x + it (AttnProcessor with residual_connection)."""
+    mixer = attention(name, width, heads, width // heads, bias=True, before=(group_norm("group_norm", width, groups),))
+    return sequence(residual(Flatten(""), mixer, Unflatten("")))
+
+
+def dropped(p: float) -> Dropout | None:
+    """A dropout where it drops anything."""
+    return Dropout("", p) if p else None

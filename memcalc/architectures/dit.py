@@ -1,0 +1,110 @@
+"""Diffusion transformers of one stream: DiT (Peebles & Xie 2023) and PixArt (Chen et al. 2024)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.architectures import architecture
+from memcalc.architectures.diffusers import attention, denoiser, embedded, feed_forward
+from memcalc.blocks.base import Sequence, repeat, residual, sequence
+from memcalc.blocks.basic import Activation, Conv, Embedding, Linear, Norm, Raw
+from memcalc.blocks.diffusion import Condition, Gate, Modulate, Modulation
+from memcalc.blocks.image import Flatten, Unflatten
+from memcalc.blocks.seq2seq import Sinusoids
+
+if TYPE_CHECKING:
+    from memcalc.blocks.base import Block
+    from memcalc.dimensions import Dimensions
+    from memcalc.model import Model
+
+SINES = 256  # channels of the sinusoidal time features (diffusers, Timesteps(num_channels=256))
+
+
+@architecture("DiTTransformer2DModel")
+def dit(c: Dimensions) -> Model:
+    """Blocks modulated by time and class, which diffusers embeds anew in every block."""
+    width = c.num_attention_heads * c.attention_head_dim
+    vectors = sequence(
+        time_embedder(width),
+        sequence(Embedding("embedding_table", c.num_embeds_ada_norm + 1, width), name="class_embedder"), name="emb",
+    )  # fmt: skip
+    modulation = Modulation("norm1", Linear("linear", width, 6 * width, bias=True), 6, vectors)
+    mixer = attention("attn1", width, *heads(c), bias=c.attention_bias)
+    norms = bare_norm(width), _norm(c, "norm3", width)
+    block = sequence(modulation, *modulated(mixer, _feed(c, width), norms))
+    out = c.patch_size**2 * (c.get("out_channels") or c.in_channels)
+    return denoiser(
+        c, patch_embed(c, width), repeat("transformer_blocks", c.num_layers, block),
+        Modulation("", Linear("proj_out_1", width, 2 * width, bias=True), 2), bare_norm(width), Modulate(""),
+        Linear("proj_out_2", width, out, bias=True), Unflatten("", c.patch_size),
+    )  # fmt: skip
+
+
+@architecture("PixArtTransformer2DModel")
+def pixart(c: Dimensions) -> Model:
+    """Blocks that share one modulation, each with a table of its own, and cross attention to the caption."""
+    width, out = c.num_attention_heads * c.attention_head_dim, c.get("out_channels") or c.in_channels
+    extra = c.get("use_additional_conditions")
+    sized = c.sample_size == 128 if extra is None else bool(extra)
+    mixer = attention("attn1", width, *heads(c), bias=c.attention_bias)
+    cross = attention("attn2", width, *heads(c), c.get("cross_attention_dim") or 0, bias=c.attention_bias)
+    caption, norms = c.get("caption_channels"), (_norm(c, "norm1", width), _norm(c, "norm2", width))
+    return denoiser(
+        c, patch_embed(c, width), shared_modulation(width, sized=sized),
+        projected_caption("caption_projection", caption, width) if caption else None,
+        repeat("transformer_blocks", c.num_layers, Raw("scale_shift_table", (6, width)),
+               *modulated(mixer, _feed(c, width), norms, cross if c.get("cross_attention_dim") else None)),
+        Raw("scale_shift_table", (2, width)), bare_norm(width), Modulate(""),
+        Linear("proj_out", width, c.patch_size**2 * out, bias=True), Unflatten("", c.patch_size),
+    )  # fmt: skip
+
+
+def heads(c: Dimensions) -> tuple[int, int]:
+    """Heads and their channels."""
+    return c.num_attention_heads, c.attention_head_dim
+
+
+def bare_norm(width: int, name: str = "") -> Norm:
+    """LayerNorm without weights: the modulation has them."""
+    return Norm(name, width, "none")
+
+
+def patch_embed(c: Dimensions, width: int) -> Sequence:
+    """PatchEmbed: patches by a convolution, fixed sinusoidal positions (a buffer that is not stored)."""
+    patch = (c.patch_size, c.patch_size)
+    tokens = (c.sample_size // c.patch_size) ** 2
+    return sequence(Conv("proj", c.in_channels, width, patch, patch), Flatten(""), Sinusoids("", tokens, width),
+                    name="pos_embed")  # fmt: skip
+
+
+def time_embedder(width: int, name: str = "timestep_embedder") -> Condition:
+    """Sinusoids of the time step through two linear layers."""
+    return embedded(name, SINES, width)
+
+
+def shared_modulation(width: int, *, sized: bool = False) -> Modulation:
+    """AdaLayerNormSingle: time (and image size and aspect ratio, `sized`) to six vectors, once for all blocks."""
+    sizes = tuple(embedded(f"{name}_embedder", SINES, width // 3) for name in ("resolution", "aspect_ratio"))
+    vectors = sequence(time_embedder(width), *(sizes if sized else ()), name="emb")
+    return Modulation("adaln_single", Linear("linear", width, 6 * width, bias=True), 6, vectors)
+
+
+def projected_caption(name: str, inputs: int, width: int, act: str = "gelu_pytorch_tanh") -> Condition:
+    """PixArtAlphaTextProjection: the caption's states through two linear layers."""
+    first, second = Linear("linear_1", inputs, width, bias=True), Linear("linear_2", width, width, bias=True)
+    return Condition(name, (first, Activation("", act), second), tokens=True)
+
+
+def modulated(mixer: Block, feed: Block, norms: tuple[Norm, Norm], cross: Block | None = None) -> tuple[Block, ...]:
+    """x + gate · mixer(modulate(norm(x))), x + cross(x), x + gate · feed(modulate(norm(x)))."""
+    attends = residual(norms[0], Modulate(""), mixer, Gate(""))
+    crosses = (residual(cross),) if cross else ()
+    return (attends, *crosses, residual(norms[1], Modulate(""), feed, Gate("")))
+
+
+def _norm(c: Dimensions, name: str, width: int) -> Norm:
+    return Norm(name, width, "layer" if c.norm_elementwise_affine else "none")
+
+
+def _feed(c: Dimensions, width: int) -> Block:
+    return feed_forward("ff", width, act=c.activation_fn, dropout=c.dropout)

@@ -1,0 +1,262 @@
+"""UNet2DConditionModel: residual and transformer blocks down, through the middle and up again (Rombach et al. 2022)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from memcalc.architectures import architecture
+from memcalc.architectures.diffusers import (
+    attention,
+    conv3,
+    denoiser,
+    embedded,
+    feed_forward,
+    group_norm,
+    map_attention,
+    res_block,
+)
+from memcalc.blocks.base import Block, Sequence, repeat, residual, sequence, stack
+from memcalc.blocks.basic import Activation, Embedding, Linear, Norm, Raw
+from memcalc.blocks.diffusion import Condition, ResBlock
+from memcalc.blocks.image import Flatten, Join, Keep, Resample, Unflatten
+from memcalc.errors import fault
+
+if TYPE_CHECKING:
+    from memcalc.dimensions import Dimensions
+    from memcalc.model import Model
+
+
+class Level(NamedTuple):
+    """One resolution of the UNet: its block's type and dimensions."""
+
+    kind: str
+    width: int
+    layers: int
+    heads: int
+    context: int
+    depths: tuple[int, ...]
+    only_cross: bool
+
+
+@architecture("UNet2DConditionModel")
+def unet(c: Dimensions) -> Model:
+    """conv_in, levels down (each state kept), a middle, levels up (each kept state joined), conv_out."""
+    widths, groups = c.block_out_channels, c.norm_num_groups
+    down, up = _levels(c), _up_levels(c)
+    end = (group_norm("conv_norm_out", widths[0], groups), Activation("", c.act_fn)) if groups else ()
+    return denoiser(
+        c, *_conditions(c), conv3("conv_in", c.in_channels, widths[0], c.conv_in_kernel), Keep(""),
+        stack("down_blocks", [_down(c, level, before, last=i == len(down) - 1)
+                              for i, (level, before) in enumerate(zip(down, [widths[0], *widths], strict=False))]),
+        _middle(c, down[-1]),
+        stack("up_blocks", [_up(c, level, before, skip, last=i == len(up) - 1)
+                            for i, (level, before, skip) in enumerate(_reversed(up, widths))]),
+        *end, conv3("conv_out", widths[0], c.out_channels, c.conv_out_kernel),
+    )  # fmt: skip
+
+
+def _each(value: Any, count: int) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value] * count
+
+
+def _levels(c: Dimensions) -> list[Level]:
+    """The levels down; attention_head_dim is the number of heads, by an old mistake diffusers keeps to."""
+    n = len(c.down_block_types)
+    layers, depths = _each(c.layers_per_block, n), _each(c.transformer_layers_per_block, n)
+    heads, contexts = _each(c.attention_head_dim, n), _each(c.get("cross_attention_dim"), n)
+    rows = zip(c.down_block_types, c.block_out_channels, layers, heads, contexts, depths,
+               _each(c.only_cross_attention, n), strict=False)  # fmt: skip
+    return [
+        Level(kind, width, count, head, context, tuple(_each(depth, count)), only)
+        for kind, width, count, head, context, depth, only in rows
+    ]
+
+
+def _up_levels(c: Dimensions) -> list[Level]:
+    """The levels up: those down in reverse, each with a layer more."""
+    given = c.get("reverse_transformer_layers_per_block")
+    down = _levels(c)[::-1]
+    raw = given or _each(c.transformer_layers_per_block, len(down))[::-1]
+    return [
+        level._replace(kind=kind, layers=level.layers + 1, depths=tuple(_each(depth, level.layers + 1)))
+        for level, kind, depth in zip(down, c.up_block_types, raw, strict=False)
+    ]
+
+
+def _reversed(up: list[Level], widths: list[int]) -> list[tuple[Level, int, int]]:
+    """(level, width that comes from below, width of the last skip) of each level up."""
+    back = widths[::-1]
+    return [(level, back[max(i - 1, 0)], back[min(i + 1, len(back) - 1)]) for i, level in enumerate(up)]
+
+
+def time_width(c: Dimensions) -> int:
+    """Channels of the time embedding."""
+    return int(c.get("time_embedding_dim") or c.block_out_channels[0] * (2 if c.time_embedding_type == "fourier" else 4))
+
+
+def _conditions(c: Dimensions) -> list[Block | None]:
+    """Time, class, additional and context embeddings, in the order they run."""
+    wide, first = time_width(c), c.block_out_channels[0]
+    fourier = c.time_embedding_type == "fourier"
+    time = Condition("time_proj", (Raw("weight", (wide // 2,), trainable=False),)) if fourier else None
+    guide = c.get("time_cond_proj_dim") or 0
+    inputs = wide if fourier else first
+    return [time, embedded("time_embedding", inputs, wide, act=c.act_fn, condition=guide),
+            _class(c, inputs, wide), _addition(c, wide), _context(c)]  # fmt: skip
+
+
+def _class(c: Dimensions, inputs: int, wide: int) -> Block | None:
+    count, given = c.get("num_class_embeds"), c.get("projection_class_embeddings_input_dim")
+    match c.get("class_embed_type"):
+        case None if count is not None:
+            return Embedding("class_embedding", count, wide)
+        case None | "identity":
+            return None
+        case "timestep":
+            return embedded("class_embedding", inputs, wide, act=c.act_fn)
+        case "projection":
+            return embedded("class_embedding", given, wide)
+        case "simple_projection":
+            return Condition("", (Linear("class_embedding", given, wide, bias=True),))
+        case other:
+            raise fault("model.class_embed_type", f"{other!r} is not known")
+
+
+def _addition(c: Dimensions, wide: int) -> Block | None:
+    """What is added to the time embedding: pooled text and sizes (SDXL), pooled text (IF), image (Kandinsky 2.2)."""
+    match c.get("addition_embed_type"):
+        case None:
+            return None
+        case "text_time":
+            return embedded("add_embedding", c.projection_class_embeddings_input_dim, wide)
+        case "text":
+            return _text_time(c.get("encoder_hid_dim") or c.cross_attention_dim, wide)
+        case "image":
+            linear = Linear("image_proj", c.encoder_hid_dim, wide, bias=True)
+            return Condition("add_embedding", (linear, Norm("image_norm", wide, "layer")))
+        case other:
+            raise fault("model.addition_embed_type", f"{other!r} is not known")
+
+
+def _text_time(inputs: int, wide: int) -> Block:
+    """TextTimeEmbedding: norm, attention pooling with a learned position, projection, norm."""
+    maps = tuple(Linear(name, inputs, inputs, bias=True) for name in ("k_proj", "q_proj", "v_proj"))
+    pool = Sequence("pool", (Raw("positional_embedding", (1, inputs)), *maps))
+    norms = Norm("norm1", inputs, "layer"), Norm("norm2", wide, "layer")
+    return Condition("add_embedding", (norms[0], pool, Linear("proj", inputs, wide, bias=True), norms[1]))
+
+
+def _context(c: Dimensions) -> Block | None:
+    """How the encoder's states become the context of cross attention."""
+    inputs, wide = c.get("encoder_hid_dim"), c.get("cross_attention_dim")
+    match c.get("encoder_hid_dim_type") or ("text_proj" if inputs else None):
+        case None:
+            return None
+        case "text_proj":
+            return Condition("", (Linear("encoder_hid_proj", inputs, wide, bias=True),), tokens=True)
+        case "image_proj":
+            linear = Linear("image_embeds", inputs, 32 * wide, bias=True)
+            return Condition("encoder_hid_proj", (linear, Norm("norm", wide, "layer")), tokens=True)
+        case other:
+            raise fault("model.encoder_hid_dim_type", f"{other!r} is not known")
+
+
+def _res(c: Dimensions, name: str, inputs: int, outputs: int, **more: bool) -> ResBlock:
+    wide = time_width(c) * (2 if c.class_embeddings_concat else 1)
+    scaled = c.resnet_time_scale_shift == "scale_shift"
+    return res_block(name, inputs, outputs, time=wide, groups=c.norm_num_groups, act=c.act_fn,
+                     dropout=c.dropout, scale_shift=scaled, **more)  # fmt: skip
+
+
+def _attends(c: Dimensions, level: Level, index: int, width: int) -> Block | None:
+    """What follows a residual block of this level: a transformer, plain cross attention, or nothing."""
+    kind, name = level.kind, f"attentions.{index}"
+    if kind in ("DownBlock2D", "UpBlock2D", "ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"):
+        return None
+    if kind in ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D", "UNetMidBlock2DCrossAttn"):
+        if c.dual_cross_attention or c.attention_type != "default":
+            raise fault("model.attention_type", "dual and gated (GLIGEN) attention are not known")
+        return _spatial_transformer(c, name, width, level, level.depths[index])
+    if kind in ("SimpleCrossAttnDownBlock2D", "SimpleCrossAttnUpBlock2D", "UNetMidBlock2DSimpleCrossAttn"):
+        return _added_kv(c, name, width, level)
+    if kind in ("AttnDownBlock2D", "AttnUpBlock2D"):
+        return map_attention(name, width, width // level.heads, c.norm_num_groups)
+    raise fault("model.down_block_types", f"the block {kind!r} is not known")
+
+
+def _spatial_transformer(c: Dimensions, name: str, width: int, level: Level, depth: int) -> Sequence:
+    """Transformer2DModel: group norm, in, `depth` blocks over the pixels as tokens, out, x + it."""
+    linear = bool(c.use_linear_projection)
+    into = Linear("proj_in", width, width, bias=True) if linear else conv3("proj_in", width, width, 1)
+    out = Linear("proj_out", width, width, bias=True) if linear else conv3("proj_out", width, width, 1)
+    blocks = repeat("transformer_blocks", depth, _transformer_block(width, level))
+    inside = (Flatten(""), into, blocks, out, Unflatten("")) if linear else (into, Flatten(""), blocks, Unflatten(""), out)
+    return sequence(residual(group_norm("norm", width, c.norm_num_groups), *inside), name=name)
+
+
+def _transformer_block(width: int, level: Level) -> Sequence:
+    """BasicTransformerBlock: self-attention, cross-attention, GEGLU, each x + f(norm(x))."""
+    heads, dim = level.heads, width // level.heads
+    branches = (attention("attn1", width, heads, dim, level.context if level.only_cross else 0),
+                attention("attn2", width, heads, dim, level.context),
+                feed_forward("ff", width))  # fmt: skip
+    return sequence(*(residual(Norm(f"norm{i}", width, "layer"), f) for i, f in enumerate(branches, 1)))
+
+
+def _added_kv(c: Dimensions, name: str, width: int, level: Level) -> Sequence:
+    """Attention of pixels to themselves and the context, group norm first (DeepFloyd IF; AttnAddedKVProcessor2_0)."""
+    dim, context = level.heads, level.context
+    norms = {"layer_norm": Norm("norm_cross", width, "layer"), "group_norm": group_norm("norm_cross", context, 32)}
+    mixer = attention(name, width, width // dim, dim, bias=True, formula="added-kv")
+    added = (norms.get(str(c.get("cross_attention_norm"))), Linear("add_k_proj", context, width, bias=True),
+             Linear("add_v_proj", context, width, bias=True))  # fmt: skip
+    first = group_norm("group_norm", width, c.norm_num_groups)
+    mixer = replace(mixer, before=(first, *(block for block in added if block)))
+    mixer = replace(mixer, k=None, v=None) if level.only_cross else mixer
+    return sequence(residual(Flatten(""), mixer, Unflatten("")))
+
+
+def _down(c: Dimensions, level: Level, before: int, *, last: bool) -> Sequence:
+    """Residual (and attention) layers, each state kept; a strided convolution (or block) halves the map."""
+    blocks: list[Block | None] = []
+    for i in range(level.layers):
+        res = _res(c, f"resnets.{i}", before if i == 0 else level.width, level.width)
+        blocks += [res, _attends(c, level, i, level.width), Keep("")]
+    if last:
+        return sequence(*blocks)
+    if level.kind in ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"):
+        shrink: Block = _res(c, "downsamplers.0", level.width, level.width, down=True)
+    else:
+        shrink = conv3("downsamplers.0.conv", level.width, level.width, 3, 2, c.downsample_padding)
+    return sequence(*blocks, shrink, Keep(""))
+
+
+def _up(c: Dimensions, level: Level, below: int, skip: int, *, last: bool) -> Sequence:
+    """Layers that first join a kept state; then the map doubled and convolved."""
+    blocks: list[Block | None] = []
+    for i in range(level.layers):
+        joined = (below if i == 0 else level.width) + (skip if i == level.layers - 1 else level.width)
+        blocks += [Join(""), _res(c, f"resnets.{i}", joined, level.width), _attends(c, level, i, level.width)]
+    if last:
+        return sequence(*blocks)
+    if level.kind in ("ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D"):
+        return sequence(*blocks, _res(c, "upsamplers.0", level.width, level.width, up=True))
+    return sequence(*blocks, Resample(""), conv3("upsamplers.0.conv", level.width, level.width))
+
+
+def _middle(c: Dimensions, level: Level) -> Sequence | None:
+    """A residual block, attention, a residual block, all of the last level's width."""
+    kind, width = c.get("mid_block_type"), c.block_out_channels[-1]
+    if kind is None:
+        return None
+    first = _res(c, "resnets.0", width, width)
+    if kind == "UNetMidBlock2D":
+        return sequence(first, name="mid_block")
+    level = level._replace(kind=kind, only_cross=kind == "UNetMidBlock2DSimpleCrossAttn" and _middle_only_cross(c))
+    return sequence(first, _attends(c, level, 0, width), _res(c, "resnets.1", width, width), name="mid_block")
+
+
+def _middle_only_cross(c: Dimensions) -> bool:
+    given = c.get("mid_block_only_cross_attention")
+    return bool(given) if given is not None else c.only_cross_attention is True

@@ -1,0 +1,132 @@
+"""What denoisers add: conditioning vectors, modulation by them, residual blocks of a UNet, two streams of tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memcalc.blocks.attention import Attention
+from memcalc.blocks.base import Block, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Condition(Sequence):
+    """Blocks that make or change the conditioning vector [batch, width] (time, class, pooled text), not the stream.
+
+    `tokens` where they make the other sequence that cross or joint attention reads (projected captions).
+    """
+
+    tokens: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ResBlock(Block):
+    """conv2(act(norm2(conv1(act(norm1(x))) + time))) + shortcut(x) (diffusers, ResnetBlock2D.forward).
+
+    `time` projects the conditioning vector; `scale_shift` where it yields a scale and a shift behind norm2. `up` and
+    `down` resample both branches before conv1. `shortcut` is a 1x1 convolution where the widths differ.
+    """
+
+    norm1: Block | None = None
+    conv1: Block | None = None
+    time: Block | None = None
+    norm2: Block | None = None
+    conv2: Block | None = None
+    shortcut: Block | None = None
+    activation: str = "silu"
+    dropout: float = 0.0
+    scale_shift: bool = False
+    up: bool = False
+    down: bool = False
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return _given(self.norm1, self.conv1, self.time, self.norm2, self.conv2, self.shortcut)
+
+
+@dataclass(frozen=True, slots=True)
+class Modulation(Block):
+    """Shifts, scales and gates for a block: linear(silu(condition)), `chunks` vectors of the stream's width.
+
+    Adaptive layer norm (Peebles & Xie 2023). `condition` are blocks of its own that make the vector first (DiT embeds
+    time and class in every block). `silu` False where the condition comes activated.
+    """
+
+    linear: Block | None = None
+    chunks: int = 6
+    condition: Block | None = None
+    silu: bool = True
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return _given(self.condition, self.linear)
+
+
+@dataclass(frozen=True, slots=True)
+class Modulate(Block):
+    """x (1 + scale) + shift, with vectors of the block's Modulation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate(Block):
+    """x times a gate of the block's Modulation (`tanh` of it: Lumina)."""
+
+    tanh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JointAttention(Attention):
+    """Attention over image and context tokens together, each with projections of its own (Esser et al. 2024).
+
+    The context's queries, keys and values are `context`, with `context_norms`; `context_out` projects its part of the
+    output, None in the last block, whose context goes nowhere.
+    """
+
+    context: tuple[Block, ...] = ()
+    context_norms: tuple[Block, ...] = ()
+    context_out: Block | None = None
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        middle = _given(self.q, self.k, self.v, self.q_norm, self.k_norm)
+        return (*self.before, *middle, *self.context, *self.context_norms, *_given(self.out, self.context_out))
+
+
+@dataclass(frozen=True, slots=True)
+class JointBlock(Block):
+    """A layer over two streams, image and context tokens (diffusers, JointTransformerBlock.forward).
+
+    Each stream: x + gate · attention(modulate(norm(x))), then x + gate · mlp(modulate(norm(x))); its modulation gives
+    the vectors of both branches. `dual` is a second attention of image tokens alone, which reads the same norm (SD
+    3.5). A context without `context_mlp` ends here: its tokens are not used again.
+    """
+
+    width: int = 0
+    modulation: Block | None = None
+    context_modulation: Block | None = None
+    attention: Block | None = None
+    dual: Block | None = None
+    mlp: Block | None = None
+    context_mlp: Block | None = None
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        modulations = (self.modulation, self.context_modulation)
+        return _given(*modulations, self.attention, self.dual, self.mlp, self.context_mlp)
+
+
+@dataclass(frozen=True, slots=True)
+class SingleBlock(Block):
+    """x + gate · out([attention(y), act(up(y))]), y = modulate(norm(x)): attention and MLP at once, over all tokens.
+
+    `out` reads both results concatenated (diffusers, FluxSingleTransformerBlock.forward).
+    """
+
+    width: int = 0
+    modulation: Block | None = None
+    attention: Block | None = None
+    up: Block | None = None
+    activation: str = "gelu_pytorch_tanh"
+    out: Block | None = None
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return _given(self.modulation, self.attention, self.up, self.out)
+
+
+def _given(*blocks: Block | None) -> tuple[Block, ...]:
+    return tuple(block for block in blocks if block)
