@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, residual, sequence
@@ -11,6 +11,7 @@ from memcalc.blocks.image import Sum
 from memcalc.blocks.mlp import Mlp
 
 if TYPE_CHECKING:
+    from memcalc.blocks.basic import Index
     from memcalc.dimensions import Dimensions
 
 
@@ -20,15 +21,15 @@ def dropout(c: Dimensions) -> Dropout:
 
 
 def embeddings(
-    c: Dimensions, width: int = 0, *, positions: str = "positions", tied_to: str = "", norm: bool = True
+    c: Dimensions, width: int = 0, *, positions: Index | Literal[""] = "positions", tied_to: str = "", norm: bool = True
 ) -> Sequence:
-    """Words + token types + learned positions, LayerNorm, dropout (BertEmbeddings)."""
+    """Words + token types + learned positions (none where `positions` is ''), LayerNorm, dropout (BertEmbeddings)."""
     width = width or c.hidden_size
     words = Embedding("word_embeddings", c.vocab_size, width, tied_to=tied_to)
     types = Embedding("token_type_embeddings", c.type_vocab_size, width, index="types")
-    places = Embedding("position_embeddings", c.max_position_embeddings, width, index=positions)  # type: ignore[arg-type]
+    places = Embedding("position_embeddings", c.max_position_embeddings, width, index=positions or "positions")
     return sequence(
-        Sum("", (words, types, places)), Norm("LayerNorm", width, "layer") if norm else None, dropout(c),
+        Sum("", (words, types, places) if positions else (words, types)), Norm("LayerNorm", width, "layer") if norm else None, dropout(c),
         name="embeddings",
     )  # fmt: skip
 

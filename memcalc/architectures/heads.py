@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
     Heads = Mapping[str, tuple[Block, ...]]
 
-_TASK = re.compile(r"(For[A-Z]\w*|LMHeadModel|WithLMHead\w*|EncoderModel|Model|Encoder|Decoder)$")
+_TASK = re.compile(r"(For[A-Z]\w*|WithLMHeadModel|LMHeadModel|MTModel|EncoderModel|Model|Encoder|Decoder)$")
 _KINDS: dict[str, Kind] = {
     "ForMaskedLM": "masked-lm",
     "ForPreTraining": "masked-lm",
     "ForCausalLM": "causal-lm",
     "LMHeadModel": "causal-lm",
     "ForConditionalGeneration": "seq2seq",
+    "WithLMHeadModel": "seq2seq",
+    "MTModel": "seq2seq",
 }
 
 
@@ -34,10 +36,10 @@ def task(c: Dimensions) -> str:
     return found[1] if found else "Model"
 
 
-def labels(c: Dimensions) -> int:
-    """Labels of a classifier: `num_labels`, else the entries of `id2label`, else 2 (configuration_utils.py)."""
+def labels(c: Dimensions, default: int = 2) -> int:
+    """Labels of a classifier: `num_labels`, else the entries of `id2label`, else `default` (configuration_utils.py)."""
     named = c.get("id2label")
-    return int(c.get("num_labels", 2 if named is None else len(named)))
+    return int(c.get("num_labels", default if named is None else len(named)))
 
 
 def kind(name: str) -> Kind:

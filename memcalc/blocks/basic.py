@@ -10,6 +10,7 @@ from memcalc.blocks.base import Block, Param
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+Index = Literal["tokens", "types", "positions", "token-positions"]
 NormKind = Literal["rms", "rms-no-weight", "layer", "layer-no-bias", "group", "batch", "none"]
 
 
@@ -55,7 +56,7 @@ class Embedding(Block):
     width: int = 0
     trainable: bool = True
     tied_to: str = ""
-    index: Literal["tokens", "types", "positions", "token-positions"] = "tokens"
+    index: Index = "tokens"
     scaled: bool = False
 
     def own(self) -> tuple[Param, ...]:  # noqa: D102

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memcalc.blocks.base import Block, Param, Sequence
-from memcalc.blocks.basic import Embedding, Linear
+from memcalc.blocks.basic import Embedding, Linear, Raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +47,8 @@ class Unembed(Linear):
 
     def own(self) -> tuple[Param, ...]:  # noqa: D102
         return (Param("bias", (self.outputs,)),) if self.bias else ()
+
+
+@dataclass(frozen=True, slots=True)
+class LogitsBias(Raw):
+    """A fixed row [1, vocab] added to the logits (BART's final_logits_bias): a new value of their size."""

@@ -1,0 +1,167 @@
+"""BART and its kin: encoder-decoders that differ in where norms stand and how positions are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from memcalc.architectures import architecture
+from memcalc.architectures.heads import choose, kind, labels, task
+from memcalc.architectures.seq2seq import attention, decoder_layer, dropout, encoder_layer, norm
+from memcalc.blocks.attention import Attention
+from memcalc.blocks.base import Block, Stack, repeat, sequence
+from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear
+from memcalc.blocks.image import Select, Sum
+from memcalc.blocks.seq2seq import Decoder, Encoder, LogitsBias, Shared, Sinusoids
+from memcalc.model import Model
+
+if TYPE_CHECKING:
+    from memcalc.architectures.heads import Heads
+    from memcalc.dimensions import Dimensions
+
+
+@dataclass(frozen=True)
+class Style:
+    """What tells the families apart.
+
+    `pre_norm`: norms stand before attention and feed-forward, not after. `first_norm` and `last_norm` name a norm of
+    the embeddings and one behind the layers. `positions` are learned, or sinusoidal tables that are parameters
+    ('fixed'), or made on the way ('computed'); `offset` rows come before the first. `logits_bias`: a buffer added to
+    the logits. `labels` of a classifier whose config gives none; `ties_alone`: the decoder alone ties its head too.
+    """
+
+    pre_norm: bool = False
+    first_norm: str = ""
+    last_norm: str = ""
+    positions: Literal["learned", "fixed", "computed"] = "learned"
+    offset: int = 0
+    logits_bias: bool = True
+    labels: int = 2
+    ties_alone: bool = True
+
+
+_STYLES = {
+    "bart": Style(first_norm="layernorm_embedding", offset=2, labels=3),
+    "plbart": Style(first_norm="layernorm_embedding", offset=2),
+    "mbart": Style(pre_norm=True, first_norm="layernorm_embedding", last_norm="layer_norm", offset=2),
+    "pegasus": Style(pre_norm=True, last_norm="layer_norm", positions="fixed"),
+    "marian": Style(positions="fixed"),
+    "m2m_100": Style(pre_norm=True, last_norm="layer_norm", positions="computed", logits_bias=False),
+    "blenderbot": Style(pre_norm=True, last_norm="layer_norm"),
+    "blenderbot-small": Style(first_norm="layernorm_embedding"),
+    "bigbird_pegasus": Style(pre_norm=True, last_norm="layernorm_embedding", ties_alone=False),
+}
+
+
+@architecture(*_STYLES)
+def bart(c: Dimensions) -> Model:
+    """Encoder and decoder over one shared table (Lewis et al. 2019, and the kin listed above)."""
+    encoder = repeat("layers", c.encoder_layers, encoder_layer(c, _mixer(c), pre_norm=_STYLES[c.model_type].pre_norm))
+    return seq2seq(c, _STYLES[c.model_type], encoder)
+
+
+def seq2seq(c: Dimensions, style: Style, layers: Stack, prefix: str = "model", context: int = 0) -> Model:
+    """A model with these encoder layers and BART's decoder, under the head of the config's class."""
+    name = task(c)
+    inside = "" if name == "Model" else f"{prefix}."
+    table = _shared(c, inside)
+    if name == "ForCausalLM":
+        own = f"{inside}decoder.embed_tokens.weight" if style.ties_alone else ""
+        rows = _target_vocabulary(c) if own and c.tie_word_embeddings else c.vocab_size
+        body: tuple[Block | None, ...] = (decoder(c, style, inside, ""), _lm_head(c, own, rows))
+    else:
+        base = (table, encoder(c, style, inside, layers), decoder(c, style, inside, _table_name(c, inside)))
+        body = (*base, *choose(c, _heads(c, style, inside)))
+    context = context or c.max_position_embeddings
+    return Model(sequence(*body), kind="encoder" if name == "Model" else kind(name), context=context, loss_fp32=False)
+
+
+def _shared(c: Dimensions, prefix: str) -> Embedding | None:
+    return (
+        Shared(f"{prefix}shared", c.vocab_size, c.d_model) if c.get("share_encoder_decoder_embeddings", True) else None
+    )
+
+
+def _table_name(c: Dimensions, prefix: str) -> str:
+    """What the tables of encoder and decoder are tied to; '' where each has its own."""
+    tied = c.tie_word_embeddings and c.get("share_encoder_decoder_embeddings", True)
+    return f"{prefix}shared.weight" if tied else ""
+
+
+def encoder(c: Dimensions, style: Style, prefix: str, layers: Stack) -> Encoder:
+    """Embeddings, layers, and a norm behind them where the style has one."""
+    words = Embedding("embed_tokens", c.vocab_size, c.d_model, tied_to=_table_name(c, prefix), scaled=True)
+    rows = c.get("max_encoder_position_embeddings") or c.max_position_embeddings
+    return Encoder(f"{prefix}encoder", (*_embeddings(c, style, words, rows), layers, *_last(c, style)))
+
+
+def decoder(c: Dimensions, style: Style, prefix: str, tied_to: str) -> Decoder:
+    """As the encoder, with causal and cross attention; Marian's may have a vocabulary of its own."""
+    bias = bool(c.get("use_bias", True))
+    heads = c.decoder_attention_heads
+    mixer = attention(c, "self_attn", heads, causal=True, bias=bias)
+    layer = decoder_layer(c, mixer, attention(c, "encoder_attn", heads, cross=True, bias=bias), pre_norm=style.pre_norm)
+    words = Embedding(
+        "embed_tokens", c.vocab_size if tied_to else _target_vocabulary(c), c.d_model, tied_to=tied_to, scaled=True
+    )
+    rows = c.get("max_decoder_position_embeddings") or c.max_position_embeddings
+    layers = repeat("layers", c.decoder_layers, layer)
+    return Decoder(f"{prefix}decoder", (*_embeddings(c, style, words, rows), layers, *_last(c, style)))
+
+
+def _target_vocabulary(c: Dimensions) -> int:
+    return int(c.get("decoder_vocab_size") or c.vocab_size)
+
+
+def _embeddings(c: Dimensions, style: Style, words: Embedding, rows: int) -> tuple[Block, ...]:
+    """Words + positions, a norm where the style has one, dropout."""
+    learned = style.positions == "learned"
+    places: Block = Embedding("embed_positions", rows + style.offset, c.d_model, learned, index="positions")
+    if style.positions == "computed":
+        places = Sinusoids("embed_positions", rows + 2, c.d_model)
+    first = (norm(c, style.first_norm),) if style.first_norm else ()
+    return (Sum("", (words, places)), *first, dropout(c))
+
+
+def _last(c: Dimensions, style: Style) -> tuple[Block, ...]:
+    return (norm(c, style.last_norm),) if style.last_norm else ()
+
+
+def _mixer(c: Dimensions) -> Attention:
+    """The encoder's attention; BigBird-Pegasus sees blocks: local, global and random ones (Zaheer et al. 2020)."""
+    heads, width, sparse = c.encoder_attention_heads, c.d_model, c.get("attention_type")
+    if sparse is None:
+        return attention(c, "self_attn", heads)
+    bias = bool(c.use_bias)
+    return Attention(
+        "self_attn", heads, heads, width // heads,
+        q=Linear("self.query", width, width, bias), k=Linear("self.key", width, width, bias),
+        v=Linear("self.value", width, width, bias), out=Linear("output", width, width, bias),
+        causal=False, dropout=float(c.attention_dropout), window=c.block_size if sparse == "block_sparse" else 0,
+        formula="big-bird" if sparse == "block_sparse" else "",
+    )  # fmt: skip
+
+
+def _heads(c: Dimensions, style: Style, prefix: str) -> Heads:
+    """The heads; a translation model's (…MTModel) is that of conditional generation."""
+    shared = c.get("share_encoder_decoder_embeddings", True)
+    hidden, rows = c.d_model, c.vocab_size if shared else _target_vocabulary(c)
+    head = _lm_head(c, f"{prefix}shared.weight" if shared else f"{prefix}decoder.embed_tokens.weight", rows)
+    lm = (head, LogitsBias("final_logits_bias", (1, rows), buffer=True)) if style.logits_bias else (head,)
+    drop = Dropout("", float(c.get("classifier_dropout", 0.0)))
+    dense, out = (
+        Linear("dense", hidden, hidden, bias=True),
+        Linear("out_proj", hidden, labels(c, style.labels), bias=True),
+    )
+    classify = sequence(Select("", "last"), drop, dense, Activation("", "tanh"), drop, out, name="classification_head")
+    return {
+        "Model": (),
+        "ForConditionalGeneration": lm,
+        "MTModel": lm,
+        "ForSequenceClassification": (classify,),
+        "ForQuestionAnswering": (Linear("qa_outputs", hidden, 2, bias=True),),
+    }
+
+
+def _lm_head(c: Dimensions, table: str, rows: int) -> Linear:
+    return Linear("lm_head", c.d_model, rows, tied_to=table if c.tie_word_embeddings else "")

@@ -1,0 +1,76 @@
+"""What BART, Whisper and their kin share: attention, feed-forward and layers, with BART's names (Lewis et al. 2019)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.blocks.attention import Attention
+from memcalc.blocks.base import Block, Sequence, residual, sequence
+from memcalc.blocks.basic import Dropout, Linear, Norm
+from memcalc.blocks.mlp import Mlp
+
+if TYPE_CHECKING:
+    from memcalc.dimensions import Dimensions
+
+
+def attention(
+    c: Dimensions,
+    name: str,
+    heads: int,
+    *,
+    causal: bool = False,
+    cross: bool = False,
+    bias: bool = True,
+    key_bias: bool = True,
+) -> Attention:
+    """Multi-head attention over d_model with q_proj, k_proj, v_proj and out_proj (BartAttention)."""
+    width = c.d_model
+    return Attention(
+        name, heads, heads, width // heads,
+        q=Linear("q_proj", width, width, bias),
+        k=Linear("k_proj", width, width, bias and key_bias),
+        v=Linear("v_proj", width, width, bias),
+        out=Linear("out_proj", width, width, bias),
+        causal=causal, cross=cross, dropout=float(c.attention_dropout),
+    )  # fmt: skip
+
+
+def feed_forward(c: Dimensions, width: int, name: str = "", *, bias: bool = True) -> Mlp:
+    """fc2(dropout(act(fc1(x)))) of `width`."""
+    up, down = Linear("fc1", c.d_model, width, bias), Linear("fc2", width, c.d_model, bias)
+    activation, dropout = c.activation_function, float(c.activation_dropout)
+    return Mlp(name, up=up, down=down, activation=activation, width=width, dropout=dropout)
+
+
+def dropout(c: Dimensions) -> Dropout:
+    """Dropout of the hidden states."""
+    return Dropout("", float(c.dropout))
+
+
+def norm(c: Dimensions, name: str) -> Norm:
+    """LayerNorm over d_model."""
+    return Norm(name, c.d_model, "layer")
+
+
+def sublayer(c: Dimensions, block: Block, name: str, *, pre_norm: bool) -> Sequence:
+    """x + dropout(block(norm(x))), or norm(x + dropout(block(x)))."""
+    if pre_norm:
+        return sequence(residual(norm(c, name), block, dropout(c)))
+    return sequence(residual(block, dropout(c)), norm(c, name))
+
+
+def encoder_layer(c: Dimensions, mixer: Block, *, pre_norm: bool) -> Sequence:
+    """Self-attention and feed-forward."""
+    return sequence(
+        sublayer(c, mixer, "self_attn_layer_norm", pre_norm=pre_norm),
+        sublayer(c, feed_forward(c, c.encoder_ffn_dim), "final_layer_norm", pre_norm=pre_norm),
+    )
+
+
+def decoder_layer(c: Dimensions, mixer: Block, cross: Block, *, pre_norm: bool) -> Sequence:
+    """Self-attention, cross-attention and feed-forward."""
+    return sequence(
+        sublayer(c, mixer, "self_attn_layer_norm", pre_norm=pre_norm),
+        sublayer(c, cross, "encoder_attn_layer_norm", pre_norm=pre_norm),
+        sublayer(c, feed_forward(c, c.decoder_ffn_dim), "final_layer_norm", pre_norm=pre_norm),
+    )
