@@ -59,7 +59,8 @@ class Router(Block):
     ones after it, or 'sigmoid' of each. `normalized` divides the chosen weights by their sum. Where `expert_groups` > 1
     `kept_groups` groups of experts are chosen first. `fp32` where the logits themselves are computed in fp32.
     `correction` names a buffer [experts] that is added for the choice (DeepSeek-V3); `table` is (rows, top_k) of a
-    fixed choice by token id (DeepSeek-V4). `formula` names the family whose forward it is, where this doesn't say all.
+    fixed choice by token id (DeepSeek-V4), `extra` what else the module holds. `formula` names the family whose
+    forward it is, where this doesn't say all.
     """
 
     inputs: int = 0
@@ -74,13 +75,14 @@ class Router(Block):
     correction: str = ""
     table: tuple[int, ...] = ()
     formula: str = ""
+    extra: tuple[Param, ...] = ()
 
     def own(self) -> tuple[Param, ...]:  # noqa: D102
         weight = Param("weight", (self.experts, self.inputs))
         bias = (Param("bias", (self.experts,)),) if self.bias else ()
         fixed = (Param(self.correction, (self.experts,), buffer=True, dtype="fp32"),) if self.correction else ()
         table = (Param("tid2eid", self.table, buffer=True, dtype="int64"),) if self.table else ()
-        return (weight, *bias, *fixed, *table)
+        return (weight, *bias, *fixed, *table, *self.extra)
 
 
 @dataclass(frozen=True, slots=True)

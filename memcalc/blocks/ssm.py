@@ -94,3 +94,68 @@ class GatedDelta(Block):
 
 def _given(*blocks: Block | None) -> tuple[Block, ...]:
     return tuple(block for block in blocks if block)
+
+
+@dataclass(frozen=True, slots=True)
+class ShortConv(Block):
+    """LFM2's mixer: in_proj gives B, C and x; out_proj(C * conv(B * x)) (transformers, Lfm2ShortConv)."""
+
+    in_proj: Block | None = None
+    conv: Block | None = None
+    out_proj: Block | None = None
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return _given(self.in_proj, self.conv, self.out_proj)
+
+
+@dataclass(frozen=True, slots=True)
+class Lightning(Block):
+    """Linear attention with a fixed decay per head, in blocks of `chunk` tokens (MiniMax-01, arXiv:2501.08313).
+
+    q, k and v are an activation of one projection; the output is normalised over all heads, scaled by the sigmoid of
+    `gate` and projected. The decays are buffers (transformers, MiniMaxLightningAttention).
+    """
+
+    heads: int = 1
+    head_dim: int = 1
+    chunk: int = 256
+    activation: str = "silu"
+    qkv: Block | None = None
+    norm: Block | None = None
+    gate: Block | None = None
+    out: Block | None = None
+
+    def own(self) -> tuple[Param, ...]:  # noqa: D102
+        heads, chunk = self.heads, self.chunk
+        decays = {"slope_rate": (heads, 1, 1), "query_decay": (heads, chunk, 1), "key_decay": (heads, chunk, 1)}
+        decays["diagonal_decay"] = (1, heads, chunk, chunk)
+        return tuple(Param(name, shape, buffer=True) for name, shape in decays.items())
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return _given(self.qkv, self.norm, self.gate, self.out)
+
+
+@dataclass(frozen=True, slots=True)
+class RgLru(Block):
+    """Griffin's recurrent block: linear_out(act(linear_y(x)) * lru(conv(linear_x(x)))) (arXiv:2402.19427).
+
+    The gated linear recurrence is `width` channels wide; its input and recurrence gates are block-diagonal over
+    `heads` and it runs in fp32 (transformers, RecurrentGemmaRecurrentBlock).
+    """
+
+    width: int = 1
+    heads: int = 1
+    activation: str = "gelu_pytorch_tanh"
+    y: Block | None = None
+    x: Block | None = None
+    conv: Block | None = None
+    out: Block | None = None
+
+    def own(self) -> tuple[Param, ...]:  # noqa: D102
+        block = self.width // self.heads
+        gates = [Param(f"rg_lru.{name}_gate_weight", (self.heads, block, block)) for name in ("input", "recurrent")]
+        gates += [Param(f"rg_lru.{name}_gate_bias", (self.heads, block)) for name in ("input", "recurrent")]
+        return (Param("rg_lru.recurrent_param", (self.width,)), *gates)
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return _given(self.y, self.x, self.conv, self.out)
