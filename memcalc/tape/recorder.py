@@ -47,6 +47,7 @@ class Tape:
         self.stacks: list[Layers] = []
         self.ready: list[Leaf] = []
         self.held: list[Value] = []
+        self.target: Value | None = None
         self.leaves: dict[str, Value] = {}
         self.grad_enabled = True
         self.saving: Callable[[Value], Value | Holder] | None = None

@@ -215,7 +215,7 @@ def _clamp_backward(node: Node, g: Value) -> Gradients:
 def masked_fill(x: Value, mask: Value) -> Value:
     """x.masked_fill(mask, number), saving the mask."""
     shape = broadcast(x.shape, mask.shape)
-    return result(x, record(x.tape, _one_step, (x, None), (mask,)), shape)
+    return result(x, record(x.tape, _one_step, (x,), (mask,)), shape)
 
 
 def dropout(x: Value, p: float) -> Value:

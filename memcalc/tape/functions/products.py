@@ -70,13 +70,10 @@ def _bmm_backward(node: Node, g: Value) -> Gradients:
 
 def matmul(a: Value, b: Value) -> Value:
     """torch.matmul of batched operands: broadcast, folded to three axes (a copy where the strides demand it), bmm."""
-    a, b = lower(a), lower(b)
     lead = broadcast(a.shape[:-2], b.shape[:-2])
     n, p, q, r = prod(lead), a.shape[-2], a.shape[-1], b.shape[-1]
-    left = reshape(expand(a, *lead, p, q), n, p, q)
-    del a
-    right = reshape(expand(b, *lead, q, r), n, q, r)
-    del b
+    left = reshape(expand(lower(a), *lead, p, q), n, p, q)
+    right = reshape(expand(lower(b), *lead, q, r), n, q, r)
     return reshape(bmm(left, right), *lead, p, r)
 
 
@@ -116,14 +113,13 @@ def _conv_backward(node: Node, g: Value) -> Gradients:
 def flash(q: Value, k: Value, v: Value, mask: Value | None = None) -> Value:
     """Fused attention of [batch, heads, tokens, channels]: saves q, k, v, its output and a log-sum-exp a row.
 
-    The output lies in memory as [batch, tokens, heads, channels]. (aten/src/ATen/native/transformers, flash_attention)
+    The output lies in memory like q, the gradients as [batch, tokens, heads, channels] (torch/_meta_registrations.py).
     """
     node = record(q.tape, _flash_backward, (q, k, v), (q, k, v, mask))
-    b, h, s, d = *q.shape[:3], v.shape[-1]
-    out = q.tape.new((b, h, s, d), q.dtype, dense_like((b, h, s, d), (s * h * d, d, h * d, 1)))
+    out = q.tape.new(q.shape, q.dtype, dense_like(q.shape, q.strides))
     out.node = node
     save(q.tape, node, out)
-    save(q.tape, node, q.tape.new((b, h, s), "fp32"))
+    save(q.tape, node, q.tape.new(q.shape[:3], "fp32"))
     return out
 
 
@@ -145,7 +141,12 @@ def attention(q: Value, k: Value, v: Value, mask: Value | None = None, p: float 
     q, k, v, mask = lower(q), lower(k), lower(v), mask and lower(mask)
     if p == 0 and q.shape[-1] == v.shape[-1] and not (mask and mask.node):
         return flash(q, k, v, mask)
-    return _plain_attention(q, k, v, mask, p, causal=causal)
+    tape = q.tape
+    autocast, tape.autocast = tape.autocast, ""  # what a torch function calls inside is not cast again
+    try:
+        return _plain_attention(q, k, v, mask, p, causal=causal)
+    finally:
+        tape.autocast = autocast
 
 
 def _plain_attention(q: Value, k: Value, v: Value, mask: Value | None, p: float, *, causal: bool) -> Value:
@@ -162,7 +163,8 @@ def _plain_attention(q: Value, k: Value, v: Value, mask: Value | None, p: float,
     scores = matmul(scaled, scale(swap(k32)))
     if mask is not None:
         scores = add(scores, mask)
-    scores = dropout(softmax(scores), p)
+    scores = softmax(scores)
+    scores = dropout(scores, p)
     weights = to(scores, dtype)
     out = to(matmul(scores, v32), dtype)
     del weights

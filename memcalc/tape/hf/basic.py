@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm, Scale, Softcap, TransposedLinear
+from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm, Raw, Scale, Softcap, TransposedLinear
 from memcalc.tape import functions as f
 from memcalc.tape.rules import Around, rule
 
@@ -135,6 +135,12 @@ def softcap(_: Tape, block: Softcap, x: Value, around: Around) -> Value:  # noqa
     x = f.scale(x)
     x = f.tanh(x)
     return f.scale(x)
+
+
+@rule(Raw)
+def raw(_: Tape, block: Raw, x: Value, around: Around) -> Value:  # noqa: ARG001
+    """A parameter that its module reads, or (a mask token, a bias listed twice) nothing does: no operation of its own."""
+    return x
 
 
 @rule(Dropout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memcalc.blocks.base import Stack
 from memcalc.tape import functions as f
 from memcalc.tape.hf.losses import causal_lm_loss, token_loss
 from memcalc.tape.rules import Around, run
@@ -30,9 +31,14 @@ def whole(t: Tape, model: Model) -> tuple[Value, Value]:
 
 
 def split(block: Block) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
-    """The base model, and the heads that read its last hidden state."""
+    """The base model, down to the last part with layers in it, and the heads that read its last hidden state."""
     parts = tuple(block.parts())
-    return parts[:1], parts[1:]
+    last = max((i for i, part in enumerate(parts) if _layered(part)), default=0)
+    return parts[: last + 1], parts[last + 1 :]
+
+
+def _layered(block: Block) -> bool:
+    return isinstance(block, Stack) or any(_layered(part) for _, part in block.groups())
 
 
 def inputs(t: Tape, model: Model) -> tuple[Value, Value]:
@@ -41,7 +47,15 @@ def inputs(t: Tape, model: Model) -> tuple[Value, Value]:
     if model.image:
         return t.given((s.batch, *model.image), s.weights), t.given((s.batch,), "int64")
     ids = t.given((s.batch, s.seq), "int64")
-    return ids, ids if model.kind == "causal-lm" or model.kind == "masked-lm" else t.given((s.batch,), "int64")
+    match model.kind:
+        case "causal-lm" | "masked-lm":
+            return ids, ids
+        case "seq2seq":
+            labels = t.given((s.batch, s.target or s.seq), "int64")
+            t.target = f.shift(labels)  # _shift_right
+            return ids, labels
+        case _:
+            return ids, t.given((s.batch,), "int64")
 
 
 def body(t: Tape, parts: tuple[Block, ...], x: Value) -> Value:
@@ -51,6 +65,3 @@ def body(t: Tape, parts: tuple[Block, ...], x: Value) -> Value:
         x = run(t, part, x, around)
     t.held.clear()
     return x
-
-
-__all__ = ["body", "f", "whole"]

@@ -1,0 +1,83 @@
+"""Images: patches as tokens, learned tokens and positions, what a head reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.blocks.basic import Conv
+from memcalc.blocks.image import ChannelScale, DropPath, Flatten, Positions, Prefix, Select
+from memcalc.tape import functions as f
+from memcalc.tape.rules import Around, rule
+
+if TYPE_CHECKING:
+    from memcalc.tape.recorder import Tape
+    from memcalc.tape.values import Value
+
+
+@rule(Conv)
+def conv(t: Tape, block: Conv, x: Value, _: Around) -> Value:
+    """nn.Conv1d, 2d or 3d."""
+    first, second = (block.inputs, block.outputs) if block.transposed else (block.outputs, block.inputs)
+    weight = t.weight("weight", (first, second // block.conv_groups, *block.kernel))
+    bias = t.weight("bias", (block.outputs,)) if block.bias else None
+    return f.conv(x, weight, bias, sizes(block, x.shape[2:]))
+
+
+def sizes(block: Conv, given: tuple[int, ...]) -> tuple[int, ...]:
+    """The size of the map a convolution puts out (torch.nn.Conv2d's formula, and ConvTranspose2d's)."""
+    axes = len(given)
+    stride, padding = _each(block.stride, axes), _each(block.padding, axes)
+    reach = [block.dilation * (kernel - 1) for kernel in block.kernel]
+    if block.transposed:
+        return tuple((n - 1) * s - 2 * p + r + 1 for n, s, p, r in zip(given, stride, padding, reach, strict=True))
+    return tuple((n + 2 * p - r - 1) // s + 1 for n, s, p, r in zip(given, stride, padding, reach, strict=True))
+
+
+def _each(value: int | tuple[int, ...], axes: int) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,) * axes
+
+
+@rule(Flatten)
+def flatten(_: Tape, block: Flatten, x: Value, around: Around) -> Value:  # noqa: ARG001
+    """x.flatten(2).transpose(1, 2)."""
+    return f.transpose(f.reshape(x, *x.shape[:2], -1), 1, 2)
+
+
+@rule(Prefix)
+def prefix(t: Tape, block: Prefix, x: Value, around: Around) -> Value:  # noqa: ARG001
+    """Learned tokens put before the others (ViTEmbeddings.forward)."""
+    tokens = f.expand(t.weight("", block.shape), x.shape[0], *block.shape[1:])
+    return f.cat((tokens, x), 1)
+
+
+@rule(Positions)
+def positions(t: Tape, block: Positions, x: Value, around: Around) -> Value:  # noqa: ARG001
+    """A table added to the tokens."""
+    return f.add(x, t.weight("", block.shape))
+
+
+@rule(ChannelScale)
+def channel_scale(t: Tape, block: ChannelScale, x: Value, around: Around) -> Value:  # noqa: ARG001
+    """LayerScale."""
+    return f.mul(x, t.weight("", block.shape))
+
+
+@rule(DropPath)
+def drop_path(t: Tape, block: DropPath, x: Value, around: Around) -> Value:  # noqa: ARG001
+    """drop_path(x): a random factor for each sample."""
+    if not block.p:
+        return x
+    kept = t.new((x.shape[0], *(1 for _ in x.shape[1:])), x.dtype)
+    return f.mul(f.scale(x), kept)
+
+
+@rule(Select)
+def select(_: Tape, block: Select, x: Value, around: Around) -> Value:  # noqa: ARG001
+    """What a head reads of the tokens."""
+    match block.what:
+        case "mean":
+            return f.mean(x, 1, keep=False)
+        case "first+mean":
+            return f.cat((f.select(x, 1), f.mean(f.narrow(x, 1, x.shape[1] - 1), 1, keep=False)))
+        case _:
+            return f.select(x, 1)
