@@ -1,26 +1,23 @@
 """Report: the answer, as the document other tools read (`schema_version` 1.0). Bytes are integers, all per GPU.
 
-The same document leaves `memcalc estimate --format json` and `memcalc.estimate(...).model_dump(mode="json")`.
+The same document leaves `memcalc estimate --format json` and `memcalc.estimate(...).model_dump(mode="json")`. The values
+are light; pydantic, which is slow to load, comes in only where a schema or a foreign document asks for it.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict
 
 SCHEMA_VERSION = "1.0"
 Level = Literal["fits", "tight", "too-big", "unknown"]
-COMPONENTS = (
-    "weights", "master_weights", "gradients", "optimizer_states", "activations", "buffers", "temporary",
-)  # fmt: skip
+Phase = Literal["forward", "backward", "optimizer"]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ModelPart(_Part):
+@dataclass(frozen=True, kw_only=True)
+class ModelPart:
     """Which model: unique parameters in all, those that are trained, those a token meets (all but idle experts)."""
 
     name: str
@@ -30,7 +27,8 @@ class ModelPart(_Part):
     active: int
 
 
-class Components(_Part):
+@dataclass(frozen=True, kw_only=True)
+class Components:
     """Each component's own size in bytes, on the fullest rank.
 
     `activations`: what autograd holds when the forward pass ends; `buffers`: what a sharding strategy keeps for
@@ -46,7 +44,12 @@ class Components(_Part):
     temporary: int = 0
 
 
-class Phases(_Part):
+COMPONENTS = tuple(field.name for field in fields(Components))
+PERSISTENT = COMPONENTS[:4]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phases:
     """The most that is allocated during each phase of one steady step."""
 
     forward: int
@@ -54,28 +57,31 @@ class Phases(_Part):
     optimizer: int
 
 
-class Outside(_Part):
+@dataclass(frozen=True, kw_only=True)
+class Outside:
     """What the process takes of the GPU besides PyTorch's allocator."""
 
     context: int = 0
     communicators: int = 0
 
 
-class Host(_Part):
+@dataclass(frozen=True, kw_only=True)
+class Host:
     """Host memory of one rank: pinned (staging of offloaded states) and pageable."""
 
     pinned: int = 0
     pageable: int = 0
 
 
-class Memory(_Part):
+@dataclass(frozen=True, kw_only=True)
+class Memory:
     """Bytes per GPU; `at_peak` adds up to `peak_allocated`; `total` = reserved + outside the allocator."""
 
     components: Components
     persistent: int
     phases: Phases
     peak_allocated: int
-    peak_phase: Literal["forward", "backward", "optimizer"]
+    peak_phase: Phase
     at_peak: Components
     reserved: int
     outside_allocator: Outside
@@ -83,7 +89,8 @@ class Memory(_Part):
     host: Host
 
 
-class GpuPart(_Part):
+@dataclass(frozen=True, kw_only=True)
+class GpuPart:
     """Which GPU, how many, and the bytes of one that a process can have (null where no GPU was named)."""
 
     name: str | None
@@ -91,7 +98,8 @@ class GpuPart(_Part):
     usable: int | None
 
 
-class Verdict(_Part):
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
     """Whether the run fits: `headroom` is usable - margin - total; null where no GPU was named."""
 
     fits: bool | None
@@ -100,7 +108,8 @@ class Verdict(_Part):
     reason: str
 
 
-class Note(_Part):
+@dataclass(frozen=True, kw_only=True)
+class Note:
     """Something assumed, or something the numbers do not include; `path` is the key of the run it concerns."""
 
     code: str
@@ -108,15 +117,40 @@ class Note(_Part):
     message: str
 
 
-class Report(_Part):
-    """The whole answer to one run."""
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The whole answer to one run; its methods are named as pydantic's."""
 
-    schema_version: Literal["1.0"] = SCHEMA_VERSION
+    schema_version: Literal["1.0"] = "1.0"
     kind: Literal["estimate"] = "estimate"
-    run: dict[str, Any]
+    run: Mapping[str, Any]
     model: ModelPart
     memory: Memory
     gpu: GpuPart
     verdict: Verdict
     assumptions: tuple[Note, ...] = ()
     warnings: tuple[Note, ...] = ()
+
+    def model_dump(self, mode: Literal["json", "python"] = "json") -> dict[str, Any]:
+        """The document as plain data; `json` has lists where `python` has tuples."""
+        data = asdict(self)
+        plain: dict[str, Any] = json.loads(json.dumps(data)) if mode == "json" else data
+        return plain
+
+    def model_dump_json(self, indent: int | None = None) -> str:
+        """The document as JSON text."""
+        return json.dumps(asdict(self), indent=indent, ensure_ascii=False)
+
+    @classmethod
+    def model_validate(cls, document: Mapping[str, Any]) -> Report:
+        """A Report from a saved document; pydantic's ValidationError where it is none."""
+        from pydantic import TypeAdapter  # noqa: PLC0415 - slow to load, and only foreign documents need it
+
+        return TypeAdapter(cls).validate_python(document)
+
+    @classmethod
+    def model_json_schema(cls) -> dict[str, Any]:
+        """The JSON Schema of the document."""
+        from pydantic import TypeAdapter  # noqa: PLC0415
+
+        return TypeAdapter(cls).json_schema(mode="serialization")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -116,6 +117,6 @@ def test_the_parts_add_up(run: dict[str, Any]) -> None:
     memory = estimate({"model": "gpt2", **run, "gpu": "h100"}).memory
     parts = memory.components
     assert memory.persistent == parts.weights + parts.master_weights + parts.gradients + parts.optimizer_states
-    assert sum(memory.at_peak.model_dump().values()) == memory.peak_allocated
-    assert memory.peak_allocated == max(memory.phases.model_dump().values())
+    assert sum(asdict(memory.at_peak).values()) == memory.peak_allocated
+    assert memory.peak_allocated == max(asdict(memory.phases).values())
     assert memory.total == memory.reserved + memory.outside_allocator.context + memory.outside_allocator.communicators

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from memcalc.conform import Doubt, conform
 from memcalc.errors import RunInvalid
-from memcalc.run import Checkpointing, Run, Sharding
-from memcalc.validation import parse_run, schema
+from memcalc.faults import judge, schema
+from memcalc.run import Checkpointing, Run, Sharding, keys
+from memcalc.spelling import spelled_out
+from memcalc.validation import parse_run
 
 SHORTHANDS = [
     ({"checkpointing": "full"}, "checkpointing", Checkpointing(mode="full")),
@@ -29,9 +35,9 @@ SHORTHANDS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("given", "key", "expected"), SHORTHANDS)
-def test_shorthands(given: dict[str, Any], key: str, expected: object) -> None:
-    assert getattr(parse_run({"model": "7b", **given}), key) == expected
+@pytest.mark.parametrize(("asked", "key", "expected"), SHORTHANDS)
+def test_shorthands(asked: dict[str, Any], key: str, expected: object) -> None:
+    assert getattr(parse_run({"model": "7b", **asked}), key) == expected
 
 
 def test_a_bare_number_is_the_rank_of_lora() -> None:
@@ -63,10 +69,10 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("given", "where", "what"), FAULTS)
-def test_a_fault_names_its_place_and_the_fix(given: dict[str, Any], where: str, what: str) -> None:
+@pytest.mark.parametrize(("asked", "where", "what"), FAULTS)
+def test_a_fault_names_its_place_and_the_fix(asked: dict[str, Any], where: str, what: str) -> None:
     with pytest.raises(RunInvalid) as caught:
-        parse_run({"model": "7b", **given})
+        parse_run({"model": "7b", **asked})
     told = {fault.where: fault.what for fault in caught.value.faults}
     assert list(told) == [where]
     assert what in told[where]
@@ -75,7 +81,13 @@ def test_a_fault_names_its_place_and_the_fix(given: dict[str, Any], where: str, 
 def test_all_faults_are_told_at_once() -> None:
     with pytest.raises(RunInvalid) as caught:
         parse_run({"batch_size": 0, "attention": "flesh", "optimiser": "adamw", "gpus": "x"})
-    assert sorted(fault.where for fault in caught.value.faults) == ["attention", "batch_size", "gpus", "model", "optimiser"]
+    assert sorted(fault.where for fault in caught.value.faults) == [
+        "attention",
+        "batch_size",
+        "gpus",
+        "model",
+        "optimiser",
+    ]
     assert caught.value.exit_code == 3
 
 
@@ -86,7 +98,28 @@ def test_a_place_stands_before_each_fault() -> None:
 
 
 def test_the_schema_knows_every_key_of_a_run() -> None:
-    from dataclasses import fields
-
     assert set(schema()["properties"]) == {field.name for field in fields(Run)}
     assert schema()["additionalProperties"] is False
+
+
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(-2, 10**10), st.floats(), st.sampled_from(["none", "full", "fsdp", "sdpa", "8", "x"]),
+    st.fixed_dictionaries({}, optional={"rank": st.integers(-1, 64), "mode": st.sampled_from(["full", "x"]), "tensor": st.integers(0, 9)}),
+    st.lists(st.text(max_size=3), max_size=2),
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from([*keys(), "bacth"]), VALUES, max_size=4))
+def test_the_quick_look_never_disagrees_with_pydantic(mapping: dict[str, Any]) -> None:
+    """What `conform` accepts, pydantic reads as the same Run; what pydantic refuses, `conform` has left to it."""
+    mapping = {"model": "7b", **mapping}
+    try:
+        judged: Run | None = judge(mapping, "the run")
+    except RunInvalid:
+        judged = None
+    try:
+        quick: Run | None = conform(Run, spelled_out(mapping))
+    except Doubt:
+        return
+    assert quick == judged

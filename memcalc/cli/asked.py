@@ -10,7 +10,8 @@ from memcalc.models import is_model_name
 from memcalc.presets import index
 from memcalc.reading import STDIN, parse_document, read_document
 from memcalc.run import keys
-from memcalc.validation import SHORTHAND, parse_run
+from memcalc.spelling import SHORTHAND
+from memcalc.validation import parse_run
 from memcalc.yaml_tree import NotYaml
 
 if TYPE_CHECKING:

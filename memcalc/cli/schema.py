@@ -28,7 +28,7 @@ def main(
 
 def _schema(kind: str) -> dict[str, object]:
     if kind == "run":
-        from memcalc.validation import schema  # noqa: PLC0415
+        from memcalc.faults import schema  # noqa: PLC0415
 
         return schema()
     from memcalc.report import Report  # noqa: PLC0415

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import asdict
 from io import StringIO
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 def render(report: Report, page: Page) -> str:  # noqa: ARG001
     """`item,bytes`: the components, then the sums."""
     memory = report.memory
-    rows = [*memory.components.model_dump().items(), ("persistent", memory.persistent),
+    rows = [*asdict(memory.components).items(), ("persistent", memory.persistent),
             ("peak_allocated", memory.peak_allocated), ("reserved", memory.reserved),
             ("context", memory.outside_allocator.context), ("communicators", memory.outside_allocator.communicators),
             ("total", memory.total), ("host_pinned", memory.host.pinned), ("host_pageable", memory.host.pageable)]  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,4 +11,4 @@ if TYPE_CHECKING:
 
 def render(report: Report, page: Page) -> str:  # noqa: ARG001 - bytes are bytes in any unit
     """The document of schema_version 1.0."""
-    return json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+    return report.model_dump_json(indent=2) + "\n"

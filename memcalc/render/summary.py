@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from memcalc.units import format_count
@@ -66,7 +66,7 @@ def rows(report: Report) -> list[Row]:
     """The components that hold anything, then what is outside PyTorch's allocator, with their share of the total."""
     memory = report.memory
     whole = max(memory.total, 1)
-    items = [(TITLES[k], v) for k, v in memory.components.model_dump().items() if v]
+    items = [(TITLES[k], v) for k, v in asdict(memory.components).items() if v]
     slack = memory.reserved - memory.peak_allocated
     items += [("allocator's cache", slack)] if slack else []
     items += [("CUDA context", memory.outside_allocator.context)] if memory.outside_allocator.context else []

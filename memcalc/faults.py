@@ -1,0 +1,152 @@
+"""pydantic's judgement of a run: a Run where its values can be read as what they should be, else every fault at once."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from functools import lru_cache
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from memcalc.errors import Fault, RunInvalid, nearest_names, shorten
+from memcalc.run import Run, Sharding
+from memcalc.spelling import SHORTHAND, spelled_out
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+
+def judge(given: Mapping[str, Any], source: str, place: Callable[[str], str] | None = None) -> Run:
+    """A Run, or RunInvalid with all faults, each at the place that `place` finds for its key."""
+    faults = [*_unknown(Run, given, ""), *_booleans(Run, given, "")]
+    known = {key: value for key, value in spelled_out(given).items() if key in _names(Run)}
+    try:
+        run = _adapter().validate_python(known)
+    except ValidationError as error:
+        told = {f.where for f in faults}
+        faults += [f for f in _faults(error) if f.where not in told]
+        run = None
+    if faults or run is None:
+        raise RunInvalid([Fault(place(f.where), f.what) if place else f for f in faults], source)
+    return run
+
+
+@lru_cache(maxsize=1)
+def _adapter() -> TypeAdapter[Run]:
+    return TypeAdapter(Run)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a run file, for editors."""
+    made = _adapter().json_schema()
+    made.update({"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "memcalc run file"})
+    for part in (made, *made["$defs"].values()):
+        part["additionalProperties"] = part.get("title") == "Sharding"  # its options keep the framework's own names
+    for key, inner in SHORTHAND.items():
+        made["properties"][key] = {"anyOf": [{"type": ["string", "integer", "boolean", "null"]}, made["properties"][key]],
+                                   "description": f"a word or number stands for its `{inner}`"}  # fmt: skip
+    return made
+
+
+def _names(kind: type) -> list[str]:
+    return [f.name for f in fields(kind)]  # type: ignore[arg-type]
+
+
+def _unknown(kind: type, given: Mapping[str, Any], path: str) -> Iterator[Fault]:
+    """Keys the vocabulary does not have, at any depth, with the nearest it has."""
+    known = _names(kind)
+    for key, value in given.items():
+        where = f"{path}{key}"
+        if key not in known:
+            if kind is not Sharding:
+                near = nearest_names(str(key), known)
+                hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+                yield Fault(shorten(where), f"unknown key; {hint}")
+        elif isinstance(value, dict) and (inner := _dataclass_of(kind, key)):
+            yield from _unknown(inner, value, f"{where}.")
+
+
+def _booleans(kind: type, given: Mapping[str, Any], path: str) -> Iterator[Fault]:
+    """true and false where a number belongs: YAML reads yes/no/on/off so, and they must not become 1 and 0."""
+    for key, value in given.items():
+        if key not in _names(kind) or key in SHORTHAND:
+            inner = _dataclass_of(kind, key) if key in _names(kind) else None
+            if inner and isinstance(value, dict):
+                yield from _booleans(inner, value, f"{path}{key}.")
+            continue
+        if isinstance(value, bool) and _takes_number(kind, key):
+            yield Fault(
+                f"{path}{key}", f"{str(value).lower()} is not a number (YAML reads yes/no/on/off as true/false)"
+            )
+
+
+@lru_cache(maxsize=64)
+def _hint(kind: type, key: str) -> tuple[Any, ...]:
+    hint = get_type_hints(kind)[key]
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _dataclass_of(kind: type, key: str) -> type | None:
+    return next((h for h in _hint(kind, key) if isinstance(h, type) and is_dataclass(h)), None)
+
+
+def _takes_number(kind: type, key: str) -> bool:
+    hints = _hint(kind, key)
+    return bool not in hints and any(h in (int, float) for h in hints)
+
+
+def _faults(error: ValidationError) -> Iterator[Fault]:
+    """pydantic's errors in plain words, one per place."""
+    seen: set[str] = set()
+    for item in error.errors(include_url=False):
+        where = ".".join(str(part) for part in item["loc"] if not _is_branch(part))
+        if where not in seen:
+            seen.add(where)
+            yield Fault(where or "model", _told(item["type"], item.get("ctx", {}), item.get("input"), where))
+
+
+def _is_branch(part: object) -> bool:
+    """Whether a part of pydantic's location names a branch of a union rather than a key."""
+    text = str(part)
+    return text in ("str", "int", "float", "bool", "none") or "[" in text or text[:1].isupper()
+
+
+def _told(kind: str, context: Mapping[str, Any], value: object, where: str) -> str:
+    shown = shorten(repr(value))
+    match kind:
+        case "missing" | "missing_argument":
+            return "is required: a preset (list them with: memcalc models), a config.json, a size such as 7b, or dimensions"
+        case "literal_error":
+            return _choice(str(context.get("expected", "")), shown, str(value))
+        case "greater_than_equal" | "less_than_equal":
+            word = "at least" if kind.startswith("greater") else "at most"
+            bound = context.get("ge", context.get("le"))
+            return f"{shown} is out of range: it must be {word} {bound}"
+        case "int_parsing_size":
+            return f"{shown} is out of range: it must be at most 10^9"
+        case "finite_number" | "int_from_float" | "int_parsing" | "int_type":
+            return f"{shown} is not a whole number"
+        case "float_parsing" | "float_type":
+            return f"{shown} is not a number"
+        case "bool_parsing" | "bool_type":
+            return f"{shown} is not true or false"
+        case "dataclass_type" | "mapping_type" | "dict_type":
+            keys = ", ".join(_section_keys(where)) or "key: value"
+            return f"{shown} is not a mapping ({keys})"
+        case "unexpected_keyword_argument":
+            return "unknown key"
+        case _:
+            return f"{shown} does not fit: {context.get('error', kind.replace('_', ' '))}"
+
+
+def _section_keys(where: str) -> list[str]:
+    inner = _dataclass_of(Run, where) if where in _names(Run) else None
+    return _names(inner) if inner else []
+
+
+def _choice(expected: str, shown: str, value: str) -> str:
+    choices = [c.strip(" '") for c in expected.replace(" or ", ",").split(",") if c.strip(" '")]
+    near = nearest_names(value, choices)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"{shown} is not known; {hint}it is one of {', '.join(choices)}"

@@ -1,0 +1,50 @@
+"""Shorthands of a run file written out: `checkpointing: full` is {mode: full}, `lora: 16` is {rank: 16}."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# what a bare word or number means where a mapping may stand
+SHORTHAND = {"checkpointing": "mode", "loss": "kind", "sharding": "strategy", "lora": "rank"}
+# words for "not at all" that YAML turns into false or null, and what they mean for these keys
+ABSENT = {
+    "precision": "fp32",
+    "optimizer": "none",
+    "checkpointing": "none",
+    "sharding": "none",
+    "offload": "none",
+    "lora": None,
+    "quantize": None,
+}
+ALWAYS = {"checkpointing": "full", "lora": {}}  # what `true` means
+
+
+def spelled_out(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping with its shorthands written out; keys are left as they are, unknown ones too."""
+    run = {key: _long(key, value) for key, value in given.items()}
+    sharding = run.get("sharding")
+    if isinstance(sharding, dict):
+        run["sharding"] = _with_options(sharding)
+    return run
+
+
+def _long(key: str, value: object) -> object:
+    if value is True and key in ALWAYS:
+        value = ALWAYS[key]
+    if key in ABSENT and (value is None or value is False or value in ("none", "no", "off")):
+        value = ABSENT[key]
+    if key in SHORTHAND and isinstance(value, (str, int, float)):
+        return {SHORTHAND[key]: value}
+    if key in ("gpu", "model", "precision") and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    return value
+
+
+def _with_options(sharding: dict[str, Any]) -> dict[str, Any]:
+    """{strategy, options}: every other key is an option in the framework's own words."""
+    own = {"strategy", "options"}
+    options = {**(sharding.get("options") or {}), **{k: v for k, v in sharding.items() if k not in own}}
+    return {"strategy": sharding.get("strategy", "none"), "options": options}
