@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from memcalc.model import Model
 
+NOMINAL = "a bare size has no dimensions: its parameters are counted as 4096 x 4096 matrices; only what persists is known"
 _SIZE = re.compile(r"[0-9][0-9_]*\.?[0-9]*\s*(k|m|b|t|e[0-9]+)", re.IGNORECASE)
 
 
@@ -101,7 +102,7 @@ def _nominal(text: str) -> Model:
     from memcalc.architectures.inline import nominal  # noqa: PLC0415
 
     try:
-        return replace(nominal(parse_count(text)), name=text.lower())
+        return replace(nominal(parse_count(text)), name=text.lower(), notes=(NOMINAL,))
     except ValueError as error:
         raise fault("model", str(error)) from error
 

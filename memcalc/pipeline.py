@@ -101,6 +101,9 @@ def _note_what_is_missing(plan: Plan, book: Ledger) -> None:
 def _model_part(plan: Plan) -> ModelPart:
     model = plan.model
     return ModelPart(
-        name=model.name, architecture=model.architecture, parameters=model.parameters,
-        trainable=plan.trainable, active=model.active,
-    )  # fmt: skip
+        name=model.name,
+        architecture=model.architecture,
+        parameters=model.parameters + plan.added,
+        trainable=plan.trainable,
+        active=model.active + plan.added,
+    )

@@ -53,6 +53,11 @@ class Plan:
         """Parameters that are trained: adapters and what is saved with them, or the whole model."""
         return sum(t.parameters for t in self.tensors if t.trainable)
 
+    @property
+    def added(self) -> int:
+        """Parameters that adapters add to the model's own."""
+        return sum(t.parameters for t in (*self.adapted.adapters, *self.adapted.saved)) if self.adapted else 0
+
     def ledger(self) -> Ledger:
         """What persists of one whole replica, before it is shared out."""
         return ledger(self.tensors, self.recipe, self.optimizer)
@@ -70,8 +75,9 @@ def resolve(run: Run, beside: Path | None = None) -> Plan:
     chosen = place.recipe_of(chosen)
     tensors, adapted = _trained_tensors(run, model, chosen, notes)
     _note_defaults(run, notes)
-    for text in (*model.notes, *chosen.notes):
-        notes.assume("model" if text in model.notes else "precision", "stated", text)
+    notes.assume_all("model", model.notes)
+    notes.assume_all("precision", chosen.notes)
+    notes.assume_all("gpu", (card.assumed,) if card and card.assumed else ())
     return Plan(
         run, model, chosen, optimizer, tensors, place, card,
         _margin(run, card), _sequence(run, model, notes), notes, adapted,
@@ -88,6 +94,8 @@ def _trained_tensors(run: Run, model: Model, chosen: Recipe, notes: Notes) -> tu
         adapted = adapt(tensors, run.lora, model.architecture, model.dimensions, base)
         tensors = adapted.tensors
         notes.assume_all("lora", adapted.notes)
+        for text in adapted.warnings:
+            notes.warn("lora", "stated", text)
         notes.assume("lora", "frozen-base", f"the base model is frozen and stored in {run.quantize or chosen.frozen}")
     elif run.quantize:
         raise RunInvalid(
