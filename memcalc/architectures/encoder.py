@@ -28,10 +28,9 @@ def embeddings(
     words = Embedding("word_embeddings", c.vocab_size, width, tied_to=tied_to)
     types = Embedding("token_type_embeddings", c.type_vocab_size, width, index="types")
     places = Embedding("position_embeddings", c.max_position_embeddings, width, index=positions or "positions")
-    return sequence(
-        Sum("", (words, types, places) if positions else (words, types)), Norm("LayerNorm", width, "layer") if norm else None, dropout(c),
-        name="embeddings",
-    )  # fmt: skip
+    terms = (words, types, places) if positions else (words, types)
+    after = Norm("LayerNorm", width, "layer") if norm else None
+    return sequence(Sum("", terms), after, dropout(c), name="embeddings")
 
 
 def self_attention(c: Dimensions, name: str = "attention", *, cross: bool = False, **more: Any) -> Attention:  # noqa: ANN401

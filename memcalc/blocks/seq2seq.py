@@ -10,7 +10,13 @@ from memcalc.blocks.basic import Embedding, Linear, Raw
 
 @dataclass(frozen=True, slots=True)
 class Encoder(Sequence):
-    """Reads the source (`seq_len` tokens, frames or samples); what it yields is what cross attention reads."""
+    """Reads the source; what it yields is what cross attention reads.
+
+    `source` is the shape of one source, where it is not `seq_len` tokens: (80, 3000) for Whisper's 30 s of mel frames;
+    a 0 in it stands for `seq_len`.
+    """
+
+    source: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
