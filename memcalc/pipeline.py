@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.report import (
     COMPONENTS,
+    PERSISTENT,
     Components,
     GpuPart,
     Host,
@@ -20,10 +21,13 @@ from memcalc.report import (
 )
 from memcalc.resolve import Plan, resolve, resolved_run
 from memcalc.run import Run
+from memcalc.simulation import simulate
 from memcalc.verdict import verdict
 
 if TYPE_CHECKING:
     from memcalc.ledger import Ledger
+    from memcalc.report import Phase
+    from memcalc.timeline import Timeline
 
 
 def estimate(source: Run | Mapping[str, Any] | str | Path) -> Report:
@@ -68,29 +72,45 @@ def load(source: Run | Mapping[str, Any] | str | Path) -> tuple[Run, Path | None
 
 def memory_of(plan: Plan, book: Ledger) -> Memory:
     """Bytes per GPU, on the fullest rank."""
-    held = {name: plan.placement.share(name, book.total(name)) for name in COMPONENTS[:4]}
-    persistent = sum(held.values())
-    _note_what_is_missing(plan, book)
-    components = Components(**held)
+    held = {name: plan.placement.share(name, book.total(name)) for name in PERSISTENT}
+    step = simulate(plan)
+    _note_what_is_missing(plan, book, step)
+    phases, phase, at_peak = _live(plan, held, step)
+    peak = sum(at_peak.values())
+    reserved = max(step.reserved if step else 0, peak)
     pageable, paged = book.host
     context = plan.gpu.context if plan.gpu else 0
     return Memory(
-        components=components,
-        persistent=persistent,
-        phases=Phases(forward=persistent - held["gradients"], backward=persistent, optimizer=persistent),
-        peak_allocated=persistent,
-        peak_phase="optimizer",
-        at_peak=components,
-        reserved=persistent,
+        components=Components(**held, activations=step.activations if step else 0, temporary=at_peak["temporary"]),
+        persistent=sum(held.values()),
+        phases=Phases(**phases),
+        peak_allocated=peak,
+        peak_phase=phase,
+        at_peak=Components(**at_peak),
+        reserved=reserved,
         outside_allocator=Outside(context=context),
-        total=persistent + context,
+        total=reserved + context,
         host=Host(pinned=plan.placement.hosted(book), pageable=pageable + paged),
     )
 
 
-def _note_what_is_missing(plan: Plan, book: Ledger) -> None:
-    plan.notes.warn("", "activations-not-included",
-                    "activations, logits and other temporaries are not included yet: only what persists is counted")  # fmt: skip
+def _live(plan: Plan, held: dict[str, int], step: Timeline | None) -> tuple[dict[str, int], Phase, dict[str, int]]:
+    """Each phase's maximum, the phase of the peak, and what the peak is made of."""
+    whole = {**dict.fromkeys(COMPONENTS, 0), **held}
+    if step is None:
+        persistent = sum(held.values())
+        phases = {"forward": persistent - held["gradients"], "backward": persistent, "optimizer": persistent}
+        return phases, "optimizer", whole
+    at_peak = {**dict.fromkeys(COMPONENTS, 0), **step.at_peak}
+    at_peak["weights"] += step.base["buffers"]
+    at_peak["buffers"] = 0
+    return {**step.phases}, step.peak_phase, at_peak
+
+
+def _note_what_is_missing(plan: Plan, book: Ledger, step: Timeline | None) -> None:
+    if step is None:
+        plan.notes.warn("", "activations-not-included",
+                        "activations, logits and other temporaries are not included: only what persists is counted")  # fmt: skip
     if plan.placement.leaves_out:
         plan.notes.warn("sharding", "buffers-not-included", plan.placement.leaves_out)
     if book.host[1]:

@@ -1,0 +1,50 @@
+"""Run one step of a plan on the tape: what is live when, beyond what persists."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.tape import Setting, measure
+
+if TYPE_CHECKING:
+    from memcalc.resolve import Plan
+    from memcalc.timeline import Timeline
+
+# kinds of models whose whole forward pass has rules
+RUNNABLE = frozenset({"causal-lm", "masked-lm", "seq2seq", "classifier", "image"})
+
+
+def simulate(plan: Plan) -> Timeline | None:
+    """The timeline of one steady step of one replica; None where the model has no blocks to run or no rules yet."""
+    if plan.model.nominal or plan.model.tables or plan.model.kind not in RUNNABLE:
+        return None
+    timeline = measure(plan.model, plan.tensors, plan.optimizer, setting_of(plan))
+    for kind in timeline.unmodelled:
+        plan.notes.warn("model", "block-not-modelled", f"activations of {kind} blocks are not modelled yet: too low")
+    return timeline
+
+
+def setting_of(plan: Plan) -> Setting:
+    """What decides a step's allocations, in the tape's words."""
+    run, recipe = plan.run, plan.recipe
+    return Setting(
+        batch=run.batch_size,
+        seq=plan.seq_len,
+        target=run.target_len or 0,
+        weights=recipe.weights,
+        frozen=recipe.frozen,
+        master="" if run.lora else recipe.master,
+        gradients=recipe.gradients,
+        states="" if recipe.states == "param" else recipe.states,
+        autocast=recipe.autocast,
+        attention=run.attention,
+        checkpoint=run.checkpointing.mode == "full",
+        reentrant=run.checkpointing.reentrant,
+        every=run.checkpointing.every,
+        loss=run.loss.kind,
+        chunks=run.loss.chunks or 0,
+        keep_outputs=run.keep_outputs,
+        accumulating=run.grad_accum > 1,
+        lora_dropout=run.lora.dropout if run.lora else 0.0,
+        implementation=run.implementation,
+    )
