@@ -90,34 +90,39 @@ def timeline(recording: Recording, base: Mapping[str, int], step_temporaries: in
 
 
 def signed_sizes(recording: Recording) -> list[int]:
-    """Bytes that each event of the log adds or takes away.
+    """Bytes that each event of the log adds or takes away, so that every storage dies as often as it was born.
 
-    A storage made in a layer and let go outside the stack (autocast's cached copies, when autocast ends) goes as many
-    times as there are layers like it.
+    A storage made in a layer that stands for several, and let go outside the stack (autocast's cached copies, when
+    autocast ends), goes as many times. One that all layers share is let go by the layer that runs last, once.
     """
     sizes, events = recording.sizes, recording.events
     signed = [sizes[event] if event >= 0 else -sizes[~event] for event in events[: recording.end]]
     for stack in recording.stacks:
-        times = _times_made(stack, events)
+        stretches = list(_repeated(stack))
+        if not stretches:
+            continue
+        times = {event: count for a, b, count in stretches for event in events[a:b] if event >= 0}
         for start, stop in ((stack.events[-1], stack.returns[0]), (stack.returns[-1], recording.end)):
             for at in range(start, stop):
                 if events[at] < 0 and ~events[at] in times:
                     signed[at] *= times[~events[at]]
+        within = {event for event in events[stack.events[0] : stack.events[-1]] if event >= 0} - stack.shared
+        within.update(event for event in events[stack.returns[0] : stack.returns[-1]] if event >= 0)
+        for start, stop, _ in stretches:
+            for at in range(start, stop):
+                if events[at] < 0 and ~events[at] not in within:
+                    signed[stack.returns[-2]] += signed[at]
+                    signed[at] = 0
     return signed
 
 
-def _times_made(stack: Layers, events: list[int]) -> dict[int, int]:
-    """For each storage made in a layer that stands for several: how many."""
-    counts = Counter(stack.order)
+def _repeated(stack: Layers) -> Iterator[tuple[int, int, int]]:
+    """The stretches of the log, forward and backward, that stand for several layers: (start, stop, how many)."""
     back = stack.returns[::-1]
-    return {
-        event: count
-        for sample, count in counts.items()
-        if count > 1
-        for start, stop in ((stack.events[sample], stack.events[sample + 1]), (back[sample + 1], back[sample]))
-        for event in events[start:stop]
-        if event >= 0
-    }
+    for sample, count in Counter(stack.order).items():
+        if count > 1:
+            yield stack.events[sample], stack.events[sample + 1], count
+            yield back[sample + 1], back[sample], count
 
 
 def schedule(recording: Recording) -> list[Slice]:

@@ -53,14 +53,17 @@ class Node:
 
 
 class Leaf:
-    """A parameter's end of the graph: the gradient accumulates here (torch/csrc/autograd/functions/accumulate_grad.h)."""
+    """A parameter's end of the graph: the gradient accumulates here (torch/csrc/autograd/functions/accumulate_grad.h).
 
-    __slots__ = ("dtype", "grad", "held", "shape", "tape")
+    It holds the parameter, as AccumulateGrad does.
+    """
+
+    __slots__ = ("dtype", "grad", "held", "shape", "storage", "tape")
     edges: tuple[Edge, ...] = ()
     width = 1
 
-    def __init__(self, tape: Tape, shape: Shape, dtype: str, *, held: bool = False) -> None:
-        self.tape, self.shape, self.dtype, self.held = tape, shape, dtype, held
+    def __init__(self, tape: Tape, value: Value, *, held: bool = False) -> None:
+        self.tape, self.shape, self.dtype, self.storage, self.held = tape, value.shape, value.dtype, value.storage, held
         self.grad: Value | None = None
 
     def accumulate(self, grads: list[Value]) -> None:
@@ -125,7 +128,6 @@ def backward(tape: Tape, roots: list[tuple[Value, Value]], watch: Callable[[int]
                 _deliver(tape, buffers, heap, waiting, edge.node, edge.slot, gradient)
                 del gradient
         outputs.clear()
-        node.edges = []
         _accumulate(tape, buffers, node)
     tape.grad_enabled = enabled
 

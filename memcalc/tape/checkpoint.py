@@ -101,7 +101,7 @@ def _reentrant(tape: Tape, layer: Layer, x: Value) -> Value:
 def _reentrant_backward(node: Node, g: Value) -> Gradients:
     (saved,) = node.load()
     tape = saved.tape
-    leaf = Leaf(tape, saved.shape, saved.dtype)
+    leaf = Leaf(tape, saved)
     x = Value(tape, saved.storage, saved.shape, saved.dtype, saved.strides, leaf)
     layer, *place = node.meta
     before, first = (tape.path, tape.instance), len(tape.sizes)

@@ -78,7 +78,7 @@ class Tape:
             dtype, trainable = self.weights.of(tied_to or full)
             value = self.leaves[key] = Value(self, RESIDENT, shape, dtype)
             if trainable:
-                value.node = Leaf(self, shape, dtype, held=self.setting.accumulating)
+                value.node = Leaf(self, value, held=self.setting.accumulating)
         return value
 
     @contextmanager
@@ -104,6 +104,7 @@ class Layers:
 
     `order` says for each real layer which of the recorded ones stands for it; `events` and `sequences` are the log's
     length and the sequence number at each boundary, `returns` the log's length at the same boundary going back.
+    `shared` are the storages that the first layer made for all.
     """
 
     def __init__(self, path: str, order: list[int]) -> None:
@@ -111,6 +112,7 @@ class Layers:
         self.events: list[int] = []
         self.sequences: list[int] = []
         self.returns: list[int] = []
+        self.shared: set[int] = set()
 
     def mark(self, tape: Tape) -> None:
         """A boundary."""

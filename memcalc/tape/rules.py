@@ -38,6 +38,10 @@ class Around:
             setattr(other, name, getattr(self, name))
         return other
 
+    def storages(self) -> set[int]:
+        """The storages of the position biases, which the first layer makes for all."""
+        return {value.storage.id for value in (self.bias, self.cross_bias) if value is not None}
+
     def mask(self, window: int) -> Value | None:
         """The mask of layers that see `window` tokens (0: all)."""
         return self.masks.get(window)

@@ -5,6 +5,7 @@ from memcalc.tape.functions.pointwise import (
     add,
     add_,
     clamp,
+    compare,
     cosine,
     div,
     dropout,
@@ -53,7 +54,7 @@ from memcalc.tape.functions.shaping import (
 )  # fmt: skip
 
 __all__ = [
-    "add", "add_", "addmm", "attention", "baddbmm", "batch_norm", "bmm", "cat", "chunk", "clamp", "clone", "contiguous", "conv",
+    "add", "add_", "addmm", "attention", "baddbmm", "batch_norm", "bmm", "cat", "chunk", "clamp", "clone", "compare", "contiguous", "conv",
     "cosine", "cross_entropy", "div", "dropout", "embedding", "exp", "expand", "gather", "gelu", "group_norm",
     "layer_norm", "linear", "log", "lower", "masked_fill", "matmul", "mean", "mse_loss", "mul", "narrow", "neg", "pad",
     "permute", "power", "relu", "reshape", "rms_norm", "roll", "rsqrt", "scale", "select", "shift", "sigmoid", "silu",

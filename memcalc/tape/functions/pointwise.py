@@ -212,6 +212,11 @@ def _clamp_backward(node: Node, g: Value) -> Gradients:
     return (out,)
 
 
+def compare(x: Value) -> Value:
+    """x > number: booleans."""
+    return result(x, None, dtype="bool")
+
+
 def masked_fill(x: Value, mask: Value) -> Value:
     """x.masked_fill(mask, number), saving the mask."""
     shape = broadcast(x.shape, mask.shape)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def linear(x: Value, weight: Value, bias: Value | None = None) -> Value:
     """F.linear: saves its input where the weight learns, and the weight where the input needs a gradient."""
     x, weight, bias = lower(x), lower(weight), bias and lower(bias)
-    x = contiguous(x)
+    if len(x.shape) > 2 and x.strides is not None:
+        return reshape(linear(reshape(x, -1, x.shape[-1]), weight, bias), *x.shape[:-1], weight.shape[0])
     saved = (x if weight.node else None, weight if x.node else None)
     node = record(x.tape, _linear_backward if bias is None else _biased_backward, (x, weight, bias), saved)
     out = x.tape.new((*x.shape[:-1], weight.shape[0]), x.dtype)

@@ -190,18 +190,42 @@ def position_bias(t: Tape, block: Attention, q: Value, k: Value, around: Around)
 
 
 def looked_up(t: Tape, block: Attention, q: Value, k: Value) -> Value:
-    """A table [buckets, heads] read by the bucket of every distance: [1, heads, seq, seq]."""
+    """T5Attention.compute_bias: a table [buckets, heads] read by the bucket of every distance: [1, heads, seq, seq]."""
     rows, columns = q.shape[-2], k.shape[-2]
-    buckets = t.new((rows, columns), "int64")
-    values = run(t, block.bias_table, buckets, Around())  # type: ignore[arg-type] - the caller has looked
+    context, memory = t.new((rows,), "int64"), t.new((columns,), "int64")
+    distances = t.new((rows, columns), "int64")
+    bucket = buckets(distances, both=not block.causal)
+    values = run(t, block.bias_table, bucket, Around())  # type: ignore[arg-type] - the caller has looked
+    del context, memory
     return f.unsqueeze(f.permute(values, 2, 0, 1), 0)
+
+
+def buckets(distances: Value, *, both: bool) -> Value:
+    """T5Attention._relative_position_bucket, on integers as wide as the distances."""
+    if both:
+        sides = f.shift(f.scale(f.to(f.compare(distances), "int64")))
+        distances = f.scale(distances)
+    else:
+        zeros = f.scale(distances)
+        distances = f.scale(f.add(distances, zeros))
+        del zeros
+    small = f.compare(distances)
+    far = f.scale(f.to(distances, "fp32"))
+    far = f.shift(f.to(f.scale(f.scale(f.scale(far))), "int64"))
+    most = f.scale(far)
+    far = f.add(far, most)
+    del most
+    chosen = f.add(distances, far)
+    out = f.add(sides, chosen) if both else f.shift(chosen)
+    del small
+    return out
 
 
 def blank(t: Tape, block: Attention, q: Value, k: Value) -> Value:
     """Zeros, which ask for a gradient where layers are checkpointed (T5Attention.forward)."""
     bias = t.new((1, block.heads, q.shape[-2], k.shape[-2]), q.dtype)
     if t.setting.checkpoint:
-        bias.node = Leaf(t, bias.shape, bias.dtype)
+        bias.node = Leaf(t, bias)
     return bias
 
 

@@ -83,6 +83,8 @@ def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:
             x = checkpointed(t, _again(t, layer, around), x, reentrant=setting.reentrant)
         else:
             x = run(t, layer, x, around)
+        if not number:
+            marks.shared = around.storages()
     marks.mark(t)
     t.path, t.instance = path, outer
     return x
