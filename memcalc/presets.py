@@ -80,10 +80,12 @@ def make_index() -> dict[str, dict[str, str]]:
         kind = path.relative_to(folder()).parts[0]
         entries = made.setdefault(kind, {})
         card = yaml.load(path.read_bytes(), Loader=LOADER)  # noqa: S506
-        for name in (path.stem, *card.get("aliases", []), *([card["class"]] if "class" in card else [])):
-            where = path.relative_to(folder()).as_posix()
+        where = path.relative_to(folder()).as_posix()
+        for name in (path.stem, *card.get("aliases", [])):
             if entries.setdefault(str(name).lower(), where) != where:
                 raise ValueError(f"{kind}: {name!r} names both {entries[str(name).lower()]} and {where}")
+        if "class" in card:  # several model types may share a class (DeepSeek-V3, Kimi K2): it finds the first
+            entries.setdefault(card["class"].lower(), where)
     return {kind: dict(sorted(entries.items())) for kind, entries in sorted(made.items())}
 
 

@@ -1,4 +1,4 @@
-"""Gemma 1, 2 and 3 (text): scaled embeddings, norms of their own formula, sandwich norms, softcaps, local layers."""
+"""Gemma 1, 2 and 3 (text) and VaultGemma: scaled embeddings, norms of their own formula, softcaps, local layers."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from memcalc.blocks.base import Block, Stack, repeat, residual, sequence
 from memcalc.blocks.basic import Embedding, Norm, Softcap
 
 if TYPE_CHECKING:
+    from memcalc.blocks.attention import Attention
     from memcalc.dimensions import Dimensions
     from memcalc.model import Model
 
@@ -37,15 +38,20 @@ def gemma(c: Dimensions) -> Model:
 @architecture("gemma2")
 def gemma2(c: Dimensions) -> Model:
     """Gemma 2: a norm before and behind each block, every other layer local, scores and logits capped."""
+    return frame(c, interleaved("layers", alternating(c), lambda kind: sandwich(c, capped(c, kind))))
+
+
+@architecture("vaultgemma")
+def vaultgemma(c: Dimensions) -> Model:
+    """VaultGemma: Gemma 2 with a norm before each block only (Google 2025)."""
 
     def layer(kind: str) -> Block:
-        seen = window(c) if kind == "sliding_attention" else 0
-        causal = not c.get("use_bidirectional_attention")
-        cap = float(c.get("attn_logit_softcapping") or 0.0)
-        return sandwich(c, attention(c, bias=c.attention_bias, window=seen, causal=causal, softcap=cap))
+        return sequence(
+            residual(norm(c, "input_layernorm"), capped(c, kind)),
+            residual(norm(c, "pre_feedforward_layernorm"), gated_mlp(c)),
+        )
 
-    kinds = layer_kinds(c, lambda i: "full_attention" if i % 2 else "sliding_attention")
-    return frame(c, interleaved("layers", kinds, layer))
+    return frame(c, interleaved("layers", alternating(c), layer))
 
 
 @architecture("gemma3_text")
@@ -62,6 +68,19 @@ def gemma3_text(c: Dimensions) -> Model:
     period = c.get("sliding_window_pattern", 6)
     kinds = layer_kinds(c, lambda i: "sliding_attention" if (i + 1) % period else "full_attention")
     return frame(c, interleaved("layers", kinds, layer))
+
+
+def alternating(c: Dimensions) -> list[str]:
+    """Local, global, local, global, unless the config says otherwise."""
+    return layer_kinds(c, lambda i: "full_attention" if i % 2 else "sliding_attention")
+
+
+def capped(c: Dimensions, kind: str) -> Attention:
+    """Attention of a layer of this kind whose scores are cap * tanh(score / cap)."""
+    seen = window(c) if kind == "sliding_attention" else 0
+    causal = not c.get("use_bidirectional_attention")
+    cap = float(c.get("attn_logit_softcapping") or 0.0)
+    return attention(c, bias=c.attention_bias, window=seen, causal=causal, softcap=cap)
 
 
 def norm(c: Dimensions, name: str, width: int = 0) -> Norm:

@@ -21,8 +21,8 @@ def gpt2(c: Dimensions) -> Model:
     """Pre-norm decoder with learned positions, LayerNorm and a plain MLP; weights stored transposed (Radford 2019)."""
     hidden, heads, width = c.hidden_size, c.num_attention_heads, c.get("n_inner") or 4 * c.hidden_size
     mixer = Attention(
-        "attn", heads, heads, hidden // heads, dropout=float(c.attn_pdrop), softmax="values", qkv=conv1d("c_attn", hidden, 3 * hidden),
-        out=conv1d("c_proj", hidden, hidden),
+        "attn", heads, heads, hidden // heads, dropout=float(c.attn_pdrop), softmax="values",
+        qkv=conv1d("c_attn", hidden, 3 * hidden), out=conv1d("c_proj", hidden, hidden),
     )  # fmt: skip
     up, down = conv1d("c_fc", hidden, width), conv1d("c_proj", width, hidden)
     return _gpt2(c, mixer, Mlp("mlp", up, down, activation=activation(c), width=width), _crossing(c))
@@ -69,3 +69,23 @@ def _crossing(c: Dimensions) -> Block | None:
     sizes = {"c_attn": 2 * hidden, "q_attn": hidden, "c_proj": hidden}
     inner = sequence(*(conv1d(name, hidden, size) for name, size in sizes.items()), name="crossattention")
     return Unused("", (layer_norm("ln_cross_attn", hidden), inner))
+
+
+@architecture("openai-gpt")
+def openai_gpt(c: Dimensions) -> Model:
+    """GPT-1: post-norm, no final norm (Radford et al. 2018)."""
+    hidden, heads = c.hidden_size, c.num_attention_heads
+    mixer = Attention(
+        "attn", heads, heads, hidden // heads, dropout=float(c.attn_pdrop), qkv=conv1d("c_attn", hidden, 3 * hidden),
+        out=conv1d("c_proj", hidden, hidden), formula="openai-gpt",
+    )  # fmt: skip
+    up, down = conv1d("c_fc", hidden, 4 * hidden), conv1d("c_proj", 4 * hidden, hidden)
+    mlp = Mlp("mlp", up, down, activation={"gelu": "gelu_new"}.get(c.afn, c.afn), width=4 * hidden)
+    layer = sequence(
+        residual(mixer, dropout(c, "resid_pdrop")), layer_norm("ln_1", hidden),
+        residual(mlp, dropout(c, "resid_pdrop")), layer_norm("ln_2", hidden),
+    )  # fmt: skip
+    positions = Embedding("positions_embed", c.max_position_embeddings, hidden, index="positions")
+    layers = repeat("h", c.num_hidden_layers, layer)
+    body = (tokens(c, "tokens_embed"), positions, dropout(c, "embd_pdrop"), layers)
+    return causal_lm(c, *body, prefix="transformer", tie="tokens_embed")

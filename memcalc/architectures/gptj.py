@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
-from memcalc.architectures.decoder import attention, causal_lm, dropout, layer_norm, plain_mlp, tokens
+from memcalc.architectures.decoder import attention, causal_lm, dropout, fused_attention, layer_norm, plain_mlp, tokens
 from memcalc.architectures.heads import labels
 from memcalc.blocks.base import parallel, repeat, sequence
 
@@ -20,6 +20,15 @@ def gptj(c: Dimensions) -> Model:
     """x + attention(norm(x)) + mlp(norm(x)); only the MLP and the head have biases (Wang & Komatsuzaki 2021)."""
     rotary = c.get("rotary_dim") or c.hidden_size // c.num_attention_heads
     mixer = attention(c, "attn", out="out_proj", rotary_dim=rotary, dropout=float(c.attn_pdrop), formula="gptj")
+    return frame(c, mixer)
+
+
+@architecture("codegen")
+def codegen(c: Dimensions) -> Model:
+    """GPT-J with one projection for q, k and v (Nijkamp et al. 2022)."""
+    mixer = fused_attention(
+        c, "attn", "qkv_proj", "out_proj", rotary_dim=c.rotary_dim, dropout=float(c.attn_pdrop), formula="codegen"
+    )
     return frame(c, mixer)
 
 

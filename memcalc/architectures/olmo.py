@@ -1,11 +1,22 @@
-"""OLMo 1 and 2: norms without parameters, then norms behind the blocks and of queries and keys."""
+"""OLMo 1, 2 and 3: norms without parameters, then norms behind the blocks and of queries and keys."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
-from memcalc.architectures.decoder import attention, causal_lm, gated_mlp, head_dim, kv_heads, rms, tokens
+from memcalc.architectures.decoder import (
+    attention,
+    causal_lm,
+    gated_mlp,
+    head_dim,
+    interleaved,
+    kv_heads,
+    layer_kinds,
+    rms,
+    tokens,
+    window,
+)
 from memcalc.blocks.base import Block, repeat, residual, sequence
 from memcalc.blocks.basic import Norm
 
@@ -34,16 +45,28 @@ def olmo2(c: Dimensions) -> Model:
     return causal_lm(c, tokens(c), layers, norm("norm", c.hidden_size), tie="embed_tokens")
 
 
+@architecture("olmo3")
+def olmo3(c: Dimensions) -> Model:
+    """OLMo 2 with three local layers to a global one (OLMo team 2025)."""
+
+    def layer(kind: str) -> Block:
+        return post_norm_layer(c, normed_attention(c, window(c) if kind == "sliding_attention" else 0))
+
+    kinds = layer_kinds(c, lambda i: "sliding_attention" if (i + 1) % 4 else "full_attention")
+    layers = interleaved("layers", kinds, layer)
+    return causal_lm(c, tokens(c), layers, norm("norm", c.hidden_size), tie="embed_tokens")
+
+
 def norm(name: str, width: int) -> Norm:
     """Olmo2RMSNorm: the weight is applied in fp32, before the cast back."""
     return rms(name, width, "olmo2")
 
 
-def normed_attention(c: Dimensions, window: int = 0) -> Attention:
+def normed_attention(c: Dimensions, seen: int = 0) -> Attention:
     """Attention with an RMSNorm over the whole width of the queries and one over the keys."""
     dim = head_dim(c)
     q, k = norm("q_norm", c.num_attention_heads * dim), norm("k_norm", kv_heads(c) * dim)
-    return attention(c, bias=c.attention_bias, window=window, q_norm=q, k_norm=k)
+    return attention(c, bias=c.attention_bias, window=seen, q_norm=q, k_norm=k)
 
 
 def post_norm_layer(c: Dimensions, mixer: Block) -> Block:

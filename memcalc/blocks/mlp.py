@@ -15,7 +15,8 @@ class Mlp(Block):
     """down(act(up(x))), or gated: down(act(gate(x)) * up(x)) (Shazeer 2020, GLU variants).
 
     A fused `up` of a gated MLP (`fused`) yields gate and up in one matrix [2 * width, hidden].
-    `norm`, where a family puts one inside, and a `dropout` (its probability) come just before `down`.
+    `norm`, where a family puts one inside, and a `dropout` (its probability) come just before `down`. `extra` are
+    parameters of the activation function itself (xIELU).
     """
 
     up: Block | None = None
@@ -27,6 +28,10 @@ class Mlp(Block):
     norm: Block | None = None
     dropout: float = 0.0
     formula: str = ""
+    extra: tuple[Param, ...] = ()
+
+    def own(self) -> tuple[Param, ...]:  # noqa: D102
+        return self.extra
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         return tuple(block for block in (self.gate, self.up, self.norm, self.down) if block)

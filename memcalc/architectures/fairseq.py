@@ -1,0 +1,64 @@
+"""Decoders from fairseq: XGLM and BioGPT, pre-norm with learned or sinusoidal positions and scaled embeddings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.architectures import architecture
+from memcalc.architectures.decoder import attention, causal_lm, dropout, layer_norm, plain_mlp
+from memcalc.blocks.base import Block, Unused, repeat, residual, sequence
+from memcalc.blocks.basic import Embedding
+
+if TYPE_CHECKING:
+    from memcalc.dimensions import Dimensions
+    from memcalc.model import Model
+
+OFFSET = 2  # rows of the position table before position 0
+
+
+@architecture("xglm")
+def xglm(c: Dimensions) -> Model:
+    """Multilingual GPT whose positions are computed (Lin et al. 2021)."""
+    layers = repeat("layers", c.num_hidden_layers, _layer(c, c.ffn_dim, "attention_dropout", "dropout"))
+    body = (_tokens(c), dropout(c, "dropout"), layers, layer_norm("layer_norm", c.hidden_size))
+    return causal_lm(c, *body, tie="embed_tokens")
+
+
+@architecture("biogpt")
+def biogpt(c: Dimensions) -> Model:
+    """Biomedical GPT with learned positions (Luo et al. 2022)."""
+    drops = ("attention_probs_dropout_prob", "hidden_dropout_prob")
+    return causal_lm(
+        c,
+        _tokens(c),
+        Embedding("embed_positions", c.max_position_embeddings + OFFSET, c.hidden_size, index="token-positions"),
+        dropout(c, "hidden_dropout_prob"),
+        repeat("layers", c.num_hidden_layers, _layer(c, c.intermediate_size, *drops)),
+        layer_norm("layer_norm", c.hidden_size),
+        prefix="biogpt", tie="embed_tokens", head="output_projection", classifier="classifier",
+    )  # fmt: skip
+
+
+def _tokens(c: Dimensions) -> Embedding:
+    return Embedding("embed_tokens", c.vocab_size, c.hidden_size, scaled=bool(c.scale_embedding))
+
+
+def _layer(c: Dimensions, width: int, scores: str, hidden: str) -> Block:
+    """One layer; `scores` and `hidden` are the keys of its dropout probabilities."""
+    p = float(c.get(scores) or 0.0)
+    mixer = attention(c, bias=True, out="out_proj", rotary_dim=0, dropout=p, formula="opt")
+    return sequence(
+        residual(layer_norm("self_attn_layer_norm", c.hidden_size), mixer, dropout(c, hidden)),
+        _crossing(c),
+        residual(
+            layer_norm("final_layer_norm", c.hidden_size), plain_mlp(c, "fc1", "fc2", width, name=""), dropout(c, hidden)
+        ),
+    )
+
+
+def _crossing(c: Dimensions) -> Block | None:
+    """Cross-attention that waits for an encoder's output: there, but idle in a decoder of its own."""
+    if not c.get("add_cross_attention"):
+        return None
+    mixer = attention(c, "encoder_attn", bias=True, out="out_proj", rotary_dim=0, cross=True)
+    return Unused("", (mixer, layer_norm("encoder_attn_layer_norm", c.hidden_size)))
