@@ -56,6 +56,15 @@ def deepseek_v32(c: Dimensions) -> Model:
     return decoder(c, interleaved("layers", kinds, lambda kind: pre_norm_layer(c, mixers[kind[0]], feeds[kind[1]])))
 
 
+@architecture("glm4_moe_lite")
+def glm4_moe_lite(c: Dimensions) -> Model:
+    """GLM-4.7-Flash: DeepSeek-V3's attention and experts behind one dense layer."""
+    mixer = latent_attention(c, interleaved=bool(c.rope_interleave))
+    feeds = {"sparse": sparse(c, corrected_router(c, c.n_routed_experts)), "dense": gated_mlp(c)}
+    kinds = mlp_types(c.but(first_k_dense_replace=1))
+    return decoder(c, interleaved("layers", kinds, lambda kind: pre_norm_layer(c, mixer, feeds[kind])))
+
+
 def dense_then_sparse(c: Dimensions, mixer: Block, gate: Router, *, bias: bool = False) -> Stack:
     """`first_k_dense_replace` layers with a gated MLP, then layers with a mixture, each behind the mixer."""
     feeds = {True: sparse(c, gate, bias=bias), False: gated_mlp(c, bias=bias)}

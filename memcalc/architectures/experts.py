@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from memcalc.architectures.decoder import activation as activation_of
@@ -65,8 +66,12 @@ def corrected_router(c: Dimensions, count: int, **more: Any) -> Router:  # noqa:
 
 
 def mixture(c: Dimensions, gate: Router, width: int, name: str = "mlp", **more: Any) -> Moe:  # noqa: ANN401
-    """The experts of `width` that the router chooses from; `more` are fields of the mixture."""
+    """The experts of `width` that the router chooses from; `more` are fields of the mixture.
+
+    `prefix` goes before the name of the experts, where they are not in the module of the mixture.
+    """
     experts = more.pop("experts", None) or stacked_experts(c, gate.experts, width)
+    experts = replace(experts, name=f"{more.pop('prefix', '')}{experts.name}")
     return Moe(name, gate, experts, top_k=gate.top_k, **more)
 
 

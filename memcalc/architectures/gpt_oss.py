@@ -25,7 +25,7 @@ def gpt_oss(c: Dimensions) -> Model:
 
     def layer(kind: str) -> Block:
         seen = window(c) if kind == "sliding_attention" else 0
-        mixer = attention(c, bias=bool(c.attention_bias), sinks=True, window=seen)
+        mixer = attention(c, bias=bool(c.attention_bias), sinks=True, window=seen, softmax="scores")
         return sequence(residual(rms("input_layernorm", hidden, "gpt_oss"), mixer), feed)
 
     default = ["full_attention" if i % 2 else "sliding_attention" for i in range(c.num_hidden_layers)]

@@ -91,12 +91,15 @@ def dual(
     bias: bool,
     conv_bias: bool,
     activation: str = "",
+    normed: bool = True,
+    out_bias: bool | None = None,
 ) -> Mamba2:
     """Mamba-2's mixer: `heads` of `dim` channels, B and C of `state` values in `groups` (Mamba2Mixer)."""
+    norm = Norm("norm", inner, "rms", "mamba2", inner // groups) if normed else None
     channels = inner + 2 * groups * state
     return Mamba2(
         name, inner, state, heads, dim, groups, chunk, activation or c.hidden_act,
         in_proj=Linear("in_proj", c.hidden_size, inner + channels + heads, bias),
-        conv=depthwise(channels, kernel, bias=conv_bias), norm=Norm("norm", inner, "rms", "mamba2", inner // groups),
-        out_proj=Linear("out_proj", inner, c.hidden_size, bias),
+        conv=depthwise(channels, kernel, bias=conv_bias), norm=norm,
+        out_proj=Linear("out_proj", inner, c.hidden_size, bias if out_bias is None else out_bias),
     )  # fmt: skip

@@ -40,5 +40,5 @@ def _attention(c: Dimensions, *, slides: bool) -> Attention:
         q=Linear("q_proj", hidden, heads * dim, bias), k=Linear("k_proj", hidden, kv * dim, bias),
         v=Linear("v_proj", hidden, kv * value, bias), out=Linear("o_proj", heads * value, hidden),
         rotary_dim=int(dim * (c.get("partial_rotary_factor") or 0.334)), window=seen if slides else 0,
-        dropout=float(c.attention_dropout or 0.0), sinks=slides, value_dim=value, formula="mimo",
+        dropout=float(c.attention_dropout or 0.0), sinks=slides, value_dim=value, softmax="scores", formula="mimo",
     )  # fmt: skip
