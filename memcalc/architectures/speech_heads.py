@@ -1,0 +1,82 @@
+"""The heads of speech encoders: CTC, classification of clips and frames, speaker vectors, pre-training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.architectures.heads import labels
+from memcalc.blocks.base import Block, sequence, stack
+from memcalc.blocks.basic import Activation, Conv, Dropout, Linear, Norm, Raw
+from memcalc.blocks.image import Select
+from memcalc.blocks.seq2seq import Fork
+from memcalc.blocks.speech import Frames, Quantizer, Statistics
+
+if TYPE_CHECKING:
+    from memcalc.architectures.heads import Heads
+    from memcalc.dimensions import Dimensions
+
+
+def speech_heads(c: Dimensions) -> Heads:
+    """What each class adds; HuBERT has no speaker vectors, and only wav2vec 2.0 is pre-trained here."""
+    hidden, sums, out = c.hidden_size, _layer_weights(c), labels(c)
+    width, drop = c.classifier_proj_size, Dropout("", float(c.final_dropout))
+    project = Linear("projector", hidden, width, bias=True)
+    heads = {
+        "ForSequenceClassification": (*sums, project, Select("", "mean"), Linear("classifier", width, out, bias=True)),
+        "ForAudioFrameClassification": (*sums, Linear("classifier", hidden, out, bias=True)),
+    }
+    if c.get("vocab_size"):
+        heads["ForCTC"] = (drop, Linear("lm_head", ctc_width(c), c.vocab_size, bias=True))
+    if c.model_type != "hubert":
+        heads["ForXVector"] = (*sums, *_x_vector(c))
+    if c.model_type == "wav2vec2":
+        heads["ForPreTraining"] = _pre_training(c)
+    return heads
+
+
+def ctc_width(c: Dimensions) -> int:
+    """The width of what a head reads: the adapter's, where there is one."""
+    return int(c.get("output_hidden_size") or c.hidden_size) if c.get("add_adapter") else int(c.hidden_size)
+
+
+def _layer_weights(c: Dimensions) -> tuple[Block, ...]:
+    """One weight per hidden state, where classifiers read a weighted sum of all of them."""
+    return (Raw("layer_weights", (c.num_hidden_layers + 1,)),) if c.use_weighted_layer_sum else ()
+
+
+def _x_vector(c: Dimensions) -> tuple[Block, ...]:
+    """Time-delay layers, statistics, two linear layers; the loss has a matrix of its own (AMSoftmaxLoss)."""
+    widths = c.tdnn_dim
+    layers: list[Block] = [
+        sequence(Frames("", size, dilation), Linear("kernel", before * size, after, bias=True), Activation("", "relu"))
+        for before, after, size, dilation in zip(
+            (widths[0], *widths), widths, c.tdnn_kernel, c.tdnn_dilation, strict=False
+        )
+    ]
+    out = c.xvector_output_dim
+    return (
+        Linear("projector", c.hidden_size, widths[0], bias=True), stack("tdnn", layers), Statistics(""),
+        Linear("feature_extractor", 2 * widths[-1], out, bias=True), Linear("classifier", out, out, bias=True),
+        Raw("objective.weight", (out, labels(c))),
+    )  # fmt: skip
+
+
+def _pre_training(c: Dimensions) -> tuple[Block, ...]:
+    """Predict the quantised features of masked frames among those of others (wav2vec 2.0)."""
+    groups, entries, width = c.num_codevector_groups, c.num_codevectors_per_group, c.codevector_dim
+    quantizer = Quantizer(
+        "quantizer", groups, entries, width, Linear("weight_proj", c.conv_dim[-1], groups * entries, bias=True)
+    )
+    predict = Linear("project_hid", c.hidden_size, c.proj_codevector_dim, bias=True)
+    return (Fork("", (predict, sequence(quantizer, Linear("project_q", width, c.proj_codevector_dim, bias=True)))),)
+
+
+def adapter(c: Dimensions) -> Block | None:
+    """Strided convolutions behind the encoder that shorten the sequence (Wav2Vec2Adapter)."""
+    if not c.get("add_adapter"):
+        return None
+    width = ctc_width(c)
+    narrow = (Linear("proj", c.hidden_size, width, bias=True), Norm("proj_layer_norm", width, "layer"))
+    conv = Conv("conv", width, 2 * width, (c.adapter_kernel_size,), c.adapter_stride, padding=1)
+    layers = stack("layers", [sequence(conv, Activation("", "glu"))] * c.num_adapter_layers)
+    return sequence(*(narrow if width != c.hidden_size else ()), layers, name="adapter")

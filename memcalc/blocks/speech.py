@@ -1,0 +1,73 @@
+"""What speech encoders add: a weight-normed convolution, vector quantisation, statistics of a sequence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from memcalc.blocks.attention import Attention
+from memcalc.blocks.base import Block, Param
+from memcalc.blocks.basic import Conv
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True, slots=True)
+class WeightNormConv(Conv):
+    """A convolution whose weight is g · v / |v|, the norm taken per position of the kernel (weight_norm, dim=2).
+
+    Two tensors stand for the weight (torch.nn.utils.parametrizations); the weight itself is made anew in each forward.
+    """
+
+    def own(self) -> tuple[Param, ...]:  # noqa: D102
+        return tuple(self._own())
+
+    def _own(self) -> Iterator[Param]:
+        if self.bias:
+            yield Param("bias", (self.outputs,))
+        yield Param("parametrizations.weight.original0", (*[1] * (1 + len(self.kernel)), self.kernel[-1])[-3:])
+        yield Param("parametrizations.weight.original1", (self.outputs, self.inputs // self.conv_groups, *self.kernel))
+
+
+@dataclass(frozen=True, slots=True)
+class GatedBiasAttention(Attention):
+    """WavLM's: a relative bias, looked up once, that each head of each layer gates by its query (Chen et al. 2021).
+
+    `gate_rows` projects a head's channels to 8 numbers.
+    """
+
+    gate_rows: Block | None = None
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        middle = (self.q, self.k, self.v, self.gate_rows, self.bias_table, self.out)
+        return tuple(block for block in middle if block)
+
+
+@dataclass(frozen=True, slots=True)
+class Quantizer(Block):
+    """Gumbel-softmax choice among `entries` code vectors in each of `groups` groups (Baevski et al. 2020)."""
+
+    groups_of: int = 1
+    entries: int = 1
+    width: int = 0
+    project: Block | None = None
+
+    def own(self) -> tuple[Param, ...]:  # noqa: D102
+        return (Param("codevectors", (1, self.groups_of * self.entries, self.width // self.groups_of)),)
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return (self.project,) if self.project else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics(Block):
+    """[batch, seq, width] to [batch, 2 width]: mean and standard deviation over the sequence (x-vectors)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frames(Block):
+    """Each frame with its neighbours, `size` of them `dilation` apart, side by side (nn.Unfold; a TDNN layer)."""
+
+    size: int = 1
+    dilation: int = 1
