@@ -19,6 +19,7 @@ class Weights:
     def __init__(self, tensors: Iterable[Tensor], stored: Callable[[Tensor], str]) -> None:
         self._tensors, self._stored = tuple(tensors), stored
         self._groups = {tensor.name: tensor for tensor in self._tensors}
+        self.adapters = any(tensor.role == "adapter" for tensor in self._tensors)
 
     @cached_property
     def _single(self) -> dict[str, Tensor]:
@@ -28,6 +29,10 @@ class Weights:
         """The tensor of that name, or of the first name that a pattern stands for."""
         found = self._groups.get(name)
         return found or self._single.get(name) or self._single.get(next(expand(name)))
+
+    def adapter(self, module: str, name: str) -> Tensor | None:
+        """The tensor that an adapter has put into a module, if one is there."""
+        return self.find(f"{module}.{name}") if self.adapters else None
 
     def of(self, name: str) -> tuple[str, bool]:
         """(dtype it is kept in, whether it learns)."""

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm, Raw, Scale, Softcap, TransposedLinear
 from memcalc.tape import functions as f
+from memcalc.tape.autograd import Leaf
+from memcalc.tape.hf.adapters import adapted
 from memcalc.tape.rules import Around, rule
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ def linear(t: Tape, block: Linear, x: Value, _: Around) -> Value:
     """nn.Linear."""
     weight = t.weight("weight", (block.outputs, block.inputs), block.tied_to)
     bias = t.weight("bias", (block.outputs,), block.bias_tied_to) if block.bias else None
-    return f.linear(x, weight, bias)
+    return adapted(t, x, f.linear(x, weight, bias))
 
 
 @rule(TransposedLinear)
@@ -26,8 +28,8 @@ def transposed_linear(t: Tape, block: TransposedLinear, x: Value, _: Around) -> 
     """Conv1D.forward: addmm over flattened rows (transformers, pytorch_utils.py)."""
     shape = (*x.shape[:-1], block.outputs)
     weight, bias = t.weight("weight", (block.inputs, block.outputs)), t.weight("bias", (block.outputs,))
-    x = f.addmm(f.view(x, -1, block.inputs), weight, bias)
-    return f.view(x, *shape)
+    out = f.addmm(f.view(x, -1, block.inputs), weight, bias)
+    return adapted(t, x, f.view(out, *shape))
 
 
 @rule(Embedding)
@@ -36,10 +38,18 @@ def embedding(t: Tape, block: Embedding, x: Value, around: Around) -> Value:
     weight = t.weight("weight", (block.rows, block.width), block.tied_to)
     if x.dtype == "int64" and block.index == "tokens":
         out = f.embedding(x, weight)
-        return f.scale(out) if block.scaled else out
+        out = f.scale(out) if block.scaled else out
+        return asking(t, out)
     index = indices(t, block.index, x, around)
     out = f.embedding(index, weight)
     return out if x.dtype == "int64" else f.add(x, out)
+
+
+def asking(t: Tape, out: Value) -> Value:
+    """enable_input_require_grads: with adapters and checkpointing the embedding's output asks for a gradient itself."""
+    if t.setting.checkpoint and t.weights.adapters and out.node is None:
+        out.node = Leaf(t, out)
+    return out
 
 
 def indices(t: Tape, kind: str, x: Value, around: Around) -> Value:

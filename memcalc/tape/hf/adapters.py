@@ -1,0 +1,24 @@
+"""Adapters on linear layers (peft, tuners/lora/layer.py)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.tape import functions as f
+
+if TYPE_CHECKING:
+    from memcalc.tape.recorder import Tape
+    from memcalc.tape.values import Value
+
+
+def adapted(t: Tape, x: Value, out: Value) -> Value:
+    """Linear.forward of a LoRA layer: the base layer's output, plus B(A(dropout(x))) scaled, where there is an adapter."""
+    first = t.weights.adapter(t.path, "lora_A.default.weight")
+    second = t.weights.adapter(t.path, "lora_B.default.weight")
+    if first is None or second is None:
+        return out
+    down, up = t.weight("lora_A.default.weight", first.shape), t.weight("lora_B.default.weight", second.shape)
+    dtype = out.dtype
+    x = f.to(x, down.dtype)
+    out = f.add(out, f.scale(f.linear(f.linear(f.dropout(x, t.setting.lora_dropout), down), up)))
+    return f.to(out, dtype)
