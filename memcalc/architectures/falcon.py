@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from memcalc.model import Model
 
 
-@architecture("falcon")
+@architecture("falcon", "refinedweb", "refinedwebmodel")
 def falcon(c: Dimensions) -> Model:
     """Decoder with fused query, key and value whose layer has one of three forms (Almazrouei et al. 2023)."""
     if c.get("n_embed"):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from memcalc.model import Model
 
 
-@architecture("stablelm")
+@architecture("stablelm", "stablelm_epoch")
 def stablelm(c: Dimensions) -> Model:
     """Pre-norm decoder with LayerNorm, rotary positions on a quarter of each head and a gated MLP (Bellagente 2024)."""
     c = c.but(head_dim=None)  # the class derives it, whatever the config says
