@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
-from memcalc.architectures.decoder import attention, causal_lm, decoder, fused_attention, gated_mlp, pre_norm_layer, rms, tokens
+from memcalc.architectures.decoder import (
+    attention,
+    causal_lm,
+    decoder,
+    fused_attention,
+    gated_mlp,
+    pre_norm_layer,
+    rms,
+    tokens,
+)
 from memcalc.blocks.base import repeat, residual, sequence
 from memcalc.blocks.basic import Linear
 from memcalc.blocks.mlp import Mlp
