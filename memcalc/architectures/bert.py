@@ -49,6 +49,7 @@ def bert_heads(c: Dimensions, prefix: str) -> Heads:
     return {
         "ForMaskedLM": (lm,),
         "LMHeadModel": (lm,),
+        "ForCausalLM": (lm,),
         "ForPreTraining": (Fork("", (lm, next_sentence)),),
         "ForNextSentencePrediction": (next_sentence,),
         "ForSequenceClassification": (pooled, drop, Linear("classifier", c.hidden_size, labels(c), bias=True)),
@@ -72,7 +73,7 @@ def roberta(c: Dimensions) -> Model:
     )
     layers = Sequence("encoder", (repeat("layer", c.num_hidden_layers, post_norm_layer(c)),))
     base = sequence(embeddings(c, positions="token-positions", tied_to=tied), layers)
-    return _roberta_model(c, base, owner=owner)
+    return roberta_model(c, base, owner=owner)
 
 
 @architecture("xlm-roberta-xl")
@@ -84,7 +85,7 @@ def xlm_roberta_xl(c: Dimensions) -> Model:
         residual(norm(c, "LayerNorm"), feed_forward(c), dropout(c)),
     )
     layers = Sequence("encoder", (repeat("layer", c.num_hidden_layers, layer), norm(c, "LayerNorm")))
-    return _roberta_model(c, sequence(embeddings(c, positions="token-positions", norm=False), layers))
+    return roberta_model(c, sequence(embeddings(c, positions="token-positions", norm=False), layers))
 
 
 def _pre_norm(c: Dimensions, name: str) -> Block | None:
@@ -94,17 +95,17 @@ def _pre_norm(c: Dimensions, name: str) -> Block | None:
     return residual(norm(c, f"{name}.self_attn_layer_norm"), self_attention(c, name, cross=cross), dropout(c))
 
 
-def _roberta_model(c: Dimensions, base: Sequence, *, owner: bool = False) -> Model:
+def roberta_model(c: Dimensions, base: Sequence, prefix: str = "roberta", *, owner: bool = False) -> Model:
     """The base under RoBERTa's heads; positions begin after the padding index."""
     drop, hidden = classifier_dropout(c), c.hidden_size
-    lm = masked_lm(c, "lm_head", "dense", "layer_norm", "roberta.embeddings.word_embeddings.weight", owner=owner)
+    lm = masked_lm(c, "lm_head", "dense", "layer_norm", f"{prefix}.embeddings.word_embeddings.weight", owner=owner)
     heads: Heads = {
         "ForMaskedLM": (lm,),
         "ForCausalLM": (lm,),
         "ForSequenceClassification": (classification_head(c, drop),),
-        "ForMultipleChoice": (pooler(c, "roberta.pooler"), dropout(c), Linear("classifier", hidden, 1, bias=True)),
+        "ForMultipleChoice": (pooler(c, f"{prefix}.pooler"), dropout(c), Linear("classifier", hidden, 1, bias=True)),
         "ForTokenClassification": (drop, Linear("classifier", hidden, labels(c), bias=True)),
         "ForQuestionAnswering": (Linear("qa_outputs", hidden, labels(c), bias=True),),
     }
     longest = c.max_position_embeddings - c.pad_token_id - 1
-    return with_head(c, "roberta", base, heads, (pooler(c, "pooler"),), context=longest)
+    return with_head(c, prefix, base, heads, (pooler(c, "pooler"),), context=longest)

@@ -28,7 +28,7 @@ def embeddings(
     words = Embedding("word_embeddings", c.vocab_size, width, tied_to=tied_to)
     types = Embedding("token_type_embeddings", c.type_vocab_size, width, index="types")
     places = Embedding("position_embeddings", c.max_position_embeddings, width, index=positions or "positions")
-    terms = (words, types, places) if positions else (words, types)
+    terms = (words, types, places) if positions else (words, types) if c.type_vocab_size else (words,)
     after = Norm("LayerNorm", width, "layer") if norm else None
     return sequence(Sum("", terms), after, dropout(c), name="embeddings")
 

@@ -1,0 +1,87 @@
+"""Encoders that are BERT or RoBERTa but for a detail: ERNIE, Megatron-BERT, RoBERTa-PreLayerNorm, data2vec, RemBERT."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from memcalc.architectures import architecture
+from memcalc.architectures.bert import bert_heads, roberta_model
+from memcalc.architectures.encoder import dropout, embeddings, feed_forward, norm, post_norm_layer, self_attention
+from memcalc.architectures.heads import labels, pooler, with_head
+from memcalc.blocks.base import Block, Sequence, repeat, residual, sequence
+from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm
+from memcalc.blocks.image import Sum
+
+if TYPE_CHECKING:
+    from memcalc.architectures.heads import Heads
+    from memcalc.dimensions import Dimensions
+    from memcalc.model import Model
+
+
+@architecture("ernie")
+def ernie(c: Dimensions) -> Model:
+    """BERT, with an embedding of the task where the config asks for it (Sun et al. 2019)."""
+    before = embeddings(c)
+    if c.use_task_id:
+        task = Embedding("task_type_embeddings", c.task_type_vocab_size, c.hidden_size, index="types")
+        summed, *rest = before.blocks
+        before = replace(before, blocks=(Sum("", (*summed.parts(), task)), *rest))
+    layers = Sequence("encoder", (repeat("layer", c.num_hidden_layers, post_norm_layer(c)),))
+    return with_head(c, "ernie", sequence(before, layers), bert_heads(c, "ernie"), (pooler(c, "pooler"),))
+
+
+def _pre_norm_layer(c: Dimensions, inside: str, before_feed: str) -> Sequence:
+    """Self-attention, cross-attention where the config adds it, and feed-forward, each after a norm."""
+    names = ("attention", "crossattention") if c.is_decoder and c.add_cross_attention else ("attention",)
+    mixers: list[Block] = [
+        residual(norm(c, f"{name}.{inside}"), self_attention(c, name, cross=name != "attention"), dropout(c))
+        for name in names
+    ]
+    return sequence(*mixers, residual(norm(c, before_feed), feed_forward(c), dropout(c)))
+
+
+@architecture("megatron-bert")
+def megatron_bert(c: Dimensions) -> Model:
+    """BERT with norms before each block and behind the last (Shoeybi et al. 2019)."""
+    layers = repeat("layer", c.num_hidden_layers, _pre_norm_layer(c, "ln", "ln"))
+    base = sequence(embeddings(c, norm=False), Sequence("encoder", (layers, norm(c, "ln"))))
+    return with_head(c, "bert", base, bert_heads(c, "bert"), (pooler(c, "pooler"),))
+
+
+@architecture("roberta-prelayernorm")
+def roberta_prelayernorm(c: Dimensions) -> Model:
+    """RoBERTa with norms before each block and behind the last (Ott et al. 2019, fairseq's --encoder-normalize-before)."""
+    layers = repeat("layer", c.num_hidden_layers, _pre_norm_layer(c, "LayerNorm", "intermediate.LayerNorm"))
+    base = sequence(embeddings(c, positions="token-positions"), Sequence("encoder", (layers,)), norm(c, "LayerNorm"))
+    return roberta_model(c, base, "roberta_prelayernorm")
+
+
+@architecture("data2vec-text")
+def data2vec_text(c: Dimensions) -> Model:
+    """RoBERTa under another name (Baevski et al. 2022)."""
+    layers = Sequence("encoder", (repeat("layer", c.num_hidden_layers, post_norm_layer(c)),))
+    return roberta_model(c, sequence(embeddings(c, positions="token-positions"), layers), "data2vec_text")
+
+
+@architecture("rembert")
+def rembert(c: Dimensions) -> Model:
+    """BERT with a narrow embedding in and a wide one out, which are never tied (Chung et al. 2020)."""
+    narrow, wide, hidden = c.input_embedding_size, c.output_embedding_size, c.hidden_size
+    project = Linear("embedding_hidden_mapping_in", narrow, hidden, bias=True)
+    encoder = Sequence("encoder", (project, repeat("layer", c.num_hidden_layers, post_norm_layer(c))))
+    lm = sequence(
+        Linear("dense", hidden, wide, bias=True), Activation("", c.hidden_act), Norm("LayerNorm", wide, "layer"),
+        Linear("decoder", wide, c.vocab_size, bias=True), name="cls.predictions",
+    )  # fmt: skip
+    drop, pooled = Dropout("", float(c.classifier_dropout_prob)), pooler(c, "rembert.pooler")
+    classifier = Linear("classifier", hidden, labels(c), bias=True)
+    heads: Heads = {
+        "ForMaskedLM": (lm,),
+        "ForCausalLM": (lm,),
+        "ForSequenceClassification": (pooled, drop, classifier),
+        "ForMultipleChoice": (pooled, drop, replace(classifier, outputs=1)),
+        "ForTokenClassification": (drop, classifier),
+        "ForQuestionAnswering": (Linear("qa_outputs", hidden, labels(c), bias=True),),
+    }
+    return with_head(c, "rembert", sequence(embeddings(c, narrow), encoder), heads, (pooler(c, "pooler"),))
