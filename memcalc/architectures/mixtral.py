@@ -41,7 +41,7 @@ def olmoe(c: Dimensions) -> Model:
     k_norm = rms("k_norm", c.hidden_size // c.num_attention_heads * kv_heads(c))
     clip = float(c.get("clip_qkv") or 0.0)
     mixer = attention(c, bias=c.attention_bias, q_norm=q_norm, k_norm=k_norm, clip=clip)
-    gate = router(c, c.num_experts, normalized=c.norm_topk_prob)
+    gate = router(c, c.num_experts, normalized=c.norm_topk_prob, cast_back=True)
     layer = pre_norm_layer(c, mixer, mixture(c, gate, c.intermediate_size))
     return decoder(c, repeat("layers", c.num_hidden_layers, layer))
 

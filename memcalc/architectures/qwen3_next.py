@@ -51,7 +51,7 @@ def qwen3_5_tower(c: Dimensions) -> tuple[Block, ...]:
 
 def qwen3_5_text_layers(c: Dimensions) -> Stack:
     """The numbered layers of Qwen3.5's text tower."""
-    gate = router(c, c.num_experts) if "num_experts" in c else None
+    gate = router(c, c.num_experts, cast_back=True) if "num_experts" in c else None
     shared = shared_expert(c, c.shared_expert_intermediate_size) if gate else {}
     feed = mixture(c, gate, c.moe_intermediate_size, **shared) if gate else gated_mlp(c)
     return interleaved("layers", layer_types(c), lambda kind: hybrid_layer(c, kind, feed, fused=False))

@@ -64,4 +64,5 @@ def feed_forward(c: Dimensions, sparse: bool, *, shared: bool = True) -> Block:
     if not sparse:
         return gated_mlp(c)
     beside = shared_expert(c, c.shared_expert_intermediate_size) if shared else {}
-    return mixture(c, router(c, c.num_experts, normalized=bool(c.norm_topk_prob)), c.moe_intermediate_size, **beside)
+    gate = router(c, c.num_experts, normalized=bool(c.norm_topk_prob), cast_back=True)
+    return mixture(c, gate, c.moe_intermediate_size, **beside)

@@ -62,7 +62,8 @@ class Router(Block):
 
     `scores` turns logits into weights: 'softmax' over all experts before the choice, 'softmax-chosen' over the chosen
     ones after it, or 'sigmoid' of each. `normalized` divides the chosen weights by their sum. Where `expert_groups` > 1
-    `kept_groups` groups of experts are chosen first. `fp32` where the logits themselves are computed in fp32.
+    `kept_groups` groups of experts are chosen first. `fp32` where the logits themselves are computed in fp32;
+    `cast_back` where the chosen weights are cast to the logits' dtype.
     `correction` names a buffer [experts] that is added for the choice (DeepSeek-V3); `table` is (rows, top_k) of a
     fixed choice by token id (DeepSeek-V4), `extra` what else the module holds. `formula` names the family whose
     forward it is, where this doesn't say all.
@@ -79,6 +80,7 @@ class Router(Block):
     fp32: bool = False
     correction: str = ""
     table: tuple[int, ...] = ()
+    cast_back: bool = False
     formula: str = ""
     extra: tuple[Param, ...] = ()
 
