@@ -38,23 +38,41 @@ def architecture(*model_types: str) -> Callable[[Builder], Builder]:
 def dimensions(model_type: str, given: Mapping[str, Any], source: str = "the model") -> Dimensions:
     """The keys of a config.json over its class's defaults; nested configs get the defaults of their own type."""
     card = find("architectures", model_type)
-    nested = {
-        key: dimensions(str((given.get(key) or {}).get("model_type") or default), given.get(key) or {}, source)
-        for key, default in card.get("sub_configs", {}).items()
-    }
+    nested = {key: _nested(spec, key, given, source) for key, spec in card.get("sub_configs", {}).items()}
     defaults = {"architectures": [card.get("class", "")], "model_type": model_type, **card.get("defaults", {})}
     return Dimensions(given, defaults, card.get("renamed", {}), nested, source)
+
+
+def _nested(spec: str | Mapping[str, Any], key: str, given: Mapping[str, Any], source: str) -> Dimensions:
+    """The dimensions of a nested config: of the type it names, else of its card's.
+
+    A card may write `{type: …, fixed: true, absent: {…}, flat: true}`: `fixed` where the type named in the file doesn't
+    count (the library's class is given), `absent` for the values where the whole nested config is absent, `flat` where
+    its keys then stand among those around it.
+    """
+    rule: Mapping[str, Any] = {"type": spec} if isinstance(spec, str) else spec
+    inner = dict(rule.get("absent", {}) if given.get(key) is None else given[key])
+    if rule.get("flat") and given.get(key) is None:
+        inner = {k: v for k, v in given.items() if k not in ("architectures", "model_type")}
+    if rule.get("fixed"):
+        inner["model_type"] = rule["type"]
+    return dimensions(str(inner.get("model_type") or rule["type"]), inner, source)
+
+
+def model_of(c: Dimensions) -> Model:
+    """The model of nested dimensions: a text or image tower. RunInvalid where no architecture has its type."""
+    card = find("architectures", c.model_type)
+    import_module(f"memcalc.architectures.{card['module']}")
+    return _BUILDERS[card["id"]](c)
 
 
 def build(model_type: str, given: Mapping[str, Any], source: str = "the model") -> Model:
     """The model that a config.json of this type describes; UnknownName where no architecture has the type."""
     if not has("architectures", model_type):
         raise UnknownName("architecture", model_type, model_types(), _OTHERWISE)
-    card = find("architectures", model_type)
     known = dimensions(model_type, given, source)
-    import_module(f"memcalc.architectures.{card['module']}")
     try:
-        return _BUILDERS[card["id"]](known)
+        return model_of(known.but(model_type=model_type))
     except MemcalcError:
         raise
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
@@ -81,4 +99,4 @@ def model_types() -> list[str]:
     return names("architectures")
 
 
-__all__ = ["RunInvalid", "architecture", "build", "dimensions", "model_types", "type_of_class"]
+__all__ = ["RunInvalid", "architecture", "build", "dimensions", "model_of", "model_types", "type_of_class"]

@@ -1,0 +1,113 @@
+"""LLaVA and kin: an image encoder, a small projector, a language model (Liu et al. 2023)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.architectures import architecture
+from memcalc.architectures.multimodal import image_text, tied, tower
+from memcalc.architectures.vision import grid, image
+from memcalc.blocks.base import Sequence, sequence
+from memcalc.blocks.basic import Activation, Linear, Norm, Raw
+from memcalc.blocks.image import MergeNeighbours, Pool
+from memcalc.blocks.multimodal import Images
+
+if TYPE_CHECKING:
+    from memcalc.blocks.base import Block
+    from memcalc.dimensions import Dimensions
+    from memcalc.model import Model
+
+
+@architecture("llava", "llava_onevision")
+def llava(c: Dimensions) -> Model:
+    """CLIP's image tokens through a two-layer projector; OneVision adds a token that ends a row of patches."""
+    newline = (_newline(c),) if c.model_type == "llava_onevision" else ()
+    return image_text(c, _images(c, _projector(c)), tower(c.text_config, "language_model"), tie=tied(c), extra=newline)
+
+
+@architecture("llava_next")
+def llava_next(c: Dimensions) -> Model:
+    """LLaVA on several crops of an image (Liu et al. 2024)."""
+    text, tie = tower(c.text_config, "language_model"), bool(c.tie_word_embeddings)
+    return image_text(c, _images(c, _projector(c)), text, tie=tie, extra=(_newline(c),))
+
+
+def _newline(c: Dimensions) -> Raw:
+    return Raw("image_newline", (c.text_config.hidden_size,))
+
+
+def _images(c: Dimensions, projector: Block, *, tokens: int = -1, name: str = "vision_tower") -> Images:
+    """The image tower and the projector; as many tokens as patches where nothing else is said."""
+    v = c.vision_config
+    count = tokens if tokens >= 0 else grid(v) if "image_size" in v else 0
+    return Images("", (tower(v, name), projector), image(v), count)
+
+
+def _features(c: Dimensions) -> int:
+    """How many of the tower's layers the projector reads side by side."""
+    layers = c.get("vision_feature_layer", -1)
+    return len(layers) if isinstance(layers, list) else 1
+
+
+def _two_layers(c: Dimensions, inputs: int, *, bias: bool = True) -> tuple[Block, ...]:
+    wide = c.text_config.hidden_size
+    first, second = Linear("linear_1", inputs, wide, bias), Linear("linear_2", wide, wide, bias)
+    return first, Activation("", c.projector_hidden_act), second
+
+
+def _projector(c: Dimensions) -> Sequence:
+    inputs = c.vision_config.hidden_size * _features(c)
+    return Sequence("multi_modal_projector", _two_layers(c, inputs, bias=bool(c.multimodal_projector_bias)))
+
+
+@architecture("paligemma")
+def paligemma(c: Dimensions) -> Model:
+    """SigLIP's image tokens through one linear layer, Gemma on top (Beyer et al. 2024)."""
+    linear = Linear("linear", c.vision_config.hidden_size, c.projection_dim, bias=True)
+    images = _images(c, sequence(linear, name="multi_modal_projector"))
+    return image_text(c, images, tower(c.text_config, "language_model"), tie=bool(c.tie_word_embeddings))
+
+
+@architecture("gemma3")
+def gemma3(c: Dimensions) -> Model:
+    """SigLIP's image tokens pooled to `mm_tokens_per_image`, normed, projected; Gemma 3 on top."""
+    wide, hidden = c.vision_config.hidden_size, c.text_config.hidden_size
+    side = int(grid(c.vision_config) ** 0.5) // int(c.mm_tokens_per_image**0.5)
+    projector = sequence(
+        Pool("", "average", side, side), Norm("mm_soft_emb_norm", wide, "rms", "gemma"),
+        Raw("mm_input_projection_weight", (wide, hidden)), name="multi_modal_projector",
+    )  # fmt: skip
+    images = _images(c, projector, tokens=c.mm_tokens_per_image)
+    return image_text(c, images, tower(c.text_config, "language_model"), tie=bool(c.tie_word_embeddings))
+
+
+@architecture("mistral3")
+def mistral3(c: Dimensions) -> Model:
+    """Pixtral's image tokens merged two by two, through a two-layer projector, Mistral on top."""
+    wide, merge = c.vision_config.hidden_size, c.spatial_merge_size
+    patches = sequence(MergeNeighbours("", merge), Linear("merging_layer", wide * merge**2, wide), name="patch_merger")
+    layers = _two_layers(c, wide * _features(c), bias=bool(c.multimodal_projector_bias))
+    projector = sequence(Norm("norm", wide, "rms"), patches, *layers, name="multi_modal_projector")
+    images = _images(c, projector, tokens=0)
+    return image_text(c, images, tower(c.text_config, "language_model"), tie=bool(c.tie_word_embeddings))
+
+
+@architecture("internvl")
+def internvl(c: Dimensions) -> Model:
+    """InternViT's tokens shuffled four to one, normed, through a two-layer projector (Chen et al. 2024)."""
+    factor = int(1 / c.downsample_ratio)
+    inputs = c.vision_config.hidden_size * factor**2
+    norm = Norm("layer_norm", inputs, "layer")
+    projector = sequence(MergeNeighbours("", factor), norm, *_two_layers(c, inputs), name="multi_modal_projector")
+    images = _images(c, projector, tokens=grid(c.vision_config) // factor**2)
+    return image_text(c, images, tower(c.text_config, "language_model"), tie=bool(c.tie_word_embeddings))
+
+
+@architecture("idefics3", "smolvlm")
+def idefics3(c: Dimensions) -> Model:
+    """SigLIP's tokens shuffled `scale_factor`² to one and projected; a Llama on top (Laurençon et al. 2024)."""
+    factor, wide = c.scale_factor, c.vision_config.hidden_size
+    shuffle = sequence(Linear("proj", wide * factor**2, c.text_config.hidden_size), name="modality_projection")
+    connector = sequence(MergeNeighbours("", factor), shuffle, name="connector")
+    images = _images(c, connector, tokens=grid(c.vision_config) // factor**2, name="vision_model")
+    return image_text(c, images, tower(c.text_config, "text_model"), tie=bool(c.tie_word_embeddings))

@@ -1,0 +1,51 @@
+"""Models of images and text: an image tower, a projector, and a language model that reads both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.architectures import model_of
+from memcalc.architectures.vision import class_name, labels, unknown_class
+from memcalc.blocks.base import Block, Sequence, sequence
+from memcalc.blocks.basic import Linear
+from memcalc.blocks.image import Select
+from memcalc.model import Model
+
+if TYPE_CHECKING:
+    from memcalc.blocks.multimodal import Images
+    from memcalc.dimensions import Dimensions
+
+
+def tower(c: Dimensions, name: str) -> Sequence:
+    """The bare base model of a nested config, under this name."""
+    return Sequence(name, _blocks(model_of(c.but(architectures=["Model"])).body))
+
+
+def _blocks(body: Block) -> tuple[Block, ...]:
+    return body.blocks if isinstance(body, Sequence) else (body,)
+
+
+def tied(c: Dimensions) -> bool:
+    """Whether head and embedding share memory; some older files say so in the text's config only."""
+    return bool(c.get("tie_word_embeddings")) or bool(c.text_config.get("tie_word_embeddings"))
+
+
+def image_text(c: Dimensions, images: Images, text: Sequence, *, tie: bool, extra: tuple[Block, ...] = ()) -> Model:
+    """`extra` tensors, the images and the text under `model`, and the head of the config's class.
+
+    A class that ends in ForCausalLM is the language model alone, with its own names.
+    """
+    name, t = class_name(c), c.text_config
+    if name.endswith("ForCausalLM"):
+        return model_of(t.but(architectures=[name], tie_word_embeddings=tie))
+    base = sequence(*extra, images, text, name="model")
+    context = int(t.get("max_position_embeddings") or 0)
+    if name.endswith("ForConditionalGeneration"):
+        source = f"model.{text.name}.embed_tokens.weight" if tie else ""
+        return Model(sequence(base, Linear("lm_head", t.hidden_size, t.vocab_size, tied_to=source)), context=context)
+    if name.endswith("ForSequenceClassification"):
+        score = Linear("score", t.hidden_size, labels(c))
+        return Model(sequence(base, score, Select("", "last")), "classifier", context)
+    if not name.endswith("Model"):
+        raise unknown_class(c)
+    return Model(Sequence("", base.blocks), "encoder", context)

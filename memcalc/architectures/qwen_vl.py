@@ -1,0 +1,126 @@
+"""Qwen's models of images and text: 2-VL, 2.5-VL, 3-VL and 3.5, a ViT of its own before Qwen's decoder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.architectures import architecture
+from memcalc.architectures.multimodal import image_text, tied, tower
+from memcalc.architectures.qwen import qwen2, qwen3
+from memcalc.architectures.qwen_moe import qwen3_moe
+from memcalc.architectures.vision import mlp, pair
+from memcalc.blocks.attention import Attention
+from memcalc.blocks.base import Block, Sequence, repeat, residual, sequence, stack
+from memcalc.blocks.basic import Activation, Conv, Embedding, Linear, Norm
+from memcalc.blocks.image import MergeNeighbours
+from memcalc.blocks.mlp import Mlp
+from memcalc.blocks.multimodal import ConvTokens, Images
+from memcalc.model import Model
+
+if TYPE_CHECKING:
+    from memcalc.dimensions import Dimensions
+
+
+@architecture("qwen2_vl", "qwen2_5_vl")
+def qwen2_vl(c: Dimensions) -> Model:
+    """Qwen2-VL (Wang et al. 2024) and Qwen2.5-VL (Bai et al. 2025)."""
+    return image_text(c, _images(c), tower(c.text_config, "language_model"), tie=tied(c))
+
+
+@architecture("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
+def qwen3_vl(c: Dimensions) -> Model:
+    """Qwen3-VL, whose tower also feeds the first layers of the text (DeepStack), and Qwen3.5."""
+    return image_text(c, _images(c), tower(c.text_config, "language_model"), tie=bool(c.tie_word_embeddings))
+
+
+@architecture("qwen2_vl_text", "qwen2_5_vl_text")
+def qwen2_vl_text(c: Dimensions) -> Model:
+    """Qwen 2's decoder, its rotary positions on three axes."""
+    return qwen2(c)
+
+
+@architecture("qwen3_vl_text")
+def qwen3_vl_text(c: Dimensions) -> Model:
+    """Qwen 3's decoder, its rotary positions on three axes."""
+    return qwen3(c)
+
+
+@architecture("qwen3_vl_moe_text")
+def qwen3_vl_moe_text(c: Dimensions) -> Model:
+    """Qwen 3's mixture of experts, its rotary positions on three axes."""
+    return qwen3_moe(c)
+
+
+def _images(c: Dimensions) -> Images:
+    return Images("", (tower(c.vision_config, "visual"),))
+
+
+@architecture("qwen2_vl_vision")
+def qwen2_vl_vision(c: Dimensions) -> Model:
+    """LayerNorms and plain MLPs; `hidden_size` is the text's."""
+    v = c.but(hidden_size=c.embed_dim)
+    layer = _layer(v, mlp(v, int(v.hidden_size * v.mlp_ratio)), "layer")
+    return _visual(v, repeat("blocks", c.depth, layer), _merger(v, c.hidden_size, "layer"), bias=False)
+
+
+@architecture("qwen2_5_vl_vision")
+def qwen2_5_vl_vision(c: Dimensions) -> Model:
+    """RMSNorms, gated MLPs, attention within windows but for a few layers."""
+    hidden, width = c.hidden_size, c.intermediate_size
+    gate, up = (Linear(name, hidden, width, bias=True) for name in ("gate_proj", "up_proj"))
+    feed = Mlp("mlp", up, Linear("down_proj", width, hidden, bias=True), gate, activation=c.hidden_act, width=width)
+    side = c.window_size // pair(c.patch_size)[0]
+    full, local = _layer(c, feed, "rms"), _layer(c, feed, "rms", side**2)
+    layers: list[Block] = [full if i in c.fullatt_block_indexes else local for i in range(c.depth)]
+    return _visual(c, stack("blocks", layers), _merger(c, c.out_hidden_size, "rms"), bias=False)
+
+
+@architecture("qwen3_vl_vision", "qwen3_vl_moe_vision", "qwen3_5_vision", "qwen3_5_moe_vision")
+def qwen3_vl_vision(c: Dimensions) -> Model:
+    """Learned positions besides rotary ones; some layers' states merged for the text's first layers (DeepStack)."""
+    layer = _layer(c, mlp(c, names=("linear_fc1", "linear_fc2")), "layer")
+    places = Embedding("pos_embed", c.num_position_embeddings, c.hidden_size, index="token-positions")
+    deep = stack("deepstack_merger_list", [_merger3(c, "", after=True)] * len(c.get("deepstack_visual_indexes") or ()))
+    ends = (deep if deep.layers else None, _merger3(c, "merger"))
+    return _visual(c, repeat("blocks", c.depth, layer), sequence(*ends), bias=True, places=places)
+
+
+def _visual(c: Dimensions, layers: Block, end: Block, *, bias: bool, places: Block | None = None) -> Model:
+    """Patches of two frames, the layers, and the merger that makes tokens of the text."""
+    kernel = (_first(c.temporal_patch_size), *pair(c.patch_size))
+    conv = Conv("proj", c.in_channels, c.hidden_size, kernel, kernel, bias=bias)
+    cut = sequence(ConvTokens("", conv), name="patch_embed")
+    return Model(sequence(cut, places, layers, end), "encoder")
+
+
+def _first(value: int | list[int]) -> int:
+    return value[0] if isinstance(value, list) else value
+
+
+def _layer(c: Dimensions, feed: Block, norm: str, local: int = 0) -> Sequence:
+    """norm1, attn (qkv fused), norm2, mlp; attention among the patches of an image, or of a window of it."""
+    hidden, heads = c.hidden_size, c.num_heads
+    mixer = Attention(
+        "attn", heads, heads, hidden // heads,
+        qkv=Linear("qkv", hidden, 3 * hidden, bias=True), out=Linear("proj", hidden, hidden, bias=True),
+        rotary_dim=hidden // heads, causal=False, window=local, formula="qwen-vision",
+    )  # fmt: skip
+    first, second = Norm("norm1", hidden, norm), Norm("norm2", hidden, norm)  # type: ignore[arg-type]
+    return sequence(residual(first, mixer), residual(second, feed))
+
+
+def _merger(c: Dimensions, outputs: int, norm: str) -> Sequence:
+    """Four neighbouring tokens, normed and concatenated, through two linear layers."""
+    wide = c.hidden_size * c.spatial_merge_size**2
+    first, second = Linear("0", wide, wide, bias=True), Linear("2", wide, outputs, bias=True)
+    layers = Sequence("mlp", (first, Activation("", "gelu"), second))
+    ln = Norm("ln_q", c.hidden_size, norm)  # type: ignore[arg-type]
+    return sequence(ln, MergeNeighbours("", c.spatial_merge_size), layers, name="merger")
+
+
+def _merger3(c: Dimensions, name: str, *, after: bool = False) -> Sequence:
+    """The same with Qwen3-VL's names; the DeepStack ones norm the four together."""
+    wide = c.hidden_size * c.spatial_merge_size**2
+    norm, merge = Norm("norm", wide if after else c.hidden_size, "layer"), MergeNeighbours("", c.spatial_merge_size)
+    first, second = Linear("linear_fc1", wide, wide, bias=True), Linear("linear_fc2", wide, c.out_hidden_size, bias=True)
+    return sequence(*((merge, norm) if after else (norm, merge)), first, Activation("", "gelu"), second, name=name)

@@ -1,0 +1,33 @@
+"""What models of images and text add: images that become tokens of the text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memcalc.blocks.base import Block, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Images(Sequence):
+    """Reads the images of a sequence; what it yields takes the place of the image tokens among the embeddings.
+
+    `image` is (channels, height, width) of one image, empty where images may have any size. `tokens` is how many
+    tokens of the text one image becomes, 0 where that depends on its size. The text runs without it where a batch has
+    no images.
+    """
+
+    image: tuple[int, ...] = ()
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ConvTokens(Block):
+    """Patches that come as rows of pixels [patches, channels * frames * height * width], through a convolution.
+
+    Its kernel is a whole patch: a linear map of every row (Qwen2-VL's patch embedding).
+    """
+
+    conv: Block | None = None
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return (self.conv,) if self.conv else ()
