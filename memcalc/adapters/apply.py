@@ -184,7 +184,7 @@ def _warnings(lora: Lora, tensors: tuple[Tensor, ...], sites: tuple[Site, ...]) 
     """What is likely not meant."""
     for name in copies.missing(lora.save_modules, tensors):
         yield f"save_modules: no module is named {name}; peft trains nothing for it"
-    if isinstance(lora.targets, tuple) and sites:
+    if isinstance(lora.targets, tuple) and sites and not any(site.parameter for site in sites):
         for name in targets.unmatched(lora.targets, sites):
             yield f"targets: no module is named {name}; peft adapts only the others"
     if lora.method == "adalora" and lora.rank is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from memcalc.adapters.patterns import chosen
+from memcalc.adapters.patterns import chosen, sample
 from memcalc.quantization.skips import Skips, skips_of
 from memcalc.quantization.storage import Scheme, Spec, StoredPart, scheme
 from memcalc.tensors import Tensor
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from memcalc.dimensions import Dimensions
+
+SAVED = ".modules_to_save."
 
 __all__ = ["Scheme", "Stored", "StoredPart", "quantize", "scheme", "weight_storage"]
 
@@ -44,8 +46,9 @@ def quantize(
         tensors = tuple(replace(t, trainable=False) for t in tensors)
     base = tuple(t for t in tensors if t.role != "adapter" and not t.trainable)
     skips = skips_of(how, base, model_type, dimensions)
-    stored = tuple(part for t in tensors for part in _stored(t, how, skips, compute_dtype))
-    return Stored(stored, tuple(_notes(how, stored)), tuple(_warnings(how, stored)))
+    copied = {t.name.partition(SAVED)[0] for t in tensors if t.trainable and SAVED in t.name}
+    stored = tuple(part for t in tensors for part in _stored(t, how, skips, compute_dtype, copied))
+    return Stored(stored, tuple(_notes(how, stored)), tuple(_warnings(how, stored, skips, copied)))
 
 
 def weight_storage(spec: Spec, shape: tuple[int, ...], compute_dtype: str = "bf16") -> tuple[StoredPart, ...]:
@@ -53,7 +56,7 @@ def weight_storage(spec: Spec, shape: tuple[int, ...], compute_dtype: str = "bf1
     return scheme(spec).stores(shape, compute_dtype) or ()
 
 
-def _stored(tensor: Tensor, how: Scheme, skips: Skips, compute: str) -> Iterator[Tensor]:
+def _stored(tensor: Tensor, how: Scheme, skips: Skips, compute: str, copied: set[str]) -> Iterator[Tensor]:
     wide = "fp32" if how.upcast and how.prepared else ""
     packable = tensor.role in how.roles and len(tensor.shape) >= 2 and not (tensor.trainable or tensor.tied_to or tensor.buffer)
     if not packable:
@@ -64,7 +67,7 @@ def _stored(tensor: Tensor, how: Scheme, skips: Skips, compute: str) -> Iterator
     end = tensor.name[len(module):]
 
     def left(name: str) -> bool:
-        return parts is None or skips.skips(name)
+        return parts is None or module in copied or skips.skips(name)
 
     for pattern, count, stays in chosen(module, tensor.count, left, alike=skips.alike(module)):
         group = replace(tensor, name=pattern + end, count=count)
@@ -101,7 +104,12 @@ def _notes(how: Scheme, after: Iterable[Tensor]) -> Iterator[str]:
         yield "what is not packed is cast to fp32 (prepare_model_for_kbit_training)"
 
 
-def _warnings(how: Scheme, after: Iterable[Tensor]) -> Iterator[str]:
+def _warnings(how: Scheme, after: Iterable[Tensor], skips: Skips, copied: Iterable[str]) -> Iterator[str]:
+    linear = {t.module for t in after if t.role in how.roles}
+    packable = sorted(name for name in copied if name in linear and not skips.skips(sample(name)))
+    if packable:
+        yield (f"{', '.join(packable)} is trained as a copy, which packed weights can't be: it is left as it is here, and "
+               f"needs `skip_modules: [{', '.join(packable)}]` in the quantiser's config")  # fmt: skip
     experts = sum(t.parameters for t in after if t.role == "expert")
     if experts and "expert" not in how.roles:
         yield (f"{experts:,} parameters of experts stay unpacked: transformers 5 keeps them as stacked 3-D parameters, "

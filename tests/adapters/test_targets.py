@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+
+from memcalc.adapters.targets import library_choice
+from memcalc.errors import RunInvalid
+from tests.adapters.reference import adapted
+
+
+@pytest.mark.parametrize(
+    ("method", "model_type", "targets"),
+    [
+        ("lora", "llama", ("q_proj", "v_proj")),
+        ("dora", "gpt2", ("c_attn",)),
+        ("lokr", "gpt_neox", ("query_key_value",)),
+        ("vera", "phi", ("q_proj", "v_proj")),
+        ("lora", "phi", ("q_proj", "v_proj", "fc1", "fc2")),
+        ("adalora", "t5", ("q", "k", "v", "o", "wi", "wo")),
+        ("ia3", "bert", ("key", "value", "output.dense")),
+        ("ln-tuning", "qwen3", ("post_attention_layernorm",)),
+        ("lora", "gemma4", r".*language_model\..*\.(q_proj|v_proj)"),
+        ("lora", "made_up", None),
+    ],
+)
+def test_the_library_s_choice(method: str, model_type: str, targets: tuple[str, ...] | str | None) -> None:
+    assert library_choice(method, "targets", model_type) == targets
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "where", "said"),
+    [
+        ("llama", {"targets": ["q_prog"]}, "lora.targets", "q_prog not found in the base model; nearest: q_proj"),
+        ("llama", {"targets": "q_proj"}, "lora.targets", "a text is a regular expression for whole names"),
+        ("llama", {"targets": "(q_proj"}, "lora.targets", "is not a regular expression"),
+        ("llama", {"targets": ["self_attn"]}, "lora.targets", "target what is inside: k_proj, o_proj, q_proj, v_proj"),
+        ("llama", {"targets": ["q_proj", "norm"]}, "lora.targets", "model.norm (norm) is not supported"),
+        ("llama", {"targets": ["q_proj"], "layers": [1, 7]}, "lora.layers", "7: the targets are in layers 0 to 2"),
+        ("llama", {"targets": "all-linear", "layers": [1]}, "lora.layers", "list the names"),
+        ("llama", {"targets": ["q_proj"], "rank_pattern": {"(": 4}}, "lora.rank_pattern", "not a regular expression"),
+        ("mixtral", {}, "lora.targets", "not found in the base model"),
+        ("gpt_oss", {}, "lora.targets", "no default targets of lora for gpt_oss"),
+        ("gpt2", {"method": "loha"}, "lora.targets", "loha adapts only linear, conv modules"),
+        ("mamba", {"targets": ["out_proj"]}, "lora.targets", "out_proj can't be adapted in mamba"),
+        ("mixtral", {"targets": ["q_proj", "w1"]}, "lora.targets", "w1 can't be adapted without w3"),
+        ("mixtral", {"targets": ["q_proj"], "parameters": ["gate_up"]}, "lora.parameters", "nearest: gate_up_proj"),
+        ("llama", {"token_indices": [250]}, "lora.token_indices", "250 is no row of model.embed_tokens, which has 250"),
+        ("llama", {"token_indices": {"wte": [1]}}, "lora.token_indices", "wte not found"),
+        ("llama", {"method": "ln-tuning", "targets": ["ln_f"]}, "lora.targets", "ln_f not found"),
+        ("llama", {"targets": ["embed_tokens"], "lora_bias": True}, "lora.lora_bias", "embeddings"),
+        ("llama", {"method": "ia3", "targets": ["k_proj"], "bias": "all"}, "lora.bias", "ia3 trains no biases"),
+        ("llama", {"method": "oft", "rank": 4, "block_size": 16}, "lora.block_size", "not both"),
+        ("llama", {"dora": True, "lora_bias": True}, "lora.lora_bias", "DoRA"),
+        ("llama", {"layers_pattern": "h"}, "lora.layers_pattern", "needs `layers`"),
+    ],
+)
+def test_what_can_t_be_is_refused_with_its_place(model: str, words: dict[str, object], where: str, said: str) -> None:
+    with pytest.raises(RunInvalid) as refusal:
+        adapted(model, words)
+    assert [fault.where for fault in refusal.value.faults] == [where]
+    assert said in refusal.value.faults[0].what
+
+
+@pytest.mark.parametrize(
+    ("words", "warning"),
+    [
+        ({"targets": ["q_proj", "nothing"]}, "no module is named nothing"),
+        ({"save_modules": ["heads"]}, "no module is named heads"),
+        ({"method": "adalora", "rank": 4}, "ignores `rank`"),
+        ({"method": "prefix", "dtype": "bf16"}, "fp32"),
+    ],
+)
+def test_what_is_likely_not_meant_is_warned_of(words: dict[str, object], warning: str) -> None:
+    (told,) = adapted("llama", words).warnings
+    assert warning in told
+
+
+def test_dropout_on_parameters_is_warned_of() -> None:
+    (told,) = adapted("mixtral", {"targets": ["w2"], "dropout": 0.1}).warnings
+    assert "dropout: 0" in told
