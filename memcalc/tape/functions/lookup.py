@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memcalc.tape.autograd import Gradients, Node, record
+from memcalc.tape.autograd import Gradients, Node, record, save
 from memcalc.tape.functions.pointwise import result, to, upper
 from memcalc.tape.functions.reduce import log_softmax
 from memcalc.tape.functions.shaping import alias
@@ -28,6 +28,40 @@ def gather(x: Value, index: Value, shape: Shape) -> Value:
     out = x.tape.new(shape, x.dtype)
     out.node = node
     return out
+
+
+def index(x: Value, where: Value, shape: Shape) -> Value:
+    """x[where] of `shape`: saves the indices; the gradient is zeros, and a copy with the rows put in."""
+    node = record(x.tape, _index_backward, (x,), (where,))
+    out = x.tape.new(shape, x.dtype)
+    out.node = node
+    return out
+
+
+def _index_backward(node: Node, g: Value) -> Gradients:
+    _index = node.load()
+    zeros = g.tape.new(node.edges[0].shape, g.dtype)
+    out = g.tape.new(zeros.shape, g.dtype)
+    del zeros
+    return (out,)
+
+
+def topk(x: Value, k: int) -> tuple[Value, Value]:
+    """The k largest of each row and their indices, which are saved; the gradient is scattered into zeros."""
+    node = record(x.tape, _topk_backward, (x,))
+    shape = (*x.shape[:-1], k)
+    values, indices = x.tape.new(shape, x.dtype), x.tape.new(shape, "int64")
+    values.node = node
+    save(x.tape, node, indices)
+    return values, indices
+
+
+def _topk_backward(node: Node, g: Value) -> Gradients:
+    _indices = node.load()
+    zeros = g.tape.new(node.edges[0].shape, g.dtype)
+    out = g.tape.new(zeros.shape, g.dtype)
+    del zeros
+    return (out,)
 
 
 def cross_entropy(logits: Value, labels: Value) -> Value:
@@ -63,4 +97,4 @@ def _mse_backward(node: Node, g: Value) -> Gradients:
     return (x.tape.new(x.shape, x.dtype),)
 
 
-__all__ = ["alias", "cross_entropy", "embedding", "gather", "mse_loss", "result", "to"]
+__all__ = ["alias", "cross_entropy", "embedding", "gather", "index", "mse_loss", "result", "to", "topk"]

@@ -28,7 +28,7 @@ def linear(x: Value, weight: Value, bias: Value | None = None) -> Value:
 
 
 def _linear_backward(node: Node, g: Value) -> Gradients:
-    x, weight = node.load()
+    _saved = node.load()
     flat = contiguous(g)
     second = g.tape.new(node.edges[1].shape, g.dtype) if node.edges[1] else None
     first = g.tape.new(node.edges[0].shape, g.dtype) if node.edges[0] else None
@@ -37,7 +37,7 @@ def _linear_backward(node: Node, g: Value) -> Gradients:
 
 
 def _biased_backward(node: Node, g: Value) -> Gradients:
-    x, weight = node.load()
+    _saved = node.load()
     flat = contiguous(g)
     made = [g.tape.new(edge.shape, g.dtype) if edge else None for edge in node.edges]
     del flat
@@ -65,6 +65,22 @@ def bmm(a: Value, b: Value) -> Value:
 def _bmm_backward(node: Node, g: Value) -> Gradients:
     _saved = node.load()
     second = g.tape.new(node.edges[1].shape, g.dtype) if node.edges[1] else None
+    first = g.tape.new(node.edges[0].shape, g.dtype) if node.edges[0] else None
+    return first, second
+
+
+def grouped_mm(x: Value, weight: Value, offsets: Value) -> Value:
+    """F.grouped_mm of rows [S, inputs], sorted by expert, with weight [experts, inputs, outputs]: saves all three."""
+    saved = (x if weight.node else None, weight if x.node else None, offsets)
+    node = record(x.tape, _grouped_backward, (x, weight), saved, weight.strides)
+    out = x.tape.new((x.shape[0], weight.shape[2]), x.dtype)
+    out.node = node
+    return out
+
+
+def _grouped_backward(node: Node, g: Value) -> Gradients:
+    _saved = node.load()
+    second = g.tape.new(node.edges[1].shape, g.dtype, node.meta) if node.edges[1] else None
     first = g.tape.new(node.edges[0].shape, g.dtype) if node.edges[0] else None
     return first, second
 

@@ -6,7 +6,7 @@ from math import prod
 
 from memcalc.tape.autograd import Gradients, Node, record, save
 from memcalc.tape.functions.pointwise import result, to, upper
-from memcalc.tape.values import Shape, Value
+from memcalc.tape.values import Shape, Value, contiguous_strides, normal
 
 
 def _kept(shape: Shape, axes: tuple[int, ...], keep: bool) -> Shape:
@@ -30,14 +30,20 @@ def _mean_backward(node: Node, g: Value) -> Gradients:
 def total(x: Value, *axes: int, keep: bool = False) -> Value:
     """x.sum(axes): the gradient is a view that repeats."""
     x = upper(x)
-    out = x.tape.new(_kept(x.shape, axes or tuple(range(len(x.shape))), keep), x.dtype)
-    out.node = record(x.tape, _sum_backward, (x,), (), x.shape)
+    axes = tuple(a % len(x.shape) for a in axes) or tuple(range(len(x.shape)))
+    out = x.tape.new(_kept(x.shape, axes, keep), x.dtype)
+    out.node = record(x.tape, _sum_backward, (x,), (), (x.shape, axes, keep))
     return out
 
 
 def _sum_backward(node: Node, g: Value) -> Gradients:
-    shape = node.meta
-    return (Value(g.tape, g.storage, shape, g.dtype, (0,) * len(shape)),)
+    shape, axes, keep = node.meta
+    steps = list(contiguous_strides(g.shape) if g.strides is None else g.strides)
+    if not keep:
+        for axis in sorted(axes):
+            steps.insert(axis, 0)
+    strides = tuple(0 if axis in axes else step for axis, step in enumerate(steps))
+    return (Value(g.tape, g.storage, shape, g.dtype, normal(shape, strides)),)
 
 
 def softmax(x: Value, dtype: str = "") -> Value:

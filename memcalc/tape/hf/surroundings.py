@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
+from memcalc.blocks.mla import Mla
 from memcalc.tape import functions as f
 from memcalc.tape.hf.masks import bidirectional_mask, causal_mask
 from memcalc.tape.hf.rotary import rotary_tables
@@ -22,21 +23,21 @@ def prepare(t: Tape, layers: Block, x: Value, around: Around) -> None:
     """LlamaModel.forward between the embedding and the layers; the embedding is held until the model returns."""
     around.ready = True
     t.held.append(x)
-    mixers = [mixer for mixer in attentions(layers) if not mixer.cross]
+    mixers = [mixer for mixer in attentions(layers) if not (isinstance(mixer, Attention) and mixer.cross)]
     batch, seq = x.shape[:2]
-    dims = {mixer.rotary_dim for mixer in mixers if mixer.rotary_dim}
+    dims = {dim for mixer in mixers if (dim := mixer.rope if isinstance(mixer, Mla) else mixer.rotary_dim)}
     if dims and around.positions is None:
         around.positions = f.shift(t.new((seq,), "int64"))
-    for window, causal in dict.fromkeys((mixer.window, mixer.causal) for mixer in mixers):
+    for window, causal in dict.fromkeys((getattr(mixer, "window", 0), mixer.causal) for mixer in mixers):
         build = causal_mask if causal else bidirectional_mask
         around.masks[window] = build(t, batch, seq, x.dtype, window)
     if dims:
         around.rotary = rotary_tables(t, 1, seq, dims.pop(), x.dtype)
 
 
-def attentions(block: Block) -> Iterator[Attention]:
+def attentions(block: Block) -> Iterator[Attention | Mla]:
     """Every distinct attention below a block, in order."""
-    if isinstance(block, Attention):
+    if isinstance(block, (Attention, Mla)):
         yield block
     for _, part in block.groups():
         yield from attentions(part)

@@ -1,0 +1,84 @@
+"""Multi-head latent attention (transformers, modeling_deepseek_v3.py)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.blocks.attention import Attention
+from memcalc.blocks.mla import Mla
+from memcalc.tape import functions as f
+from memcalc.tape.hf.attention import attend, project, rotate_half
+from memcalc.tape.rules import Around, rule, run
+
+if TYPE_CHECKING:
+    from memcalc.tape.recorder import Tape
+    from memcalc.tape.values import Value
+
+
+@rule(Mla, "", "deepseek_v2")
+def latent(t: Tape, block: Mla, x: Value, around: Around) -> Value:
+    """DeepseekV3Attention.forward."""
+    b, s = x.shape[:2]
+    q = queries(t, block, x, around)
+    q = f.transpose(f.view(q, b, s, block.heads, block.head_dim), 1, 2)
+    q_pass, q_rot = f.split(q, (block.nope, block.rope))
+    compressed = run(t, block.kv_a, x, around)
+    kv, k_rot = f.split(compressed, (block.kv_rank, block.rope))
+    kv = f.view(run(t, block.kv_norm, kv, around), b, 1, s, block.kv_rank)
+    k_rot = f.reshape(k_rot, b, 1, s, block.rope)
+    if around.rotary:
+        rotate = complex_rotated if block.formula == "deepseek_v2" else interleaved if block.interleaved else halved
+        q_rot, k_rot = rotate(q_rot, k_rot, around.rotary)
+    q = f.cat((q_pass, q_rot))
+    k, v = expanded(t, block, kv, k_rot, around)
+    out = attend(t, kernel(block), q, k, v, around)
+    return project(t, kernel(block), out, around)
+
+
+def queries(t: Tape, block: Mla, x: Value, around: Around) -> Value:
+    """Queries, through a latent of their own where there is one."""
+    if block.q:
+        return run(t, block.q, x, around)
+    return run(t, block.q_b, run(t, block.q_norm, run(t, block.q_a, x, around), around), around)  # type: ignore[arg-type]
+
+
+def expanded(t: Tape, block: Mla, kv: Value, k_rot: Value, around: Around) -> tuple[Value, Value]:
+    """expand_kv: keys and values of every head; the keys are copied together with the rotated part."""
+    b, _, s, _ = kv.shape
+    wide = f.transpose(f.view(run(t, block.kv_b, kv, around), b, s, block.heads, block.nope + block.value), 1, 2)
+    k_nope, v = f.split(wide, (block.nope, block.value))
+    k_rot = f.expand(k_rot, b, block.heads, s, block.rope)
+    return f.cat((k_nope, k_rot)), v
+
+
+def interleaved(q: Value, k: Value, tables: tuple[Value, Value]) -> tuple[Value, Value]:
+    """apply_rotary_pos_emb_interleave: even and odd channels, each times half of the tables."""
+    half = q.shape[-1] // 2
+    cos, sin = (f.unsqueeze(f.narrow(table, -1, half), 1) for table in tables)
+    q_embed, k_embed = (_interleaved(x, cos, sin, half) for x in (q, k))
+    return q_embed, k_embed
+
+
+def _interleaved(x: Value, cos: Value, sin: Value, half: int) -> Value:
+    even, odd = f.narrow(x, -1, half), f.narrow(x, -1, half)
+    first = f.subtract(f.mul(even, cos), f.mul(odd, sin))
+    second = f.add(f.mul(odd, cos), f.mul(even, sin))
+    return f.cat((first, second))
+
+
+def halved(q: Value, k: Value, tables: tuple[Value, Value]) -> tuple[Value, Value]:
+    """apply_rotary_pos_emb."""
+    cos, sin = (f.unsqueeze(table, 1) for table in tables)
+    return f.add(f.mul(q, cos), f.mul(rotate_half(q), sin)), f.add(f.mul(k, cos), f.mul(rotate_half(k), sin))
+
+
+def complex_rotated(q: Value, k: Value, tables: tuple[Value, Value]) -> tuple[Value, Value]:
+    """apply_rotary_emb: complex products in fp32 (modeling_deepseek_v2.py)."""
+    angles = f.unsqueeze(tables[0], 1)
+    q_out, k_out = (f.to(f.mul(f.contiguous(f.to(x, "fp32")), angles), x.dtype) for x in (q, k))
+    return q_out, k_out
+
+
+def kernel(block: Mla) -> Attention:
+    """The part of it that is ordinary attention."""
+    return Attention("", block.heads, block.heads, block.head_dim, out=block.out, causal=block.causal, dropout=block.dropout)
