@@ -34,6 +34,11 @@ class Notes:
         for message in messages:
             self.assume(path, "stated", message)
 
+    def warn_all(self, path: str, messages: Iterable[str]) -> None:
+        """Warn of several things under one key."""
+        for message in messages:
+            self.warn(path, "stated", message)
+
     def warn(self, path: str, code: str, message: str) -> None:
         """Note what the numbers leave out or what is likely not meant."""
         _add(self.warnings, Remark(code, path, message))

@@ -94,8 +94,7 @@ def _trained_tensors(run: Run, model: Model, chosen: Recipe, notes: Notes) -> tu
         adapted = adapt(tensors, run.lora, model.architecture, model.dimensions, base)
         tensors = adapted.tensors
         notes.assume_all("lora", adapted.notes)
-        for text in adapted.warnings:
-            notes.warn("lora", "stated", text)
+        notes.warn_all("lora", adapted.warnings)
         notes.assume("lora", "frozen-base", f"the base model is frozen and stored in {run.quantize or chosen.frozen}")
     elif run.quantize:
         raise RunInvalid(
@@ -104,8 +103,9 @@ def _trained_tensors(run: Run, model: Model, chosen: Recipe, notes: Notes) -> tu
     if run.quantize:
         from memcalc.quantization import quantize  # noqa: PLC0415
 
-        stored = quantize(tensors, run.quantize, chosen.frozen)
+        stored = quantize(tensors, run.quantize, chosen.frozen, model.architecture, model.dimensions)
         notes.assume_all("quantize", stored.notes)
+        notes.warn_all("quantize", stored.warnings)
         tensors = stored.tensors
     return tensors, adapted
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from memcalc.tape import Setting, measure
@@ -18,7 +19,13 @@ def simulate(plan: Plan) -> Timeline | None:
     """The timeline of one steady step of one replica; None where the model has no blocks to run or no rules yet."""
     if plan.model.nominal or plan.model.tables or plan.model.kind not in RUNNABLE:
         return None
-    timeline = measure(plan.model, plan.tensors, plan.optimizer, setting_of(plan))
+    try:
+        timeline = measure(plan.model, plan.tensors, plan.optimizer, setting_of(plan))
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if os.environ.get("MEMCALC_TRACEBACK"):
+            raise
+        plan.notes.warn("model", "tape-failed", f"the forward pass of this model could not be followed ({error})")
+        return None
     for kind in timeline.unmodelled:
         plan.notes.warn("model", "block-not-modelled", f"activations of {kind} blocks are not modelled yet: too low")
     return timeline

@@ -17,7 +17,7 @@ TITLES = {
     "optimizer_states": "optimizer states",
     "activations": "activations",
     "buffers": "communication buffers",
-    "temporary": "temporary, at the peak",
+    "temporary": "temporaries",
 }
 
 
@@ -63,10 +63,10 @@ def subtitle(report: Report) -> str:
 
 
 def rows(report: Report) -> list[Row]:
-    """The components that hold anything, then what is outside PyTorch's allocator, with their share of the total."""
+    """What the peak is made of, then what is outside PyTorch's allocator, with their share of the total."""
     memory = report.memory
     whole = max(memory.total, 1)
-    items = [(TITLES[k], v) for k, v in asdict(memory.components).items() if v]
+    items = [(TITLES[k], v) for k, v in asdict(memory.at_peak).items() if v]
     slack = memory.reserved - memory.peak_allocated
     items += [("allocator's cache", slack)] if slack else []
     items += [("CUDA context", memory.outside_allocator.context)] if memory.outside_allocator.context else []
