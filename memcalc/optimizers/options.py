@@ -1,7 +1,7 @@
 """The options of an optimizer preset: what may be said, checked; every fault with its place and the nearest valid thing.
 
 A preset declares an option by its default (`amsgrad: false`), or by a mapping: `{default: 128, min: 1}`, with `choices`,
-`min`, `max`, or `type: dtype`; `from_model` names the model's dimension that sets it where the user doesn't.
+`min`, `max`, `type: dtype` or `int`, `optional: true` where null is allowed too; `from_model` names the model's dimension that sets it where the user doesn't.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ def _normal(value: Any, spec: Mapping[str, Any]) -> Option:  # noqa: ANN401
 def _wrong(value: Any, spec: Mapping[str, Any]) -> str:  # noqa: ANN401 - one line per kind of option
     """What the value should have been, or '' where it is right."""
     default = spec["default"]
+    if value is None and (default is None or spec.get("optional")):
+        return ""
     if "choices" in spec:
         return (
             ""
@@ -72,11 +74,11 @@ def _wrong(value: Any, spec: Mapping[str, Any]) -> str:  # noqa: ANN401 - one li
             else f"one of {_words(spec['choices'])}"
         )
     if spec.get("type") == "dtype":
-        return _wrong_dtype(value, spec)
+        return _wrong_dtype(value)
     if isinstance(default, bool):
         return "" if isinstance(value, bool) else "true or false"
     if isinstance(default, (int, float)) or "min" in spec:
-        return "" if value is None and default is None else _wrong_number(value, spec)
+        return _wrong_number(value, spec)
     if isinstance(default, str):
         return "" if isinstance(value, (str, list)) else "a text"
     return ""
@@ -87,8 +89,8 @@ def _same_kind(value: Any, choices: list[Any]) -> bool:  # noqa: ANN401
     return any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in choices)
 
 
-def _wrong_dtype(value: Any, spec: Mapping[str, Any]) -> str:  # noqa: ANN401
-    if value == "param" or (value is None and spec["default"] is None):
+def _wrong_dtype(value: Any) -> str:  # noqa: ANN401
+    if value == "param":
         return ""
     try:
         dtype_name(value)

@@ -12,7 +12,7 @@ from memcalc.optimizers.terms import holds, size
 from memcalc.optimizers.values import Device, Parameter, Scene, Scope, StateTensor
 
 Rule = Any  # a name, or a mapping: one tensor, or a group of them under one condition
-SHAPES = frozenset({"parameter", "scalar", "flat", "rows", "columns"})
+SHAPES = frozenset({"parameter", "scalar", "flat", "rows", "columns", "along_axis"})
 SHAPE_RULES = frozenset({"per_block", "keep", "drop", "one", "stack"})
 KEYS = frozenset({"name", "dtype", "shape", "storage", "device", "count", "when", "unless", "for_each"})
 GROUP_KEYS = frozenset({"when", "unless", "as", "keep", "else", "for_each"})
@@ -93,6 +93,8 @@ def shape_of(rule: Any, scene: Scene) -> tuple[int, ...]:  # noqa: ANN401 - YAML
         return ()
     if scene.parameter is None:
         raise ValueError(f"shape {rule!r} of what is kept once, not per parameter")
+    if rule == "along_axis":  # one element per index of the axis at hand, the other axes 1
+        return tuple(extent if axis == scene.axis else 1 for axis, extent in enumerate(scene.parameter.shape))
     return _by_word(rule, scene.parameter)
 
 
