@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memcalc.errors import Fault, RunInvalid, nearest_names, shorten
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 LARGEST = 10**12  # of one dimension; beyond it is a typing error, not a model
+DEEPEST = 10_000  # layers
 
 
 class Dimensions:
@@ -107,6 +110,8 @@ class Dimensions:
         size = key.endswith(("_size", "_layers", "_heads", "_dim", "_dim_", "n_embd", "n_layer", "n_head", "_experts"))
         if (size and value < 0) or (key in _POSITIVE and value < 1) or abs(value) > LARGEST:
             raise self._wrong(key, value, "a positive whole number below 10^12")
+        if key.endswith(("_layers", "n_layer")) and value > DEEPEST:
+            raise self._wrong(key, value, f"a number of layers up to {DEEPEST:,}")
         return value
 
     def _where(self, key: str) -> str:
@@ -117,4 +122,5 @@ class Dimensions:
 
 
 _POSITIVE = frozenset({"hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size", "n_embd", "n_layer",
-                       "n_head", "d_model", "intermediate_size", "num_key_value_heads", "head_dim"})  # fmt: skip
+                       "n_head", "d_model", "intermediate_size", "num_key_value_heads", "head_dim", "n_layers", "num_layers",
+                       "n_heads", "num_heads"})  # fmt: skip

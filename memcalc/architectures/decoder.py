@@ -10,6 +10,7 @@ from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, Stack, residual, sequence, stack
 from memcalc.blocks.basic import Dropout, Embedding, Linear, Norm
 from memcalc.blocks.mlp import Mlp
+from memcalc.errors import fault
 
 if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
@@ -19,8 +20,11 @@ KindT = TypeVar("KindT", bound=Hashable)
 
 
 def head_dim(c: Dimensions) -> int:
-    """Channels of one attention head: the config's own, else hidden / heads."""
-    return int(c.get("head_dim") or c.hidden_size // c.num_attention_heads)
+    """Channels of one attention head: the config's own, else hidden / heads; RunInvalid where none are left."""
+    dim = int(c.get("head_dim") or c.hidden_size // c.num_attention_heads)
+    if dim < 1:
+        raise fault("model.num_attention_heads", f"{c.num_attention_heads} heads are too many for {c.hidden_size} channels")
+    return dim
 
 
 def kv_heads(c: Dimensions) -> int:
@@ -127,8 +131,10 @@ def pre_norm_layer(c: Dimensions, mixer: Block, feed_forward: Block) -> Sequence
 
 def layer_kinds(c: Dimensions, default: Callable[[int], str]) -> list[str]:
     """The kind of every layer: `layer_types` where the config lists them, else default(index)."""
-    given = c.get("layer_types")
-    return list(given) if given else [default(i) for i in range(c.num_hidden_layers)]
+    given, layers = c.get("layer_types"), c.num_hidden_layers
+    if given and len(given) < layers:
+        raise fault("model.layer_types", f"it lists {len(given)} layers of {layers}")
+    return list(given)[:layers] if given else [default(i) for i in range(layers)]
 
 
 def interleaved(name: str, kinds: list[KindT], make: Callable[[KindT], Block]) -> Stack:
