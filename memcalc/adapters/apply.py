@@ -28,7 +28,11 @@ BUILDERS: dict[str, Callable[[Site, Lora], Iterable[Part]]] = {
 # the task that a model's class is trained for, and the modules that peft's class for the task always saves
 TASKS = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS",
          "ForQuestionAnswering": "QUESTION_ANS", "ForConditionalGeneration": "SEQ_2_SEQ_LM"}  # fmt: skip
-TASK_MODULES = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}
+TASK_MODULES = {
+    "SEQ_CLS": ("classifier", "score"),
+    "TOKEN_CLS": ("classifier", "score"),
+    "QUESTION_ANS": ("qa_outputs",),
+}
 SIXTEEN_BIT = ("bf16", "fp16", "quantized")
 
 

@@ -85,7 +85,7 @@ def _copies(
         uniform = all(alike(module) for module in parents(tensor.name))
         for pattern, count, level in chosen(tensor.name, tensor.count, depth, alike=uniform):
             module = parents(pattern)[level]
-            name = f"{module}.{infix}.default{pattern[len(module):]}"
+            name = f"{module}.{infix}.default{pattern[len(module) :]}"
             yield tensor, replace(tensor, name=name, count=count, trainable=True, tied_to="")
 
 

@@ -118,7 +118,9 @@ def _site(
     if lora.dora or lora.lora_bias:
         raise fault("lora.parameters", "LoRA on parameters goes with neither dora nor lora_bias")
     if len(tensor.shape) not in (2, 3):
-        raise fault("lora.parameters", f"{sample(name)} has shape {tensor.shape}; only 2-D and 3-D parameters are supported")
+        raise fault(
+            "lora.parameters", f"{sample(name)} has shape {tensor.shape}; only 2-D and 3-D parameters are supported"
+        )
     *experts, outputs, inputs = tensor.shape
     if experts and model_type in find("adapters", "fused-experts")["transposed"]:
         inputs, outputs = outputs, inputs

@@ -181,4 +181,6 @@ def not_found(rule: Rule, modules: Mapping[str, Module]) -> str:
     near = [n for name in rule.names for n in nearest_names(name.rpartition(".")[2], known)] or known[:12]
     layers = f" in layers {sorted(rule.layers)}" if rule.layers else ""
     note = "" if not rule.pattern else "; a text is a regular expression for whole names, a list holds endings"
-    return f"target modules {asked} not found{layers} in the base model; nearest: {', '.join(dict.fromkeys(near))}{note}"
+    return (
+        f"target modules {asked} not found{layers} in the base model; nearest: {', '.join(dict.fromkeys(near))}{note}"
+    )

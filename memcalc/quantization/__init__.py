@@ -58,13 +58,17 @@ def weight_storage(spec: Spec, shape: tuple[int, ...], compute_dtype: str = "bf1
 
 def _stored(tensor: Tensor, how: Scheme, skips: Skips, compute: str, copied: set[str]) -> Iterator[Tensor]:
     wide = "fp32" if how.upcast and how.prepared else ""
-    packable = tensor.role in how.roles and len(tensor.shape) >= 2 and not (tensor.trainable or tensor.tied_to or tensor.buffer)
+    packable = (
+        tensor.role in how.roles
+        and len(tensor.shape) >= 2
+        and not (tensor.trainable or tensor.tied_to or tensor.buffer)
+    )
     if not packable:
         yield _rest(tensor, compute, wide)
         return
     parts = how.stores(tensor.shape, compute, transposed=tensor.role == "conv1d")
     module = tensor.name if tensor.role == "expert" else tensor.module
-    end = tensor.name[len(module):]
+    end = tensor.name[len(module) :]
 
     def left(name: str) -> bool:
         return parts is None or module in copied or skips.skips(name)

@@ -60,7 +60,9 @@ class Scheme:
     prepared: bool = True
     exact_class: bool = False
 
-    def stores(self, shape: tuple[int, ...], compute: str, *, transposed: bool = False) -> tuple[StoredPart, ...] | None:
+    def stores(
+        self, shape: tuple[int, ...], compute: str, *, transposed: bool = False
+    ) -> tuple[StoredPart, ...] | None:
         """The parts a weight [rows, cols] (or experts of such) is stored as; None where it is kept as it is."""
         sizes = self._sizes(shape, transposed=transposed)
         for word, factor in self.multiple_of.items():
@@ -143,8 +145,12 @@ def _checked(where: str, default: int | str | bool, value: Any, rule: Any) -> in
             value = dtype_name(value)
         except ValueError as error:
             raise fault(where, str(error)) from error
-    elif type(value) is not type(default) or (isinstance(value, int) and not isinstance(value, bool) and value in (0, -2)):
-        raise fault(where, f"{shorten(repr(value))} is not {'true or false' if isinstance(default, bool) else 'a size'}")
+    elif type(value) is not type(default) or (
+        isinstance(value, int) and not isinstance(value, bool) and value in (0, -2)
+    ):
+        raise fault(
+            where, f"{shorten(repr(value))} is not {'true or false' if isinstance(default, bool) else 'a size'}"
+        )
     if choices and value not in choices:
         raise fault(where, f"{value} is not supported; one of {', '.join(map(str, choices))}")
     return value  # type: ignore[no-any-return]
@@ -157,12 +163,18 @@ def _names(value: object) -> tuple[str, ...] | None:
 
 
 def _part(
-    rule: Mapping[str, Any], sizes: Mapping[str, int], options: Mapping[str, Any], compute: str, leading: tuple[int, ...]
+    rule: Mapping[str, Any],
+    sizes: Mapping[str, int],
+    options: Mapping[str, Any],
+    compute: str,
+    leading: tuple[int, ...],
 ) -> StoredPart:
     dtype = compute if rule["dtype"] == COMPUTE else str(options.get(rule["dtype"], rule["dtype"]))
     per_matrix = any(word in str(size) for size in rule["shape"] for word in ("rows", "cols"))
     shape = tuple(_evaluate(size, sizes) for size in rule["shape"])
-    return StoredPart(rule["name"], dtype_name(dtype), (*leading, *shape) if per_matrix else shape, bool(rule.get("parameter")))
+    return StoredPart(
+        rule["name"], dtype_name(dtype), (*leading, *shape) if per_matrix else shape, bool(rule.get("parameter"))
+    )
 
 
 def _evaluate(size: str | int, sizes: Mapping[str, int]) -> int:

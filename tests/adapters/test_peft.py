@@ -18,7 +18,9 @@ LLAMA: list[Any] = recorded("llama")["cases"]
 CASES: list[Any] = recorded("cases")["cases"]
 
 
-@pytest.mark.parametrize("row", LLAMA, ids=[f"{i}-{row[0]}-{row[1].get('method', 'lora')}" for i, row in enumerate(LLAMA)])
+@pytest.mark.parametrize(
+    "row", LLAMA, ids=[f"{i}-{row[0]}-{row[1].get('method', 'lora')}" for i, row in enumerate(LLAMA)]
+)
 def test_llama_of_three_sizes(row: list[Any]) -> None:
     model, words, parameters, count, size, originals, kinds = row
     dims = recorded("llama")["models"][model]
@@ -35,7 +37,9 @@ def test_llama_of_three_sizes(row: list[Any]) -> None:
             assert sum(t.parameters for t in of_kind) == kinds[kind], kind
 
 
-@pytest.mark.parametrize("row", CASES, ids=[f"{i}-{row[0]}-{row[1].get('method', 'lora')}" for i, row in enumerate(CASES)])
+@pytest.mark.parametrize(
+    "row", CASES, ids=[f"{i}-{row[0]}-{row[1].get('method', 'lora')}" for i, row in enumerate(CASES)]
+)
 def test_small_models_of_every_family(row: list[Any]) -> None:
     model, words, dtype, count, *expected = row
     if count is None:

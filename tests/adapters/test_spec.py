@@ -9,7 +9,9 @@ from tests.adapters.reference import section
 
 
 def test_a_run_file_s_lists_become_tuples() -> None:
-    lora = section({"rank": 16, "targets": ["q_proj", "v_proj"], "rank_pattern": {"q_proj": 4}, "token_indices": {"wte": [1]}})
+    lora = section(
+        {"rank": 16, "targets": ["q_proj", "v_proj"], "rank_pattern": {"q_proj": 4}, "token_indices": {"wte": [1]}}
+    )
     assert lora == Lora(rank=16, targets=("q_proj", "v_proj"), rank_pattern={"q_proj": 4}, token_indices={"wte": (1,)})
 
 

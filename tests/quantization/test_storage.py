@@ -67,7 +67,13 @@ def test_totals_as_read_in_the_source(spec: str | dict[str, object], shape: tupl
 
 @pytest.mark.parametrize(
     ("alias", "name"),
-    [("load_in_4bit", "fp4"), ("bnb.nf4-dq", "nf4-double"), ("load_in_8bit", "int8"), ("QLoRA", "nf4"), ("int4", "torchao-int4")],
+    [
+        ("load_in_4bit", "fp4"),
+        ("bnb.nf4-dq", "nf4-double"),
+        ("load_in_8bit", "int8"),
+        ("QLoRA", "nf4"),
+        ("int4", "torchao-int4"),
+    ],
 )
 def test_names_of_the_libraries(alias: str, name: str) -> None:
     assert scheme(alias).name == name
@@ -91,7 +97,9 @@ def test_what_can_t_be_is_refused(spec: str | dict[str, object], said: str) -> N
     assert said in str(refusal.value)
 
 
-@pytest.mark.parametrize(("name", "shape"), [("awq", (64, 100)), ("awq", (12, 128)), ("hqq", (3, 33)), ("torchao-nf4", (3, 33))])
+@pytest.mark.parametrize(
+    ("name", "shape"), [("awq", (64, 100)), ("awq", (12, 128)), ("hqq", (3, 33)), ("torchao-nf4", (3, 33))]
+)
 def test_weights_the_library_refuses(name: str, shape: tuple[int, int]) -> None:
     with pytest.raises(MemcalcError, match="divisible"):
         weight_storage(name, shape)
