@@ -70,30 +70,29 @@ def _stack(c: Dimensions, prefix: str, layers: int, *, decoder: bool) -> tuple[B
     words = Embedding("embed_tokens", c.vocab_size, c.d_model, tied_to=f"{prefix}shared.weight")
     first, rest = (_layer(c, decoder=decoder, table=table) for table in (True, c.model_type == "umt5"))
     drop = Dropout("", float(c.dropout_rate))
-    return (words, drop, stack("block", [first, *[rest] * (layers - 1)]), _norm(c, "final_layer_norm"), drop)
+    return (words, drop, stack("block", [first, *[rest] * (layers - 1)]), norm(c, "final_layer_norm"), drop)
 
 
 def _layer(c: Dimensions, *, decoder: bool, table: bool) -> Sequence:
     """Self-attention, cross-attention in the decoder, feed-forward; each between a norm and a dropout (T5Block)."""
     parts: list[Block] = [_encoder_attention(c, table=table)]
     if decoder:
-        parts = [_attention(c, "SelfAttention", causal=True, table=table), _attention(c, "EncDecAttention", cross=True)]
+        parts = [attention(c, "SelfAttention", causal=True, table=table), attention(c, "EncDecAttention", cross=True)]
     drop = Dropout("", float(c.dropout_rate))
     return sequence(
         *(
-            Sequence(f"layer.{index}", (residual(_norm(c, "layer_norm"), part, drop),))
+            Sequence(f"layer.{index}", (residual(norm(c, "layer_norm"), part, drop),))
             for index, part in enumerate((*parts, _feed_forward(c)))
         )
     )
 
 
-def _norm(c: Dimensions, name: str) -> Norm:
+def norm(c: Dimensions, name: str) -> Norm:
+    """T5LayerNorm: RMSNorm that is not cast back for fp32 weights."""
     return Norm(name, c.d_model, "rms", "t5")
 
 
-def _attention(
-    c: Dimensions, name: str, *, causal: bool = False, cross: bool = False, table: bool = False
-) -> Attention:
+def attention(c: Dimensions, name: str, *, causal: bool = False, cross: bool = False, table: bool = False) -> Attention:
     """heads * d_kv need not be d_model; scores are not scaled; a bias is added to them everywhere (T5Attention)."""
     heads, inner = c.num_heads, c.num_heads * c.d_kv
     biases = Embedding("relative_attention_bias", c.relative_attention_num_buckets, heads, index="positions")
@@ -109,9 +108,9 @@ def _encoder_attention(c: Dimensions, *, table: bool) -> Attention:
     """LongT5's encoder sees blocks of `local_radius` + 1 tokens, their neighbours, and block summaries (Guo 2021)."""
     kind = c.get("encoder_attention_type")
     if kind is None:
-        return _attention(c, "SelfAttention", table=table)
-    local = _attention(c, "LocalSelfAttention" if kind == "local" else "TransientGlobalSelfAttention", table=table)
-    summaries = (_norm(c, "global_input_layer_norm"), *_global_table(c, table=table)) if kind != "local" else ()
+        return attention(c, "SelfAttention", table=table)
+    local = attention(c, "LocalSelfAttention" if kind == "local" else "TransientGlobalSelfAttention", table=table)
+    summaries = (norm(c, "global_input_layer_norm"), *_global_table(c, table=table)) if kind != "local" else ()
     return replace(local, window=c.local_radius + 1, formula=f"longt5-{kind}", before=summaries)
 
 
