@@ -81,7 +81,10 @@ def _key_width(config: Dimensions) -> int:
     if config.get("global_head_dim"):
         return int(config.global_head_dim) * int(config.get("num_global_key_value_heads") or kv_heads)
     heads = _size(config, "num_attention_heads", "n_head", "num_heads", "encoder_attention_heads")
-    return int(config.get("head_dim") or width // heads) * int(kv_heads)
+    head = (
+        config.get("head_dim") or config.get("qk_rope_head_dim") or width // heads
+    )  # latent attention: its rotary part
+    return int(head) * int(kv_heads)
 
 
 def _size(config: Dimensions, *keys: str) -> int:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
 
 SAVED = ".modules_to_save."
+COPIES = (SAVED, ".ln_tuning_layers.")  # in the names of trainable copies
 
 __all__ = ["Scheme", "Stored", "StoredPart", "quantize", "scheme", "weight_storage"]
 
@@ -42,8 +43,8 @@ def quantize(
     peft's prepare_model_for_kbit_training does. Takes what `adapt` returned: adapters are made from logical shapes.
     """
     how = scheme(spec)
-    if all(t.trainable or t.buffer for t in tensors):  # a model as it was built: packed weights are never trained
-        tensors = tuple(replace(t, trainable=False) for t in tensors)
+    if not any(t.role == "adapter" or any(copy in t.name for copy in COPIES) for t in tensors):
+        tensors = tuple(replace(t, trainable=False) for t in tensors)  # as it was built: packed weights are not trained
     base = tuple(t for t in tensors if t.role != "adapter" and not t.trainable)
     skips = skips_of(how, base, model_type, dimensions)
     copied = {t.name.partition(SAVED)[0] for t in tensors if t.trainable and SAVED in t.name}

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from memcalc.adapters.patterns import crosses, is_word
 from memcalc.adapters.sites import Module, modules_of, output_embedding, vocabulary
 from memcalc.presets import find
-from memcalc.tensors import expand
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -63,12 +62,13 @@ def _unpacked(key: str, model_type: str) -> tuple[str, ...]:
 def _head_keys(tensors: tuple[Tensor, ...], dimensions: Dimensions | None) -> list[str]:
     """Tied weights, the last parameter and the output embedding (quantizers/base.py, get_keys_to_not_convert).
 
-    The last parameter is taken by its name: of a classifier with a bias that is the bias, and the classifier is packed.
+    The last parameter is a head's or, inside the base model, no linear's. It is taken by its name: of a classifier with
+    a bias that is the bias, and the classifier is packed.
     """
     modules = modules_of(tensors)
     tied = [name for t in tensors if t.tied_to for name in (t.name, t.tied_to)]
-    own = [t.name for t in tensors if not t.tied_to and not t.buffer]
-    last = list(expand(own[-1]))[-1:] if own else []
+    own = [t.name for t in tensors if "." in t.name and not t.tied_to and not t.buffer]
+    last = [name for name in own[-1:] if name.count(".") == 1]
     head = _head(modules, dimensions)
     return [name.removesuffix(".weight") for name in (*tied, *last, *head)]
 
