@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from memcalc.architectures import architecture
@@ -56,6 +57,17 @@ def deepseek_v32(c: Dimensions) -> Model:
     return decoder(c, interleaved("layers", kinds, lambda kind: pre_norm_layer(c, mixers[kind[0]], feeds[kind[1]])))
 
 
+@architecture("axk1")
+def axk1(c: Dimensions) -> Model:
+    """A.X K1: DeepSeek-V3's layers with a norm behind each mixture (SKT, 2025)."""
+    dense, every, count = c.get("first_k_dense_replace", 1), c.get("moe_layer_freq", 1), c.num_hidden_layers
+    default = ["sparse" if i >= dense and i % every == 0 else "dense" for i in range(count)]
+    experts = replace(sparse(c, corrected_router(c, c.n_routed_experts)), norm=rms("post_mlp_layernorm", c.hidden_size))
+    mixer, feeds = latent_attention(c, interleaved=bool(c.rope_interleave)), {"sparse": experts, "dense": gated_mlp(c)}
+    kinds = per_layer(c, "mlp_layer_types", default)
+    return decoder(c, interleaved("layers", kinds, lambda kind: pre_norm_layer(c, mixer, feeds[kind])))
+
+
 @architecture("glm4_moe_lite")
 def glm4_moe_lite(c: Dimensions) -> Model:
     """GLM-4.7-Flash: DeepSeek-V3's attention and experts behind one dense layer."""
@@ -67,9 +79,11 @@ def glm4_moe_lite(c: Dimensions) -> Model:
 
 def dense_then_sparse(c: Dimensions, mixer: Block, gate: Router, *, bias: bool = False) -> Stack:
     """`first_k_dense_replace` layers with a gated MLP, then layers with a mixture, each behind the mixer."""
-    feeds = {True: sparse(c, gate, bias=bias), False: gated_mlp(c, bias=bias)}
-    kinds = [i >= c.first_k_dense_replace for i in range(c.num_hidden_layers)]
-    return interleaved("layers", kinds, lambda kind: pre_norm_layer(c, mixer, feeds[kind]))
+
+    def layer(mixed: bool) -> Block:
+        return pre_norm_layer(c, mixer, sparse(c, gate, bias=bias) if mixed else gated_mlp(c, bias=bias))
+
+    return interleaved("layers", [i >= c.first_k_dense_replace for i in range(c.num_hidden_layers)], layer)
 
 
 def sparse(c: Dimensions, gate: Router, *, bias: bool = False) -> Moe:
@@ -80,7 +94,7 @@ def sparse(c: Dimensions, gate: Router, *, bias: bool = False) -> Moe:
 
 def latent_attention(c: Dimensions, name: str = "self_attn", **more: Any) -> Mla:  # noqa: ANN401 - fields of Mla
     """Queries through a latent of `q_lora_rank` (or straight where that is null), keys and values through another."""
-    hidden, heads, rank, kv = c.hidden_size, c.num_attention_heads, c.q_lora_rank, c.kv_lora_rank
+    hidden, heads, rank, kv = c.hidden_size, c.num_attention_heads, c.get("q_lora_rank"), c.kv_lora_rank
     nope, rope, value, bias = c.qk_nope_head_dim, c.qk_rope_head_dim, c.v_head_dim, bool(c.attention_bias)
     queries: dict[str, Any] = {"q": Linear("q_proj", hidden, heads * (nope + rope))}
     if rank is not None:

@@ -59,6 +59,21 @@ def hunyuan_v1_moe(c: Dimensions) -> Model:
     return decoder(c, repeat("layers", c.num_hidden_layers, pre_norm_layer(c, mixer, feed)))
 
 
+@architecture("hy_v3")
+def hy_v3(c: Dimensions) -> Model:
+    """Hunyuan 3: queries and keys normalised per head, a sigmoid router behind one dense layer."""
+    gate = router(c, c.num_experts, scores="sigmoid", fp32=True, formula="hy_v3")
+    correction = Param("e_score_correction_bias", (c.num_experts,), buffer=True, dtype="fp32")
+    width = c.moe_intermediate_size
+    shared = gated_mlp(c, "shared_experts", width * c.num_shared_experts, bias=c.mlp_bias)
+    feeds = {
+        "sparse": mixture(c, gate, width, shared=shared, extra=(correction,)),
+        "dense": gated_mlp(c, bias=c.mlp_bias),
+    }
+    mixer, kinds = qk_normed(c, bias=bool(c.attention_bias)), mlp_types(c.but(first_k_dense_replace=1))
+    return decoder(c, interleaved("layers", kinds, lambda kind: pre_norm_layer(c, mixer, feeds[kind])))
+
+
 @architecture("flex_olmo")
 def flex_olmo(c: Dimensions) -> Model:
     """OLMo 2's norms behind each branch, experts trained apart and joined (arXiv:2507.07024)."""

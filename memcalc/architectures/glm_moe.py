@@ -22,3 +22,11 @@ def glm4_moe(c: Dimensions) -> Model:
         norms = {"q_norm": rms("q_norm", head_dim(c)), "k_norm": rms("k_norm", head_dim(c))}
     mixer = attention(c, bias=bool(c.attention_bias), out_bias=False, rotary_dim=rotary_dim(c, 0.5), **norms)
     return decoder(c, dense_then_sparse(c, mixer, corrected_router(c, c.n_routed_experts)))
+
+
+@architecture("solar_open")
+def solar_open(c: Dimensions) -> Model:
+    """Solar Open: the same without norms of queries and keys, experts in every layer, all channels rotated."""
+    mixer = attention(c, bias=bool(c.attention_bias), out_bias=False, rotary_dim=rotary_dim(c))
+    every = c.but(first_k_dense_replace=0)
+    return decoder(c, dense_then_sparse(every, mixer, corrected_router(c, c.n_routed_experts)))

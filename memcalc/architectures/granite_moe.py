@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
 from memcalc.architectures.bamba import bamba_mixer
-from memcalc.architectures.decoder import activation, attention, causal_lm, head_dim, interleaved, rms, tokens
+from memcalc.architectures.decoder import activation, attention, causal_lm, head_dim, interleaved, rms, tokens, window
 from memcalc.architectures.experts import mixture, per_layer, router
 from memcalc.blocks.base import repeat, residual, sequence
 from memcalc.blocks.basic import Linear, Scale
@@ -37,6 +37,24 @@ def granitemoehybrid(c: Dimensions) -> Model:
 
     kinds = per_layer(c, "layer_types", ["linear_attention"] * c.num_hidden_layers)
     return _scaled(c, interleaved("layers", kinds, layer))
+
+
+@architecture("granitemoe_swa")
+def granitemoe_swa(c: Dimensions) -> Model:
+    """Sliding layers with a full one among four, a sink per head; layers whose rope base is 0 do not rotate."""
+    count = c.num_hidden_layers
+    kinds = per_layer(c, "layer_types", ["sliding_attention" if i % 4 else "full_attention" for i in range(count)])
+    bases = c.get("layer_rope_theta") or [1] * count
+
+    def layer(kind: tuple[str, bool]) -> Block:
+        rotary, seen = head_dim(c) if kind[1] else 0, window(c) if kind[0] == "sliding_attention" else 0
+        bias = bool(c.attention_bias)
+        mixer = attention(c, bias=bias, sinks=True, window=seen, rotary_dim=rotary, softmax="scores")
+        return granite_layer(c, mixer, shared=c.shared_intermediate_size)
+
+    return _scaled(
+        c, interleaved("layers", [(kind, bool(base)) for kind, base in zip(kinds, bases, strict=True)], layer)
+    )
 
 
 def granite_layer(c: Dimensions, mixer: Block, *, shared: int) -> Block:

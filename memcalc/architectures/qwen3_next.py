@@ -94,7 +94,7 @@ def gated_delta(c: Dimensions, *, fused: bool) -> GatedDelta:
         activation=c.hidden_act,
         projections=tuple(Linear(f"in_proj_{name}", hidden, width) for name, width in widths.items()),
         conv=Conv("conv1d", channels, channels, (c.linear_conv_kernel_dim,), conv_groups=channels, bias=False),
-        norm=rms("norm", c.linear_value_head_dim, "gated"),
+        norm=rms("norm", c.linear_value_head_dim, "qwen3_next"),
         out_proj=Linear("out_proj", values, hidden),
     )  # fmt: skip
 

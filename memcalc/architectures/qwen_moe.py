@@ -48,6 +48,24 @@ def qwen3_moe(c: Dimensions) -> Model:
     return decoder(c, interleaved("layers", sparse_layers(c), layer))
 
 
+@architecture("mellum")
+def mellum(c: Dimensions) -> Model:
+    """JetBrains' Mellum 2: Qwen3's layers, some of them sliding, some dense where the config lists them."""
+
+    def layer(kind: tuple[str, str]) -> Block:
+        seen = window(c) if kind[0] == "sliding_attention" else 0
+        mixer = qk_normed(c, bias=c.attention_bias, window=seen)
+        return pre_norm_layer(c, mixer, feed_forward(c, kind[1] == "sparse", shared=False))
+
+    count = c.num_hidden_layers
+    kinds = zip(
+        per_layer(c, "layer_types", ["full_attention"] * count),
+        per_layer(c, "mlp_layer_types", ["sparse"] * count),
+        strict=True,
+    )
+    return decoder(c, interleaved("layers", list(kinds), layer))
+
+
 def qk_normed(c: Dimensions, **more: Any) -> Attention:  # noqa: ANN401 - fields of Attention
     """Rotary grouped-query attention whose queries and keys are normalised per head."""
     return attention(c, q_norm=rms("q_norm", head_dim(c)), k_norm=rms("k_norm", head_dim(c)), **more)

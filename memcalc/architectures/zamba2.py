@@ -1,18 +1,19 @@
-"""Zamba2: Mamba-2 layers and, before some of them, one of few transformer blocks that all share."""
+"""Zamba and Zamba2: Mamba or Mamba-2 layers and, before some of them, one of few transformer blocks that all share."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
-from memcalc.architectures.decoder import causal_lm, kv_heads, rms, tokens
+from memcalc.architectures.decoder import causal_lm, gated_mlp, kv_heads, rms, tokens
 from memcalc.architectures.experts import per_layer
-from memcalc.architectures.mamba import dual
+from memcalc.architectures.mamba import depthwise, dt_rank, dual
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Sequence, residual, sequence, stack
 from memcalc.blocks.basic import Linear
 from memcalc.blocks.mlp import Mlp
 from memcalc.blocks.shared import Shared
+from memcalc.blocks.ssm import MambaHeads
 
 if TYPE_CHECKING:
     from memcalc.blocks.base import Block, Stack
@@ -43,6 +44,45 @@ def zamba2(c: Dimensions) -> Model:
 
 def _prefix(c: Dimensions) -> str:
     return "" if str((c.get("architectures") or [""])[0]).endswith("Model") else "model."
+
+
+@architecture("zamba")
+def zamba(c: Dimensions) -> Model:
+    """One shared block for all (arXiv:2405.16712); Mamba's selection in heads, no adapters, no rotation."""
+    plain, hybrid, count = "linear_attention", "hybrid", c.num_hidden_layers
+    later = [hybrid if i % c.attn_layer_period == c.attn_layer_offset else plain for i in range(count - 3)]
+    kinds = per_layer(c, "layers_block_type", [plain, plain, hybrid, *later])
+    mamba = residual(rms("input_layernorm", c.hidden_size), _selective(c))
+    block, first = _zamba_block(c), kinds.index(hybrid) if hybrid in kinds else 0
+    shared = Shared("shared_transf", Sequence("", block.blocks), f"{_prefix(c)}layers.{first}.shared_transf")
+    linear, inner = Linear("linear", c.hidden_size, c.hidden_size), sequence(mamba, name="mamba_decoder")
+    uses = {i: block if i == first or not c.tie_word_embeddings else shared for i in range(count)}
+    layers: list[Block] = [
+        sequence(uses[i], linear, inner) if kind == hybrid else mamba for i, kind in enumerate(kinds)
+    ]
+    return causal_lm(c, tokens(c), stack("layers", layers), rms("final_layernorm", c.hidden_size), tie="embed_tokens")
+
+
+def _zamba_block(c: Dimensions) -> Sequence:
+    wide, heads, kv = c.get("attention_hidden_size") or 2 * c.hidden_size, c.num_attention_heads, kv_heads(c)
+    dim = c.get("attention_head_dim") or 2 * c.hidden_size // heads
+    mixer = Attention(
+        "self_attn", heads, kv, dim, q=Linear("q_proj", wide, heads * dim), k=Linear("k_proj", wide, kv * dim),
+        v=Linear("v_proj", wide, kv * dim), out=Linear("o_proj", heads * dim, c.hidden_size),
+        dropout=float(c.attention_dropout or 0.0), formula="zamba2",
+    )  # fmt: skip
+    norms = rms("input_layernorm", wide), rms("pre_ff_layernorm", c.hidden_size)
+    return sequence(norms[0], mixer, norms[1], gated_mlp(c, "feed_forward"), name="shared_transf")
+
+
+def _selective(c: Dimensions) -> MambaHeads:
+    inner, hidden = c.mamba_expand * c.hidden_size, c.hidden_size
+    return MambaHeads(
+        "mamba", inner, c.mamba_d_state, dt_rank(c, "mamba_dt_rank"), c.hidden_mamba_act,
+        in_proj=Linear("in_proj", hidden, 2 * inner, c.mamba_proj_bias),
+        conv=depthwise(inner, c.mamba_d_conv, bias=c.mamba_conv_bias),
+        out_proj=Linear("out_proj", inner, hidden, c.mamba_proj_bias), heads=c.n_mamba_heads,
+    )  # fmt: skip
 
 
 def block_types(c: Dimensions) -> list[str]:

@@ -14,7 +14,8 @@ class Mla(Block):
     q = q_b(q_norm(q_a(x))), or q(x) alone, of `heads` times nope + rope channels; kv_a(x) is a latent of `kv_rank`
     channels and one rotated key of `rope` channels that all heads share; kv_b(kv_norm(latent)) gives `nope` key and
     `value` value channels a head. Scores are over head_dim = nope + rope channels. `indexer` chooses which keys a
-    query sees (DeepSeek-V3.2); `reuses` where the choice of the layer before is taken again (GLM-5.2).
+    query sees (DeepSeek-V3.2); `reuses` where the choice of the layer before is taken again (GLM-5.2). The sigmoid of
+    `gate` scales each head's output (Ling).
     """
 
     heads: int = 1
@@ -30,6 +31,7 @@ class Mla(Block):
     kv_a: Block | None = None
     kv_norm: Block | None = None
     kv_b: Block | None = None
+    gate: Block | None = None
     out: Block | None = None
     indexer: Block | None = None
     reuses: bool = False
@@ -45,7 +47,7 @@ class Mla(Block):
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         queries = (self.q_a, self.q_norm, self.q_b, self.q)
-        return _given(*queries, self.kv_a, self.kv_norm, self.kv_b, self.indexer, self.out)
+        return _given(*queries, self.kv_a, self.kv_norm, self.kv_b, self.indexer, self.gate, self.out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +63,12 @@ class Indexer(Block):
     top_k: int = 0
     q: Block | None = None
     k: Block | None = None
+    q_norm: Block | None = None
     k_norm: Block | None = None
     weights: Block | None = None
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return _given(self.q, self.k, self.k_norm, self.weights)
+        return _given(self.q, self.k, self.q_norm, self.k_norm, self.weights)
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,8 @@ class Moe(Block):
 
     `experts` is an Experts block (stacked) or a Stack of Mlp (separate). `router` is a Router, or a Linear whose
     softmax it is. The sigmoid of `shared_gate` scales the shared experts. `into` and `out_of` project the routed part
-    into a narrower space and back (Nemotron 3). `extra` are tensors of the module itself.
+    into a narrower space and back (Nemotron 3). `norm` runs on the sum of both parts (A.X K1). `extra` are tensors of
+    the module itself.
     """
 
     router: Block | None = None
@@ -116,6 +117,7 @@ class Moe(Block):
     formula: str = ""
     into: Block | None = None
     out_of: Block | None = None
+    norm: Block | None = None
     extra: tuple[Param, ...] = ()
 
     def own(self) -> tuple[Param, ...]:  # noqa: D102
@@ -123,4 +125,4 @@ class Moe(Block):
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         routed = (self.router, self.into, self.experts, self.out_of)
-        return tuple(block for block in (*routed, self.shared, self.shared_gate) if block)
+        return tuple(block for block in (*routed, self.shared, self.shared_gate, self.norm) if block)

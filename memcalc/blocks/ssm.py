@@ -97,6 +97,39 @@ def _given(*blocks: Block | None) -> tuple[Block, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class KimiDelta(GatedDelta):
+    """A gated delta rule whose decay is a value per channel, from `forget`'s projections (arXiv:2510.26692).
+
+    As many query and key heads as value heads. `decay_shape` is that of A_log (transformers, KimiLinearForgetGate).
+    """
+
+    decay_shape: tuple[int, ...] = ()
+    forget: tuple[Block, ...] = ()
+
+    def own(self) -> tuple[Param, ...]:  # noqa: D102
+        channels = self.value_heads * self.value_dim
+        return (Param("forget_gate.dt_bias", (channels,)), Param("forget_gate.A_log", self.decay_shape))
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return _given(*self.projections, self.conv, *self.forget, self.norm, self.out_proj)
+
+
+@dataclass(frozen=True, slots=True)
+class MambaHeads(Mamba):
+    """Zamba's mixer: each of `heads` selects with weights of its own (transformers, ZambaMambaMixer)."""
+
+    heads: int = 1
+
+    def own(self) -> tuple[Param, ...]:  # noqa: D102
+        heads, dim, state, rank = self.heads, self.inner // self.heads, self.state, self.dt_rank
+        shapes = {
+            "x_proj_weight": (heads, rank + 2 * state, dim), "dt_proj_weight": (heads, dim, rank),
+            "dt_proj_bias": (heads, dim), "A_log": (heads, dim, state), "D": (heads, dim),
+        }  # fmt: skip
+        return tuple(Param(name, shape) for name, shape in shapes.items())
+
+
+@dataclass(frozen=True, slots=True)
 class ShortConv(Block):
     """LFM2's mixer: in_proj gives B, C and x; out_proj(C * conv(B * x)) (transformers, Lfm2ShortConv)."""
 
@@ -127,8 +160,10 @@ class Lightning(Block):
 
     def own(self) -> tuple[Param, ...]:  # noqa: D102
         heads, chunk = self.heads, self.chunk
-        decays = {"slope_rate": (heads, 1, 1), "query_decay": (heads, chunk, 1), "key_decay": (heads, chunk, 1)}
-        decays["diagonal_decay"] = (1, heads, chunk, chunk)
+        decays: dict[str, tuple[int, ...]] = {
+            "slope_rate": (heads, 1, 1), "query_decay": (heads, chunk, 1), "key_decay": (heads, chunk, 1),
+            "diagonal_decay": (1, heads, chunk, chunk),
+        }  # fmt: skip
         return tuple(Param(name, shape, buffer=True) for name, shape in decays.items())
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
