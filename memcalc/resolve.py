@@ -175,6 +175,8 @@ def resolved_run(plan: Plan) -> dict[str, Any]:
         written["model"] = plan.model.name
     if isinstance(run.precision, str):
         written["precision"] = find("precisions", run.precision)["id"]
+    if run.lora:
+        written["lora"]["rank"] = run.lora.resolved_rank
     written["gpu"] = plan.gpu.name if plan.gpu else None
     written["sharding"] = {"strategy": plan.placement.strategy, **(run.sharding.options if run.sharding else {})}
     return written

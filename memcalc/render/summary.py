@@ -56,10 +56,15 @@ def subtitle(report: Report) -> str:
     model, run = report.model, report.run
     trained = "all trained" if model.trainable == model.parameters else f"{format_count(model.trainable)} trained"
     active = f", {format_count(model.active)} active" if model.active != model.parameters else ""
-    lora = f" · {run['lora']['method']} rank {run['lora']['rank']}" if run.get("lora") else ""
+    lora = f" · {_adapter(run['lora'])}" if run.get("lora") else ""
     stored = f" · base in {name_of(run['quantize'])}" if run.get("quantize") else ""
     return (f"{format_count(model.parameters)} parameters{active}, {trained}{lora}{stored}"
             f" · batch {run['batch_size']} x {run['seq_len']} tokens")  # fmt: skip
+
+
+def _adapter(lora: dict[str, Any]) -> str:
+    method = "dora" if lora["dora"] else lora["method"]
+    return f"{method} rank {lora['rank']}" if lora["rank"] else str(method)
 
 
 def rows(report: Report) -> list[Row]:
