@@ -139,7 +139,10 @@ def _margin(run: Run, card: Gpu | None) -> int:
 
 
 def _sequence(run: Run, model: Model, notes: Notes) -> int:
-    """The sequence length: as asked, else 2048 or the model's limit; longer than its positions is refused."""
+    """The sequence length: as asked, else 2048 or the model's limit; 0 for images, whose model says their size."""
+    if model.kind == "image":
+        notes.assume("model", "input", f"{'latents' if model.image[0] != 3 else 'images'} of {_extents(model.image)}")
+        return 0
     if run.seq_len is None:
         length = min(DEFAULT_SEQUENCE, model.context or DEFAULT_SEQUENCE)
         capped = f", the model's limit of positions being {model.context}" if length < DEFAULT_SEQUENCE else ""
@@ -151,10 +154,14 @@ def _sequence(run: Run, model: Model, notes: Notes) -> int:
     return run.seq_len
 
 
+def _extents(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
 _DEFAULTS = {
     "precision": "the recipe {precision}: 16 bytes per parameter with Adam, as in DeepSpeed and the ZeRO paper",
     "optimizer": "the optimizer {optimizer}",
-    "batch_size": "a micro batch of {batch_size} sequence per GPU",
+    "batch_size": "a micro batch of {batch_size} per GPU",
 }
 
 
@@ -170,7 +177,7 @@ def _note_defaults(run: Run, notes: Notes) -> None:
 def resolved_run(plan: Plan) -> dict[str, Any]:
     """Every key of the run with the value it was given or assumed, names as the presets spell them; it can be run again."""
     run = plan.run
-    written: dict[str, Any] = {**asdict(run), "seq_len": plan.seq_len, "optimizer": _named(plan.optimizer)}
+    written: dict[str, Any] = {**asdict(run), "seq_len": plan.seq_len or None, "optimizer": _named(plan.optimizer)}
     if isinstance(run.model, str) and has("models", run.model):
         written["model"] = plan.model.name
     if isinstance(run.precision, str):

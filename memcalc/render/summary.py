@@ -58,8 +58,9 @@ def subtitle(report: Report) -> str:
     active = f", {format_count(model.active)} active" if model.active != model.parameters else ""
     lora = f" · {_adapter(run['lora'])}" if run.get("lora") else ""
     stored = f" · base in {name_of(run['quantize'])}" if run.get("quantize") else ""
+    length = f" x {run['seq_len']} tokens" if run["seq_len"] else ""
     return (f"{format_count(model.parameters)} parameters{active}, {trained}{lora}{stored}"
-            f" · batch {run['batch_size']} x {run['seq_len']} tokens")  # fmt: skip
+            f" · batch {run['batch_size']}{length}")  # fmt: skip
 
 
 def _adapter(lora: dict[str, Any]) -> str:
