@@ -41,7 +41,7 @@ def convnet(c: Dimensions, prefix: str, body: Sequence, head: Block | None) -> M
     return made(c, body, "encoder")
 
 
-def conv_layer(name: str, before: int, width: int, kernel: int, stride: int = 1, *, act: str = "", groups: int = 1) -> Sequence:  # noqa: E501
+def conv_layer(name: str, before: int, width: int, kernel: int, stride: int = 1, *, act: str = "", groups: int = 1) -> Sequence:
     """Convolution without bias, batch norm, and an activation where `act` names one."""
     conv = Conv("convolution", before, width, (kernel, kernel), stride, groups, bias=False, padding=kernel // 2)
     return sequence(conv, Norm("normalization", width, "batch"), Activation("", act) if act else None, name=name)

@@ -43,7 +43,7 @@ def patches(c: Dimensions, name: str, width: int = 0, *, bias: bool = True) -> S
     return sequence(conv, Flatten(""))
 
 
-def embeddings(c: Dimensions, *, prefix: dict[str, int], extra: tuple[Block, ...] = (), positions: bool = True) -> Sequence:  # noqa: E501
+def embeddings(c: Dimensions, *, prefix: dict[str, int], extra: tuple[Block, ...] = (), positions: bool = True) -> Sequence:
     """ViT's embeddings: patches, `prefix` ({name: how many} learned tokens before them), positions for them all."""
     count = grid(c) + sum(prefix.values())
     tokens = [Prefix(name, (1, number, c.hidden_size)) for name, number in prefix.items()]
@@ -64,7 +64,7 @@ def drop_path(c: Dimensions, *, first: bool = False) -> DropPath | None:
     return DropPath("", p) if p and not first else None
 
 
-def attention(c: Dimensions, name: str, *, bias: bool = True, out: str = "o_proj", causal: bool = False, **more: Any) -> Attention:  # noqa: ANN401, E501
+def attention(c: Dimensions, name: str, *, bias: bool = True, out: str = "o_proj", causal: bool = False, **more: Any) -> Attention:  # noqa: ANN401
     """Full attention among the tokens of an image, q_proj, k_proj, v_proj and `out`, the last always biased."""
     heads, hidden = c.num_attention_heads, c.hidden_size
     dim = int(c.get("head_dim") or hidden // heads)

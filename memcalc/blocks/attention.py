@@ -36,6 +36,7 @@ class Attention(Block):
     out: Block | None = None
     q_norm: Block | None = None
     k_norm: Block | None = None
+    v_norm: Block | None = None
     before: tuple[Block, ...] = ()
     after: tuple[Block, ...] = ()
     rotary_dim: int = 0
@@ -61,5 +62,5 @@ class Attention(Block):
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         projections = (self.q, self.k, self.v, self.qkv, self.gate)
-        middle = (*projections, self.q_norm, self.k_norm, self.bias_table, self.out)
+        middle = (*projections, self.q_norm, self.k_norm, self.v_norm, self.bias_table, self.out)
         return (*self.before, *(block for block in middle if block), *self.after)

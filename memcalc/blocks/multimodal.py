@@ -31,3 +31,21 @@ class ConvTokens(Block):
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         return (self.conv,) if self.conv else ()
+
+
+@dataclass(frozen=True, slots=True)
+class PerLayerEmbeddings(Sequence):
+    """Made once, before the layers: every token's embedding for each layer, [batch, seq, layers, width].
+
+    A table read by token ids, plus a projection of the token's embedding under a norm (Gemma 3n and 4).
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class PerLayerInput(Block):
+    """x times this layer's slice of the PerLayerEmbeddings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sounds(Sequence):
+    """Reads the recordings of a sequence; what it yields takes the place of the audio tokens among the embeddings."""

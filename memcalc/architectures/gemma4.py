@@ -1,0 +1,147 @@
+"""Gemma 4: Gemma 3's layers with wider global heads, shared keys and values, per-layer embeddings, experts beside."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from memcalc.architectures import architecture
+from memcalc.architectures.decoder import attention, causal_lm, gated_mlp, interleaved, rms, window
+from memcalc.architectures.experts import stacked_experts
+from memcalc.architectures.multimodal import image_text, tower
+from memcalc.blocks.base import Block, Sequence, residual, sequence
+from memcalc.blocks.basic import Activation, Embedding, Linear, Norm, Raw, Softcap
+from memcalc.blocks.image import ChannelScale, Sum
+from memcalc.blocks.mlp import LinearRouter, Moe
+from memcalc.blocks.multimodal import Images, PerLayerEmbeddings, PerLayerInput
+
+if TYPE_CHECKING:
+    from memcalc.blocks.attention import Attention
+    from memcalc.dimensions import Dimensions
+    from memcalc.model import Model
+
+
+class Kind(NamedTuple):
+    """What sets a layer apart: local attention, its heads, whether it takes keys and values of an earlier layer."""
+
+    local: bool
+    head_dim: int
+    kv_heads: int
+    shares: bool
+
+
+@architecture("gemma4")
+def gemma4(c: Dimensions) -> Model:
+    """The text with its towers: images, and sound in the small models."""
+    given = [(name, c[f"{name}_config"]) for name in ("vision", "audio") if _present(c, name)]
+    towers = [tower(d, f"{name}_tower") for name, d in given]
+    into = [sequence(_projection(c, d), name=f"embed_{name}") for name, d in given]
+    images = Images("", (*towers, *into))
+    return image_text(c, images, tower(c.text_config, "language_model"), tie=bool(c.tie_word_embeddings))
+
+
+def _present(c: Dimensions, name: str) -> bool:
+    """Towers are optional: one whose config is absent or null is not built."""
+    return c.given().get(f"{name}_config") is not None
+
+
+def _projection(c: Dimensions, d: Dimensions) -> Linear:
+    return Linear("embedding_projection", d.get("output_proj_dims") or d.hidden_size, c.text_config.hidden_size)
+
+
+@architecture("gemma4_text")
+def gemma4_text(c: Dimensions) -> Model:
+    """Five local layers to a global one; embeddings of every layer's own where hidden_size_per_layer_input is set."""
+    embed = Embedding("embed_tokens", c.vocab_size, c.hidden_size, scaled=True)
+    layers = interleaved("layers", _kinds(c), lambda kind: _layer(c, kind))
+    cap = float(c.get("final_logit_softcapping") or 0.0)
+    return causal_lm(
+        c, embed, _per_layer(c) if c.hidden_size_per_layer_input else None, layers, _norm(c, "norm"),
+        tie="embed_tokens", logits=Softcap("", cap) if cap else None,
+    )  # fmt: skip
+
+
+def _kinds(c: Dimensions) -> list[Kind]:
+    """The kind of every layer; the last is global whatever the config says (Gemma4TextConfig.__post_init__)."""
+    count = c.num_hidden_layers
+    types = list(c.get("layer_types") or ["full_attention" if (i + 1) % 6 == 0 else "sliding_attention" for i in range(count)])
+    types[-1] = "full_attention"
+    own = {int(k): v for k, v in (c.get("per_layer_config") or {}).items()}
+    first_shared = count - c.num_kv_shared_layers
+    return [_kind(c, kind, i >= first_shared, own.get(i) or {}) for i, kind in enumerate(types)]
+
+
+def _kind(c: Dimensions, kind: str, shares: bool, own: dict[str, int]) -> Kind:
+    local = kind == "sliding_attention"
+    wide, few = c.get("global_head_dim", 512), c.get("num_global_key_value_heads")
+    dim = c.head_dim if local else wide
+    kv = few if few and not local and c.attention_k_eq_v else c.num_key_value_heads
+    return Kind(local, own.get("head_dim", dim), own.get("num_key_value_heads", kv), shares)
+
+
+def _norm(c: Dimensions, name: str, width: int = 0) -> Norm:
+    """Gemma4RMSNorm: fp32 throughout, times weight."""
+    return rms(name, width or c.hidden_size, "gemma4")
+
+
+def _layer(c: Dimensions, kind: Kind) -> Sequence:
+    """x + norm(attention(norm(x))), x + norm(feed(norm(x))), the layer's own embedding, times a constant."""
+    wide = c.intermediate_size * (2 if c.use_double_wide_mlp and kind.shares else 1)
+    before, after = _norm(c, "pre_feedforward_layernorm"), _norm(c, "post_feedforward_layernorm")
+    feed = gated_mlp(c, width=wide)
+    both = (_beside(c, before, feed),) if c.enable_moe_block else (before, feed)
+    return sequence(
+        residual(_norm(c, "input_layernorm"), _attention(c, kind), _norm(c, "post_attention_layernorm")),
+        residual(*both, after),
+        _own_embedding(c) if c.hidden_size_per_layer_input else None,
+        ChannelScale("layer_scalar", (1,), buffer=True),
+    )
+
+
+def _attention(c: Dimensions, kind: Kind) -> Attention:
+    """Norms of every head's query, key and value; global layers may take the keys for values too."""
+    dim = kind.head_dim
+    mixer = attention(
+        c.but(head_dim=dim, num_key_value_heads=kind.kv_heads), bias=bool(c.attention_bias),
+        window=window(c) if kind.local else 0, causal=c.get("use_bidirectional_attention") != "all",
+        rotary_dim=dim if kind.local else dim // 4, formula="gemma4",
+        q_norm=_norm(c, "q_norm", dim), k_norm=_norm(c, "k_norm", dim), v_norm=Norm("v_norm", dim, "rms-no-weight"),
+    )  # fmt: skip
+    if kind.shares:
+        return replace(mixer, k=None, v=None, k_norm=None, v_norm=None)
+    return replace(mixer, v=None) if c.attention_k_eq_v and not kind.local else mixer
+
+
+def _beside(c: Dimensions, before: Norm, feed: Block) -> Sum:
+    """The MLP, and experts that read the same state under norms of their own; summed."""
+    dense = sequence(before, feed, _norm(c, "post_feedforward_layernorm_1"))
+    choose = LinearRouter("proj", c.hidden_size, c.num_experts, c.top_k_experts)
+    router = sequence(
+        Norm("", c.hidden_size, "rms-no-weight"), ChannelScale("scale", (c.hidden_size,)), choose,
+        Raw("per_expert_scale", (c.num_experts,)), name="router",
+    )  # fmt: skip
+    experts = stacked_experts(c, c.num_experts, c.moe_intermediate_size)
+    mixture = Moe("", router, experts, top_k=c.top_k_experts, into=_norm(c, "pre_feedforward_layernorm_2"), formula="gemma4")
+    return Sum("", (dense, sequence(mixture, _norm(c, "post_feedforward_layernorm_2"))))
+
+
+def _own_embedding(c: Dimensions) -> Block:
+    """x + norm(projection(act(gate(x)) * the layer's embedding of each token))."""
+    width, hidden = c.hidden_size_per_layer_input, c.hidden_size
+    return residual(
+        Linear("per_layer_input_gate", hidden, width), Activation("", c.hidden_activation), PerLayerInput(""),
+        Linear("per_layer_projection", width, hidden), _norm(c, "post_per_layer_input_norm"),
+    )  # fmt: skip
+
+
+def _per_layer(c: Dimensions) -> PerLayerEmbeddings:
+    """A second table, a row of all layers' embeddings per token, and a projection of the first, normed and added."""
+    width, rows = c.hidden_size_per_layer_input, c.vocab_size_per_layer_input
+    return PerLayerEmbeddings(
+        "",
+        (
+            Embedding("embed_tokens_per_layer", rows, c.num_hidden_layers * width, scaled=True),
+            Linear("per_layer_model_projection", c.hidden_size, c.num_hidden_layers * width),
+            _norm(c, "per_layer_projection_norm", width),
+        ),
+    )
