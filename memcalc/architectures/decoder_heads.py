@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from memcalc.architectures.heads import kind, labels, task
+from memcalc.architectures.heads import labels, task
 from memcalc.blocks.base import Block, Sequence, sequence
 from memcalc.blocks.basic import Activation, Dropout, Linear
 from memcalc.blocks.image import Select
@@ -37,19 +37,22 @@ def headed(
     modeling_layers.py, Generic…).
     """
     head, width = _task(c), width or c.hidden_size
-    more = {"context": int(c.get("max_position_embeddings") or 0), "kind": kind(head), **more}
+    more = {"context": int(c.get("max_position_embeddings") or 0), **more}
     if head in ("ForCausalLM", "LMHeadModel"):
-        return Model(sequence(base, lm_head), **{**more, "kind": "causal-lm"})
+        return Model(sequence(base, lm_head), **more)
     more["loss_fp32"] = head == "ForTokenClassification" and classifier == "score"
     if head == "Model":
-        return Model(replace(base, name=""), **more)
+        return Model(replace(base, name=""), **{**more, "kind": "encoder"})
+    more["kind"] = "classifier"
     if head == "ForQuestionAnswering":
         return Model(sequence(replace(base, name=qa), Linear("qa_outputs", width, qa_outputs, bias=True)), **more)
     return Model(sequence(base, *_classifier(c, head, width, classifier)), **more)
 
 
 def _task(c: Dimensions) -> str:
-    head = "ForCausalLM" if not c.get("architectures") else task(c)
+    if not c.get("architectures"):
+        return "ForCausalLM"
+    head = task(c)
     if head not in HEADS or str(c.architectures[0]).endswith("DoubleHeadsModel"):
         known = ", ".join(HEADS)
         raise fault("model.architectures", f"the head of {c.architectures[0]} is not known; known are: {known}")
