@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.dtypes import nbytes
-from memcalc.optimizers.values import Parameter
+from memcalc.optimizers.values import Parameter, StateTensor
+from memcalc.reserve import Held, reserved
 from memcalc.tape.step import record_step
 from memcalc.tape.values import rounded
 from memcalc.tape.weights import Weights
 from memcalc.timeline import Timeline, timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from memcalc.model import Model
     from memcalc.optimizers import Optimizer
@@ -36,7 +37,45 @@ def measure(model: Model, tensors: Iterable[Tensor], optimizer: Optimizer, setti
     }
     if setting.accumulating:
         base["gradients"] = sum(_bytes(tensor, setting.gradients or stored(tensor)) for tensor in _trained(found))
-    return timeline(recording, base, step_temporaries(found, optimizer, setting))
+    parts = sum(base.values())
+    trained = [held(tensor, optimizer, setting) for tensor in in_order(_trained(found))]
+    sizes = [nbytes(tensor.elements, stored(tensor)) for tensor in in_order(found)]
+    taken = reserved(recording, [*sizes, *_masters(found, setting)], trained, parts)
+    return timeline(recording, base, step_temporaries(found, optimizer, setting), taken)
+
+
+def in_order(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Each tensor of every group, as often as it is there, layer by layer where groups are numbered alike."""
+    layers: list[Tensor] = []
+    for tensor in (*tensors, None):
+        if tensor is None or not layers or tensor.count != layers[0].count:
+            yield from (other for _ in range(layers[0].count if layers else 0) for other in layers)
+            layers = []
+        if tensor is not None:
+            layers.append(tensor)
+
+
+def held(tensor: Tensor, optimizer: Optimizer, setting: Setting) -> Held:
+    """What an optimizer holds for one tensor, in bytes as the allocator counts them."""
+    dtype = state_dtype(tensor, setting)
+    states = optimizer.states(tensor.shape, dtype, tensor.role, tensor.name)
+    temporaries = optimizer.temporaries(tensor.shape, dtype, tensor.role, tensor.name)
+    return Held(*(_gpu(group) for group in (states, temporaries.together, temporaries.each)))
+
+
+def _gpu(tensors: Iterable[StateTensor]) -> tuple[int, ...]:
+    return tuple(rounded(tensor.bytes) for tensor in tensors if tensor.device == "gpu")
+
+
+def _masters(tensors: Iterable[Tensor], setting: Setting) -> list[int]:
+    if not setting.master:
+        return []
+    return [nbytes(tensor.elements, setting.master) for tensor in in_order(_trained(tensors))]
+
+
+def state_dtype(tensor: Tensor, setting: Setting) -> str:
+    """The dtype the optimizer sees as the parameter's."""
+    return setting.states or setting.master or tensor.dtype or setting.weights
 
 
 def storage(setting: Setting) -> Callable[[Tensor], str]:
@@ -46,9 +85,8 @@ def storage(setting: Setting) -> Callable[[Tensor], str]:
 
 def step_temporaries(tensors: Iterable[Tensor], optimizer: Optimizer, setting: Setting) -> int:
     """The most an optimizer step needs beside what persists."""
-    stored = storage(setting)
     group = [
-        (Parameter(tensor.shape, setting.states or setting.master or stored(tensor), tensor.role, tensor.name), tensor.count)
+        (Parameter(tensor.shape, state_dtype(tensor, setting), tensor.role, tensor.name), tensor.count)
         for tensor in _trained(tensors)
     ]
     return optimizer.step_peak(group)
@@ -63,6 +101,5 @@ def _bytes(tensor: Tensor, dtype: str) -> int:
 
 
 def _state_bytes(tensor: Tensor, optimizer: Optimizer, setting: Setting) -> int:
-    dtype = setting.states or setting.master or tensor.dtype or setting.weights
-    states = optimizer.states(tensor.shape, dtype, tensor.role, tensor.name)
+    states = optimizer.states(tensor.shape, state_dtype(tensor, setting), tensor.role, tensor.name)
     return tensor.count * sum(rounded(state.bytes) for state in states if state.device == "gpu")
