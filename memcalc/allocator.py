@@ -1,0 +1,88 @@
+"""PyTorch's CUDA caching allocator, replayed: how many bytes it takes from the device for a given order of events.
+
+The rules are those of c10/cuda/CUDACachingAllocator.cpp (native backend, default settings): sizes in multiples of 512
+bytes; requests up to 1 MiB served from 2 MiB segments, up to 10 MiB from 20 MiB segments, larger ones from segments of
+their own in multiples of 2 MiB; the smallest free block that fits is taken, and split where enough remains; free
+neighbours merge; nothing goes back to the device.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+
+MIB = 2**20
+SMALL, SMALL_SEGMENT, LARGE_SEGMENT, OWN_SEGMENT, ROUND_SEGMENT, GRAIN = MIB, 2 * MIB, 20 * MIB, 10 * MIB, 2 * MIB, 512
+
+
+class Block:
+    """A stretch of a segment, in use or free, between its neighbours."""
+
+    __slots__ = ("before", "behind", "entry", "size", "small")
+
+    def __init__(self, size: int, small: bool) -> None:
+        self.size, self.small = size, small
+        self.before: Block | None = None
+        self.behind: Block | None = None
+        self.entry: tuple[int, int, Block] | None = None  # its place in the pool while it is free
+
+
+class CachingAllocator:
+    """`reserved` is what it has taken from the device so far."""
+
+    def __init__(self) -> None:
+        self.reserved = self._serial = 0
+        self._small: list[tuple[int, int, Block]] = []
+        self._large: list[tuple[int, int, Block]] = []
+
+    def malloc(self, size: int) -> Block:
+        """A block for `size` bytes, a multiple of 512."""
+        small = size <= SMALL
+        pool = self._small if small else self._large
+        at = bisect_left(pool, (size,))  # type: ignore[arg-type] - a shorter tuple sorts before
+        if at < len(pool):
+            block = pool.pop(at)[2]
+            block.entry = None
+        else:
+            taken = SMALL_SEGMENT if small else LARGE_SEGMENT if size < OWN_SEGMENT else -(-size // ROUND_SEGMENT) * ROUND_SEGMENT  # noqa: E501
+            block = Block(taken, small)
+            self.reserved += taken
+        rest = block.size - size
+        if rest > SMALL or (small and rest):
+            self._split(block, size, rest)
+        return block
+
+    def _split(self, block: Block, size: int, rest: int) -> None:
+        tail = Block(rest, block.small)
+        tail.before, tail.behind = block, block.behind
+        if block.behind:
+            block.behind.before = tail
+        block.behind, block.size = tail, size
+        self._put(tail)
+
+    def _put(self, block: Block) -> None:
+        self._serial += 1
+        block.entry = (block.size, self._serial, block)
+        insort(self._small if block.small else self._large, block.entry)
+
+    def _take(self, block: Block) -> None:
+        pool = self._small if block.small else self._large
+        del pool[bisect_left(pool, block.entry)]  # type: ignore[type-var]
+        block.entry = None
+
+    def free(self, block: Block) -> None:
+        """Give a block back; it merges with free neighbours of its segment."""
+        before, behind = block.before, block.behind
+        if before and before.entry:
+            self._take(before)
+            before.size += block.size
+            before.behind = behind
+            if behind:
+                behind.before = before
+            block = before
+        if behind and behind.entry:
+            self._take(behind)
+            block.size += behind.size
+            block.behind = behind.behind
+            if behind.behind:
+                behind.behind.before = block
+        self._put(block)

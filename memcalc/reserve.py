@@ -1,0 +1,178 @@
+"""What the caching allocator takes from the device for a training step: the tape's log, replayed for two whole steps.
+
+The first step makes the optimizer's states, in whatever the activations have left free; the second shows what a steady
+step needs on top. Of layers in the middle of a stack only what outlives the layer is replayed: their temporaries fit
+where those of the layers before them fitted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from memcalc.allocator import MIB, Block, CachingAllocator
+from memcalc.tape.values import rounded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from memcalc.tape.recorder import Layers
+    from memcalc.tape.step import Recording
+
+EDGE = 2  # layers at each end of a stack that are replayed whole
+NEGLIGIBLE = 2**14  # blocks smaller than this part of all that persists are left to the small pool, unless it is small
+
+
+class Held(NamedTuple):
+    """What is held for one trained tensor: bytes of its states, and of temporaries of the optimizer step."""
+
+    states: tuple[int, ...]
+    together: tuple[int, ...]
+    each: tuple[int, ...]
+
+
+def reserved(recording: Recording, weights: Iterable[int], trained: list[Held], parts: int) -> int:
+    """Bytes reserved after two steps; `weights` are the sizes of what is there from the start, `parts` their sum."""
+    floor = min(MIB, parts // NEGLIGIBLE)
+    allocator = CachingAllocator()
+    for size in weights:
+        if size > floor:
+            allocator.malloc(rounded(size))
+    births, moves = Moves(recording, floor).listed()
+    for first in (True, False):
+        blocks = _run(allocator, births, moves)
+        _optimizer_step(allocator, trained, floor, first=first)
+        for block in blocks:
+            if block is not None:
+                allocator.free(block)
+    return allocator.reserved
+
+
+def _run(allocator: CachingAllocator, births: list[int], moves: list[int]) -> list[Block | None]:
+    """Forward and backward: the blocks that are left, the gradients."""
+    blocks: list[Block | None] = [None] * len(births)
+    malloc, free = allocator.malloc, allocator.free
+    for move in moves:
+        if move >= 0:
+            blocks[move] = malloc(births[move])
+        else:
+            free(blocks[~move])  # type: ignore[arg-type] - born before it dies
+            blocks[~move] = None
+    return blocks
+
+
+def _optimizer_step(allocator: CachingAllocator, trained: list[Held], floor: int, *, first: bool) -> None:
+    """States of every tensor in the first step; temporaries of all together, or of each with the one before."""
+    if first:
+        for held in trained:
+            for size in held.states:
+                if size > floor:
+                    allocator.malloc(size)
+    together: list[Block] = []
+    before: list[Block] = []
+    for held in trained:
+        together += [allocator.malloc(size) for size in held.together if size > floor]
+        own = [allocator.malloc(size) for size in held.each if size > floor]
+        for block in before:
+            allocator.free(block)
+        before = own
+    for block in before + together:
+        allocator.free(block)
+
+
+class Moves:
+    """The whole step as births and deaths of numbered blocks: n for the birth of block n, ~n for its death."""
+
+    def __init__(self, recording: Recording, floor: int) -> None:
+        self.recording, self.floor = recording, floor
+        self.births: list[int] = []
+        self.moves: list[int] = []
+        self.number: dict[tuple[int, int], int] = {}  # (storage, layer) -> block, while it lives
+        self.home: dict[int, tuple[int, int, int, int]] = {}  # storage -> stack, sample, direction, place from the end
+        self.local: set[int] = set()  # storages that die in the slice they were born in
+        self.made: dict[tuple[int, int, int], list[int]] = {}  # the storages of a stack's sample and direction
+        for place, stack in enumerate(recording.stacks):
+            for sample, direction, start, stop in _stretches(stack):
+                self._settle(place, sample, direction, start, stop)
+
+    def listed(self) -> tuple[list[int], list[int]]:
+        """(size of every block, moves)."""
+        at = 0
+        for place, stack in enumerate(self.recording.stacks):
+            self._pass(at, stack.events[0])
+            for layer, sample in enumerate(stack.order):
+                self._layer(place, layer, stack.events[sample], stack.events[sample + 1])
+            at = stack.events[-1]
+        for place, stack in reversed(list(enumerate(self.recording.stacks))):
+            back = stack.returns[::-1]
+            self._pass(at, back[-1])
+            for layer, sample in reversed(list(enumerate(stack.order))):
+                self._layer(place, layer, back[sample + 1], back[sample])
+            at = back[0]
+        self._pass(at, self.recording.end)
+        return self.births, self.moves
+
+    def _settle(self, place: int, sample: int, direction: int, start: int, stop: int) -> None:
+        events = self.recording.events[start:stop]
+        born = [event for event in events if event >= 0]
+        self.made[place, sample, direction] = born
+        for rank, storage in enumerate(born):
+            self.home[storage] = (place, sample, direction, rank - len(born))
+        self.local.update(set(born) & {~event for event in events if event < 0})
+
+    def _pass(self, start: int, stop: int) -> None:
+        """A stretch outside the stacks."""
+        for event in self.recording.events[start:stop]:
+            if event >= 0:
+                self._bear(event, -1)
+            elif ~event in self.home:
+                place, sample, _, _ = self.home[~event]
+                for layer, other in enumerate(self.recording.stacks[place].order):
+                    if other == sample:
+                        self._bury(~event, layer)
+            else:
+                self._bury(~event, -1)
+
+    def _layer(self, place: int, layer: int, start: int, stop: int) -> None:
+        stack = self.recording.stacks[place]
+        inner = EDGE <= layer < len(stack.order) - EDGE
+        for event in self.recording.events[start:stop]:
+            storage = event if event >= 0 else ~event
+            if inner and storage in self.local:
+                continue
+            if event >= 0:
+                self._bear(storage, layer)
+            else:
+                self._bury(*self._owner(place, layer, storage))
+
+    def _owner(self, place: int, layer: int, storage: int) -> tuple[int, int]:
+        """The storage that really dies here, and its layer: this layer's, or its like in the neighbour's."""
+        home = self.home.get(storage)
+        stack = self.recording.stacks[place]
+        if home is None or home[0] != place:
+            return storage, -1 if home is None else 0
+        _, sample, direction, rank = home
+        step = sample - stack.order[layer]
+        if step == 0 or abs(step) > 1 or storage in stack.shared:
+            return storage, layer if step == 0 else stack.order.index(sample)
+        neighbour = stack.order[layer + step]
+        return self.made[place, neighbour, direction][rank], layer + step
+
+    def _bear(self, storage: int, layer: int) -> None:
+        size = self.recording.sizes[storage]
+        if size > self.floor:
+            self.number[storage, layer] = len(self.births)
+            self.moves.append(len(self.births))
+            self.births.append(size)
+
+    def _bury(self, storage: int, layer: int) -> None:
+        number = self.number.pop((storage, layer), None)
+        if number is not None:
+            self.moves.append(~number)
+
+
+def _stretches(stack: Layers) -> Iterator[tuple[int, int, int, int]]:
+    """(sample, direction, start, stop) of every slice of a stack."""
+    back = stack.returns[::-1]
+    for sample in range(len(stack.events) - 1):
+        yield sample, 0, stack.events[sample], stack.events[sample + 1]
+        yield sample, 1, back[sample + 1], back[sample]
