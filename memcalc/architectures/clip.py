@@ -45,7 +45,7 @@ def clip(c: Dimensions) -> Model:
         return image_classifier(vision.but(num_labels=labels(c)), Sequence("vision_model", base), vision.hidden_size, "mean")
     towers = Fork("", (
         sequence(Sequence("text_model", clip_text_tower(text)), Linear("text_projection", text.hidden_size, c.projection_dim)),
-        sequence(Sequence("vision_model", clip_vision_tower(vision)), Linear("visual_projection", vision.hidden_size, c.projection_dim)),  # noqa: E501
+        sequence(Sequence("vision_model", clip_vision_tower(vision)), Linear("visual_projection", vision.hidden_size, c.projection_dim)),
     ))  # fmt: skip
     return _both(c, sequence(towers, Raw("logit_scale", ())), text, vision)
 

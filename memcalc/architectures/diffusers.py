@@ -37,7 +37,17 @@ def embedded(name: str, inputs: int, width: int, *, act: str = "silu", condition
     return Condition(name, (*((guide,) if guide else ()), *pair))
 
 
-def attention(name: str, width: int, heads: int, head_dim: int, context: int = 0, *, bias: bool = False, out_bias: bool = True, **more: Any) -> Attention:
+def attention(
+    name: str,
+    width: int,
+    heads: int,
+    head_dim: int,
+    context: int = 0,
+    *,
+    bias: bool = False,
+    out_bias: bool = True,
+    **more: Any,
+) -> Attention:
     """diffusers' Attention: to_q, to_k, to_v, to_out.0; keys and values of a context `context` wide where given."""
     inner, source = heads * head_dim, context or width
     kv = int(more.pop("kv_heads", 0)) or heads
@@ -60,6 +70,9 @@ def feed_forward(name: str, width: int, *, act: str = "geglu", dropout: float = 
     return Mlp(name, up, down, fused=gated, activation=function, width=inner, dropout=dropout)
 
 
+_FUNCTIONS = {"geglu": "gelu", "swiglu": "silu", "gelu-approximate": "gelu_pytorch_tanh", "linear-silu": "silu"}
+
+
 def group_norm(name: str, width: int, groups: int) -> Norm:
     """GroupNorm (Wu & He 2018)."""
     return Norm(name, width, "group", groups_of=groups)
@@ -71,7 +84,17 @@ def conv3(name: str, inputs: int, outputs: int, kernel: int = 3, stride: int = 1
     return Conv(name, inputs, outputs, (kernel, kernel), stride, padding=around)
 
 
-def res_block(name: str, inputs: int, outputs: int, *, time: int = 0, groups: int = 32, act: str = "silu", dropout: float = 0.0, **more: bool) -> ResBlock:
+def res_block(
+    name: str,
+    inputs: int,
+    outputs: int,
+    *,
+    time: int = 0,
+    groups: int = 32,
+    act: str = "silu",
+    dropout: float = 0.0,
+    **more: bool,
+) -> ResBlock:
     """ResnetBlock2D; `time` is the width of the conditioning vector (0: none)."""
     wide = 2 if more.get("scale_shift") else 1
     return ResBlock(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
+from memcalc.architectures.decoder import interleaved
 from memcalc.architectures.diffusers import attention, denoiser, embedded, feed_forward
 from memcalc.architectures.dit import bare_norm, heads, time_embedder
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block, Sequence, repeat, sequence, stack
+from memcalc.blocks.base import Block, Sequence, repeat, sequence
 from memcalc.blocks.basic import Conv, Linear, Norm
 from memcalc.blocks.diffusion import Condition, JointAttention, JointBlock, Modulate, Modulation, SingleBlock
 from memcalc.blocks.image import Flatten, Positions, Unflatten
@@ -22,14 +23,11 @@ if TYPE_CHECKING:
 def sd3(c: Dimensions) -> Model:
     """Joint layers; the last uses the text tokens for the last time, the first ones of SD 3.5 attend twice."""
     width, dual = c.num_attention_heads * c.attention_head_dim, set(c.dual_attention_layers)
-    kinds: dict[tuple[bool, bool], Block] = {}
-    for i in range(c.num_layers):
-        key = (i in dual, i == c.num_layers - 1)
-        kinds.setdefault(key, _sd3_block(c, width, dual=key[0], last=key[1]))
-    blocks = [kinds[i in dual, i == c.num_layers - 1] for i in range(c.num_layers)]
+    kinds = [(i in dual, i == c.num_layers - 1) for i in range(c.num_layers)]
+    blocks = interleaved("transformer_blocks", kinds, lambda kind: _sd3_block(c, width, dual=kind[0], last=kind[1]))
     return denoiser(
         c, _sd3_patches(c, width), time_and_text(width, c.pooled_projection_dim),
-        context_embedder(c.joint_attention_dim, c.caption_projection_dim), stack("transformer_blocks", blocks),
+        context_embedder(c.joint_attention_dim, c.caption_projection_dim), blocks,
         *unpatched(width, c.patch_size**2 * (c.get("out_channels") or c.in_channels), c.patch_size),
     )  # fmt: skip
 
