@@ -46,7 +46,7 @@ def attention(
     *,
     bias: bool = False,
     out_bias: bool = True,
-    **more: Any,
+    **more: Any,  # noqa: ANN401 - fields of Attention
 ) -> Attention:
     """diffusers' Attention: to_q, to_k, to_v, to_out.0; keys and values of a context `context` wide where given."""
     inner, source = heads * head_dim, context or width

@@ -56,7 +56,7 @@ def unet(c: Dimensions) -> Model:
     )  # fmt: skip
 
 
-def _each(value: Any, count: int) -> list[Any]:
+def _each(value: Any, count: int) -> list[Any]:  # noqa: ANN401 - numbers, lists of them, or one for all
     return list(value) if isinstance(value, (list, tuple)) else [value] * count
 
 

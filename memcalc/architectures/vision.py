@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from memcalc.model import Kind
 
 
-def pair(value: Any) -> tuple[int, int]:
+def pair(value: Any) -> tuple[int, int]:  # noqa: ANN401 - a config's image_size is a number or a list of two
     """(height, width) of a size that a config gives as one number or as two."""
     if isinstance(value, (list, tuple)):
         height, width = value
@@ -64,7 +64,15 @@ def drop_path(c: Dimensions, *, first: bool = False) -> DropPath | None:
     return DropPath("", p) if p and not first else None
 
 
-def attention(c: Dimensions, name: str, *, bias: bool = True, out: str = "o_proj", causal: bool = False, **more: Any) -> Attention:
+def attention(
+    c: Dimensions,
+    name: str,
+    *,
+    bias: bool = True,
+    out: str = "o_proj",
+    causal: bool = False,
+    **more: Any,  # noqa: ANN401 - fields of Attention
+) -> Attention:
     """Full attention among the tokens of an image, q_proj, k_proj, v_proj and `out`, the last always biased."""
     heads, hidden = c.num_attention_heads, c.hidden_size
     dim = int(c.get("head_dim") or hidden // heads)
@@ -80,7 +88,15 @@ def attention(c: Dimensions, name: str, *, bias: bool = True, out: str = "o_proj
     )  # fmt: skip
 
 
-def mlp(c: Dimensions, width: int = 0, *, name: str = "mlp", names: tuple[str, str] = ("fc1", "fc2"), bias: bool = True, hidden: int = 0) -> Mlp:
+def mlp(
+    c: Dimensions,
+    width: int = 0,
+    *,
+    name: str = "mlp",
+    names: tuple[str, str] = ("fc1", "fc2"),
+    bias: bool = True,
+    hidden: int = 0,
+) -> Mlp:
     """fc2(act(fc1(x))) of `width` (default: intermediate_size)."""
     width, hidden = width or c.intermediate_size, hidden or c.hidden_size
     up, down = Linear(names[0], hidden, width, bias), Linear(names[1], width, hidden, bias)
@@ -119,7 +135,9 @@ def labels(c: Dimensions) -> int:
     return int(given) if given is not None else len(c.get("id2label") or (0, 1))
 
 
-def image_model(c: Dimensions, prefix: str, body: Sequence, pooler: Block | None = None, *, width: int = 0, read: str = "first") -> Model:
+def image_model(
+    c: Dimensions, prefix: str, body: Sequence, pooler: Block | None = None, *, width: int = 0, read: str = "first"
+) -> Model:
     """The body under its class's head: a classifier on the tokens `read`, or the bare model with its pooler."""
     name = class_name(c)
     if name.endswith("ForImageClassification"):
