@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LARGEST = 10**12  # of one dimension; beyond it is a typing error, not a model
-DEEPEST = 10_000  # layers
+DEEPEST = 10_000  # layers, or experts or groups of them
 
 
 class Dimensions:
@@ -112,6 +112,8 @@ class Dimensions:
             raise self._wrong(key, value, "a positive whole number below 10^12")
         if key.endswith(("_layers", "n_layer")) and value > DEEPEST:
             raise self._wrong(key, value, f"a number of layers up to {DEEPEST:,}")
+        if key.endswith(("_experts", "_groups", "_group_num")) and value > DEEPEST:
+            raise self._wrong(key, value, f"a whole number up to {DEEPEST:,}")
         return value
 
     def _where(self, key: str) -> str:

@@ -7,16 +7,17 @@ keys of its config.json mean. A function is registered for its model types by `@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memcalc.dimensions import Dimensions
-from memcalc.errors import MemcalcError, RunInvalid, UnknownName, fault
+from memcalc.errors import MemcalcError, RunInvalid, UnknownName, fault, shorten
 from memcalc.presets import find, has, index, names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from memcalc.model import Model
 
@@ -51,7 +52,10 @@ def _nested(spec: str | Mapping[str, Any], key: str, given: Mapping[str, Any], s
     its keys then stand among those around it.
     """
     rule: Mapping[str, Any] = {"type": spec} if isinstance(spec, str) else spec
-    inner = dict(rule.get("absent", {}) if given.get(key) is None else given[key])
+    written = rule.get("absent", {}) if given.get(key) is None else given[key]
+    if not isinstance(written, Mapping):
+        raise fault(f"model.{key}", f"{shorten(repr(written))} is not a config of its own (a mapping)")
+    inner = dict(written)
     if rule.get("flat") and given.get(key) is None:
         inner = {k: v for k, v in given.items() if k not in ("architectures", "model_type")}
     if rule.get("fixed"):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from memcalc.architectures import architecture
-from memcalc.architectures.heads import choose, kind, labels, task
+from memcalc.architectures.heads import channels, choose, kind, labels, task
 from memcalc.architectures.seq2seq import attention, decoder_layer, dropout, encoder_layer, norm
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Stack, repeat, sequence
@@ -134,7 +134,7 @@ def _mixer(c: Dimensions) -> Attention:
         return attention(c, "self_attn", heads)
     bias = bool(c.use_bias)
     return Attention(
-        "self_attn", heads, heads, width // heads,
+        "self_attn", heads, heads, channels(width, heads, "encoder_attention_heads"),
         q=Linear("self.query", width, width, bias), k=Linear("self.key", width, width, bias),
         v=Linear("self.value", width, width, bias), out=Linear("output", width, width, bias),
         causal=False, dropout=float(c.attention_dropout), window=c.block_size if sparse == "block_sparse" else 0,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.architectures import architecture
 from memcalc.architectures.encoder import dropout, norm, post_norm_layer
-from memcalc.architectures.heads import labels, masked_lm, with_head
+from memcalc.architectures.heads import channels, labels, masked_lm, with_head
 from memcalc.blocks.base import Block, Param, Sequence, repeat, sequence
 from memcalc.blocks.basic import Activation, Conv, Dropout, Embedding, Linear, Norm
 from memcalc.blocks.disentangled import DisentangledAttention, FirstLayerConv, RelativeTable
@@ -91,7 +91,7 @@ def _attention_v1(c: Dimensions) -> DisentangledAttention:
     hidden, heads, (c2p, p2c) = c.hidden_size, c.num_attention_heads, _terms(c)
     relative, talking = bool(c.relative_attention), bool(c.get("talking_head"))
     return DisentangledAttention(
-        "attention", heads, heads, hidden // heads,
+        "attention", heads, heads, channels(hidden, heads),
         qkv=Linear("self.in_proj", hidden, 3 * hidden),
         extra=(Param("self.q_bias", (hidden,)), Param("self.v_bias", (hidden,))),
         pos_key=Linear("self.pos_proj", hidden, hidden) if relative and c2p else None,
@@ -104,7 +104,7 @@ def _attention_v1(c: Dimensions) -> DisentangledAttention:
 
 def _attention_v2(c: Dimensions) -> DisentangledAttention:
     hidden, heads, (c2p, p2c) = c.hidden_size, c.num_attention_heads, _terms(c)
-    head = int(c.get("attention_head_size", hidden // heads))
+    head = int(c.get("attention_head_size", channels(hidden, heads)))
     shared = bool(c.get("share_att_key"))
     own = bool(c.relative_attention) and not shared
     return DisentangledAttention(

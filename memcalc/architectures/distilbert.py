@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
-from memcalc.architectures.heads import labels, with_head
+from memcalc.architectures.heads import channels, labels, with_head
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, repeat, residual, sequence
 from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm
@@ -35,7 +35,7 @@ def distilbert(c: Dimensions) -> Model:
 def _attention(c: Dimensions) -> Attention:
     names = ("q_lin", "k_lin", "v_lin", "out_lin")
     q, k, v, out = (Linear(name, c.dim, c.dim, bias=True) for name in names)
-    head = c.dim // c.n_heads
+    head = channels(c.dim, c.n_heads, "n_heads")
     return Attention(
         "attention", c.n_heads, c.n_heads, head, q, k, v, out=out, causal=False, dropout=float(c.attention_dropout)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from memcalc.architectures.heads import channels
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, residual, sequence
 from memcalc.blocks.basic import Dropout, Embedding, Linear, Norm
@@ -36,9 +37,10 @@ def embeddings(
 def self_attention(c: Dimensions, name: str = "attention", *, cross: bool = False, **more: Any) -> Attention:  # noqa: ANN401
     """Multi-head attention with biases everywhere, named as in BertAttention (its dropout and norm are beside it)."""
     hidden, heads = c.hidden_size, c.num_attention_heads
-    width = heads * (hidden // heads)
+    head = hidden // heads if "embedding_size" in c else channels(hidden, heads)
+    width = heads * head
     return Attention(
-        name, heads, heads, hidden // heads,
+        name, heads, heads, head,
         q=Linear("self.query", hidden, width, bias=True),
         k=Linear("self.key", hidden, width, bias=True),
         v=Linear("self.value", hidden, width, bias=True),

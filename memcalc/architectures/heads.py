@@ -42,6 +42,13 @@ def labels(c: Dimensions, default: int = 2) -> int:
     return int(c.get("num_labels", default if named is None else len(named)))
 
 
+def channels(width: int, heads: int, key: str = "num_attention_heads") -> int:
+    """Channels of each of `heads` heads; RunInvalid where they do not divide `width`, as in the library's classes."""
+    if heads < 1 or width % heads:
+        raise fault(f"model.{key}", f"{heads} heads do not divide a width of {width}")
+    return width // heads
+
+
 def kind(name: str) -> Kind:
     """The kind of model that a task makes."""
     return _KINDS.get(name, "encoder" if name.endswith(("Model", "Encoder")) else "classifier")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from memcalc.architectures import architecture
 from memcalc.architectures.bart import Style, seq2seq
 from memcalc.architectures.encoder import dropout, embeddings, feed_forward, post_norm, post_norm_layer
-from memcalc.architectures.heads import classification_head, classifier_dropout, labels, masked_lm, with_head
+from memcalc.architectures.heads import channels, classification_head, classifier_dropout, labels, masked_lm, with_head
 from memcalc.architectures.seq2seq import encoder_layer
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, Stack, Unused, repeat, sequence, stack
@@ -35,7 +35,7 @@ def _local_global(c: Dimensions, name: str, inner: str, out: str, window: int) -
         return Linear(f"{inner}.{what}", hidden, hidden, bias=True)
 
     return LocalGlobalAttention(
-        name, heads, heads, hidden // heads,
+        name, heads, heads, channels(hidden, heads),
         q=project("query"), k=project("key"), v=project("value"), out=Linear(out, hidden, hidden, bias=True),
         q_global=project("query_global"), k_global=project("key_global"), v_global=project("value_global"),
         causal=False, window=window, dropout=float(c.attention_probs_dropout_prob), formula="longformer",
@@ -103,7 +103,7 @@ def _big_bird_attention(c: Dimensions, name: str) -> Attention:
     sparse = c.attention_type == "block_sparse" and not (c.is_decoder and c.add_cross_attention)
     q, k, v = (Linear(f"self.{part}", hidden, hidden, bool(c.use_bias)) for part in ("query", "key", "value"))
     return Attention(
-        name, heads, heads, hidden // heads, q, k, v, out=Linear("output.dense", hidden, hidden, bias=True),
+        name, heads, heads, channels(hidden, heads), q, k, v, out=Linear("output.dense", hidden, hidden, bias=True),
         causal=bool(c.is_decoder) and not cross, cross=cross, dropout=float(c.attention_probs_dropout_prob),
         window=c.block_size if sparse else 0, formula="big-bird" if sparse else "",
     )  # fmt: skip

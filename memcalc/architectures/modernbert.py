@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
 from memcalc.architectures.decoder import layer_norm
-from memcalc.architectures.heads import labels, with_head
+from memcalc.architectures.heads import channels, labels, with_head
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, residual, sequence, stack
 from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm
@@ -53,7 +53,7 @@ def _layer(c: Dimensions, kind: str, *, first: bool) -> Sequence:
 def _attention(c: Dimensions, kind: str) -> Attention:
     """One projection for queries, keys and values; a window of `local_attention` around each query where local."""
     hidden, heads, bias = c.hidden_size, c.num_attention_heads, bool(c.attention_bias)
-    head = hidden // heads
+    head = channels(hidden, heads)
     return Attention(
         "attn", heads, heads, head,
         qkv=Linear("Wqkv", hidden, 3 * hidden, bias),

@@ -16,7 +16,7 @@ from memcalc.architectures.encoder import (
     post_norm_layer,
     self_attention,
 )
-from memcalc.architectures.heads import classification_head, labels, masked_lm, pooler, with_head
+from memcalc.architectures.heads import channels, classification_head, labels, masked_lm, pooler, with_head
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Sequence, repeat, sequence
 from memcalc.blocks.basic import Embedding, Linear
@@ -88,6 +88,6 @@ def _mpnet_attention(c: Dimensions) -> Attention:
     hidden, heads = c.hidden_size, c.num_attention_heads
     q, k, v, out = (Linear(name, hidden, hidden, bias=True) for name in ("q", "k", "v", "o"))
     return Attention(
-        "attention.attn", heads, heads, hidden // heads, q, k, v, out=out, causal=False,
+        "attention.attn", heads, heads, channels(hidden, heads), q, k, v, out=out, causal=False,
         dropout=float(c.attention_probs_dropout_prob), scores_bias=True, formula="mpnet",
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memcalc.architectures.heads import channels
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, residual, sequence
 from memcalc.blocks.basic import Dropout, Linear, Norm
@@ -26,7 +27,7 @@ def attention(
     """Multi-head attention over d_model with q_proj, k_proj, v_proj and out_proj (BartAttention)."""
     width = c.d_model
     return Attention(
-        name, heads, heads, width // heads,
+        name, heads, heads, channels(width, heads, f"{'decoder' if causal or cross else 'encoder'}_attention_heads"),
         q=Linear("q_proj", width, width, bias),
         k=Linear("k_proj", width, width, bias and key_bias),
         v=Linear("v_proj", width, width, bias),

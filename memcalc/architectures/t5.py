@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from memcalc.architectures import architecture
 from memcalc.architectures.heads import choose, kind, labels, task
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block, Sequence, residual, sequence, stack
+from memcalc.blocks.base import Block, Sequence, Stack, residual, sequence
 from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm, Scale
 from memcalc.blocks.image import Select
 from memcalc.blocks.mlp import Mlp
@@ -27,41 +27,43 @@ def t5(c: Dimensions) -> Model:
     The config class of transformers 5 sets tie_word_embeddings to true whatever the file says, but a checkpoint with a
     head of its own (v1.1, Flan, mT5, UMT5: `tie_word_embeddings: false`) keeps it; LongT5's have none of their own.
     """
-    tied = bool(c.tie_word_embeddings) or c.model_type == "longt5"
-    if task(c) == "EncoderModel":
-        return Model(sequence(_table(c), _encoder(c)), kind="encoder", loss_fp32=False)
-    base = (_table(c), _encoder(c), _decoder(c))
-    heads = _heads(c, base, tied=tied)
-    return Model(sequence(*choose(c, heads)), kind="encoder" if task(c) == "Model" else kind(task(c)), loss_fp32=False)
+    name, nested = task(c), task(c) in {"ForSequenceClassification", "ForTokenClassification"}
+    prefix = "transformer." if nested else ""
+    decoder = None if name in {"EncoderModel", "ForTokenClassification"} else _decoder(c, prefix)
+    heads = _heads(c, tied=bool(c.tie_word_embeddings) or c.model_type == "longt5")
+    body = sequence(_table(c, prefix), _encoder(c, prefix), decoder, *choose(c, heads))
+    return Model(body, kind="encoder" if name in {"Model", "EncoderModel"} else kind(name), loss_fp32=False)
 
 
-def _heads(c: Dimensions, base: tuple[Block, ...], *, tied: bool) -> Heads:
-    """What each class is made of; two of them hold the base model under a name of its own."""
+def _heads(c: Dimensions, *, tied: bool) -> Heads:
+    """What each class adds; logits from a tied table are made of hidden states scaled by 1 / √d_model."""
     head = Linear("lm_head", c.d_model, c.vocab_size, tied_to="shared.weight" if tied else "")
-    drop = Dropout("", float(c.classifier_dropout))
-    dense, out = Linear("dense", c.d_model, c.d_model, bias=True), Linear("out_proj", c.d_model, labels(c), bias=True)
-    classify = sequence(Select("", "last"), drop, dense, Activation("", "tanh"), drop, out, name="classification_head")
-    with_lm = (*base, *((Scale(""),) if tied else ()), head)
-    nested, encoder = "transformer.", Linear("classifier", c.d_model, labels(c), bias=True)
+    with_lm = (Scale(""), head) if tied else (head,)
+    drop, out = Dropout("", float(c.classifier_dropout)), labels(c)
+    dense, project = Linear("dense", c.d_model, c.d_model, bias=True), Linear("out_proj", c.d_model, out, bias=True)
+    classify = sequence(
+        Select("", "last"), drop, dense, Activation("", "tanh"), drop, project, name="classification_head"
+    )
     return {
-        "Model": base,
+        "Model": (),
+        "EncoderModel": (),
         "ForConditionalGeneration": with_lm,
         "WithLMHeadModel": with_lm,  # its name until 2020
-        "ForSequenceClassification": (_table(c, nested), _encoder(c, nested), _decoder(c, nested), classify),
-        "ForTokenClassification": (_table(c, nested), _encoder(c, nested), drop, encoder),
-        "ForQuestionAnswering": (*base, Linear("qa_outputs", c.d_model, labels(c), bias=True)),
+        "ForSequenceClassification": (classify,),
+        "ForTokenClassification": (drop, Linear("classifier", c.d_model, out, bias=True)),
+        "ForQuestionAnswering": (Linear("qa_outputs", c.d_model, out, bias=True),),
     }
 
 
-def _table(c: Dimensions, prefix: str = "") -> Embedding:
+def _table(c: Dimensions, prefix: str) -> Embedding:
     return Shared(f"{prefix}shared", c.vocab_size, c.d_model)
 
 
-def _encoder(c: Dimensions, prefix: str = "") -> Encoder:
+def _encoder(c: Dimensions, prefix: str) -> Encoder:
     return Encoder(f"{prefix}encoder", _stack(c, prefix, c.num_layers, decoder=False))
 
 
-def _decoder(c: Dimensions, prefix: str = "") -> Decoder:
+def _decoder(c: Dimensions, prefix: str) -> Decoder:
     return Decoder(f"{prefix}decoder", _stack(c, prefix, c.get("num_decoder_layers", c.num_layers), decoder=True))
 
 
@@ -69,8 +71,8 @@ def _stack(c: Dimensions, prefix: str, layers: int, *, decoder: bool) -> tuple[B
     """Dropout, layers, norm, dropout. UMT5 looks up a bias in every layer, the others in the first alone (T5Stack)."""
     words = Embedding("embed_tokens", c.vocab_size, c.d_model, tied_to=f"{prefix}shared.weight")
     first, rest = (_layer(c, decoder=decoder, table=table) for table in (True, c.model_type == "umt5"))
-    drop = Dropout("", float(c.dropout_rate))
-    return (words, drop, stack("block", [first, *[rest] * (layers - 1)]), norm(c, "final_layer_norm"), drop)
+    drop, every = Dropout("", float(c.dropout_rate)), [first, *[rest] * (layers - 1)]
+    return (words, drop, Stack("block", tuple(every[:layers])), norm(c, "final_layer_norm"), drop)
 
 
 def _layer(c: Dimensions, *, decoder: bool, table: bool) -> Sequence:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.architectures import architecture
 from memcalc.architectures.decoder import layer_norm
-from memcalc.architectures.heads import with_head
+from memcalc.architectures.heads import channels, with_head
 from memcalc.architectures.speech_heads import adapter, speech_heads
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Param, Sequence, residual, sequence, stack
@@ -97,7 +97,7 @@ def _layer(c: Dimensions, *, first: bool) -> Sequence:
 
 def _attention(c: Dimensions, *, first: bool) -> Attention:
     hidden, heads = c.hidden_size, c.num_attention_heads
-    head = hidden // heads
+    head = channels(hidden, heads)
     same: dict[str, Any] = {
         "heads": heads, "kv_heads": heads, "head_dim": head,
         **{n: Linear(f"{n}_proj", hidden, hidden, bias=True) for n in ("q", "k", "v")},
