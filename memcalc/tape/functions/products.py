@@ -157,6 +157,8 @@ def attention(q: Value, k: Value, v: Value, mask: Value | None = None, p: float 
     """
     q, k, v, mask = lower(q), lower(k), lower(v), mask and lower(mask)
     if p == 0 and q.shape[-1] == v.shape[-1] and not (mask and mask.node):
+        if mask and mask.dtype == "bool":  # convert_boolean_attn_mask (aten/src/ATen/native/transformers/attention.cpp)
+            mask = q.tape.new(mask.shape, q.dtype)
         return flash(q, k, v, mask)
     tape = q.tape
     autocast, tape.autocast = tape.autocast, ""  # what a torch function calls inside is not cast again

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memcalc.tape import functions as f
+
 if TYPE_CHECKING:
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
@@ -33,7 +35,7 @@ def _built(t: Tape, batch: int, rows: int, columns: int, dtype: str) -> Value:
     allowed = t.new((1, 1, rows, columns), "bool")
     del indices
     if t.setting.attention == "sdpa":
-        return allowed
+        return f.expand(allowed, batch, 1, rows, columns)
     zeros = t.new((), dtype), t.new((), dtype)
     mask = t.new((batch, 1, rows, columns), dtype)
     del zeros
