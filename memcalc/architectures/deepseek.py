@@ -48,6 +48,13 @@ def deepseek_v3(c: Dimensions) -> Model:
     return decoder(c, dense_then_sparse(c, mixer, corrected_router(c, c.n_routed_experts)))
 
 
+@architecture("mistral4")
+def mistral4(c: Dimensions) -> Model:
+    """Mistral Small 4: DeepSeek-V3's attention with DeepSeek-V2's kind of router."""
+    gate = router(c, c.n_routed_experts, normalized=bool(c.norm_topk_prob))
+    return decoder(c, dense_then_sparse(c, latent_attention(c, interleaved=bool(c.rope_interleave)), gate))
+
+
 @architecture("deepseek_v32", "glm_moe_dsa")
 def deepseek_v32(c: Dimensions) -> Model:
     """DeepSeek-V3.2 and GLM-5: an indexer chooses the keys a query sees; GLM-5.2 shares its choice among layers."""

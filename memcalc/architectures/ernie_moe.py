@@ -36,7 +36,7 @@ def ernie4_5_moe(c: Dimensions) -> Model:
     width, last = c.moe_intermediate_size, c.moe_layer_end_index
     last = c.num_hidden_layers - 1 if last == -1 else last
     frozen = Param("moe_statics.e_score_correction_bias", (1, c.moe_num_experts), trainable=False, dtype="fp32")
-    gate = router(c, c.moe_num_experts, fp32=True, formula="ernie4_5_moe", extra=(frozen,))
+    gate = router(c, c.moe_num_experts, fp32=True, cast_back=True, formula="ernie4_5_moe", extra=(frozen,))
     count = c.moe_num_shared_experts
     shared = gated_mlp(c, "shared_experts", width * count, bias=c.use_bias) if count else None
     feeds = {True: mixture(c, gate, width, shared=shared), False: gated_mlp(c, bias=c.use_bias)}
@@ -80,7 +80,7 @@ def flex_olmo(c: Dimensions) -> Model:
     dim = head_dim(c)
     q_norm, k_norm = _wide("q_norm", c.num_attention_heads * dim), _wide("k_norm", kv_heads(c) * dim)
     mixer = attention(c, bias=bool(c.attention_bias), q_norm=q_norm, k_norm=k_norm)
-    feed = mixture(c, router(c, c.num_experts, normalized=c.norm_topk_prob), c.intermediate_size)
+    feed = mixture(c, router(c, c.num_experts, normalized=c.norm_topk_prob, cast_back=True), c.intermediate_size)
     layer = sequence(
         residual(mixer, _wide("post_attention_layernorm", c.hidden_size)),
         residual(feed, _wide("post_feedforward_layernorm", c.hidden_size)),

@@ -23,7 +23,7 @@ def jamba(c: Dimensions) -> Model:
 
     def layer(kind: tuple[bool, bool]) -> Block:
         mixer = attention(c, rotary_dim=0) if kind[0] else _mamba(c)
-        gate = router(c, c.num_experts, "router", normalized=False)
+        gate = router(c, c.num_experts, "router", normalized=False, cast_back=True)
         feed = mixture(c, gate, c.intermediate_size, "feed_forward") if kind[1] else gated_mlp(c, "feed_forward")
         mixed = residual(rms("input_layernorm", hidden), mixer)
         return sequence(mixed, residual(rms("pre_ff_layernorm", hidden), feed))

@@ -37,7 +37,7 @@ def laguna(c: Dimensions) -> Model:
     """Poolside's mixture: heads that differ from layer to layer, their outputs scaled by a softplus gate."""
     count, width = c.num_hidden_layers, c.moe_intermediate_size
     frozen = Param("e_score_correction_bias", (c.num_experts,), trainable=False)
-    gate = router(c, c.num_experts, scores="sigmoid", formula="laguna", extra=(frozen,))
+    gate = router(c, c.num_experts, scores="sigmoid", cast_back=True, formula="laguna", extra=(frozen,))
     shared = gated_mlp(c, "shared_experts", c.shared_expert_intermediate_size)
     feeds = {"sparse": mixture(c, gate, width, shared=shared), "dense": gated_mlp(c)}
 
@@ -111,7 +111,7 @@ def cohere2_moe(c: Dimensions) -> Model:
 
 def _cohere_mixture(c: Dimensions) -> Moe:
     chosen = "softmax-chosen" if c.expert_selection_fn == "softmax" else "sigmoid"
-    gate = router(c, c.num_experts, scores=chosen, normalized=c.norm_topk_prob, formula="cohere2_moe")
+    gate = router(c, c.num_experts, scores=chosen, normalized=c.norm_topk_prob, cast_back=True, formula="cohere2_moe")
     count = c.num_shared_experts
     shared = gated_mlp(c, "shared_experts", c.intermediate_size * count) if count else None
     return mixture(c, gate, c.intermediate_size, shared=shared)

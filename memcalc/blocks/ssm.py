@@ -194,3 +194,23 @@ class RgLru(Block):
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         return _given(self.y, self.x, self.conv, self.out)
+
+
+@dataclass(frozen=True, slots=True)
+class Mlstm(Block):
+    """xLSTM's matrix memory: `heads` states of key_dim x value_dim with exponential gates (arXiv:2405.04517).
+
+    `projections` give queries, keys, values, the output gate, and per head the soft-capped input and forget gates;
+    computed in chunks; normalised per head, gated, projected (transformers, xLSTMLayer).
+    """
+
+    heads: int = 1
+    key_dim: int = 1
+    value_dim: int = 1
+    chunk: int = 64
+    projections: tuple[Block, ...] = ()
+    norm: Block | None = None
+    out: Block | None = None
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return _given(*self.projections, self.norm, self.out)

@@ -1,0 +1,57 @@
+"""xLSTM: layers of a matrix memory and a gated MLP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.architectures import architecture
+from memcalc.architectures.decoder import causal_lm, rms
+from memcalc.blocks.base import repeat, residual
+from memcalc.blocks.basic import Embedding, Linear, Norm, Softcap
+from memcalc.blocks.mlp import Mlp
+from memcalc.blocks.ssm import Mlstm
+
+if TYPE_CHECKING:
+    from memcalc.blocks.base import Block
+    from memcalc.dimensions import Dimensions
+    from memcalc.model import Model
+
+
+@architecture("xlstm")
+def xlstm(c: Dimensions) -> Model:
+    """xLSTM 7B (arXiv:2503.13427): weights apart or fused as `weight_mode` says; soft-capped logits."""
+    layer = residual(_norm(c, "norm_mlstm"), _mixer(c)), residual(_norm(c, "norm_ffn"), _mlp(c))
+    table = Embedding("embeddings", c.vocab_size, c.get("embedding_dim") or c.hidden_size)
+    blocks = repeat("blocks", c.get("num_blocks") or c.num_hidden_layers, *layer)
+    cap = Softcap("", float(c.output_logit_soft_cap))
+    norm = rms("out_norm", c.hidden_size)
+    return causal_lm(c, table, blocks, norm, prefix="backbone", logits=cap)
+
+
+def _mixer(c: Dimensions) -> Block:
+    hidden, heads, bias = c.hidden_size, c.num_heads, c.use_bias
+    keys, values = int(hidden * c.qk_dim_factor), int(hidden * c.v_dim_factor)
+    widths = {"q": keys, "k": keys, "v": values, "ogate_preact": values, "igate_preact": heads, "fgate_preact": heads}
+    if c.weight_mode == "fused":
+        widths = {"qkv_opreact": 2 * keys + 2 * values, "ifgate_preact": 2 * heads}
+    projections = (Linear(name, hidden, width, bias or name.startswith(("i", "f"))) for name, width in widths.items())
+    norm, out = (
+        Norm("multihead_norm", values, "layer" if bias else "rms", "xlstm"),
+        Linear("out_proj", values, hidden, bias),
+    )
+    return Mlstm("mlstm_layer", heads, keys // heads, values // heads, c.chunk_size, tuple(projections), norm, out)
+
+
+def _mlp(c: Dimensions) -> Mlp:
+    hidden, bias, of = c.hidden_size, c.use_bias, c.ffn_round_up_to_multiple_of
+    width = -(-int(hidden * c.ffn_proj_factor) // of) * of
+    down = Linear("proj_down", width, hidden, bias)
+    if c.weight_mode == "fused":
+        return Mlp("ffn", Linear("proj_up_gate_z", hidden, 2 * width, bias), down, fused=True, width=width)
+    return Mlp(
+        "ffn", Linear("proj_up", hidden, width, bias), down, Linear("proj_up_gate", hidden, width, bias), width=width
+    )
+
+
+def _norm(c: Dimensions, name: str) -> Norm:
+    return Norm(name, c.hidden_size, "layer" if c.use_bias else "rms", "xlstm")
