@@ -1,0 +1,140 @@
+"""What may be set is checked, and everything wrong is said at once with its place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from memcalc.errors import RunInvalid, UnknownName
+from memcalc.optimizers import resolve, state
+
+
+def faults(spec: dict[str, Any]) -> list[str]:
+    with pytest.raises(RunInvalid) as caught:
+        resolve(spec)
+    assert caught.value.exit_code == 3
+    return [str(fault) for fault in caught.value.faults]
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({"name": "adamw", "amsgrd": True}, ["optimizer.amsgrd: ", "nearest: amsgrad"]),
+        ({"name": "adamw", "amsgrad": 1}, ["optimizer.amsgrad: 1 is not true or false"]),
+        ({"name": "adamw", "implementation": "fusd"}, ["optimizer.implementation: 'fusd'", "fused"]),
+        ({"name": "adamw", "library": "torhc"}, ["optimizer.library: 'torhc'", "torch"]),
+        ({"name": "adamw", "library": 3}, ["optimizer.library: "]),
+        ({"name": "galore-adamw", "rank": 0}, ["optimizer.rank: 0 is not a whole number from 1"]),
+        ({"name": "galore-adamw", "rank": 2.5}, ["optimizer.rank: 2.5"]),
+        ({"name": "galore-adamw", "rank": "8"}, ["optimizer.rank: '8'"]),
+        ({"name": "galore-adamw", "rank": True}, ["optimizer.rank: True"]),
+        ({"name": "galore-adamw", "proj_type": "up"}, ["optimizer.proj_type: 'up'", "std, reverse_std, right, left"]),
+        ({"name": "adamw-8bit", "optim_bits": 4}, ["optimizer.optim_bits: 4 is not one of 8, 32"]),
+        ({"name": "adamw-8bit", "block_size": 0}, ["optimizer.block_size: 0"]),
+        ({"name": "adamw-8bit", "min_8bit_size": -1}, ["optimizer.min_8bit_size: -1"]),
+        ({"name": "sgd", "momentum": -0.1}, ["optimizer.momentum: -0.1"]),
+        ({"name": "sgd", "momentum": float("nan")}, ["optimizer.momentum: nan"]),
+        ({"name": "adafactor", "beta1": 2}, ["optimizer.beta1: 2 is not a number from 0 to 1"]),
+        ({"name": "anyprecision-adamw", "momentum_dtype": "fp99"}, ["optimizer.momentum_dtype: 'fp99'"]),
+        ({"name": "adamw", "bytes_per_parameter": -1}, ["optimizer.bytes_per_parameter: -1"]),
+        ({"name": "adamw", "bytes_per_parameter": "two"}, ["optimizer.bytes_per_parameter: 'two'"]),
+        ({"name": "adamw", "in_backward": "yes"}, ["optimizer.in_backward: 'yes'"]),
+        ({}, ["optimizer.name: "]),
+        ({"name": 7}, ["optimizer.name: "]),
+    ],
+)  # fmt: skip
+def test_a_fault_says_where_and_what(spec: dict[str, Any], says: list[str]) -> None:
+    (fault,) = faults(spec)
+    for text in says:
+        assert text in fault
+
+
+def test_all_faults_come_at_once() -> None:
+    found = faults({"name": "galore-adamw", "rank": -1, "foo": 1, "implementation": "warp", "bytes_per_parameter": "x"})
+    assert [fault.partition(":")[0] for fault in found] == [
+        "optimizer.implementation", "optimizer.bytes_per_parameter", "optimizer.rank", "optimizer.foo",
+    ]  # fmt: skip
+
+
+def test_a_mapping_of_an_unknown_optimizer() -> None:
+    with pytest.raises(UnknownName):
+        resolve({"name": "adamz9"})
+
+
+@pytest.mark.parametrize(
+    ("spec", "implementation"),
+    [
+        ({"name": "adamw", "fused": True}, "fused"),
+        ({"name": "adamw", "foreach": True}, "foreach"),
+        ({"name": "adamw", "foreach": False}, "for-loop"),
+        ({"name": "adamw", "foreach": False, "fused": True}, "fused"),
+        ({"name": "adamw", "fused": False}, "foreach"),
+        ({"name": "adamw", "implementation": "for-loop"}, "for-loop"),
+        ({"name": "adamw_torch_fused", "implementation": "foreach"}, "foreach"),
+    ],
+)
+def test_the_implementation_by_name_or_as_torch_says_it(spec: dict[str, Any], implementation: str) -> None:
+    assert resolve(spec).implementation == implementation
+
+
+def test_training_hyperparameters_are_taken_and_change_nothing() -> None:
+    spec = {"name": "adamw", "lr": 1e-4, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1}
+    assert resolve(spec).states((3, 4), "bf16") == resolve("adamw").states((3, 4), "bf16")
+
+
+def test_a_nominal_size_overrides_the_rules() -> None:
+    found = resolve({"name": "adafactor", "bytes_per_parameter": 1.5})
+    assert [t.bytes for t in found.states((1000, 1001), "fp16")] == [1501500]
+    assert (found.shared(), found.group()) == ((), ())
+    assert state(found, (3, 3), "fp32")["total_bytes"] == round(1.5 * 9)
+
+
+@pytest.mark.parametrize(
+    ("spec", "master"),
+    [
+        ("adamw", False),
+        ("te-fused-adam", False),
+        ({"name": "te-fused-adam", "master_weights": True}, True),
+        ({"name": "apex-fused-adam", "master_weights": True}, True),
+        ("megatron-distributed-optimizer", True),
+    ],
+)
+def test_who_keeps_a_master_copy(spec: str | dict[str, Any], master: bool) -> None:
+    assert resolve(spec).keeps_master is master
+
+
+@pytest.mark.parametrize(
+    ("spec", "freed"),
+    [
+        ("lomo", True),
+        ("adamw", False),
+        ({"name": "adamw", "in_backward": True}, True),
+        ({"name": "adamw-cpu-offload", "offload_gradients": True}, True),
+        ("adamw-cpu-offload", False),
+    ],
+)
+def test_who_frees_gradients_early(spec: str | dict[str, Any], freed: bool) -> None:
+    assert resolve(spec).frees_gradients is freed
+
+
+def test_the_public_answer_has_the_documented_shape() -> None:
+    answer = state("paged-adamw-8bit", (1000, 1000), "torch.bfloat16")
+    assert answer["total_bytes"] == 2 * 1000 * 1000 + 2 * 4 * 3907
+    assert answer["tensors"][0] == {
+        "name": "state1", "dtype": "uint8", "shape": [1000, 1000], "bytes": 1_000_000, "device": "paged",
+    }  # fmt: skip
+    assert [tensor["device"] for tensor in answer["tensors"]] == ["paged", "paged", "gpu", "gpu"]
+    assert sum(tensor["bytes"] for tensor in answer["shared"]) == 2048
+
+
+@pytest.mark.parametrize(("shape", "dtype", "count"), [((1.5,), "bf16", 1), ((-1,), "bf17", 2), ((True,), "x", 2)])
+def test_a_tensor_that_is_none(shape: tuple[Any, ...], dtype: str, count: int) -> None:
+    with pytest.raises(RunInvalid) as caught:
+        state("adamw", shape, dtype)
+    assert len(caught.value.faults) == count
+
+
+def test_what_a_library_refuses() -> None:
+    assert not resolve("adamw-8bit").supports((4, 4), "fp64")
+    assert resolve("adamw-8bit").supports((4, 4), "bf16")
