@@ -14,7 +14,9 @@ from memcalc.presets import find
 
 ACTIVE = {
     "llama-4-scout": 17_172_894_720,
+    "llama-4-scout-mm": 18_044_827_136,
     "llama-4-maverick": 17_184_691_200,
+    "llama-4-maverick-mm": 18_056_623_616,
     "mixtral-8x7b": 12_879_925_248,
     "mixtral-8x22b": 39_152_031_744,
     "mixtral-8x22b-instruct": 39_161_468_928,
@@ -43,11 +45,19 @@ ACTIVE = {
     "deepseek-v3.2": 38_403_807_488,
     "deepseek-v4-flash": 13_799_622_231,
     "deepseek-v4-pro": 49_779_058_787,
+    "gemma-4-26b-a4b": 4_395_322_672,
+    "kimi-k2.5": 33_332_621_808,
     "nemotron-3-nano-30b-a3b": 3_580_073_408,
     "nemotron-3-super-120b-a12b": 12_770_216_960,
     "nemotron-3-ultra-550b-a55b": 56_058_818_560,
+    "step-3.7-flash": 12_856_041_472,
     "glm-5": 41_784_709_632,
     "glm-5.2": 41_250_511_104,
+    "qwen3-vl-235b-a22b": 22_767_151_856,
+    "qwen3-vl-30b-a3b": 3_891_664_112,
+    "qwen3.5-122b-a10b": 10_222_579_440,
+    "qwen3.5-35b-a3b": 3_901_560_176,
+    "qwen3.5-397b-a17b": 17_805_051_376,
 }
 
 
