@@ -26,6 +26,7 @@ def headed(
     *,
     width: int = 0,
     classifier: str = "score",
+    scores: str = "score",
     qa: str = "transformer",
     qa_outputs: int = 2,
     **more: Any,  # noqa: ANN401 - fields of Model
@@ -33,7 +34,7 @@ def headed(
     """The base under the head that the config's class asks for; RunInvalid for a head that is none of HEADS.
 
     `width` is what the base puts out (default: hidden_size), `classifier` how the class names the linear of a token
-    classifier, `qa` how it names the base below a question-answering head, which has `qa_outputs` (transformers,
+    classifier, `scores` that of a sequence classifier, `qa` how it names the base below a question-answering head, which has `qa_outputs` (transformers,
     modeling_layers.py, Generic…).
     """
     head, width = _task(c), width or c.hidden_size
@@ -46,6 +47,8 @@ def headed(
     more["kind"] = "classifier"
     if head == "ForQuestionAnswering":
         return Model(sequence(replace(base, name=qa), Linear("qa_outputs", width, qa_outputs, bias=True)), **more)
+    if head == "ForSequenceClassification":
+        return Model(sequence(base, Linear(scores, width, labels(c)), Select("", "last")), **more)
     return Model(sequence(base, *_classifier(c, head, width, classifier)), **more)
 
 
@@ -60,9 +63,7 @@ def _task(c: Dimensions) -> str:
 
 
 def _classifier(c: Dimensions, head: str, width: int, classifier: str) -> tuple[Block, ...]:
-    """The last token's scores, every token's, or Qwen's two-layer reward (modeling_qwen2_rm.py beside its weights)."""
-    if head == "ForSequenceClassification":
-        return (Linear("score", width, labels(c)), Select("", "last"))
+    """Every token's classes, or Qwen's two-layer reward (modeling_qwen2_rm.py beside its weights)."""
     if head == "ForTokenClassification":
         return (Dropout("", _dropout(c)), Linear(classifier, width, labels(c), bias=True))
     outputs = 1 if head == "ForRewardModel" else labels(c)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from memcalc.model import Model
 
 
-@architecture("gpt2")
+@architecture("gpt2", "gpt-sw3")
 def gpt2(c: Dimensions) -> Model:
     """Pre-norm decoder with learned positions, LayerNorm and a plain MLP; weights stored transposed (Radford 2019)."""
     hidden, heads, width = c.hidden_size, c.num_attention_heads, c.get("n_inner") or 4 * c.hidden_size
