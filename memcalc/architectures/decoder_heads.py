@@ -33,9 +33,9 @@ def headed(
 ) -> Model:
     """The base under the head that the config's class asks for; RunInvalid for a head that is none of HEADS.
 
-    `width` is what the base puts out (default: hidden_size), `classifier` how the class names the linear of a token
-    classifier, `scores` that of a sequence classifier, `qa` how it names the base below a question-answering head, which has `qa_outputs` (transformers,
-    modeling_layers.py, Generic…).
+    `width` is what the base puts out (default: hidden_size). `scores` and `classifier` are how the class names the linear
+    of a sequence and of a token classifier, `qa` how it names the base below a question-answering head, which has
+    `qa_outputs` (transformers, modeling_layers.py, Generic…).
     """
     head, width = _task(c), width or c.hidden_size
     more = {"context": int(c.get("max_position_embeddings") or 0), **more}
