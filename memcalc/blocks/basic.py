@@ -69,7 +69,9 @@ class Norm(Block):
 
     `formula` says whose forward it is, where several exist: '' (the kind's torch function, or for 'rms' the Llama
     one: fp32 inside, cast back, times weight), 'gemma' (fp32 throughout, times 1 + weight), 't5' (no cast back for
-    fp32 weights) …; the tape reads it. `heads` > 0 gives every head a weight of its own: [heads, width] (Cohere).
+    fp32 weights), 'gpt_oss' (times weight, then cast back), 'mamba2' (times silu(gate) in fp32, then normalised in
+    groups of `groups_of` channels), 'qwen3_next' (normalised, then times the activated gate in fp32), 'xlstm' …; the
+    tape reads it. `heads` > 0 gives every head a weight of its own: [heads, width] (Cohere).
     """
 
     role: ClassVar[str] = "norm"
