@@ -7,6 +7,8 @@ from typing import Literal
 
 from memcalc.blocks.base import Block, Param
 
+Rotation = Literal["", "pairs", "pairs-fp32", "spread"]
+
 
 @dataclass(frozen=True, slots=True)
 class Attention(Block):
@@ -22,7 +24,10 @@ class Attention(Block):
     dtype of the scores, or so and then cast to that of the values (GPT-2); it matters under autocast. The output is scaled by a sigmoid where it is gated: of the second
     half of a `q` twice as wide (`gated`, Qwen3-Next), or of its own projection `gate` of the input (Step 3.7).
     `value_dim` is the width of a value head where it is not head_dim. `clip` > 0 clamps queries, keys and values to
-    ±clip (OLMo, MPT). `formula` says whose forward it is where it is not the usual one: transformers' attention
+    ±clip (OLMo, MPT). `rotation` is how queries and keys are rotated: by halves; by neighbouring pairs, with the tables
+    spread out for every use ('pairs', GLM), all of it in fp32 ('pairs-fp32', Ernie) or with tables made so and in fp32
+    ('spread', Cohere). The tables are those of kind `rope` (layers of different bases have their own), left in fp32
+    where `rotary_fp32`. `formula` says whose forward it is where it is not the usual one: transformers' attention
     interface behind separate or fused projections.
     """
 
@@ -40,6 +45,9 @@ class Attention(Block):
     before: tuple[Block, ...] = ()
     after: tuple[Block, ...] = ()
     rotary_dim: int = 0
+    rotation: Rotation = ""
+    rotary_fp32: bool = False
+    rope: str = ""
     window: int = 0
     causal: bool = True
     cross: bool = False

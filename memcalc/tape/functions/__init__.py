@@ -31,7 +31,7 @@ from memcalc.tape.functions.pointwise import (
     upper,
 )  # fmt: skip
 from memcalc.tape.functions.products import addmm, attention, baddbmm, bmm, conv, grouped_mm, linear, matmul, swap
-from memcalc.tape.functions.reduce import batch_norm, group_norm, layer_norm, mean, rms_norm, softmax, total
+from memcalc.tape.functions.reduce import batch_norm, group_norm, largest, layer_norm, mean, rms_norm, softmax, total
 from memcalc.tape.functions.shaping import (
     cat,
     chunk,
@@ -56,7 +56,7 @@ from memcalc.tape.functions.shaping import (
 __all__ = [
     "add", "add_", "addmm", "attention", "baddbmm", "batch_norm", "bmm", "cat", "chunk", "clamp", "clone", "compare", "contiguous", "conv",
     "cosine", "cross_entropy", "div", "dropout", "embedding", "exp", "expand", "gather", "gelu", "group_norm", "grouped_mm", "index",
-    "layer_norm", "linear", "log", "lower", "masked_fill", "matmul", "mean", "mse_loss", "mul", "narrow", "neg", "pad",
+    "largest", "layer_norm", "linear", "log", "lower", "masked_fill", "matmul", "mean", "mse_loss", "mul", "narrow", "neg", "pad",
     "permute", "power", "relu", "reshape", "rms_norm", "roll", "rsqrt", "scale", "select", "shift", "sigmoid", "silu",
     "softmax", "split", "square", "square_root", "squeeze", "stack", "subtract", "swap", "tanh", "to", "topk", "total",
     "transpose", "unbind", "unsqueeze", "upper", "view",

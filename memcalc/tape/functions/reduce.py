@@ -46,6 +46,24 @@ def _sum_backward(node: Node, g: Value) -> Gradients:
     return (Value(g.tape, g.storage, shape, g.dtype, normal(shape, strides)),)
 
 
+def largest(x: Value) -> Value:
+    """x.max(-1, keepdim=True).values: saves the indices; the gradient is put into zeros as large as x."""
+    shape = (*x.shape[:-1], 1)
+    node = record(x.tape, _largest_backward, (x,))
+    out, indices = x.tape.new(shape, x.dtype), x.tape.new(shape, "int64")
+    out.node = node
+    save(x.tape, node, indices)
+    return out
+
+
+def _largest_backward(node: Node, g: Value) -> Gradients:
+    _indices = node.load()
+    zeros = g.tape.new(node.edges[0].shape, g.dtype)  # type: ignore[union-attr] - it was asked for
+    out = g.tape.new(zeros.shape, g.dtype)
+    del zeros
+    return (out,)
+
+
 def softmax(x: Value, dtype: str = "") -> Value:
     """softmax over the last axis, in `dtype` where one is named (a cast first); saves its output."""
     x = to(x, dtype) if dtype else upper(x)

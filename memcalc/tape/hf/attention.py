@@ -11,6 +11,7 @@ from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:
     from memcalc.blocks.base import Block
+    from memcalc.blocks.mla import Mla
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
 
@@ -131,9 +132,17 @@ def rotate_half(x: Value) -> Value:
 def attend(t: Tape, block: Attention, q: Value, k: Value, v: Value, around: Around) -> Value:
     """ALL_ATTENTION_FUNCTIONS[implementation]: [batch, seq, heads, dim]."""
     mask = None if block.cross else around.mask(block.window)
-    if t.setting.attention == "eager":
+    if t.setting.attention == "eager" or eager_only(block):
         return eager(t, block, q, k, v, mask, around)
     return sdpa(t, block, q, k, v, mask, around)
+
+
+EAGER_ONLY = frozenset({"bloom", "codegen", "gpt_neo", "gptj", "mpt"})  # classes without _supports_sdpa
+
+
+def eager_only(block: Attention | Mla) -> bool:
+    """Whether the library runs it eagerly whatever is asked for: no sdpa kernel caps scores or has sinks."""
+    return block.formula in EAGER_ONLY or bool(getattr(block, "softcap", 0) or getattr(block, "sinks", False))
 
 
 def repeat_kv(x: Value, times: int) -> Value:
@@ -149,15 +158,33 @@ def eager(t: Tape, block: Attention, q: Value, k: Value, v: Value, mask: Value |
     groups = block.heads // block.kv_heads
     keys, values = repeat_kv(k, groups), repeat_kv(v, groups)
     weights = f.scale(f.matmul(q, f.swap(keys)))
+    if block.softcap:
+        weights = f.scale(weights)
+        weights = f.tanh(weights)
+        weights = f.scale(weights)
     bias = position_bias(t, block, q, k, around)
     if bias is not None:
         weights = f.add(weights, bias)
     if mask is not None:
         weights = f.add(weights, mask)
+    if block.sinks:
+        return with_sinks(t, block, weights, values, around)
     weights = f.to(f.softmax(weights, "fp32"), q.dtype) if block.softmax == "fp32" else f.softmax(weights)
     if block.softmax == "values":
         weights = f.to(weights, v.dtype)
-    weights = f.dropout(weights, block.dropout)
+    weights = around.weights = f.dropout(weights, block.dropout)
+    out = f.matmul(weights, values)
+    return f.contiguous(f.transpose(out, 1, 2))
+
+
+def with_sinks(t: Tape, block: Attention, weights: Value, values: Value, around: Around) -> Value:
+    """The rest of GptOssAttention's eager_attention_forward: a logit per head joins the scores, and is dropped again."""
+    b, h, s, columns = weights.shape
+    sinks = f.expand(f.reshape(t.weight("sinks", (h,)), 1, h, 1, 1), b, h, s, 1)
+    scores = f.cat((weights, sinks))
+    scores = f.subtract(scores, f.largest(scores))
+    scores = f.narrow(f.softmax(scores, scores.dtype), -1, columns)
+    weights = around.weights = f.to(f.dropout(scores, block.dropout), values.dtype)
     out = f.matmul(weights, values)
     return f.contiguous(f.transpose(out, 1, 2))
 

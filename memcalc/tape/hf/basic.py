@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm, Raw, Scale, Softcap, TransposedLinear
 from memcalc.tape import functions as f
-from memcalc.tape.autograd import Leaf
+from memcalc.tape.autograd import Gradients, Leaf, Node, record
 from memcalc.tape.hf.adapters import adapted
 from memcalc.tape.rules import Around, rule
 
@@ -93,7 +93,7 @@ def gemma_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
     return f.to(out, x.dtype)
 
 
-@rule(Norm, "olmo2")
+@rule(Norm, "olmo2", "gpt_oss")
 def olmo2_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
     """Olmo2RMSNorm.forward: the weight is applied before the cast back (modeling_olmo2.py)."""
     dtype = x.dtype
@@ -176,6 +176,8 @@ def activate(name: str, x: Value) -> Value:
             return f.square(f.relu(x))
         case "quick_gelu":
             return f.mul(x, f.sigmoid(f.scale(x)))
+        case "bloom_gelu":
+            return bloom_gelu(x)
         case "linear" | "identity" | "none":
             return x
         case _:
@@ -186,3 +188,23 @@ def gelu_new(x: Value) -> Value:
     """NewGELUActivation: 0.5 * x * (1 + tanh(c * (x + 0.044715 * x.pow(3))))."""
     half = f.scale(x)
     return f.mul(half, f.shift(f.tanh(f.scale(f.add(x, f.scale(f.power(x)))))))
+
+
+def bloom_gelu(x: Value) -> Value:
+    """GeLUFunction: a function of its own that saves its input and works in many temporaries (modeling_bloom.py)."""
+    node = record(x.tape, _bloom_gelu_backward, (x,), (x,))
+    with x.tape.no_grad():
+        half = f.scale(x)
+        inner = f.mul(f.scale(x), f.shift(f.mul(f.scale(x), x)))
+        out = f.mul(half, f.shift(f.tanh(inner)))
+    out.node = node
+    return out
+
+
+def _bloom_gelu_backward(node: Node, g: Value) -> Gradients:
+    """bloom_gelu_back."""
+    (x,) = node.load()
+    tanh = f.tanh(f.mul(f.scale(x), f.shift(f.mul(f.scale(x), x))))
+    slope = f.mul(f.scale(x), f.mul(f.shift(f.mul(tanh, tanh)), f.shift(f.mul(f.scale(x), x))))
+    slope = f.add(slope, f.scale(f.shift(tanh)))
+    return (f.mul(slope, g),)

@@ -11,30 +11,30 @@ if TYPE_CHECKING:
     from memcalc.tape.values import Value
 
 
-def causal_mask(t: Tape, batch: int, seq: int, dtype: str, window: int = 0) -> Value | None:
+def causal_mask(t: Tape, batch: int, seq: int, dtype: str, window: int = 0, *, eager: bool = False) -> Value | None:
     """create_causal_mask and create_sliding_window_causal_mask, for unpadded input.
 
     sdpa leaves the mask to the kernel's is_causal where no window is shorter than the sequence; flash always does.
     """
-    attention = t.setting.attention
+    attention = "eager" if eager else t.setting.attention
     if attention == "flash" or (attention == "sdpa" and not 0 < window < seq):
         return None
-    return _built(t, batch, seq, seq, dtype)
+    return _built(t, batch, seq, seq, dtype, eager=attention == "eager")
 
 
-def bidirectional_mask(t: Tape, batch: int, seq: int, dtype: str, window: int = 0) -> Value | None:
+def bidirectional_mask(t: Tape, batch: int, seq: int, dtype: str, window: int = 0, *, eager: bool = False) -> Value | None:  # noqa: E501
     """create_bidirectional_mask: none for unpadded input, whatever the attention; a window needs one."""
     if not 0 < window < seq or t.setting.attention == "flash":
         return None
-    return _built(t, batch, seq, seq, dtype)
+    return _built(t, batch, seq, seq, dtype, eager=eager or t.setting.attention == "eager")
 
 
-def _built(t: Tape, batch: int, rows: int, columns: int, dtype: str) -> Value:
+def _built(t: Tape, batch: int, rows: int, columns: int, dtype: str, *, eager: bool) -> Value:
     """sdpa_mask's boolean [batch, 1, rows, columns] (broadcast over the batch), eager_mask's floats, one for each."""
     indices = [t.new((size,), "int64") for size in (batch, 1, rows, columns)]
     allowed = t.new((1, 1, rows, columns), "bool")
     del indices
-    if t.setting.attention == "sdpa":
+    if not eager:
         return f.expand(allowed, batch, 1, rows, columns)
     zeros = t.new((), dtype), t.new((), dtype)
     mask = t.new((batch, 1, rows, columns), dtype)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.mla import Mla
 from memcalc.tape import functions as f
+from memcalc.tape.hf.attention import eager_only
 from memcalc.tape.hf.masks import bidirectional_mask, causal_mask
 from memcalc.tape.hf.rotary import rotary_tables
 
@@ -28,9 +29,12 @@ def prepare(t: Tape, layers: Block, x: Value, around: Around) -> None:
     dims = {dim for mixer in mixers if (dim := mixer.rope if isinstance(mixer, Mla) else mixer.rotary_dim)}
     if dims and around.positions is None:
         around.positions = f.shift(t.new((seq,), "int64"))
-    for window, causal in dict.fromkeys((getattr(mixer, "window", 0), mixer.causal) for mixer in mixers):
+    for window, causal, eager in dict.fromkeys((getattr(m, "window", 0), m.causal, eager_only(m)) for m in mixers):
         build = causal_mask if causal else bidirectional_mask
-        around.masks[window] = build(t, batch, seq, x.dtype, window)
+        around.masks[window] = build(t, batch, seq, x.dtype, window, eager=eager)
+    alibi = next((mixer for mixer in mixers if getattr(mixer, "alibi", False)), None)
+    if isinstance(alibi, Attention):
+        around.bias = t.new((batch * alibi.heads, 1, seq), x.dtype)
     if dims:
         around.rotary = rotary_tables(t, 1, seq, dims.pop(), x.dtype)
 

@@ -1,0 +1,211 @@
+"""Attention of the families that don't go through transformers' common form."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.blocks.attention import Attention
+from memcalc.tape import functions as f
+from memcalc.tape.hf.attention import attend, eager, heads, project, separate
+from memcalc.tape.rules import Around, rule, run
+
+if TYPE_CHECKING:
+    from memcalc.tape.recorder import Tape
+    from memcalc.tape.values import Value
+
+
+@rule(Attention, "cohere")
+def cohere(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """CohereAttention.forward: rotated in fp32 (modeling_cohere.py)."""
+    q, k, v = separate(t, block, x, around)
+    if around.rotary:
+        q, k = rotated_wide(q, k, around.rotary)
+    out = attend(t, block, q, k, v, around)
+    return project(t, block, out, around)
+
+
+def rotated_wide(q: Value, k: Value, tables: tuple[Value, Value]) -> tuple[Value, Value]:
+    """Cohere's apply_rotary_pos_emb."""
+    dtype = q.dtype
+    q, k = f.to(q, "fp32"), f.to(k, "fp32")
+    cos, sin = (f.unsqueeze(table, 1) for table in tables)
+    q_embed = f.add(f.mul(q, cos), f.mul(rotate_pairs(q), sin))
+    k_embed = f.add(f.mul(k, cos), f.mul(rotate_pairs(k), sin))
+    return f.to(q_embed, dtype), f.to(k_embed, dtype)
+
+
+def rotate_pairs(x: Value) -> Value:
+    """stack((-x[1::2], x[::2]), -1), flattened: a copy like rotate_half's."""
+    half = x.shape[-1] // 2
+    even, odd = f.narrow(x, -1, half), f.narrow(x, -1, half)
+    return f.reshape(f.stack((f.neg(odd), even), -1), *x.shape)
+
+
+@rule(Attention, "glm")
+def glm(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """GlmAttention.forward: pairs are rotated, and tables repeated, in every layer (modeling_glm.py)."""
+    q, k, v = separate(t, block, x, around)
+    if around.rotary:
+        q, k = rotated_pairs(q, k, around.rotary, block.rotary_dim)
+    out = attend(t, block, q, k, v, around)
+    return project(t, block, out, around)
+
+
+def rotated_pairs(q: Value, k: Value, tables: tuple[Value, Value], dim: int) -> tuple[Value, Value]:
+    """GLM's apply_rotary_pos_emb."""
+    cos, sin = (f.clone(f.unsqueeze(table, 1)) for table in tables)
+    rest = q.shape[-1] - dim
+    q_rot, q_pass = f.narrow(q, -1, dim), f.narrow(q, -1, rest)
+    k_rot, k_pass = f.narrow(k, -1, dim), f.narrow(k, -1, rest)
+    q_embed = f.add(f.mul(q_rot, cos), f.mul(rotate_pairs(q_rot), sin))
+    k_embed = f.add(f.mul(k_rot, cos), f.mul(rotate_pairs(k_rot), sin))
+    q_embed = f.cat((q_embed, q_pass))
+    k_embed = f.cat((k_embed, k_pass))
+    return q_embed, k_embed
+
+
+@rule(Attention, "gptj", "codegen")
+def gptj(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """GPTJAttention.forward: heads rotated before they are transposed, scores in fp32 (modeling_gptj.py)."""
+    b, s = x.shape[:2]
+    q, k, v = (run(t, part, x, around) for part in (block.q, block.k, block.v))  # type: ignore[arg-type]
+    q, k = (f.view(part, b, s, block.heads, block.head_dim) for part in (q, k))
+    v = heads(v, block.heads)
+    table = t.new((1, s, block.rotary_dim), x.dtype)
+    k, q = (rotated_first(t, part, block.rotary_dim) for part in (k, q))
+    del table
+    k, q = f.transpose(k, 1, 2), f.transpose(q, 1, 2)
+    return project(t, block, wide_scores(t, block, q, k, v, around), around)
+
+
+def rotated_first(t: Tape, x: Value, dim: int) -> Value:
+    """The first channels of [batch, seq, heads, dim] times tables that are repeated for it, the rest behind them."""
+    rot, rest = f.narrow(x, -1, dim), f.narrow(x, -1, x.shape[-1] - dim)
+    sin, cos = (t.new((1, x.shape[1], 1, dim), x.dtype) for _ in range(2))
+    rot = f.add(f.mul(rot, cos), f.mul(rotate_pairs(rot), sin))
+    return f.cat((rot, rest)) if rest.shape[-1] else rot
+
+
+def wide_scores(t: Tape, block: Attention, q: Value, k: Value, v: Value, around: Around) -> Value:
+    """GPTJAttention._attn: queries and keys in fp32, weights cast to the values' dtype."""
+    q, k = f.to(q, "fp32"), f.to(k, "fp32")
+    weights = f.matmul(q, f.swap(k))
+    if block.formula == "gpt_neo":
+        weights = f.masked_fill(weights, t.given((t.context, t.context), "bool", "bias"))
+    else:
+        weights = f.scale(weights)
+    mask = around.mask(block.window) if block.formula != "gpt_neo" else around.mask(0)
+    if mask is not None:
+        weights = f.add(weights, mask)
+    weights = f.softmax(weights)
+    weights = f.to(weights, v.dtype)
+    weights = around.weights = f.dropout(weights, block.dropout)
+    out = f.matmul(weights, v)
+    return f.contiguous(f.transpose(out, 1, 2))
+
+
+@rule(Attention, "gpt_neo")
+def gpt_neo(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """GPTNeoSelfAttention.forward (modeling_gpt_neo.py)."""
+    q, k, v = (run(t, part, x, around) for part in (block.q, block.k, block.v))  # type: ignore[arg-type]
+    q, k, v = heads(q, block.heads), heads(k, block.heads), heads(v, block.heads)
+    return project(t, block, wide_scores(t, block, q, k, v, around), around)
+
+
+@rule(Attention, "bloom")
+def bloom(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """BloomAttention.forward: scores by one product that adds the linear biases (modeling_bloom.py)."""
+    b, s = x.shape[:2]
+    h, d = block.heads, block.head_dim
+    qkv = f.view(run(t, block.qkv, x, around), b, s, h, 3, d)  # type: ignore[arg-type]
+    q, k, v = (f.reshape(f.transpose(f.select(qkv, 3), 1, 2), b * h, s, d) for _ in range(3))
+    bias = around.bias or t.new((b * h, 1, s), x.dtype)
+    weights = f.view(f.baddbmm(bias, q, f.swap(k)), b, h, s, s)
+    mask = around.mask(0)
+    if mask is not None:
+        weights = f.add(weights, mask)
+    weights = around.weights = f.dropout(f.to(f.softmax(weights, "fp32"), q.dtype), block.dropout)
+    out = f.bmm(f.lower(f.view(weights, b * h, s, s)), f.lower(v))
+    out = f.reshape(f.transpose(f.view(out, b, h, s, d), 1, 2), b, s, h * d)
+    return run(t, block.out, out, around)  # type: ignore[arg-type]
+
+
+@rule(Attention, "mpt")
+def mpt(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """MptAttention.forward: biases in fp32 are added to the scores (modeling_mpt.py)."""
+    b, s = x.shape[:2]
+    qkv = run(t, block.qkv, x, around)  # type: ignore[arg-type]
+    if block.clip:
+        qkv = f.clamp(qkv)
+    q, k, v = (f.transpose(f.reshape(p, b, s, block.heads, block.head_dim), 1, 2) for p in f.chunk(qkv, 3))
+    weights = f.scale(f.matmul(q, f.swap(k)))
+    weights = f.add(weights, t.given((block.heads, 1, s), "fp32"))
+    weights = f.masked_fill(weights, t.given((b, 1, s, s), "bool"))
+    weights = f.to(f.softmax(f.to(weights, "fp32")), v.dtype)
+    weights = around.weights = f.dropout(weights, block.dropout)
+    out = f.contiguous(f.transpose(f.matmul(weights, v), 1, 2))
+    return project(t, block, out, around)
+
+
+@rule(Attention, "falcon")
+def falcon(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """FalconAttention.forward: the mask is always built; eager scores are not widened (modeling_falcon.py)."""
+    b, s = x.shape[:2]
+    q, k, v = split_falcon(t, block, run(t, block.qkv, x, around), around)  # type: ignore[arg-type]
+    if around.rotary and not block.alibi:
+        from memcalc.tape.hf.attention import rotated  # noqa: PLC0415
+
+        q, k = rotated(q, k, around.rotary)
+    mask = around.mask(0)
+    if t.setting.attention == "sdpa" and mask is not None:
+        if block.alibi:
+            mask = t.new((b, block.heads, s, s), x.dtype)
+        out = f.attention(q, k, v, mask, block.dropout if block.alibi else 0.0)
+        return project(t, block, f.transpose(out, 1, 2), around)
+    weights = f.scale(f.matmul(q, f.swap(k)))
+    if mask is not None:
+        weights = f.softmax(f.add(weights, mask), x.dtype)
+    around.weights = weights
+    out = f.matmul(weights, v)
+    return project(t, block, f.transpose(out, 1, 2), around)
+
+
+def split_falcon(t: Tape, block: Attention, qkv: Value, around: Around) -> tuple[Value, Value, Value]:  # noqa: ARG001
+    """FalconAttention._split_heads: grouped heads (keys and values copied to all), three of each, or one for all."""
+    b, s = qkv.shape[:2]
+    h, kv, d = block.heads, block.kv_heads, block.head_dim
+    if kv == h:
+        parts = f.view(qkv, b, s, h, 3, d)
+        q, k, v = (f.select(parts, 3) for _ in range(3))
+    else:
+        groups = f.view(qkv, b, s, kv, h // kv + 2, d)
+        q = f.reshape(f.narrow(groups, 3, h // kv), b, s, h, d)
+        where = t.given((1,), "int64")
+        k, v = (f.index(groups, where, (b, s, kv, 1, d)) for _ in range(2))
+        if kv > 1:
+            k, v = (f.reshape(f.expand(p, b, s, kv, h // kv, d), b, s, h, d) for p in (k, v))
+        else:
+            k, v = (f.reshape(p, b, s, 1, d) for p in (k, v))
+    q, k, v = (f.reshape(f.transpose(p, 1, 2), b, p.shape[2], s, d) for p in (q, k, v))
+    return q, k, v
+
+
+@rule(Attention, "gpt_bigcode")
+def gpt_bigcode(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """GPTBigCodeAttention.forward: one key and value head behind the queries (modeling_gpt_bigcode.py)."""
+    b, s = x.shape[:2]
+    h, kv, d = block.heads, block.kv_heads, block.head_dim
+    path, t.path = t.path, ""
+    t.given((t.context, t.context), "bool", "bias")  # the model's own, which nothing reads
+    t.path = path
+    qkv = run(t, block.qkv, x, around)  # type: ignore[arg-type]
+    if kv == 1:
+        q, k, v = f.split(f.unsqueeze(qkv, 1), (h * d, d, d), 3)
+        q = f.transpose(f.view(q, b, s, h, d), 1, 2)
+    else:
+        q, k, v = f.split(f.transpose(f.view(qkv, b, s, h, 3 * d), 1, 2), (d, d, d), 3)
+    out = attend(t, block, q, k, v, around)
+    return project(t, block, out, around)
+
+
+__all__ = ["eager"]
