@@ -32,10 +32,10 @@ class Tape:
     `sizes` and `owners` say of each storage how many bytes it takes and which block made it; `gradients` are the
     storages that became a parameter's gradient, `recomputed` the ranges of those that a checkpoint made anew.
     `autocast` is the lower dtype, or '' where autocast is off. `path` is the block that runs, `instance` which of
-    several like layers it belongs to. `resident` counts the bytes of inputs and buffers, which are there all along.
+    several like layers it belongs to, `like` how many layers it stands for. `context` is the longest sequence of the model.
     """
 
-    def __init__(self, setting: Setting, weights: Weights) -> None:
+    def __init__(self, setting: Setting, weights: Weights, context: int = 0) -> None:
         self.setting, self.weights = setting, weights
         self.events: list[int] = []
         self.sizes: list[int] = []
@@ -53,7 +53,8 @@ class Tape:
         self.saving: Callable[[Value], Value | Holder] | None = None
         self.autocast = ""
         self.casts: dict[Leaf, Value] = {}
-        self.sequence = self.resident = 0
+        self.sequence, self.like, self.context = 0, 1, context
+        self.residents: dict[str, int] = {}
 
     def next_sequence(self) -> int:
         """Sequence numbers rise: the backward pass runs them in falling order."""
@@ -64,10 +65,20 @@ class Tape:
         """A fresh tensor outside the graph."""
         return Value(self, Storage(self, prod(shape) * ITEM[dtype]), shape, dtype, strides)
 
-    def given(self, shape: Shape, dtype: str) -> Value:
-        """A tensor that was there before the step: an input, a buffer."""
-        self.resident += rounded(prod(shape) * ITEM[dtype])
+    def given(self, shape: Shape, dtype: str, name: str = "") -> Value:
+        """A tensor that was there before the step: an input, or the buffer `name` of the block that runs.
+
+        A name that begins with a dot is a buffer of the whole model.
+        """
+        whole = name.startswith(".")
+        key = name if whole else f"{self.path}.{name}@{self.instance}" if name else str(len(self.residents))
+        self.residents.setdefault(key, (1 if whole else self.like) * rounded(prod(shape) * ITEM[dtype]))
         return Value(self, RESIDENT, shape, dtype)
+
+    @property
+    def resident(self) -> int:
+        """Bytes of inputs and buffers."""
+        return sum(self.residents.values())
 
     def weight(self, name: str, shape: Shape, tied_to: str = "") -> Value:
         """A parameter of the block that runs; a tied one is the parameter it shares."""

@@ -19,11 +19,12 @@ _RULES: dict[tuple[type[Block], str], Rule] = {}
 class Around:
     """What a model computes once for all its layers: rotary tables, masks, position biases, the encoder's states."""
 
-    __slots__ = ("bias", "causal", "chosen", "cross_bias", "encoder", "masks", "positions", "ready", "rotary")
+    __slots__ = ("bias", "causal", "chosen", "cross_bias", "encoder", "masks", "positions", "ready", "rotary", "weights")
 
     def __init__(self) -> None:
         self.ready = False
         self.causal = True
+        self.weights: Value | None = None  # of an eager attention: the layer holds on to them to its end
         self.chosen: tuple[Value, Value] | None = None
         self.rotary: tuple[Value, Value] | None = None
         self.masks: dict[int, Value | None] = {}

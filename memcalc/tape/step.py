@@ -34,7 +34,7 @@ class Recording:
 
 def record_step(model: Model, setting: Setting, weights: Weights) -> Recording:
     """Run one micro step of the model."""
-    tape = Tape(setting, weights)
+    tape = Tape(setting, weights, model.context)
     with tape.autocast_again():
         loss, outputs = whole(tape, model)
     if not setting.keep_outputs:

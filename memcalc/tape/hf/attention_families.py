@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
 from memcalc.tape import functions as f
-from memcalc.tape.hf.attention import attend, eager, heads, project, separate
+from memcalc.tape.hf.attention import attend, heads, project, rotated, separate
+from memcalc.tape.hf.adapters import adapted
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:
+    from memcalc.blocks.basic import Linear
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
 
@@ -151,26 +153,45 @@ def mpt(t: Tape, block: Attention, x: Value, around: Around) -> Value:
 def falcon(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """FalconAttention.forward: the mask is always built; eager scores are not widened (modeling_falcon.py)."""
     b, s = x.shape[:2]
-    q, k, v = split_falcon(t, block, run(t, block.qkv, x, around), around)  # type: ignore[arg-type]
+    q, k, v = split_falcon(t, block, falcon_linear(t, block.qkv, x))  # type: ignore[arg-type]
     if around.rotary and not block.alibi:
-        from memcalc.tape.hf.attention import rotated  # noqa: PLC0415
-
         q, k = rotated(q, k, around.rotary)
     mask = around.mask(0)
-    if t.setting.attention == "sdpa" and mask is not None:
-        if block.alibi:
-            mask = t.new((b, block.heads, s, s), x.dtype)
+    if t.setting.attention != "eager":
         out = f.attention(q, k, v, mask, block.dropout if block.alibi else 0.0)
-        return project(t, block, f.transpose(out, 1, 2), around)
-    weights = f.scale(f.matmul(q, f.swap(k)))
+    else:
+        out = falcon_scores(t, block, q, k, v, mask, around)
+    out = f.reshape(f.transpose(out, 1, 2), b, s, -1)
+    return falcon_linear(t, block.out, out)  # type: ignore[arg-type]
+
+
+def falcon_linear(t: Tape, block: Linear, x: Value) -> Value:
+    """FalconLinear.forward: the product, and the bias in an operation of its own."""
+    path = t.path
+    t.path = t.owner = f"{path}.{block.name}"
+    out = f.linear(x, t.weight("weight", (block.outputs, block.inputs)))
+    if block.bias:
+        out = f.add(out, t.weight("bias", (block.outputs,)))
+    out = adapted(t, x, out)
+    t.path = t.owner = path
+    return out
+
+
+def falcon_scores(  # noqa: PLR0917
+    t: Tape, block: Attention, q: Value, k: Value, v: Value, mask: Value | None, around: Around
+) -> Value:
+    """The eager half of FalconAttention.forward: scores divided in place, softmax in their own dtype."""
+    scores = f.matmul(q, f.swap(k))
+    if block.alibi:
+        scores = f.to(scores, "fp32")
+        scores = f.add(scores, t.given((q.shape[0], block.heads, 1, q.shape[2]), q.dtype))
     if mask is not None:
-        weights = f.softmax(f.add(weights, mask), x.dtype)
-    around.weights = weights
-    out = f.matmul(weights, v)
-    return project(t, block, f.transpose(out, 1, 2), around)
+        scores = f.add(scores, mask)
+    weights = around.weights = f.dropout(f.softmax(scores, q.dtype), block.dropout if block.alibi else 0.0)
+    return f.matmul(weights, v)
 
 
-def split_falcon(t: Tape, block: Attention, qkv: Value, around: Around) -> tuple[Value, Value, Value]:  # noqa: ARG001
+def split_falcon(t: Tape, block: Attention, qkv: Value) -> tuple[Value, Value, Value]:
     """FalconAttention._split_heads: grouped heads (keys and values copied to all), three of each, or one for all."""
     b, s = qkv.shape[:2]
     h, kv, d = block.heads, block.kv_heads, block.head_dim
@@ -195,9 +216,7 @@ def gpt_bigcode(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """GPTBigCodeAttention.forward: one key and value head behind the queries (modeling_gpt_bigcode.py)."""
     b, s = x.shape[:2]
     h, kv, d = block.heads, block.kv_heads, block.head_dim
-    path, t.path = t.path, ""
-    t.given((t.context, t.context), "bool", "bias")  # the model's own, which nothing reads
-    t.path = path
+    t.given((t.context, t.context), "bool", ".bias")  # which nothing reads
     qkv = run(t, block.qkv, x, around)  # type: ignore[arg-type]
     if kv == 1:
         q, k, v = f.split(f.unsqueeze(qkv, 1), (h * d, d, d), 3)
@@ -206,6 +225,3 @@ def gpt_bigcode(t: Tape, block: Attention, x: Value, around: Around) -> Value:
         q, k, v = f.split(f.transpose(f.view(qkv, b, s, h, 3 * d), 1, 2), (d, d, d), 3)
     out = attend(t, block, q, k, v, around)
     return project(t, block, out, around)
-
-
-__all__ = ["eager"]

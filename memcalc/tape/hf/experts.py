@@ -102,7 +102,7 @@ def gate(block: Experts, x: Value) -> Value:
     return f.mul(f.shift(up), glu)
 
 
-@rule(Router)
+@rule(Router, "", "minimax_m2", "lfm2_moe")
 def router(t: Tape, block: Router, x: Value, around: Around) -> Value:
     """MixtralTopKRouter.forward and its kin: scores in fp32, the best of them, as weights that sum to 1."""
     weight = t.weight("weight", (block.experts, block.inputs))
@@ -138,7 +138,7 @@ def sigmoid_scored(t: Tape, block: Router, logits: Value) -> tuple[Value, Value]
     return f.gather(scores, chosen, chosen.shape), chosen
 
 
-@rule(LinearRouter)
+@rule(LinearRouter, "", "phimoe")
 def linear_router(t: Tape, block: LinearRouter, x: Value, around: Around) -> Value:
     """A router that is an nn.Linear."""
     return router(t, block, x, around)

@@ -79,13 +79,16 @@ def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:
         layer, name = named[index]
         t.path, t.instance = f"{path}.{name}" if path else name, f"{outer}/{number}"
         marks.mark(t)
+        t.like = order.count(number)
         if setting.checkpoint and index % setting.every == 0:
             x = checkpointed(t, _again(t, layer, around), x, reentrant=setting.reentrant)
         else:
             x = run(t, layer, x, around)
+        around.weights = None
         if not number:
             marks.shared = around.storages()
     marks.mark(t)
+    t.like = 1
     t.path, t.instance = path, outer
     return x
 

@@ -32,6 +32,9 @@ def prepare(t: Tape, layers: Block, x: Value, around: Around) -> None:
     for window, causal, eager in dict.fromkeys((getattr(m, "window", 0), m.causal, eager_only(m)) for m in mixers):
         build = causal_mask if causal else bidirectional_mask
         around.masks[window] = build(t, batch, seq, x.dtype, window, eager=eager)
+    falcon = next((mixer for mixer in mixers if mixer.formula == "falcon"), None)
+    if isinstance(falcon, Attention) and t.setting.attention == "sdpa":  # allow_is_causal_skip=False
+        around.masks[0] = t.new((batch, falcon.heads, seq, seq), x.dtype) if falcon.alibi else t.new((1, 1, seq, seq), "bool")  # noqa: E501
     alibi = next((mixer for mixer in mixers if getattr(mixer, "alibi", False)), None)
     if isinstance(alibi, Attention):
         around.bias = t.new((batch * alibi.heads, 1, seq), x.dtype)
