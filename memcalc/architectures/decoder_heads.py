@@ -29,13 +29,14 @@ def headed(
     scores: str = "score",
     qa: str = "transformer",
     qa_outputs: int = 2,
+    reward: Block | None = None,
     **more: Any,  # noqa: ANN401 - fields of Model
 ) -> Model:
     """The base under the head that the config's class asks for; RunInvalid for a head that is none of HEADS.
 
     `width` is what the base puts out (default: hidden_size). `scores` and `classifier` are how the class names the linear
     of a sequence and of a token classifier, `qa` how it names the base below a question-answering head, which has
-    `qa_outputs` (transformers, modeling_layers.py, Generic…).
+    `qa_outputs` (transformers, modeling_layers.py, Generic…). `reward` is a reward model's head where it isn't Qwen's.
     """
     head, width = _task(c), width or c.hidden_size
     more = {"context": int(c.get("max_position_embeddings") or 0), **more}
@@ -49,6 +50,8 @@ def headed(
         return Model(sequence(replace(base, name=qa), Linear("qa_outputs", width, qa_outputs, bias=True)), **more)
     if head == "ForSequenceClassification":
         return Model(sequence(base, Linear(scores, width, labels(c)), Select("", "last")), **more)
+    if reward and head == "ForRewardModel":
+        return Model(sequence(base, reward, Select("", "last")), **more)
     return Model(sequence(base, *_classifier(c, head, width, classifier)), **more)
 
 

@@ -40,4 +40,4 @@ def internlm2(c: Dimensions) -> Model:
     mixer = fused_attention(c, "attention", "wqkv", "wo", bias=bool(c.bias))
     layer = sequence(residual(rms("attention_norm", hidden), mixer), residual(rms("ffn_norm", hidden), mlp))
     body = (tokens(c, "tok_embeddings"), repeat("layers", c.num_hidden_layers, layer), rms("norm", hidden))
-    return causal_lm(c, *body, tie="tok_embeddings", head="output")
+    return causal_lm(c, *body, tie="tok_embeddings", head="output", reward=Linear("v_head", hidden, 1))
