@@ -1,0 +1,129 @@
+"""More diffusion transformers of two streams: FLUX.2, Qwen-Image, AuraFlow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.architectures import architecture
+from memcalc.architectures.diffusers import attention, denoiser, embedded, feed_forward
+from memcalc.architectures.dit import SINES, bare_norm, heads, modulated, time_embedder
+from memcalc.architectures.mmdit import joint_attention, qk_norms, unpatched
+from memcalc.blocks.attention import Attention
+from memcalc.blocks.base import Sequence, repeat, sequence
+from memcalc.blocks.basic import Embedding, Linear, Norm
+from memcalc.blocks.diffusion import Condition, JointAttention, JointBlock, Modulate, Modulation, SingleBlock
+from memcalc.blocks.image import Positions, Prefix, Unflatten
+from memcalc.blocks.mlp import Mlp
+
+if TYPE_CHECKING:
+    from memcalc.dimensions import Dimensions
+    from memcalc.model import Model
+
+
+@architecture("QwenImageTransformer2DModel")
+def qwen_image(c: Dimensions) -> Model:
+    """SD3's joint layers for 60 layers, rotary positions, the text normed first (Wu et al. 2025)."""
+    width, rotary = c.num_attention_heads * c.attention_head_dim, sum(c.axes_dims_rope)
+    extra = Condition("", (Embedding("addition_t_embedding", 2, width),)) if c.use_additional_t_cond else None
+    text = Norm("txt_norm", c.joint_attention_dim, "rms"), Linear("txt_in", c.joint_attention_dim, width, bias=True)
+    block = JointBlock(
+        "", width, _listed("img_mod", width), _listed("txt_mod", width),
+        joint_attention(c, width, "rms_norm", rotary=rotary), None,
+        feed_forward("img_mlp", width, act="gelu-approximate"), feed_forward("txt_mlp", width, act="gelu-approximate"),
+    )  # fmt: skip
+    return denoiser(
+        c, sequence(time_embedder(width), extra, name="time_text_embed"), Condition("", text, tokens=True),
+        Linear("img_in", c.in_channels, width, bias=True), repeat("transformer_blocks", c.num_layers, block),
+        *unpatched(width, c.patch_size**2 * (c.get("out_channels") or c.in_channels), c.patch_size),
+    )  # fmt: skip
+
+
+def _listed(name: str, width: int) -> Modulation:
+    """A modulation written as a list of activation and linear: `name`.1."""
+    return Modulation(name, Linear("1", width, 6 * width, bias=True), 6)
+
+
+@architecture("Flux2Transformer2DModel")
+def flux2(c: Dimensions) -> Model:
+    """FLUX without biases, gated MLPs, one modulation for all layers of a kind, fused projections in the second half."""
+    width, rotary = c.num_attention_heads * c.attention_head_dim, sum(c.axes_dims_rope)
+    inner, inputs = int(width * c.mlp_ratio), c.timestep_guidance_channels
+    strength = embedded("guidance_embedder", inputs, width, bias=False) if c.guidance_embeds else None
+    vector = sequence(embedded("timestep_embedder", inputs, width, bias=False), strength, name="time_guidance_embed")
+    shared = [_unbiased(f"double_stream_modulation_{name}", width, 6) for name in ("img", "txt")]
+    shared.append(_unbiased("single_stream_modulation", width, 3))
+    joint = JointBlock("", width, attention=_plain_joint(c, width, "rms_norm", rotary),
+                       mlp=_fused("ff", width, inner), context_mlp=_fused("ff_context", width, inner))  # fmt: skip
+    out = c.patch_size**2 * (c.get("out_channels") or c.in_channels)
+    return denoiser(
+        c, vector, *shared, Condition("", (Linear("context_embedder", c.joint_attention_dim, width),), tokens=True),
+        Linear("x_embedder", c.in_channels, width), repeat("transformer_blocks", c.num_layers, joint),
+        repeat("single_transformer_blocks", c.num_single_layers, _flux2_single(c, width, inner, rotary)),
+        _unbiased("norm_out", width, 2), bare_norm(width), Modulate(""),
+        Linear("proj_out", width, out), Unflatten("", c.patch_size),
+    )  # fmt: skip
+
+
+def _fused(name: str, width: int, inner: int) -> Mlp:
+    """linear_out(silu(a) * b), a and b from one matrix."""
+    return Mlp(name, Linear("linear_in", width, 2 * inner), Linear("linear_out", inner, width), fused=True, width=inner)
+
+
+def _flux2_single(c: Dimensions, width: int, inner: int, rotary: int) -> SingleBlock:
+    """Queries, keys, values and the MLP's first matrix in one; the attention's output and the MLP's through another."""
+    q, k = qk_norms(("norm_q", "norm_k"), c.attention_head_dim, "rms_norm")
+    count, dim = heads(c)
+    mixer = Attention("", count, count, dim, q_norm=q, k_norm=k, causal=False, rotary_dim=rotary)
+    both = Linear("attn.to_qkv_mlp_proj", width, 3 * width + 2 * inner)
+    inside = Sequence("attn", (mixer,))
+    return SingleBlock("", width, None, inside, both, "swiglu", Linear("attn.to_out", width + inner, width))
+
+
+def _plain_joint(c: Dimensions, width: int, qk_norm: str, rotary: int = 0) -> JointAttention:
+    """Joint attention without biases."""
+    count, dim = heads(c)
+    q, k, added_q, added_k = qk_norms(("norm_q", "norm_k", "norm_added_q", "norm_added_k"), dim, qk_norm)
+    return JointAttention(
+        "attn", count, count, dim, q=Linear("to_q", width, width), k=Linear("to_k", width, width),
+        v=Linear("to_v", width, width), out=Linear("to_out.0", width, width), q_norm=q, k_norm=k, causal=False,
+        rotary_dim=rotary, context=tuple(Linear(f"add_{x}_proj", width, width) for x in "qkv"),
+        context_norms=tuple(norm for norm in (added_q, added_k) if norm), context_out=Linear("to_add_out", width, width),
+    )  # fmt: skip
+
+
+@architecture("AuraFlowTransformer2DModel")
+def auraflow(c: Dimensions) -> Model:
+    """A few joint layers, then layers over all tokens; no biases, gated MLPs, register tokens."""
+    width, out = c.num_attention_heads * c.attention_head_dim, c.get("out_channels") or c.in_channels
+    cut = Linear("proj", c.patch_size**2 * c.in_channels, width, bias=True)
+    places = Positions("pos_embed", (1, c.pos_embed_max_size, width))
+    joint = JointBlock(
+        "", width, _unbiased("norm1", width, 6), _unbiased("norm1_context", width, 6),
+        _plain_joint(c, width, "fp32_layer_norm"), None, _gated("ff", width), _gated("ff_context", width),
+    )  # fmt: skip
+    return denoiser(
+        c, sequence(cut, places, name="pos_embed"), embedded("time_step_proj", SINES, width),
+        Condition("", (Linear("context_embedder", c.joint_attention_dim, c.caption_projection_dim),), tokens=True),
+        Prefix("register_tokens", (1, 8, width)), repeat("joint_transformer_blocks", c.num_mmdit_layers, joint),
+        repeat("single_transformer_blocks", c.num_single_dit_layers, _aura_single(c, width)),
+        _unbiased("norm_out", width, 2), bare_norm(width), Modulate(""),
+        Linear("proj_out", width, c.patch_size**2 * out), Unflatten("", c.patch_size),
+    )  # fmt: skip
+
+
+def _unbiased(name: str, width: int, chunks: int) -> Modulation:
+    return Modulation(name, Linear("linear", width, chunks * width), chunks)
+
+
+def _aura_single(c: Dimensions, width: int) -> Sequence:
+    q, k = qk_norms(("norm_q", "norm_k"), c.attention_head_dim, "fp32_layer_norm")
+    mixer = attention("attn", width, *heads(c), out_bias=False, q_norm=q, k_norm=k)
+    norms = bare_norm(width), bare_norm(width)
+    return sequence(_unbiased("norm1", width, 6), *modulated(mixer, _gated("ff", width), norms))
+
+
+def _gated(name: str, width: int) -> Mlp:
+    """out_projection(silu(linear_1(x)) * linear_2(x)), two thirds of 4 times the width up to a multiple of 256."""
+    inner = -(-int(8 * width / 3) // 256) * 256
+    gate, up = (Linear(f"linear_{i}", width, inner) for i in (1, 2))
+    return Mlp(name, up, Linear("out_projection", inner, width), gate, width=inner)

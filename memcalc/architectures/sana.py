@@ -1,0 +1,122 @@
+"""Lean diffusion transformers for images: Sana (Xie et al. 2024) and Lumina-Image 2 (Qin et al. 2025)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from memcalc.architectures import architecture
+from memcalc.architectures.diffusers import attention, denoiser, embedded
+from memcalc.architectures.dit import (
+    SINES,
+    bare_norm,
+    heads,
+    modulated,
+    patch_embed,
+    projected_caption,
+    shared_modulation,
+)
+from memcalc.architectures.mmdit import qk_norms
+from memcalc.blocks.base import Sequence, repeat, residual, sequence
+from memcalc.blocks.basic import Activation, Conv, Linear, Norm, Raw
+from memcalc.blocks.diffusion import Condition, Gate, Modulate, Modulation
+from memcalc.blocks.image import Flatten, Unflatten
+from memcalc.blocks.mlp import Mlp
+
+if TYPE_CHECKING:
+    from memcalc.dimensions import Dimensions
+    from memcalc.model import Model
+
+
+@architecture("SanaTransformer2DModel")
+def sana(c: Dimensions) -> Model:
+    """Linear self-attention, cross attention to the caption, a gated convolution in place of the MLP."""
+    width, out = c.num_attention_heads * c.attention_head_dim, c.get("out_channels") or c.in_channels
+    context = c.get("cross_attention_dim")
+    self_norms, cross_norms = (_qk(c, *sizes) for sizes in (heads(c), _cross(c)))
+    mixer = attention("attn1", width, *heads(c), bias=c.attention_bias, formula="sana-linear", **self_norms)
+    cross = attention("attn2", width, *_cross(c), context, bias=True, **cross_norms) if context else None
+    norms = bare_norm(width), Norm("norm2", width, "layer" if c.norm_elementwise_affine and context else "none")
+    block = modulated(mixer, _gated_conv(c, width), norms, cross)
+    return denoiser(
+        c, replace(patch_embed(c, width), name="patch_embed"), _time(c, width),
+        projected_caption("caption_projection", c.caption_channels, width),
+        Condition("", (Norm("caption_norm", width, "rms"),), tokens=True),
+        repeat("transformer_blocks", c.num_layers, Raw("scale_shift_table", (6, width)), *block),
+        Raw("scale_shift_table", (2, width)), bare_norm(width), Modulate(""),
+        Linear("proj_out", width, c.patch_size**2 * out, bias=True), Unflatten("", c.patch_size),
+    )  # fmt: skip
+
+
+def _cross(c: Dimensions) -> tuple[int, int]:
+    return c.num_cross_attention_heads, c.cross_attention_head_dim
+
+
+def _qk(c: Dimensions, count: int, dim: int) -> dict[str, Any]:
+    """Norms of queries and keys, across all heads where the config says so."""
+    kind = c.get("qk_norm")
+    if not kind:
+        return {}
+    if kind == "rms_norm_across_heads":
+        return {"q_norm": Norm("norm_q", count * dim, "rms"), "k_norm": Norm("norm_k", count * dim, "rms")}
+    q, k = qk_norms(("norm_q", "norm_k"), dim, kind)
+    return {key: norm for key, norm in (("q_norm", q), ("k_norm", k)) if norm}
+
+
+def _time(c: Dimensions, width: int) -> Modulation:
+    """Time to six vectors; with the guidance strength where the model is distilled for it."""
+    if not c.guidance_embeds:
+        return replace(shared_modulation(width), name="time_embed")
+    both = sequence(*(embedded(f"{name}_embedder", SINES, width) for name in ("timestep", "guidance")))
+    return Modulation("time_embed", Linear("linear", width, 6 * width, bias=True), 6, both)
+
+
+def _gated_conv(c: Dimensions, width: int) -> Sequence:
+    """1x1 to twice the inner width, depthwise 3x3, gate, 1x1 back (GLUMBConv)."""
+    inner = int(c.mlp_ratio * width)
+    return sequence(
+        Unflatten(""), Conv("conv_inverted", width, 2 * inner, (1, 1)), Activation("", "silu"),
+        Conv("conv_depth", 2 * inner, 2 * inner, (3, 3), 1, 2 * inner, padding=1), Activation("", "swiglu"),
+        Conv("conv_point", inner, width, (1, 1), bias=False), Flatten(""), name="ff",
+    )  # fmt: skip
+
+
+@architecture("Lumina2Transformer2DModel")
+def lumina2(c: Dimensions) -> Model:
+    """Layers of a Llama with sandwich norms and tanh gates; two refine the text and two the image first."""
+    wide, size = min(c.hidden_size, 1024), c.patch_size
+    out = size**2 * (c.get("out_channels") or c.in_channels)
+    project = Norm("0", c.cap_feat_dim, "rms"), Linear("1", c.cap_feat_dim, c.hidden_size, bias=True)
+    caption = Condition("caption_embedder", project, tokens=True)
+    time = sequence(embedded("timestep_embedder", SINES, wide), caption, name="time_caption_embed")
+    layer, plain = _lumina_layer(c, wide, modulated=True), _lumina_layer(c, wide, modulated=False)
+    last = Modulation("norm_out", Linear("linear_1", wide, c.hidden_size, bias=True), 1)
+    return denoiser(
+        c, Linear("x_embedder", size**2 * c.in_channels, c.hidden_size, bias=True), time,
+        repeat("context_refiner", c.num_refiner_layers, plain), repeat("noise_refiner", c.num_refiner_layers, layer),
+        repeat("layers", c.num_layers, layer), last, bare_norm(c.hidden_size), Modulate(""),
+        Linear("norm_out.linear_2", c.hidden_size, out, bias=True), Unflatten("", size),
+    )  # fmt: skip
+
+
+def _lumina_layer(c: Dimensions, wide: int, *, modulated: bool) -> Sequence:
+    """x + tanh(gate) · norm(attention(norm(x) (1 + scale))), then the same with a gated MLP."""
+    hidden, dim = c.hidden_size, c.hidden_size // c.num_attention_heads
+    q, k = qk_norms(("norm_q", "norm_k"), dim, "rms_norm")
+    mixer = attention("attn", hidden, c.num_attention_heads, dim, out_bias=False, kv_heads=c.num_kv_heads,
+                      q_norm=q, k_norm=k, rotary_dim=dim)  # fmt: skip
+    vectors = Modulation("norm1", Linear("linear", wide, 4 * hidden, bias=True), 4) if modulated else None
+    shift, gate = (Modulate(""), Gate("", tanh=True)) if modulated else (None, None)
+    first = Norm("norm1.norm" if modulated else "norm1", hidden, "rms")
+    return sequence(
+        vectors, residual(first, shift, mixer, Norm("norm2", hidden, "rms"), gate),
+        residual(Norm("ffn_norm1", hidden, "rms"), shift, _lumina_feed(c), Norm("ffn_norm2", hidden, "rms"), gate),
+    )  # fmt: skip
+
+
+def _lumina_feed(c: Dimensions) -> Mlp:
+    """linear_2(silu(linear_1(x)) * linear_3(x)), 4 times the width up to a multiple."""
+    hidden, inner = c.hidden_size, int((c.get("ffn_dim_multiplier") or 1) * 4 * c.hidden_size)
+    inner = -(-inner // c.multiple_of) * c.multiple_of
+    gate, up = Linear("linear_1", hidden, inner), Linear("linear_3", hidden, inner)
+    return Mlp("feed_forward", up, Linear("linear_2", inner, hidden), gate, width=inner)

@@ -1,0 +1,128 @@
+"""Diffusion transformers for video: Wan, LTX-Video, CogVideoX. Tokens are patches of frames."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from memcalc.architectures import architecture
+from memcalc.architectures.diffusers import attention, denoiser, dropped, embedded, feed_forward
+from memcalc.architectures.dit import bare_norm, heads, modulated, projected_caption, shared_modulation
+from memcalc.blocks.base import Block, Sequence, repeat, residual, sequence
+from memcalc.blocks.basic import Conv, Linear, Norm, Raw
+from memcalc.blocks.diffusion import Condition, Gate, Modulate, Modulation
+from memcalc.blocks.image import Flatten, Positions, Unflatten
+
+if TYPE_CHECKING:
+    from memcalc.blocks.attention import Attention
+    from memcalc.blocks.basic import NormKind
+    from memcalc.dimensions import Dimensions
+    from memcalc.model import Model
+
+
+@architecture("WanTransformer3DModel")
+def wan(c: Dimensions) -> Model:
+    """One modulation for all layers, each with a table of its own; cross attention to text (and an image)."""
+    width, patch = c.num_attention_heads * c.attention_head_dim, tuple(c.patch_size)
+    extra = c.get("added_kv_proj_dim") or 0
+    cross = residual(Norm("norm2", width, "layer") if c.cross_attn_norm else None, _wan_attention(c, "attn2", width, width, extra))
+    feed = feed_forward("ffn", width, act="gelu-approximate", inner=c.ffn_dim)
+    attends = residual(bare_norm(width), Modulate(""), _wan_attention(c, "attn1", width), Gate(""))
+    block = (Raw("scale_shift_table", (1, 6, width)), attends, cross, residual(bare_norm(width), Modulate(""), feed, Gate("")))
+    out = (c.get("out_channels") or c.in_channels) * math.prod(patch)
+    return denoiser(
+        c, Conv("patch_embedding", c.in_channels, width, patch, patch), Flatten(""), _wan_conditions(c, width),
+        repeat("blocks", c.num_layers, *block), Raw("scale_shift_table", (1, 2, width)), bare_norm(width), Modulate(""),
+        Linear("proj_out", width, out, bias=True), Unflatten("", patch[-1]),
+    )  # fmt: skip
+
+
+def _wan_conditions(c: Dimensions, width: int) -> Sequence:
+    """Time to six vectors, the text's states and, of an image-to-video model, those of an image, projected."""
+    image, places = c.get("image_dim"), c.get("pos_embed_seq_len")
+    parts: list[Block] = [
+        embedded("time_embedder", c.freq_dim, width), Modulation("", Linear("time_proj", width, 6 * width, bias=True), 6),
+        projected_caption("text_embedder", c.text_dim, width),
+    ]  # fmt: skip
+    if image:
+        table = (Positions("pos_embed", (1, places, image)),) if places else ()
+        feed = replace(feed_forward("ff", image, act="gelu", inner=image), down=Linear("net.2", image, width, bias=True))
+        ends = Norm("norm1", image, "layer"), feed, Norm("norm2", width, "layer")
+        parts.append(Condition("image_embedder", (*table, *ends), tokens=True))
+    return sequence(*parts, name="condition_embedder")
+
+
+def _wan_attention(c: Dimensions, name: str, width: int, context: int = 0, extra: int = 0) -> Attention:
+    """Queries and keys normed across all heads; `extra` keys and values of image states beside the text's."""
+    added = (Linear("add_k_proj", extra, width, bias=True), Linear("add_v_proj", extra, width, bias=True),
+             Norm("norm_added_k", width, "rms")) if extra else ()  # fmt: skip
+    return attention(
+        name, width, *heads(c), context, bias=True, before=added, rotary_dim=0 if context else c.attention_head_dim,
+        q_norm=Norm("norm_q", width, "rms"), k_norm=Norm("norm_k", width, "rms"),
+    )  # fmt: skip
+
+
+@architecture("LTXVideoTransformer3DModel")
+def ltx(c: Dimensions) -> Model:
+    """PixArt's layers with RMSNorms, queries and keys normed across heads, rotary positions (HaCohen et al. 2024)."""
+    width = c.num_attention_heads * c.attention_head_dim
+    kind: NormKind = "rms" if c.norm_elementwise_affine else "rms-no-weight"
+    norms = Norm("norm1", width, kind), Norm("norm2", width, kind)
+    mixer, cross = _ltx_attention(c, "attn1", width), _ltx_attention(c, "attn2", width, c.cross_attention_dim)
+    block = modulated(mixer, feed_forward("ff", width, act=c.activation_fn), norms, cross)
+    return denoiser(
+        c, Linear("proj_in", c.in_channels, width, bias=True), replace(shared_modulation(width), name="time_embed"),
+        projected_caption("caption_projection", c.caption_channels, width),
+        repeat("transformer_blocks", c.num_layers, Raw("scale_shift_table", (6, width)), *block),
+        Raw("scale_shift_table", (2, width)), bare_norm(width), Modulate(""),
+        Linear("proj_out", width, c.get("out_channels") or c.in_channels, bias=True),
+    )  # fmt: skip
+
+
+def _ltx_attention(c: Dimensions, name: str, width: int, context: int = 0) -> Attention:
+    return attention(
+        name, width, *heads(c), context, bias=c.attention_bias, out_bias=c.attention_out_bias,
+        rotary_dim=0 if context else c.attention_head_dim,
+        q_norm=Norm("norm_q", width, "rms"), k_norm=Norm("norm_k", width, "rms"),
+    )  # fmt: skip
+
+
+@architecture("CogVideoXTransformer3DModel")
+def cogvideox(c: Dimensions) -> Model:
+    """Text and video tokens in one row, each stream modulated by vectors of its own (Yang et al. 2024)."""
+    width, wide = c.num_attention_heads * c.attention_head_dim, c.time_embed_dim
+    extra, frames = c.get("ofs_embed_dim"), c.get("patch_size_t")
+    out = c.patch_size**2 * (frames or 1) * (c.get("out_channels") or c.in_channels)
+    kind: NormKind = "layer" if c.norm_elementwise_affine else "none"
+    end = Modulation("norm_out", Linear("linear", wide, 2 * width, bias=True), 2), Norm("norm_out.norm", width, kind)
+    return denoiser(
+        c, _cog_patches(c, width), dropped(c.dropout),
+        embedded("time_embedding", width, wide, act=c.timestep_activation_fn),
+        embedded("ofs_embedding", extra, extra, act=c.timestep_activation_fn) if extra else None,
+        repeat("transformer_blocks", c.num_layers, _cog_block(c, width, kind)), Norm("norm_final", width, kind),
+        *end, Modulate(""), Linear("proj_out", width, out, bias=True), Unflatten("", c.patch_size),
+    )  # fmt: skip
+
+
+def _cog_patches(c: Dimensions, width: int) -> Sequence:
+    """Patches of a frame by a convolution, or (1.5) of frames by a linear layer; a stored table where it is learned."""
+    size, frames = c.patch_size, c.get("patch_size_t")
+    cut = (Conv("proj", c.in_channels, width, (size, size), size, bias=c.patch_bias) if frames is None
+           else Linear("proj", c.in_channels * size**2 * frames, width, bias=True))  # fmt: skip
+    count = c.sample_height // size * (c.sample_width // size) * ((c.sample_frames - 1) // c.temporal_compression_ratio + 1)
+    table = Positions("pos_embedding", (1, c.max_text_seq_length + count, width), buffer=True)
+    text = Condition("", (Linear("text_proj", c.text_embed_dim, width, bias=True),), tokens=True)
+    return sequence(cut, Flatten(""), text, table if c.use_learned_positional_embeddings else None, name="patch_embed")
+
+
+def _cog_block(c: Dimensions, width: int, kind: NormKind) -> Sequence:
+    dim = c.attention_head_dim
+    mixer = attention("attn1", width, *heads(c), bias=c.attention_bias,
+                      q_norm=Norm("norm_q", dim, "layer"), k_norm=Norm("norm_k", dim, "layer"))  # fmt: skip
+    feed = feed_forward("ff", width, act=c.activation_fn, dropout=c.dropout)
+    branches = []
+    for i, branch in ((1, mixer), (2, feed)):
+        vectors = Modulation(f"norm{i}", Linear("linear", c.time_embed_dim, 6 * width, bias=True), 6)
+        branches.append(sequence(vectors, residual(Norm(f"norm{i}.norm", width, kind), Modulate(""), branch, Gate(""))))
+    return sequence(*branches)
