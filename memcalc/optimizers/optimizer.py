@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from memcalc.optimizers.rules import Rule, apply
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 Condition = Mapping[str, Any]
+NO_ADVICE = Advice()
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Optimizer:
     """What an optimizer keeps and needs, by the rules of its preset.
 
     `name` is the preset's id. `keeps_master`: it holds fp32 copies of the parameters itself, among its states.
-    `frees_gradients`: a gradient is used and freed during the backward pass, as soon as it is there.
+    `frees_gradients`: a gradient is used and freed during the backward pass, as soon as it is there. `given`: the options
+    that the user named.
     """
 
     name: str
@@ -41,8 +43,9 @@ class Optimizer:
     keeps_master: bool = False
     frees_gradients: bool = False
     bytes_per_parameter: float | None = None
-    advice: Advice = Advice()
+    advice: Advice = NO_ADVICE
     source: str = ""
+    given: frozenset[str] = frozenset()
     _states: dict[Parameter, tuple[StateTensor, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -94,6 +97,12 @@ class Optimizer:
             found = self.temporaries(parameter.shape, parameter.dtype, parameter.role, parameter.name)
             by_dtype.setdefault(parameter.dtype if found.together else "", []).append((found, count))
         return max((peak(members) for members in by_dtype.values()), default=0)
+
+    def for_model(self, dimensions: Mapping[str, Any]) -> Optimizer:
+        """The same for a model of these dimensions: they set the options that stand for them and were not given."""
+        found = {option: dimensions[key] for option, key in self.from_model.items() if key in dimensions}
+        found = {option: value for option, value in found.items() if option not in self.given}
+        return replace(self, options={**self.options, **found}) if found else self
 
     def supports(self, shape: Iterable[int], dtype: str, role: str = "linear", name: str = "") -> bool:
         """Whether the library would step such a tensor, rather than refuse it."""

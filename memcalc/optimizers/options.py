@@ -1,24 +1,30 @@
 """The options of an optimizer preset: what may be said, checked; every fault with its place and the nearest valid thing.
 
 A preset declares an option by its default (`amsgrad: false`), or by a mapping: `{default: 128, min: 1}`, with `choices`,
-`min`, `max`, `type: dtype` or `int`, `optional: true` where null is allowed too; `from_model` names the model's dimension that sets it where the user doesn't.
+`min`, `max`, `type: dtype` or `int`, `optional: true` where null is allowed too; `from_model` names the dimension of the
+model that sets it where the user doesn't.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memcalc.dtypes import dtype_name
 from memcalc.errors import Fault, nearest_names, shorten
-from memcalc.optimizers.values import Option
+
+if TYPE_CHECKING:
+    from memcalc.optimizers.values import Option
 
 # Arguments that change how an optimizer trains and not what it keeps; every optimizer takes them unless it declares them.
 HYPERPARAMETERS = frozenset({
-    "lr", "learning_rate", "eps", "betas", "beta1", "beta2", "beta3", "weight_decay", "warmup_steps", "maximize", "scale",
-    "dampening", "nesterov", "update_proj_gap", "min_8bit_window", "adam_w_mode", "bias_correction", "decouple_wd",
-    "scale_parameter", "relative_step", "warmup_init", "clip_threshold", "decay_rate", "d0", "d_coef", "growth_rate",
+    "lr", "learning_rate", "max_lr", "eps", "eps1", "eps2", "betas", "beta1", "beta2", "beta3", "weight_decay", "maximize",
+    "dampening", "nesterov", "rho", "alpha", "gamma", "scale", "warmup_steps", "decouple_lr", "decouple_wd", "weight_decouple",
+    "update_proj_gap", "adam_w_mode", "bias_correction", "scale_parameter", "relative_step", "warmup_init", "clip_threshold",
+    "decay_rate", "beta2_decay", "d", "d0", "d_coef", "growth_rate", "safeguard_warmup", "use_bias_correction", "t_alpha",
+    "t_beta3", "r", "weight_lr_power", "ns_steps", "ns_coefficients", "adjust_lr_fn", "precondition_frequency", "shampoo_beta",
+    "alpha_init", "lamb", "grokking_signal_decay_rate", "gradient_clipping", "clip_grad_norm", "clip_grad_value", "loss_scale",
 })  # fmt: skip
 
 

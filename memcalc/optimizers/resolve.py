@@ -48,11 +48,16 @@ def _build(name: str, given: dict[str, Any]) -> Optimizer:
     options, wrong = settle({"in_backward": False, **(variant.get("options") or {})}, settings)
     if faults or wrong:
         raise RunInvalid([*faults, *wrong], f"the optimizer {card['id']}")
-    return _optimizer(card["id"], variant, implementation, options, nominal)
+    return _optimizer(card["id"], variant, implementation, options, nominal, frozenset(settings))
 
 
 def _optimizer(
-    name: str, variant: Mapping[str, Any], implementation: str, options: dict[str, Option], nominal: float | None
+    name: str,
+    variant: Mapping[str, Any],
+    implementation: str,
+    options: dict[str, Option],
+    nominal: float | None,
+    given: frozenset[str],
 ) -> Optimizer:
     scene = Scene(None, options, implementation=implementation)
     step = (variant.get("step") or {}).get(implementation) or {}
@@ -73,6 +78,7 @@ def _optimizer(
         keeps_master=_flag(variant.get("keeps_master", False), scene),
         frees_gradients=options["in_backward"] is True or _flag(variant.get("frees_gradients", False), scene),
         bytes_per_parameter=nominal,
+        given=given,
         advice=Advice(**(variant.get("advice") or {})),
         source=variant.get("source", ""),
     )
@@ -141,7 +147,7 @@ def _class_path(name: str) -> str | None:
 
 def _variant(
     card: dict[str, Any],
-    library: Any,
+    library: Any,  # noqa: ANN401
     faults: list[Fault],
 ) -> tuple[dict[str, Any], Mapping[str, Any]]:
     """The preset as the wanted library has it: itself, one of its `variants`, or the preset a variant points to."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from memcalc.dtypes import dtype_name, nbytes
 from memcalc.optimizers.terms import holds, size
-from memcalc.optimizers.values import Device, Parameter, Scene, Scope, StateTensor
+from memcalc.optimizers.values import StateTensor
+
+if TYPE_CHECKING:
+    from memcalc.optimizers.values import Device, Parameter, Scene, Scope
 
 Rule = Any  # a name, or a mapping: one tensor, or a group of them under one condition
 SHAPES = frozenset({"parameter", "scalar", "flat", "rows", "columns", "along_axis"})
@@ -60,7 +63,10 @@ def _tensors(rule: Mapping[str, Any], scene: Scene, scope: Scope) -> Iterator[St
     dtype = _dtype(rule.get("dtype", "param"), scene)
     tensor = StateTensor(rule["name"], dtype, shape, nbytes(math.prod(stored), dtype),
                          _device(rule.get("device", "gpu"), scene), scope)  # fmt: skip
-    for index in range(size(rule.get("count", 1), scene)):
+    if "count" not in rule:
+        yield tensor
+        return
+    for index in range(size(rule["count"], scene)):
         yield replace(tensor, name=tensor.name.replace("{index}", str(index)))
 
 
@@ -76,8 +82,8 @@ def _dtype(rule: str, scene: Scene) -> str:
 def _device(rule: str | Mapping[str, Any], scene: Scene) -> Device:
     """`gpu`, `host`, `paged`; or `{host: condition}`: there where the condition holds, else on the GPU."""
     if isinstance(rule, str):
-        return rule  # type: ignore[return-value] - presets are checked by check.py
-    return next((where for where, condition in rule.items() if holds(condition, scene)), "gpu")  # type: ignore[return-value]
+        return cast("Device", rule)
+    return cast("Device", next((where for where, condition in rule.items() if holds(condition, scene)), "gpu"))
 
 
 def shape_of(rule: Any, scene: Scene) -> tuple[int, ...]:  # noqa: ANN401 - YAML data

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memcalc.optimizers.rules import Rule, apply
-from memcalc.optimizers.values import Scene, StateTensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from memcalc.optimizers.values import Scene, StateTensor
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ extent of one axis, 1 where the tensor has none; `smaller`, `larger`: the smalle
 A condition is a mapping; it holds where each of its entries does. A key is a size or `dtype`, `role`, `name`,
 `implementation` or an option; the value is what it must equal, a list of which it must be one, or a test
 `{min: 4096, max: …, above: …, below: …, multiple_of: …, not: …, contains: […], end: …}`. `any: [condition, …]` holds where
-one of them does, `not: condition` where it doesn't. A condition can be a name defined under `conditions`.
+one of them does, `not: condition` where it doesn't. A condition can be a name defined under `conditions`; `contains`
+takes texts, or the option that holds them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def size(term: Any, scene: Scene) -> int:  # noqa: ANN401 - YAML data
         return _operate(operation, [size(part, scene) for part in terms])
     value = _value(term, scene)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{term!r} is {value!r}, which is not a size")
+        raise ValueError(f"{term!r} is {value!r}, which is not a size")  # noqa: TRY004 - of the preset, not of the call
     return value
 
 
@@ -95,10 +96,16 @@ def _test(test: str, value: Any, limit: Any, scene: Scene) -> bool:  # noqa: ANN
         case "not":
             return not _matches(value, limit, scene)
         case "contains":
-            return any(part in value for part in limit)
+            return any(part in value for part in _texts(limit, scene))
         case "end":
             return bool(value.endswith(limit))
     raise ValueError(f"unknown test {test!r}; there are {', '.join(sorted(TESTS))}")
+
+
+def _texts(texts: list[str] | str, scene: Scene) -> tuple[str, ...]:
+    """The texts themselves, or those that the named option holds: one or several."""
+    found = scene.options[texts] if isinstance(texts, str) else texts
+    return (found,) if isinstance(found, str) else tuple(str(part) for part in found or ())  # type: ignore[union-attr]
 
 
 def _limit(limit: Any, scene: Scene) -> float:  # noqa: ANN401

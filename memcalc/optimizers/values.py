@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Union
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Device = Literal["gpu", "host", "paged"]
 Scope = Literal["parameter", "group", "optimizer"]
-Option = Union[bool, int, float, str, None, tuple["Option", ...]]
+Option = bool | int | float | str | tuple["Option", ...] | None
 
 
 @dataclass(frozen=True, slots=True)

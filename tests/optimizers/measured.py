@@ -59,7 +59,9 @@ def kept(text: str, shape: tuple[int, ...], dtype: str) -> Kept:
     body, _, scope = text.partition("@")
     name, own, form, *size = body.split("|")
     element, extent = dtype if own == "=" else own, shape if form == "=" else extents(form)
-    return Kept(name, element, extent, int(size[0]) if size else nbytes(math.prod(extent), element), scope or "parameter")
+    return Kept(
+        name, element, extent, int(size[0]) if size else nbytes(math.prod(extent), element), scope or "parameter"
+    )
 
 
 def cases() -> list[Case]:

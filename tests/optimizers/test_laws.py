@@ -19,7 +19,9 @@ NAMES = presets.names("optimizers")
 
 
 @given(st.sampled_from(NAMES), SHAPES, DTYPES, ROLES, st.sampled_from(["", "model.layers.0.self_attn.q_proj.weight"]))
-def test_every_optimizer_takes_every_tensor(name: str, shape: tuple[int, ...], dtype: str, role: str, full: str) -> None:
+def test_every_optimizer_takes_every_tensor(
+    name: str, shape: tuple[int, ...], dtype: str, role: str, full: str
+) -> None:
     found = resolve(name)
     for tensor in found.states(shape, dtype, role, full):
         assert all(extent >= 0 for extent in tensor.shape)
@@ -42,7 +44,9 @@ def test_adam_keeps_two_of_the_parameter(shape: tuple[int, ...], dtype: str) -> 
 
 @given(st.integers(1, 10**6), DTYPES)
 def test_eight_bits_never_cost_more_than_thirty_two(elements: int, dtype: str) -> None:
-    eight, full = (sum(t.bytes for t in resolve(name).states((elements,), dtype)) for name in ("adamw-8bit", "adamw-32bit"))
+    eight, full = (
+        sum(t.bytes for t in resolve(name).states((elements,), dtype)) for name in ("adamw-8bit", "adamw-32bit")
+    )
     assert eight <= full == 8 * elements
 
 
@@ -53,7 +57,10 @@ def test_factored_moments_grow_with_the_sides(rows: int, columns: int, dtype: st
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 300))
 def test_galore_keeps_moments_of_its_rank(rows: int, columns: int, rank: int) -> None:
-    low, moments = min(rank, rows, columns), resolve({"name": "galore-adamw", "rank": rank}).states((rows, columns), "bf16")
+    low, moments = (
+        min(rank, rows, columns),
+        resolve({"name": "galore-adamw", "rank": rank}).states((rows, columns), "bf16"),
+    )
     assert sum(t.bytes for t in moments[1:]) == 2 * 2 * low * max(rows, columns)
     assert moments[0].bytes == 2 * low * min(rows, columns)
 

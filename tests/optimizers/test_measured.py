@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import TYPE_CHECKING
 
 import pytest
 
-import memcalc.optimizers as optimizers
-from memcalc.optimizers import StateTensor
+from memcalc import optimizers
 from tests.optimizers.measured import Case, cases
+
+if TYPE_CHECKING:
+    from memcalc.optimizers import StateTensor
 
 BY_OPTIMIZER: dict[str, list[Case]] = defaultdict(list)
 for _case in cases():

@@ -96,9 +96,9 @@ def test_class_paths_and_spoken_names(path: str, preset: str) -> None:
 
 
 def test_the_trainer_keeps_embeddings_in_32_bit_and_the_library_does_not() -> None:
-    embedding = {"shape": (1000, 64), "dtype": "bf16", "role": "embedding"}
-    assert sum(t.bytes for t in resolve("adamw_bnb_8bit").states(**embedding)) == 1000 * 64 * 8
-    assert sum(t.bytes for t in resolve("adamw-8bit").states(**embedding)) == 1000 * 64 * 2 + 2 * 4 * 250
+    embedding = ((1000, 64), "bf16", "embedding")
+    assert sum(t.bytes for t in resolve("adamw_bnb_8bit").states(*embedding)) == 1000 * 64 * 8
+    assert sum(t.bytes for t in resolve("adamw-8bit").states(*embedding)) == 1000 * 64 * 2 + 2 * 4 * 250
 
 
 @pytest.mark.parametrize("name", ["adamw_9bit", "", "nonsense", "torch.optim.Nothing", "a.b.c", "../adamw", "x" * 300])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from memcalc import presets
 from memcalc.errors import RunInvalid, UnknownName
-from memcalc.optimizers import resolve, state
+from memcalc.optimizers import Parameter, resolve, state
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def faults(spec: dict[str, Any]) -> list[str]:
@@ -138,3 +142,37 @@ def test_a_tensor_that_is_none(shape: tuple[Any, ...], dtype: str, count: int) -
 def test_what_a_library_refuses() -> None:
     assert not resolve("adamw-8bit").supports((4, 4), "fp64")
     assert resolve("adamw-8bit").supports((4, 4), "bf16")
+
+
+def test_a_low_rank_optimizer_projects_its_target_modules_only() -> None:
+    found = resolve({"name": "galore-adamw", "rank": 4, "target_modules": ["attn", "mlp"]})
+    low, full = (
+        found.states((64, 32), "bf16", "linear", "layers.0.mlp.up"),
+        found.states((64, 32), "bf16", "linear", "head"),
+    )
+    assert [t.shape for t in low] == [(4, 32), (64, 4), (64, 4)]
+    assert [t.shape for t in full] == [(64, 32), (64, 32)]
+    assert len(resolve("galore-adamw").states((64, 32), "bf16", "embedding")) == 2
+
+
+def test_a_model_sets_the_options_that_stand_for_its_dimensions() -> None:
+    name = "layers.0.self_attn.q_proj.weight"
+    model = {"hidden_size": 4096, "num_attention_heads": 32}
+    found = resolve("adam-mini").for_model(model)
+    assert [t.shape for t in found.states((4096, 4096), "bf16", "linear", name)] == [(32, 524288), (32, 1)]
+    given = resolve({"name": "adam-mini", "n_heads": 16}).for_model(model)
+    assert [t.shape for t in given.states((4096, 4096), "bf16", "linear", name)] == [(16, 1048576), (16, 1)]
+    assert resolve("adamw").for_model(model) is resolve("adamw")
+
+
+def test_an_optimizer_is_added_by_one_small_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "optimizers").mkdir()
+    (tmp_path / "optimizers" / "ours.yaml").write_text(
+        "library: ours\noptions: {blocks: 64}\nstates: [m, {name: scale, dtype: fp32, shape: {per_block: blocks}}]\n"
+        "step: {for-loop: {each: [update]}}\nadvice: {best_for: tests}\nsource: this test\n"
+    )
+    monkeypatch.setattr(presets, "folder", lambda: tmp_path)
+    monkeypatch.setattr(presets, "index", dict)
+    found = resolve({"name": "ours", "blocks": 32})
+    assert [(t.name, t.bytes) for t in found.states((10, 10), "bf16")] == [("m", 200), ("scale", 16)]
+    assert found.step_peak([(Parameter((10, 10), "bf16"), 2)]) == 200

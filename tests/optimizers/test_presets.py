@@ -60,7 +60,14 @@ def test_rules_use_only_the_words_there_are(name: str) -> None:
             assert "default" in spec
     if "like" in card:
         return
-    words = {*WORDS, *FACTS, "implementation", *card.get("options", {}), *card.get("sizes", {}), *card.get("conditions", {})}
+    words = {
+        *WORDS,
+        *FACTS,
+        "implementation",
+        *card.get("options", {}),
+        *card.get("sizes", {}),
+        *card.get("conditions", {}),
+    }
     for condition in card.get("conditions", {}).values():
         _check_condition(condition, words)
     for rule in _rules(card):

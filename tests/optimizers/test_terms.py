@@ -39,8 +39,8 @@ def test_sizes(term: Any, value: int) -> None:
         ({"elements": {"multiple_of": 16}}, True), ({"elements": {"multiple_of": 7}}, False), ({"dtype": ["fp16", "bf16"]}, True),
         ({"dtype": {"not": "bf16"}}, False), ({"role": "embedding"}, False), ({"name": {"contains": ["q_proj", "k_proj"]}}, True),
         ({"name": {"end": "bias"}}, False), ({"name": {"not": {"contains": ["q_proj"]}}}, False), ({"amsgrad": True}, True),
-        ({"beta1": None}, True), ({"beta1": {"not": None}}, False), ({"beta1": {"above": 0}}, False), ({"momentum": {"above": 0}}, True),
-        ({"implementation": ["foreach", "fused"]}, True), ("tall", True), ({"not": "tall"}, False),
+        ({"beta1": None}, True), ({"beta1": {"not": None}}, False), ({"beta1": {"above": 0}}, False),
+        ({"momentum": {"above": 0}}, True), ({"implementation": ["foreach", "fused"]}, True), ("tall", True), ({"not": "tall"}, False),
         ({"any": [{"ndim": 2}, {"rank": 3}]}, True), ({"any": [{"ndim": 2}, {"rank": 4}]}, False), ({"low": {"min": "rank"}}, True),
     ],
 )  # fmt: skip
@@ -51,8 +51,8 @@ def test_conditions(condition: Any, true: bool) -> None:
 @pytest.mark.parametrize(
     ("rule", "shape"),
     [
-        ("parameter", (6, 4, 10)), ("scalar", ()), ("flat", (240,)), ("rows", (6, 4)), ("columns", (6, 10)), ("along_axis", (1, 4, 1)),
-        ({"per_block": 100}, (3,)), ({"stack": 2}, (2, 6, 4, 10)), ({"keep": [0, 5]}, (6,)), ({"drop": [-1]}, (6, 4)),
+        ("parameter", (6, 4, 10)), ("scalar", ()), ("flat", (240,)), ("rows", (6, 4)), ("columns", (6, 10)),
+        ("along_axis", (1, 4, 1)), ({"per_block": 100}, (3,)), ({"stack": 2}, (2, 6, 4, 10)), ({"keep": [0, 5]}, (6,)), ({"drop": [-1]}, (6, 4)),
         ({"one": [-2, 7]}, (6, 1, 10)), (["rank", "axis-1"], (3, 10)), ([], ()),
         ({"when": "tall", "then": "rows", "else": "columns"}, (6, 4)), ({"when": {"ndim": 2}, "then": "rows"}, (6, 4, 10)),
     ],
@@ -63,7 +63,7 @@ def test_shapes(rule: Any, shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("wrong", ["elemnts", "beta1", "momentum", "dtype", {"root": ["elements", 2]}])
 def test_a_wrong_size_in_a_preset_is_refused(wrong: Any) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"size|unknown"):
         size(wrong, SCENE)
 
 
