@@ -63,7 +63,10 @@ def gemma3_text(c: Dimensions) -> Model:
     def layer(kind: str) -> Block:
         q, k = norm(c, "q_norm", head_dim(c)), norm(c, "k_norm", head_dim(c))
         seen = sees if kind == "sliding_attention" else 0
-        return sandwich(c, attention(c, bias=c.attention_bias, window=seen, causal=not both, q_norm=q, k_norm=k))
+        mixer = attention(
+            c, bias=c.attention_bias, window=seen, causal=not both, q_norm=q, k_norm=k, rotary_kind=kind
+        )
+        return sandwich(c, mixer)
 
     period = c.get("sliding_window_pattern", 6)
     kinds = layer_kinds(c, lambda i: "sliding_attention" if (i + 1) % period else "full_attention")

@@ -33,4 +33,4 @@ def glm4(c: Dimensions) -> Model:
 
 
 def _attention(c: Dimensions) -> Attention:
-    return attention(c, bias=c.attention_bias, out_bias=False, rotary_dim=rotary_dim(c, 0.5), formula="glm")
+    return attention(c, bias=c.attention_bias, out_bias=False, rotary_dim=rotary_dim(c, 0.5), rotation="pairs")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @architecture("olmo")
 def olmo(c: Dimensions) -> Model:
     """Llama with LayerNorms that have no parameters, and clipped queries, keys and values (Groeneveld et al. 2024)."""
-    mixer = attention(c, bias=c.attention_bias, clip=float(c.get("clip_qkv") or 0.0))
+    mixer = attention(c, bias=c.attention_bias, clip=float(c.get("clip_qkv") or 0.0), rotary_fp32=True)
     layer = sequence(
         residual(_plain("input_layernorm", c), mixer),
         residual(_plain("post_attention_layernorm", c), gated_mlp(c)),
@@ -50,7 +50,7 @@ def olmo3(c: Dimensions) -> Model:
     """OLMo 2 with three local layers to a global one (OLMo team 2025)."""
 
     def layer(kind: str) -> Block:
-        return post_norm_layer(c, normed_attention(c, window(c) if kind == "sliding_attention" else 0))
+        return post_norm_layer(c, normed_attention(c, window(c) if kind == "sliding_attention" else 0, kind))
 
     kinds = layer_kinds(c, lambda i: "sliding_attention" if (i + 1) % 4 else "full_attention")
     layers = interleaved("layers", kinds, layer)
@@ -62,11 +62,13 @@ def norm(name: str, width: int) -> Norm:
     return rms(name, width, "olmo2")
 
 
-def normed_attention(c: Dimensions, seen: int = 0) -> Attention:
+def normed_attention(c: Dimensions, seen: int = 0, kind: str = "") -> Attention:
     """Attention with an RMSNorm over the whole width of the queries and one over the keys."""
     dim = head_dim(c)
     q, k = norm("q_norm", c.num_attention_heads * dim), norm("k_norm", kv_heads(c) * dim)
-    return attention(c, bias=c.attention_bias, window=seen, q_norm=q, k_norm=k)
+    return attention(
+        c, bias=c.attention_bias, window=seen, q_norm=q, k_norm=k, rotary_fp32=True, rotary_kind=kind
+    )
 
 
 def post_norm_layer(c: Dimensions, mixer: Block) -> Block:

@@ -26,7 +26,7 @@ class Attention(Block):
     `value_dim` is the width of a value head where it is not head_dim. `clip` > 0 clamps queries, keys and values to
     ±clip (OLMo, MPT). `rotation` is how queries and keys are rotated: by halves; by neighbouring pairs, with the tables
     spread out for every use ('pairs', GLM), all of it in fp32 ('pairs-fp32', Ernie) or with tables made so and in fp32
-    ('spread', Cohere). The tables are those of kind `rope` (layers of different bases have their own), left in fp32
+    ('spread', Cohere). The tables are those of kind `rotary_kind` (layers of different bases have their own), left in fp32
     where `rotary_fp32`. `formula` says whose forward it is where it is not the usual one: transformers' attention
     interface behind separate or fused projections.
     """
@@ -47,7 +47,7 @@ class Attention(Block):
     rotary_dim: int = 0
     rotation: Rotation = ""
     rotary_fp32: bool = False
-    rope: str = ""
+    rotary_kind: str = ""
     window: int = 0
     causal: bool = True
     cross: bool = False

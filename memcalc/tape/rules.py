@@ -19,7 +19,8 @@ _RULES: dict[tuple[type[Block], str], Rule] = {}
 class Around:
     """What a model computes once for all its layers: rotary tables, masks, position biases, the encoder's states."""
 
-    __slots__ = ("bias", "causal", "chosen", "cross_bias", "encoder", "masks", "positions", "ready", "rotary", "weights")
+    __slots__ = ("bias", "causal", "chosen", "cross_bias", "encoder", "masks", "positions", "ready", "ropes", "rotary",
+                 "weights")  # fmt: skip
 
     def __init__(self) -> None:
         self.ready = False
@@ -27,6 +28,7 @@ class Around:
         self.weights: Value | None = None  # of an eager attention: the layer holds on to them to its end
         self.chosen: tuple[Value, Value] | None = None
         self.rotary: tuple[Value, Value] | None = None
+        self.ropes: dict[str, tuple[Value, Value]] = {}
         self.masks: dict[int, Value | None] = {}
         self.encoder: Value | None = None
         self.bias: Value | None = None
@@ -43,6 +45,10 @@ class Around:
     def storages(self) -> set[int]:
         """The storages of the position biases, which the first layer makes for all."""
         return {value.storage.id for value in (self.bias, self.cross_bias) if value is not None}
+
+    def tables(self, rope: str) -> tuple[Value, Value] | None:
+        """The rotary tables of that kind, or the only ones."""
+        return self.ropes.get(rope, self.rotary)
 
     def mask(self, window: int) -> Value | None:
         """The mask of layers that see `window` tokens (0: all)."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.attention import Attention
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Leaf
+from memcalc.tape.hf.rotary import rotate, rotated_part
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """LlamaAttention.forward, and those of the same form (modeling_llama.py)."""
     q, k, v = separate(t, block, x, around) if block.q else fused(t, block, x, around)
-    if block.rotary_dim and around.rotary:
-        q, k = rotated(q, k, around.rotary, block.rotary_dim)
+    tables = around.tables(block.rotary_kind)
+    if block.rotary_dim and tables:
+        q, k = rotate(block.rotation, q, k, tables, block.rotary_dim)
     out = attend(t, block, q, k, v, around)
     return project(t, block, out, around)
 
@@ -96,37 +98,6 @@ def opt(t: Tape, block: Attention, x: Value, around: Around) -> Value:
 def heads(x: Value, count: int) -> Value:
     """[batch, seq, heads * dim] seen as [batch, heads, seq, dim]."""
     return f.transpose(f.view(x, *x.shape[:-1], count, x.shape[-1] // count), 1, 2)
-
-
-def rotated(q: Value, k: Value, tables: tuple[Value, Value], dim: int = 0) -> tuple[Value, Value]:
-    """apply_rotary_pos_emb; where fewer than all channels are rotated the rest is put back behind them."""
-    if dim and dim < q.shape[-1]:
-        return rotated_part(q, k, tables, dim)
-    cos, sin = (f.unsqueeze(table, 1) for table in tables)
-    q_embed = f.add(f.mul(q, cos), f.mul(rotate_half(q), sin))
-    k_embed = f.add(f.mul(k, cos), f.mul(rotate_half(k), sin))
-    return q_embed, k_embed
-
-
-def rotated_part(q: Value, k: Value, tables: tuple[Value, Value] | None, dim: int) -> tuple[Value, Value]:
-    """apply_rotary_pos_emb of the first `dim` channels of each head, and a copy that joins the others to them."""
-    if tables is None:
-        return q, k
-    rest = q.shape[-1] - dim
-    q_rot, q_pass = f.narrow(q, -1, dim), f.narrow(q, -1, rest)
-    k_rot, k_pass = f.narrow(k, -1, dim), f.narrow(k, -1, rest)
-    q_rot, k_rot = rotated(q_rot, k_rot, tables)
-    q_embed = f.cat((q_rot, q_pass))
-    k_embed = f.cat((k_rot, k_pass))
-    return q_embed, k_embed
-
-
-def rotate_half(x: Value) -> Value:
-    """cat((-x2, x1))."""
-    half = x.shape[-1] // 2
-    x1 = f.narrow(x, -1, half)
-    x2 = f.narrow(x, -1, x.shape[-1] - half)
-    return f.cat((f.neg(x2), x1))
 
 
 def attend(t: Tape, block: Attention, q: Value, k: Value, v: Value, around: Around) -> Value:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
 from memcalc.tape import functions as f
-from memcalc.tape.hf.attention import attend, heads, project, rotated, separate
+from memcalc.tape.hf.attention import attend, heads, project
+from memcalc.tape.hf.rotary import rotate_pairs, rotated
 from memcalc.tape.hf.adapters import adapted
 from memcalc.tape.rules import Around, rule, run
 
@@ -14,56 +15,6 @@ if TYPE_CHECKING:
     from memcalc.blocks.basic import Linear
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
-
-
-@rule(Attention, "cohere")
-def cohere(t: Tape, block: Attention, x: Value, around: Around) -> Value:
-    """CohereAttention.forward: rotated in fp32 (modeling_cohere.py)."""
-    q, k, v = separate(t, block, x, around)
-    if around.rotary:
-        q, k = rotated_wide(q, k, around.rotary)
-    out = attend(t, block, q, k, v, around)
-    return project(t, block, out, around)
-
-
-def rotated_wide(q: Value, k: Value, tables: tuple[Value, Value]) -> tuple[Value, Value]:
-    """Cohere's apply_rotary_pos_emb."""
-    dtype = q.dtype
-    q, k = f.to(q, "fp32"), f.to(k, "fp32")
-    cos, sin = (f.unsqueeze(table, 1) for table in tables)
-    q_embed = f.add(f.mul(q, cos), f.mul(rotate_pairs(q), sin))
-    k_embed = f.add(f.mul(k, cos), f.mul(rotate_pairs(k), sin))
-    return f.to(q_embed, dtype), f.to(k_embed, dtype)
-
-
-def rotate_pairs(x: Value) -> Value:
-    """stack((-x[1::2], x[::2]), -1), flattened: a copy like rotate_half's."""
-    half = x.shape[-1] // 2
-    even, odd = f.narrow(x, -1, half), f.narrow(x, -1, half)
-    return f.reshape(f.stack((f.neg(odd), even), -1), *x.shape)
-
-
-@rule(Attention, "glm")
-def glm(t: Tape, block: Attention, x: Value, around: Around) -> Value:
-    """GlmAttention.forward: pairs are rotated, and tables repeated, in every layer (modeling_glm.py)."""
-    q, k, v = separate(t, block, x, around)
-    if around.rotary:
-        q, k = rotated_pairs(q, k, around.rotary, block.rotary_dim)
-    out = attend(t, block, q, k, v, around)
-    return project(t, block, out, around)
-
-
-def rotated_pairs(q: Value, k: Value, tables: tuple[Value, Value], dim: int) -> tuple[Value, Value]:
-    """GLM's apply_rotary_pos_emb."""
-    cos, sin = (f.clone(f.unsqueeze(table, 1)) for table in tables)
-    rest = q.shape[-1] - dim
-    q_rot, q_pass = f.narrow(q, -1, dim), f.narrow(q, -1, rest)
-    k_rot, k_pass = f.narrow(k, -1, dim), f.narrow(k, -1, rest)
-    q_embed = f.add(f.mul(q_rot, cos), f.mul(rotate_pairs(q_rot), sin))
-    k_embed = f.add(f.mul(k_rot, cos), f.mul(rotate_pairs(k_rot), sin))
-    q_embed = f.cat((q_embed, q_pass))
-    k_embed = f.cat((k_embed, k_pass))
-    return q_embed, k_embed
 
 
 @rule(Attention, "gptj", "codegen")

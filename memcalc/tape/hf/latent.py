@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.mla import Mla
 from memcalc.tape import functions as f
-from memcalc.tape.hf.attention import attend, project, rotate_half
+from memcalc.tape.hf.attention import attend, project
+from memcalc.tape.hf.rotary import rotate_half
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:

@@ -1,17 +1,20 @@
-"""Rotary tables (Su et al. 2021), computed once before the layers."""
+"""Rotary positions (Su et al. 2021): tables made once before the layers, and the ways families rotate by them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from memcalc.tape import functions as f
 
 if TYPE_CHECKING:
+    from memcalc.blocks.attention import Rotation
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
 
+    Tables: TypeAlias = tuple[Value, Value]
 
-def rotary_tables(t: Tape, batch: int, seq: int, dim: int, dtype: str) -> tuple[Value, Value]:
+
+def rotary_tables(t: Tape, batch: int, seq: int, dim: int, dtype: str) -> Tables:
     """LlamaRotaryEmbedding.forward: cos and sin [batch, seq, dim], made in fp32 and cast to `dtype`."""
     with t.no_grad():
         positions = t.new((batch, seq, 1), "fp32")
@@ -22,3 +25,97 @@ def rotary_tables(t: Tape, batch: int, seq: int, dim: int, dtype: str) -> tuple[
         cos = f.scale(f.scale(angles))
         sin = f.scale(f.scale(angles))
         return f.to(cos, dtype), f.to(sin, dtype)
+
+
+def rotate(kind: Rotation, q: Value, k: Value, tables: Tables, dim: int) -> tuple[Value, Value]:
+    """Queries and keys [batch, heads, seq, head_dim] with their first `dim` channels rotated as `kind` says."""
+    match kind:
+        case "pairs":
+            return by_pairs(q, k, tables, dim)
+        case "pairs-fp32":
+            return by_pairs_in_fp32(q, k, tables)
+        case "spread":
+            return by_pairs_spread(q, k, tables)
+        case _:
+            return rotated(q, k, tables, dim)
+
+
+def rotated(q: Value, k: Value, tables: Tables, dim: int = 0) -> tuple[Value, Value]:
+    """apply_rotary_pos_emb; where fewer than all channels are rotated the rest is put back behind them.
+
+    Tables in fp32 widen the products, which are cast back (modeling_olmo.py).
+    """
+    if dim and dim < q.shape[-1]:
+        return rotated_part(q, k, tables, dim)
+    cos, sin = (f.unsqueeze(table, 1) for table in tables)
+    q_embed = f.add(f.mul(q, cos), f.mul(rotate_half(q), sin))
+    k_embed = f.add(f.mul(k, cos), f.mul(rotate_half(k), sin))
+    return f.to(q_embed, q.dtype), f.to(k_embed, k.dtype)
+
+
+def rotated_part(q: Value, k: Value, tables: Tables | None, dim: int) -> tuple[Value, Value]:
+    """apply_rotary_pos_emb of the first `dim` channels of each head, and a copy that joins the others to them."""
+    if tables is None:
+        return q, k
+    (q_rot, q_pass), (k_rot, k_pass) = parted(q, dim), parted(k, dim)
+    q_rot, k_rot = rotated(q_rot, k_rot, tables)
+    q_embed = f.cat((q_rot, q_pass))
+    k_embed = f.cat((k_rot, k_pass))
+    return q_embed, k_embed
+
+
+def parted(x: Value, dim: int) -> tuple[Value, Value]:
+    """The first `dim` channels and the others, each a view."""
+    return f.narrow(x, -1, dim), f.narrow(x, -1, x.shape[-1] - dim)
+
+
+def rotate_half(x: Value) -> Value:
+    """cat((-x2, x1))."""
+    half = x.shape[-1] // 2
+    x1, x2 = f.narrow(x, -1, half), f.narrow(x, -1, x.shape[-1] - half)
+    return f.cat((f.neg(x2), x1))
+
+
+def by_pairs(q: Value, k: Value, tables: Tables, dim: int) -> tuple[Value, Value]:
+    """GLM's apply_rotary_pos_emb: half of each table repeated for every pair, in every layer (modeling_glm.py)."""
+    cos, sin = spread(tables)
+    if dim == q.shape[-1]:  # modeling_helium.py
+        return f.add(f.mul(q, cos), f.mul(rotate_pairs(q), sin)), f.add(f.mul(k, cos), f.mul(rotate_pairs(k), sin))
+    (q_rot, q_pass), (k_rot, k_pass) = parted(q, dim), parted(k, dim)
+    q_embed = f.add(f.mul(q_rot, cos), f.mul(rotate_pairs(q_rot), sin))
+    k_embed = f.add(f.mul(k_rot, cos), f.mul(rotate_pairs(k_rot), sin))
+    q_embed = f.cat((q_embed, q_pass))
+    k_embed = f.cat((k_embed, k_pass))
+    return q_embed, k_embed
+
+
+def spread(tables: Tables) -> Tables:
+    """table[..., : half].repeat_interleave(2): copies [batch, 1, seq, dim]."""
+    cos, sin = (f.clone(f.unsqueeze(table, 1)) for table in tables)
+    return cos, sin
+
+
+def by_pairs_in_fp32(q: Value, k: Value, tables: Tables) -> tuple[Value, Value]:
+    """Ernie's apply_rotary_pos_emb: each product in fp32, the sum cast back (modeling_ernie4_5.py)."""
+    cos, sin = spread(tables)
+    q_embed, k_embed = (
+        f.add(f.mul(f.to(x, "fp32"), cos), f.mul(f.to(rotate_pairs(x), "fp32"), sin)) for x in (q, k)
+    )
+    return f.to(q_embed, q.dtype), f.to(k_embed, k.dtype)
+
+
+def by_pairs_spread(q: Value, k: Value, tables: Tables) -> tuple[Value, Value]:
+    """Cohere's apply_rotary_pos_emb: queries and keys in fp32, tables that were made for pairs (modeling_cohere.py)."""
+    dtype = q.dtype
+    q, k = f.to(q, "fp32"), f.to(k, "fp32")
+    cos, sin = (f.unsqueeze(table, 1) for table in tables)
+    q_embed = f.add(f.mul(q, cos), f.mul(rotate_pairs(q), sin))
+    k_embed = f.add(f.mul(k, cos), f.mul(rotate_pairs(k), sin))
+    return f.to(q_embed, dtype), f.to(k_embed, dtype)
+
+
+def rotate_pairs(x: Value) -> Value:
+    """stack((-x[1::2], x[::2]), -1), flattened: a copy like rotate_half's."""
+    half = x.shape[-1] // 2
+    even, odd = f.narrow(x, -1, half), f.narrow(x, -1, half)
+    return f.reshape(f.stack((f.neg(odd), even), -1), *x.shape)

@@ -26,8 +26,8 @@ def prepare(t: Tape, layers: Block, x: Value, around: Around) -> None:
     t.held.append(x)
     mixers = [mixer for mixer in attentions(layers) if not (isinstance(mixer, Attention) and mixer.cross)]
     batch, seq = x.shape[:2]
-    dims = {dim for mixer in mixers if (dim := mixer.rope if isinstance(mixer, Mla) else mixer.rotary_dim)}
-    if dims and around.positions is None:
+    tables = dict.fromkeys(table for mixer in mixers if (table := rotary(mixer))[1])
+    if tables and around.positions is None:
         around.positions = f.shift(t.new((seq,), "int64"))
     for window, causal, eager in dict.fromkeys((getattr(m, "window", 0), m.causal, eager_only(m)) for m in mixers):
         build = causal_mask if causal else bidirectional_mask
@@ -38,8 +38,15 @@ def prepare(t: Tape, layers: Block, x: Value, around: Around) -> None:
     alibi = next((mixer for mixer in mixers if getattr(mixer, "alibi", False)), None)
     if isinstance(alibi, Attention):
         around.bias = t.new((batch * alibi.heads, 1, seq), x.dtype)
-    if dims:
-        around.rotary = rotary_tables(t, 1, seq, dims.pop(), x.dtype)
+    for kind, dim, wide in tables:
+        around.ropes[kind] = around.rotary = rotary_tables(t, 1, seq, dim, "fp32" if wide else x.dtype)
+
+
+def rotary(mixer: Attention | Mla) -> tuple[str, int, bool]:
+    """The tables a layer rotates by: their kind, channels (0: none), and whether they stay in fp32."""
+    if isinstance(mixer, Mla):
+        return "", mixer.rope, False
+    return mixer.rotary_kind, mixer.rotary_dim, mixer.rotary_fp32
 
 
 def attentions(block: Block) -> Iterator[Attention | Mla]:
