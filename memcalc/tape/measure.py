@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from memcalc.dtypes import nbytes
 from memcalc.optimizers.values import Parameter, StateTensor
@@ -18,13 +18,20 @@ if TYPE_CHECKING:
     from memcalc.model import Model
     from memcalc.optimizers import Optimizer
     from memcalc.tape.setting import Setting
+    from memcalc.tape.step import Recording
     from memcalc.tensors import Tensor
 
 
-def measure(model: Model, tensors: Iterable[Tensor], optimizer: Optimizer, setting: Setting) -> Timeline:
+Share: TypeAlias = "Callable[[str, int], int]"
+
+
+def measure(
+    model: Model, tensors: Iterable[Tensor], optimizer: Optimizer, setting: Setting, share: Share | None = None
+) -> Timeline:
     """One steady step (optimizer states exist, gradients start as None) of the model with these tensors.
 
-    `tensors` are the run's: after adapters and quantised storage, each trainable or not.
+    `tensors` are the run's: after adapters and quantised storage, each trainable or not. `share` says how many of a
+    component's bytes one of several ranks holds; the allocator is replayed only where a rank holds everything.
     """
     found = tuple(tensor for tensor in tensors if not tensor.tied_to)
     stored = storage(setting)
@@ -37,11 +44,21 @@ def measure(model: Model, tensors: Iterable[Tensor], optimizer: Optimizer, setti
     }
     if setting.accumulating:
         base["gradients"] = sum(_bytes(tensor, setting.gradients or stored(tensor)) for tensor in _trained(found))
+    if share:
+        return shared(recording, base, step_temporaries(found, optimizer, setting), share)
     parts = sum(base.values())
     trained = [held(tensor, optimizer, setting) for tensor in in_order(_trained(found))]
     sizes = [nbytes(tensor.elements, stored(tensor)) for tensor in in_order(found)]
     taken = reserved(recording, [*sizes, *_masters(found, setting)], trained, parts)
     return timeline(recording, base, step_temporaries(found, optimizer, setting), taken)
+
+
+def shared(recording: Recording, base: dict[str, int], temporaries: int, share: Share) -> Timeline:
+    """The timeline of a rank that holds a share of what persists, gradients as they come included."""
+    held = {component: share(component, nbytes) for component, nbytes in base.items()}
+    for gradient in recording.gradients:
+        recording.sizes[gradient] = share("gradients", recording.sizes[gradient])
+    return timeline(recording, held, share("optimizer_states", temporaries))
 
 
 def in_order(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
