@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from memcalc.optimizers.values import Device, Parameter, Scene, Scope
 
 Rule = Any  # a name, or a mapping: one tensor, or a group of them under one condition
-SHAPES = frozenset({"parameter", "scalar", "flat", "rows", "columns", "along_axis"})
-SHAPE_RULES = frozenset({"per_block", "keep", "drop", "one", "stack"})
+SHAPES = frozenset({"parameter", "scalar", "flat", "rows", "columns", "squeezed", "along_axis"})
+SHAPE_RULES = frozenset({"per_block", "keep", "drop", "one", "stack", "merged"})
 KEYS = frozenset({"name", "dtype", "shape", "storage", "device", "count", "when", "unless", "for_each"})
 GROUP_KEYS = frozenset({"when", "unless", "as", "keep", "else", "for_each"})
 
@@ -111,6 +111,8 @@ def _by_word(word: str, parameter: Parameter) -> tuple[int, ...]:
             return shape
         case "flat":
             return (parameter.elements,)
+        case "squeezed":  # without axes of one element
+            return tuple(extent for extent in shape if extent != 1)
         case "rows":  # one element per row: the last axis summed up
             return shape[:-1]
         case "columns":  # one per column: the last axis but one summed up
@@ -125,6 +127,8 @@ def _with_argument(kind: str, argument: Any, scene: Scene) -> tuple[int, ...]:  
             return (size({"ceil": ["elements", argument]}, scene),)
         case "stack":  # so many of the parameter's shape in one tensor
             return (size(argument, scene), *shape)
+        case "merged":  # neighbouring axes after the first as one, up to that extent
+            return shape[:1] + _merged(shape[1:], size(argument, scene))
         case "keep":  # only these axes
             return tuple(shape[axis] for axis in argument if -len(shape) <= axis < len(shape))
         case "drop":  # all but these axes
@@ -139,3 +143,17 @@ def _with_argument(kind: str, argument: Any, scene: Scene) -> tuple[int, ...]:  
 def _axes(wanted: Sequence[int], shape: tuple[int, ...]) -> set[int]:
     """The wanted axes that there are, counted from the front."""
     return {axis % len(shape) for axis in wanted if -len(shape) <= axis < len(shape)}
+
+
+def _merged(shape: tuple[int, ...], most: int) -> tuple[int, ...]:
+    """Neighbours multiplied from the back while the product is at most `most` (heavyball, utils.py dim_merger)."""
+    merged: list[int] = []
+    product = 1
+    for extent in reversed(shape):
+        if product * extent <= most:
+            product *= extent
+        elif product > 1:
+            merged, product = [*merged, product], extent
+        else:
+            merged.append(extent)
+    return tuple(reversed([*merged, product] if product > 1 else merged))

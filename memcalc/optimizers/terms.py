@@ -1,8 +1,9 @@
 """The small language of optimizer presets: sizes and conditions, read from YAML as plain data, never as code.
 
-A size is a whole number, a word, an option's name, a name defined under `sizes`, or one of the six operations over
-sizes: `{min: [a, b]}`, `{max: …}`, `{times: …}`, `{ceil: [a, b]}` (a / b rounded up), `{floor: [a, b]}`,
-`{round_up: [a, b]}` (a rounded up to a multiple of b). The words: `elements`; `axis0`, `axis1`, `axis-1`, `axis-2`: the
+A size is a whole number, a word, an option's name, a name defined under `sizes`, or one of the operations over
+sizes: `{min: [a, b]}`, `{max: …}`, `{plus: …}`, `{times: …}`, `{ceil: [a, b]}` (a / b rounded up), `{floor: [a, b]}`,
+`{round_up: [a, b]}` (a rounded up to a multiple of b), `{part: [a, fraction]}` (a share of a, rounded up). The
+words: `elements`; `axis0`, `axis1`, `axis-1`, `axis-2`: the
 extent of one axis, 1 where the tensor has none; `smaller`, `larger`: the smallest and the largest extent; `ndim`;
 `axis`: the extent of the axis at hand below `for_each: axis`.
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 WORDS = frozenset({"elements", "axis0", "axis1", "axis2", "axis-1", "axis-2", "smaller", "larger", "ndim", "axis"})
 FACTS = frozenset({"dtype", "role", "name"})
-OPERATIONS = frozenset({"min", "max", "times", "ceil", "floor", "round_up"})
+OPERATIONS = frozenset({"min", "max", "plus", "times", "ceil", "floor", "round_up", "part"})
 TESTS = frozenset({"min", "max", "above", "below", "multiple_of", "not", "contains", "end"})
 
 
@@ -34,6 +35,8 @@ def size(term: Any, scene: Scene) -> int:  # noqa: ANN401 - YAML data
         return term
     if isinstance(term, Mapping):
         ((operation, terms),) = term.items()
+        if operation == "part":
+            return math.ceil(size(terms[0], scene) * _limit(terms[1], scene))
         return _operate(operation, [size(part, scene) for part in terms])
     value = _value(term, scene)
     if isinstance(value, bool) or not isinstance(value, int):
@@ -47,6 +50,8 @@ def _operate(operation: str, sizes: list[int]) -> int:
             return min(sizes)
         case "max":
             return max(sizes)
+        case "plus":
+            return sum(sizes)
         case "times":
             return math.prod(sizes)
         case "ceil":
@@ -109,7 +114,8 @@ def _texts(texts: list[str] | str, scene: Scene) -> tuple[str, ...]:
 
 
 def _limit(limit: Any, scene: Scene) -> float:  # noqa: ANN401
-    return limit if isinstance(limit, float) else size(limit, scene)
+    found = scene.options.get(limit, limit) if isinstance(limit, str) else limit
+    return found if isinstance(found, float) else size(limit, scene)
 
 
 def _value(key: str, scene: Scene) -> Option:
