@@ -121,11 +121,11 @@ def plain_mlp(c: Dimensions, up: str, down: str, width: int, *, name: str = "mlp
     return Mlp(name, first, last, activation=activation(c), width=width)
 
 
-def pre_norm_layer(c: Dimensions, mixer: Block, feed_forward: Block) -> Sequence:
-    """x + mixer(norm(x)), then x + mlp(norm(x)), with Llama's names for the norms."""
+def pre_norm_layer(c: Dimensions, mixer: Block, feed_forward: Block, norm: str = "") -> Sequence:
+    """x + mixer(norm(x)), then x + mlp(norm(x)), with Llama's names for the norms; `norm` is their formula."""
     return sequence(
-        residual(rms("input_layernorm", c.hidden_size), mixer),
-        residual(rms("post_attention_layernorm", c.hidden_size), feed_forward),
+        residual(rms("input_layernorm", c.hidden_size, norm), mixer),
+        residual(rms("post_attention_layernorm", c.hidden_size, norm), feed_forward),
     )
 
 
@@ -148,9 +148,9 @@ def tokens(c: Dimensions, name: str = "embed_tokens") -> Embedding:
     return Embedding(name, c.vocab_size, c.hidden_size)
 
 
-def decoder(c: Dimensions, layers: Stack, **more: Any) -> Model:  # noqa: ANN401
-    """Llama's frame: embed_tokens, the layers, an RMSNorm `norm`, and a head that may be tied."""
-    return causal_lm(c, tokens(c), layers, rms("norm", c.hidden_size), tie="embed_tokens", **more)
+def decoder(c: Dimensions, layers: Stack, norm: str = "", **more: Any) -> Model:  # noqa: ANN401
+    """Llama's frame: embed_tokens, the layers, an RMSNorm `norm` (of that formula), and a head that may be tied."""
+    return causal_lm(c, tokens(c), layers, rms("norm", c.hidden_size, norm), tie="embed_tokens", **more)
 
 
 def causal_lm(

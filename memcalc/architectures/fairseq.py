@@ -19,7 +19,7 @@ OFFSET = 2  # rows of the position table before position 0
 @architecture("xglm")
 def xglm(c: Dimensions) -> Model:
     """Multilingual GPT whose positions are computed (Lin et al. 2021)."""
-    layers = repeat("layers", c.num_hidden_layers, _layer(c, c.ffn_dim, "attention_dropout", "dropout"))
+    layers = repeat("layers", c.num_hidden_layers, _layer(c, c.ffn_dim, "attention_dropout", "dropout", formula="xglm"))
     body = (_tokens(c), dropout(c, "dropout"), layers, layer_norm("layer_norm", c.hidden_size))
     return causal_lm(c, *body, tie="embed_tokens")
 
@@ -43,10 +43,10 @@ def _tokens(c: Dimensions) -> Embedding:
     return Embedding("embed_tokens", c.vocab_size, c.hidden_size, scaled=bool(c.scale_embedding))
 
 
-def _layer(c: Dimensions, width: int, scores: str, hidden: str) -> Block:
+def _layer(c: Dimensions, width: int, scores: str, hidden: str, formula: str = "") -> Block:
     """One layer; `scores` and `hidden` are the keys of its dropout probabilities."""
     p = float(c.get(scores) or 0.0)
-    mixer = attention(c, bias=True, out="out_proj", rotary_dim=0, dropout=p, formula="opt")
+    mixer = attention(c, bias=True, out="out_proj", rotary_dim=0, dropout=p, softmax="scores", formula=formula)
     return sequence(
         residual(layer_norm("self_attn_layer_norm", c.hidden_size), mixer, dropout(c, hidden)),
         _crossing(c),

@@ -58,8 +58,9 @@ def ministral(c: Dimensions) -> Model:
 @architecture("ernie4_5")
 def ernie4_5(c: Dimensions) -> Model:
     """Llama with one switch for all biases, and interleaved rotary positions in fp32 (Baidu 2025)."""
-    layer = pre_norm_layer(c, attention(c, bias=bool(c.use_bias), rotation="pairs-fp32", rotary_fp32=True), gated_mlp(c, bias=bool(c.use_bias)))
-    return decoder(c, repeat("layers", c.num_hidden_layers, layer))
+    mixer = attention(c, bias=bool(c.use_bias), rotation="pairs-fp32", rotary_fp32=True)
+    layers = repeat("layers", c.num_hidden_layers, pre_norm_layer(c, mixer, gated_mlp(c, bias=bool(c.use_bias))))
+    return decoder(c, layers)
 
 
 @architecture("helium")
@@ -67,8 +68,8 @@ def helium(c: Dimensions) -> Model:
     """Llama with interleaved rotary positions; the output projection is square and never biased (Kyutai 2025)."""
     mixer = attention(c, bias=c.attention_bias, rotation="pairs")
     mixer = replace(mixer, out=Linear("o_proj", c.hidden_size, c.hidden_size))
-    layer = pre_norm_layer(c, mixer, gated_mlp(c, bias=c.mlp_bias))
-    return decoder(c, repeat("layers", c.num_hidden_layers, layer))
+    layer = pre_norm_layer(c, mixer, gated_mlp(c, bias=c.mlp_bias), "helium")
+    return decoder(c, repeat("layers", c.num_hidden_layers, layer), "helium")
 
 
 @architecture("seed_oss")

@@ -25,7 +25,7 @@ def minicpm(c: Dimensions) -> Model:
 def minicpm3(c: Dimensions) -> Model:
     """MiniCPM with latent attention (OpenBMB 2024)."""
     value = c.get("v_head_dim") or c.hidden_size // c.num_attention_heads
-    return _scaled(c, latent_attention(c.but(v_head_dim=value)))
+    return _scaled(c, latent_attention(c.but(v_head_dim=value), interleaved=False))
 
 
 @architecture("youtu")

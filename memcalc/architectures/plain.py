@@ -83,7 +83,8 @@ def persimmon(c: Dimensions) -> Model:
     dim = c.hidden_size // c.num_attention_heads
     q, k = (layer_norm(name, dim) if c.qk_layernorm else None for name in ("q_layernorm", "k_layernorm"))
     mixer = fused_attention(
-        c, "self_attn", "query_key_value", "dense", bias=True, rotary_dim=rotary_dim(c, 0.5), q_norm=q, k_norm=k
+        c, "self_attn", "query_key_value", "dense", bias=True, rotary_dim=rotary_dim(c, 0.5), q_norm=q, k_norm=k,
+        formula="persimmon",
     )
     mlp = plain_mlp(c, "dense_h_to_4h", "dense_4h_to_h", c.intermediate_size)
     layer = sequence(

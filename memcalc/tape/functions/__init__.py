@@ -5,6 +5,7 @@ from memcalc.tape.functions.pointwise import (
     add,
     add_,
     clamp,
+    clamp_,
     compare,
     cosine,
     div,
@@ -25,6 +26,7 @@ from memcalc.tape.functions.pointwise import (
     silu,
     square,
     square_root,
+    squared,
     subtract,
     tanh,
     to,
@@ -54,10 +56,10 @@ from memcalc.tape.functions.shaping import (
 )  # fmt: skip
 
 __all__ = [
-    "add", "add_", "addmm", "attention", "baddbmm", "batch_norm", "bmm", "cat", "chunk", "clamp", "clone", "compare", "contiguous", "conv",
+    "add", "add_", "addmm", "attention", "baddbmm", "batch_norm", "bmm", "cat", "chunk", "clamp", "clamp_", "clone", "compare", "contiguous", "conv",
     "cosine", "cross_entropy", "div", "dropout", "embedding", "exp", "expand", "gather", "gelu", "group_norm", "grouped_mm", "index",
     "largest", "layer_norm", "linear", "log", "lower", "masked_fill", "matmul", "mean", "mse_loss", "mul", "narrow", "neg", "pad",
     "permute", "power", "relu", "reshape", "rms_norm", "roll", "rsqrt", "scale", "select", "shift", "sigmoid", "silu",
-    "softmax", "split", "square", "square_root", "squeeze", "stack", "subtract", "swap", "tanh", "to", "topk", "total",
+    "softmax", "split", "square", "square_root", "squared", "squeeze", "stack", "subtract", "swap", "tanh", "to", "topk", "total",
     "transpose", "unbind", "unsqueeze", "upper", "view",
 ]  # fmt: skip

@@ -166,6 +166,11 @@ def square(x: Value) -> Value:
 power = square
 
 
+def squared(x: Value) -> Value:
+    """torch.square(x): pow(2) under a name that autocast doesn't list, so that it stays in the dtype of x."""
+    return _of_input(_power_backward, x)
+
+
 def _power_backward(node: Node, g: Value) -> Gradients:
     (x,) = node.load()
     power = result(x, None)
@@ -201,6 +206,12 @@ def _rsqrt_backward(node: Node, g: Value) -> Gradients:
 def clamp(x: Value) -> Value:
     """clamp(x), saving its input: where(mask, grad, 0) over a boolean mask."""
     return _of_input(_clamp_backward, x)
+
+
+def clamp_(x: Value) -> Value:
+    """x.clamp_(): in place; a copy of what x was is saved."""
+    node = record(x.tape, _clamp_backward, (x,), (result(x, None),) if x.node else ())
+    return Value(x.tape, x.storage, x.shape, x.dtype, x.strides, node or x.node, 0 if node else x.slot)
 
 
 def _clamp_backward(node: Node, g: Value) -> Gradients:

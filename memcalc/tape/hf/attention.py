@@ -31,10 +31,19 @@ def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
 def separate(t: Tape, block: Attention, x: Value, around: Around) -> tuple[Value, Value, Value]:
     """Queries, keys and values from projections of their own: [batch, heads, seq, dim] each."""
     read = around.encoder if block.cross and around.encoder else x
+    if block.clip:
+        return clipped(t, block, x, around)
     q = heads(normed(t, block.q_norm, run(t, block.q, x, around), around), block.heads)
     k = heads(normed(t, block.k_norm, run(t, block.k, read, around), around), block.kv_heads)
     v = heads(run(t, block.v, read, around), block.kv_heads)
     return q, k, v
+
+
+def clipped(t: Tape, block: Attention, x: Value, around: Around) -> tuple[Value, Value, Value]:
+    """The same clamped in place, all three before they are cut into heads (OlmoAttention.forward)."""
+    projected = [run(t, part, x, around) for part in (block.q, block.k, block.v) if part]
+    q, k, v = (f.clamp_(part) for part in projected)
+    return heads(q, block.heads), heads(k, block.kv_heads), heads(v, block.kv_heads)
 
 
 def normed(t: Tape, norm: Block | None, x: Value, around: Around, dim: int = 0) -> Value:

@@ -67,7 +67,7 @@ def indices(t: Tape, kind: str, x: Value, around: Around) -> Value:
 @rule(Norm)
 def norm(t: Tape, block: Norm, x: Value, around: Around) -> Value:  # noqa: ARG001
     """nn.LayerNorm, or LlamaRMSNorm.forward: fp32 inside, cast back before the weight (modeling_llama.py)."""
-    if block.kind == "rms":
+    if block.kind in ("rms", "rms-no-weight"):
         return rms_norm(t, block, x)
     weight = t.weight("weight", (block.width,)) if block.kind != "none" else None
     bias = t.weight("bias", (block.width,)) if block.kind == "layer" else None
@@ -80,6 +80,8 @@ def rms_norm(t: Tape, block: Norm, x: Value) -> Value:
     x = f.to(x, "fp32")
     variance = f.mean(f.square(x), -1)
     x = f.mul(x, f.rsqrt(f.shift(variance)))
+    if block.kind == "rms-no-weight":
+        return f.to(x, dtype)
     return f.mul(t.weight("weight", (block.width,)), f.to(x, dtype))
 
 
@@ -101,6 +103,23 @@ def olmo2_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
     variance = f.mean(f.square(x), -1)
     x = f.mul(x, f.rsqrt(f.shift(variance)))
     return f.to(f.mul(t.weight("weight", (block.width,)), x), dtype)
+
+
+@rule(Norm, "helium")
+def helium_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
+    """HeliumRMSNorm.forward: the weight is widened and applied before the cast back (modeling_helium.py)."""
+    dtype = x.dtype
+    x = f.to(x, "fp32")
+    variance = f.mean(f.square(x), -1)
+    x = f.mul(x, f.rsqrt(f.shift(variance)))
+    return f.to(f.mul(f.to(t.weight("weight", (block.width,)), "fp32"), x), dtype)
+
+
+@rule(Norm, "nemotron")
+def nemotron_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
+    """NemotronLayerNorm1P.forward: a LayerNorm whose weight is 1 + weight (modeling_nemotron.py)."""
+    weight, bias = f.shift(t.weight("weight", (block.width,))), t.weight("bias", (block.width,))
+    return f.layer_norm(x, weight, bias)
 
 
 @rule(Norm, "t5")
@@ -173,7 +192,7 @@ def activate(name: str, x: Value) -> Value:
         case "relu" | "tanh" | "sigmoid":
             return f.relu(x)
         case "relu2":
-            return f.square(f.relu(x))
+            return f.squared(f.relu(x))
         case "quick_gelu":
             return f.mul(x, f.sigmoid(f.scale(x)))
         case "bloom_gelu":
