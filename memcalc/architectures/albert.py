@@ -44,7 +44,7 @@ def _layer(c: Dimensions) -> Sequence:
     q, k, v = (Linear(name, hidden, width, bias=True) for name in ("query", "key", "value"))
     out = Linear("dense", hidden, hidden, bias=True)
     mixer = Attention(
-        "attention", heads, heads, hidden // heads, q, k, v, out=out, causal=False,
+        "attention", heads, heads, hidden // heads, q, k, v, out=out, causal=False, softmax="scores",
         dropout=float(c.attention_probs_dropout_prob),
     )  # fmt: skip
     up = Linear("ffn", hidden, c.intermediate_size, bias=True)

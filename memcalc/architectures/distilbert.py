@@ -37,7 +37,17 @@ def _attention(c: Dimensions) -> Attention:
     q, k, v, out = (Linear(name, c.dim, c.dim, bias=True) for name in names)
     head = channels(c.dim, c.n_heads, "n_heads")
     return Attention(
-        "attention", c.n_heads, c.n_heads, head, q, k, v, out=out, causal=False, dropout=float(c.attention_dropout)
+        "attention",
+        c.n_heads,
+        c.n_heads,
+        head,
+        q,
+        k,
+        v,
+        out=out,
+        causal=False,
+        softmax="scores",
+        dropout=float(c.attention_dropout),
     )
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def _rotary_bert(c: Dimensions, mlp: Mlp, *, bias: bool, tied_to: str = "") -> tuple[Block, ...]:
     """Words + types, then post-norm layers of rotary attention and a feed-forward, directly in the model."""
-    mixer = attention(c, bias=bias, causal=False, dropout=float(c.attention_probs_dropout_prob))
+    mixer = attention(c, bias=bias, causal=False, dropout=float(c.attention_probs_dropout_prob), softmax="scores")
     layer = sequence(post_norm(c, mixer, "post_attention_layernorm"), post_norm(c, mlp, "post_mlp_layernorm"))
     return (embeddings(c, positions="", tied_to=tied_to), repeat("layers", c.num_hidden_layers, layer))
 

@@ -32,7 +32,7 @@ def attention(
         k=Linear("k_proj", width, width, bias and key_bias),
         v=Linear("v_proj", width, width, bias),
         out=Linear("out_proj", width, width, bias),
-        causal=causal, cross=cross, dropout=float(c.attention_dropout),
+        causal=causal, cross=cross, dropout=float(c.attention_dropout), softmax="scores",
     )  # fmt: skip
 
 

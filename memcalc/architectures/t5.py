@@ -113,7 +113,7 @@ def _encoder_attention(c: Dimensions, *, table: bool) -> Attention:
         return attention(c, "SelfAttention", table=table)
     local = attention(c, "LocalSelfAttention" if kind == "local" else "TransientGlobalSelfAttention", table=table)
     summaries = (norm(c, "global_input_layer_norm"), *_global_table(c, table=table)) if kind != "local" else ()
-    return replace(local, window=c.local_radius + 1, formula=f"longt5-{kind}", before=summaries)
+    return replace(local, window=c.local_radius + 1, softmax="fp32", formula=f"longt5-{kind}", before=summaries)
 
 
 def _global_table(c: Dimensions, *, table: bool) -> tuple[Embedding, ...]:

@@ -101,7 +101,7 @@ def _attention(c: Dimensions, *, first: bool) -> Attention:
     same: dict[str, Any] = {
         "heads": heads, "kv_heads": heads, "head_dim": head,
         **{n: Linear(f"{n}_proj", hidden, hidden, bias=True) for n in ("q", "k", "v")},
-        "out": Linear("out_proj", hidden, hidden, bias=True), "causal": False, "dropout": float(c.attention_dropout),
+        "out": Linear("out_proj", hidden, hidden, bias=True), "causal": False, "dropout": float(c.attention_dropout), "softmax": "scores",
     }  # fmt: skip
     if c.model_type != "wavlm":
         return Attention("attention", **same)

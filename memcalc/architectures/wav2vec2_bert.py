@@ -90,7 +90,7 @@ def _attention(c: Dimensions, hidden: int, *, positions: bool = True) -> Attenti
         q=Linear("linear_q", hidden, hidden, bias=True),
         k=Linear("linear_k", hidden, hidden, bias=True),
         v=Linear("linear_v", hidden, hidden, bias=True),
-        out=Linear("linear_out", hidden, hidden, bias=True), causal=False, dropout=float(c.attention_dropout),
+        out=Linear("linear_out", hidden, hidden, bias=True), causal=False, dropout=float(c.attention_dropout), softmax="scores",
         rotary_dim=head if kind == "rotary" else 0, formula=f"conformer-{kind}" if kind else "", **more,
     )  # fmt: skip
 
