@@ -125,6 +125,7 @@ def _common(c: Dimensions) -> dict[str, Any]:
         "out": Linear("output.dense", c.hidden_size, c.hidden_size, bias=True),
         "causal": False,
         "softmax": "scores",
+        "eager_only": True,
         "c2p": c2p,
         "p2c": p2c,
         "dropout": float(c.attention_probs_dropout_prob),

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
 
 
+EAGER_ONLY = frozenset({"megatron-bert", "rembert", "roformer"})  # classes without _supports_sdpa
+
+
 def dropout(c: Dimensions) -> Dropout:
     """Dropout of the hidden states."""
     return Dropout("", float(c.hidden_dropout_prob))
@@ -46,7 +49,8 @@ def self_attention(c: Dimensions, name: str = "attention", *, cross: bool = Fals
         v=Linear("self.value", hidden, width, bias=True),
         out=Linear("output.dense", hidden, hidden, bias=True),
         causal=bool(c.get("is_decoder")) and not cross, cross=cross,
-        dropout=float(c.attention_probs_dropout_prob), softmax="scores", **more,
+        dropout=float(c.attention_probs_dropout_prob), softmax="scores",
+        eager_only=c.model_type in EAGER_ONLY, **more,
     )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def _local_global(c: Dimensions, name: str, inner: str, out: str, window: int) -
         name, heads, heads, channels(hidden, heads),
         q=project("query"), k=project("key"), v=project("value"), out=Linear(out, hidden, hidden, bias=True),
         q_global=project("query_global"), k_global=project("key_global"), v_global=project("value_global"),
-        causal=False, window=window, dropout=float(c.attention_probs_dropout_prob), formula="longformer",
+        causal=False, window=window, dropout=float(c.attention_probs_dropout_prob), eager_only=True, formula="longformer",
     )  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def _big_bird_attention(c: Dimensions, name: str) -> Attention:
     q, k, v = (Linear(f"self.{part}", hidden, hidden, bool(c.use_bias)) for part in ("query", "key", "value"))
     return Attention(
         name, heads, heads, channels(hidden, heads), q, k, v, out=Linear("output.dense", hidden, hidden, bias=True),
-        causal=bool(c.is_decoder) and not cross, cross=cross, dropout=float(c.attention_probs_dropout_prob), softmax="scores",
+        causal=bool(c.is_decoder) and not cross, cross=cross, dropout=float(c.attention_probs_dropout_prob), softmax="scores", eager_only=True,
         window=c.block_size if sparse else 0, formula="big-bird" if sparse else "",
     )  # fmt: skip
 

@@ -89,5 +89,5 @@ def _mpnet_attention(c: Dimensions) -> Attention:
     q, k, v, out = (Linear(name, hidden, hidden, bias=True) for name in ("q", "k", "v", "o"))
     return Attention(
         "attention.attn", heads, heads, channels(hidden, heads), q, k, v, out=out, causal=False,
-        dropout=float(c.attention_probs_dropout_prob), scores_bias=True, softmax="scores", formula="mpnet",
+        dropout=float(c.attention_probs_dropout_prob), scores_bias=True, softmax="scores", eager_only=True, formula="mpnet",
     )  # fmt: skip

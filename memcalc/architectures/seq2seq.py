@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
 
 
+EAGER_ONLY = frozenset({"bigbird_pegasus", "led", "nllb-moe", "speech_to_text"})  # classes without _supports_sdpa
+
+
 def attention(
     c: Dimensions,
     name: str,
@@ -33,6 +36,7 @@ def attention(
         v=Linear("v_proj", width, width, bias),
         out=Linear("out_proj", width, width, bias),
         causal=causal, cross=cross, dropout=float(c.attention_dropout), softmax="scores",
+        eager_only=c.model_type in EAGER_ONLY,
     )  # fmt: skip
 
 

@@ -103,6 +103,7 @@ def attention(c: Dimensions, name: str, *, causal: bool = False, cross: bool = F
         q=Linear("q", c.d_model, inner), k=Linear("k", c.d_model, inner), v=Linear("v", c.d_model, inner),
         out=Linear("o", inner, c.d_model), causal=causal, cross=cross, dropout=float(c.dropout_rate),
         softmax="scores", scores_bias=True, bias_table=biases if table else None,
+        eager_only=c.model_type in {"longt5", "switch_transformers"},  # classes without _supports_sdpa
     )  # fmt: skip
 
 

@@ -101,7 +101,8 @@ def _attention(c: Dimensions, *, first: bool) -> Attention:
     same: dict[str, Any] = {
         "heads": heads, "kv_heads": heads, "head_dim": head,
         **{n: Linear(f"{n}_proj", hidden, hidden, bias=True) for n in ("q", "k", "v")},
-        "out": Linear("out_proj", hidden, hidden, bias=True), "causal": False, "dropout": float(c.attention_dropout), "softmax": "scores",
+        "out": Linear("out_proj", hidden, hidden, bias=True), "causal": False,
+        "dropout": float(c.attention_dropout), "softmax": "scores",
     }  # fmt: skip
     if c.model_type != "wavlm":
         return Attention("attention", **same)
@@ -109,7 +110,7 @@ def _attention(c: Dimensions, *, first: bool) -> Attention:
     gate = Linear("gru_rel_pos_linear", head, 8, bias=True)
     return GatedBiasAttention(
         "attention", **same, scores_bias=True, bias_table=biases if first else None, gate_rows=gate,
-        extra=(Param("gru_rel_pos_const", (1, heads, 1, 1)),), formula="wavlm",
+        extra=(Param("gru_rel_pos_const", (1, heads, 1, 1)),), eager_only=True, formula="wavlm",
     )  # fmt: skip
 
 
