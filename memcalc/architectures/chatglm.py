@@ -24,7 +24,7 @@ def chatglm(c: Dimensions) -> Model:
     encoder = sequence(repeat("layers", c.num_layers, _layer(c)), rms("final_layernorm", hidden), name="encoder")
     embedding = sequence(Embedding("word_embeddings", vocab, hidden), name="embedding")
     head = Linear("output_layer", hidden, vocab, c.add_bias_linear)
-    return Model(sequence(embedding, encoder, head, name="transformer"), context=c.seq_length)
+    return Model(sequence(sequence(embedding, encoder, head, name="transformer")), context=c.seq_length)
 
 
 def _layer(c: Dimensions) -> Sequence:
