@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
 
 from memcalc.architectures import model_of
 from memcalc.architectures.vision import class_name, labels, unknown_class
@@ -12,7 +13,6 @@ from memcalc.blocks.image import Select
 from memcalc.model import Model
 
 if TYPE_CHECKING:
-    from memcalc.blocks.multimodal import Images
     from memcalc.dimensions import Dimensions
 
 
@@ -25,12 +25,33 @@ def _blocks(body: Block) -> tuple[Block, ...]:
     return body.blocks if isinstance(body, Sequence) else (body,)
 
 
+def under(name: str, body: Block) -> Sequence:
+    """A whole model under a name: what is tied within it stays tied, by the longer names."""
+    return Sequence(name, _blocks(_moved(body, f"{name}.", {})))
+
+
+def _moved(block: Block, prefix: str, seen: dict[int, Block]) -> Block:
+    """The block with `prefix` before the names its tensors are tied to; equal layers stay the same object."""
+    if id(block) not in seen:
+        changes: dict[str, Any] = {f.name: _change(f.name, getattr(block, f.name), prefix, seen) for f in fields(block)}
+        seen[id(block)] = replace(block, **changes)
+    return seen[id(block)]
+
+
+def _change(name: str, value: object, prefix: str, seen: dict[int, Block]) -> object:
+    if isinstance(value, Block):
+        return _moved(value, prefix, seen)
+    if isinstance(value, tuple):
+        return tuple(_change("", item, prefix, seen) for item in value)
+    return f"{prefix}{value}" if name in ("tied_to", "bias_tied_to") and value else value
+
+
 def tied(c: Dimensions) -> bool:
     """Whether head and embedding share memory; some older files say so in the text's config only."""
     return bool(c.get("tie_word_embeddings")) or bool(c.text_config.get("tie_word_embeddings"))
 
 
-def image_text(c: Dimensions, images: Images, text: Sequence, *, tie: bool, extra: tuple[Block, ...] = ()) -> Model:
+def image_text(c: Dimensions, images: Block, text: Sequence, *, tie: bool, extra: tuple[Block, ...] = ()) -> Model:
     """`extra` tensors, the images and the text under `model`, and the head of the config's class.
 
     A class that ends in ForCausalLM is the language model alone, with its own names.

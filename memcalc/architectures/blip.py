@@ -1,0 +1,156 @@
+"""BLIP and BLIP-2: an image encoder that a text decoder attends to, or that learned queries read for it (Li et al.)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from memcalc.architectures import architecture, model_of
+from memcalc.architectures.encoder import dropout as bert_dropout
+from memcalc.architectures.encoder import post_norm, post_norm_layer, self_attention
+from memcalc.architectures.multimodal import tower, under
+from memcalc.architectures.vision import (
+    class_name,
+    encoder_layer,
+    grid,
+    image,
+    layer_norms,
+    made,
+    mlp,
+    patches,
+    unknown_class,
+)
+from memcalc.blocks.attention import Attention
+from memcalc.blocks.base import Block, Sequence, repeat, sequence, stack
+from memcalc.blocks.basic import Activation, Embedding, Linear, Norm, Raw
+from memcalc.blocks.image import Positions, Prefix, Sum
+from memcalc.blocks.mlp import Mlp
+from memcalc.blocks.multimodal import Images
+from memcalc.model import Model
+
+if TYPE_CHECKING:
+    from memcalc.dimensions import Dimensions
+
+_SEQ2SEQ = ("t5", "mt5", "umt5", "longt5", "bart", "mbart", "pegasus", "led")
+
+
+@architecture("blip_vision_model", "blip_2_vision_model")
+def blip_vision(c: Dimensions) -> Model:
+    """CLIP's layers with queries, keys and values in one matrix, no norm before them."""
+    table = Positions("position_embedding", (1, grid(c) + 1, c.hidden_size))
+    start = sequence(patches(c, "patch_embedding"), Prefix("class_embedding", (1, 1, c.hidden_size)), table, name="embeddings")
+    hidden, heads = c.hidden_size, c.num_attention_heads
+    mixer = Attention(
+        "self_attn", heads, heads, hidden // heads, qkv=Linear("qkv", hidden, 3 * hidden, bool(c.get("qkv_bias", True))),
+        out=Linear("projection", hidden, hidden, bias=True), causal=False, dropout=float(c.attention_dropout),
+    )  # fmt: skip
+    layer = encoder_layer(mixer, mlp(c), layer_norms(c, "layer_norm1", "layer_norm2"))
+    layers = sequence(repeat("layers", c.num_hidden_layers, layer), name="encoder")
+    return made(c, sequence(start, layers, Norm("post_layernorm", hidden, "layer")), "encoder")
+
+
+@architecture("blip-2")
+def blip2(c: Dimensions) -> Model:
+    """Learned queries attend to the frozen image encoder and are projected to tokens of a language model."""
+    if not class_name(c).endswith("ForConditionalGeneration"):
+        raise unknown_class(c)
+    v, q, t = c.vision_config, c.qformer_config, c.text_config
+    queries = Raw("query_tokens", (1, c.num_query_tokens, q.hidden_size))
+    former = tower(q.but(encoder_hidden_size=v.hidden_size), "qformer")
+    project = Linear("language_projection", q.hidden_size, t.get("hidden_size") or t.d_model, bias=True)
+    images = Images("", (tower(v, "vision_model"), queries, former, project), image(v), c.num_query_tokens)
+    head = "ForConditionalGeneration" if t.model_type in _SEQ2SEQ else "ForCausalLM"
+    language = model_of(t.but(architectures=[head]))
+    kind = "seq2seq" if t.model_type in _SEQ2SEQ else "causal-lm"
+    return Model(sequence(images, under("language_model", language.body)), kind, language.context)  # type: ignore[arg-type]
+
+
+@architecture("blip_2_qformer")
+def qformer(c: Dimensions) -> Model:
+    """BERT layers over the queries; every `cross_attention_frequency`-th attends to the image too."""
+    crossed, plain = _qformer_layer(c, cross=True), _qformer_layer(c, cross=False)
+    layers = [plain if i % c.cross_attention_frequency else crossed for i in range(c.num_hidden_layers)]
+    start = Norm("layernorm", c.hidden_size, "layer")
+    return Model(sequence(start, bert_dropout(c), sequence(stack("layer", layers), name="encoder")), "encoder")
+
+
+def _qformer_layer(c: Dimensions, *, cross: bool) -> Block:
+    text = (post_norm(c, _feed(c, ""), "output.LayerNorm"),) if c.use_qformer_text_input else ()
+    crossing = _qformer_attention(c, "crossattention", c.encoder_hidden_size, cross=True)
+    return sequence(
+        post_norm(c, _qformer_attention(c, "attention", c.hidden_size), "attention.output.LayerNorm"),
+        post_norm(c, crossing, "crossattention.output.LayerNorm") if cross else None,
+        *text, post_norm(c, _feed(c, "_query"), "output_query.LayerNorm"),
+    )  # fmt: skip
+
+
+def _feed(c: Dimensions, end: str) -> Mlp:
+    up = Linear(f"intermediate{end}.dense", c.hidden_size, c.intermediate_size, bias=True)
+    down = Linear(f"output{end}.dense", c.intermediate_size, c.hidden_size, bias=True)
+    return Mlp("", up, down, activation=c.hidden_act, width=c.intermediate_size)
+
+
+def _qformer_attention(c: Dimensions, name: str, source: int, *, cross: bool = False) -> Attention:
+    hidden, heads = c.hidden_size, c.num_attention_heads
+    return Attention(
+        name, heads, heads, hidden // heads,
+        q=Linear("attention.query", hidden, hidden, bias=True),
+        k=Linear("attention.key", source, hidden, bias=True),
+        v=Linear("attention.value", source, hidden, bias=True),
+        out=Linear("output.dense", hidden, hidden, bias=True),
+        causal=False, cross=cross, dropout=float(c.attention_probs_dropout_prob), softmax="scores",
+    )  # fmt: skip
+
+
+@architecture("blip")
+def blip(c: Dimensions) -> Model:
+    """A BERT that writes and attends to the image's tokens (captioning)."""
+    if not class_name(c).endswith("ForConditionalGeneration"):
+        raise unknown_class(c)
+    v, t = c.vision_config, c.text_config.but(add_cross_attention=True, encoder_hidden_size=c.vision_config.hidden_size)
+    images = Images("", (tower(v, "vision_model"),), image(v), grid(v) + 1)
+    tie = bool(c.tie_word_embeddings or t.tie_word_embeddings)
+    text = under("text_decoder", sequence(_text(t), _text_head(t, tied=tie)))
+    return Model(sequence(images, text), "causal-lm", t.max_position_embeddings, loss_fp32=False)
+
+
+@architecture("blip_text_model")
+def blip_text(c: Dimensions) -> Model:
+    """The decoder by itself."""
+    if not class_name(c).endswith("LMHeadModel"):
+        raise unknown_class(c)
+    body = sequence(_text(c.but(add_cross_attention=True)), _text_head(c, tied=bool(c.tie_word_embeddings)))
+    return Model(body, "causal-lm", c.max_position_embeddings, loss_fp32=False)
+
+
+def _text(t: Dimensions) -> Sequence:
+    """BERT without token types, every layer with cross attention to the image's states."""
+    words = Embedding("word_embeddings", t.vocab_size, t.hidden_size)
+    places = Embedding("position_embeddings", t.max_position_embeddings, t.hidden_size, index="positions")
+    start = sequence(Sum("", (words, places)), Norm("LayerNorm", t.hidden_size, "layer"), bert_dropout(t), name="embeddings")
+    return sequence(start, sequence(repeat("layer", t.num_hidden_layers, _text_layer(t)), name="encoder"), name="bert")
+
+
+def _text_layer(t: Dimensions) -> Sequence:
+    layer = post_norm_layer(t)
+    return layer if t.encoder_hidden_size == t.hidden_size else _wider_cross(t, layer)
+
+
+def _wider_cross(t: Dimensions, layer: Sequence) -> Sequence:
+    """The layer with keys and values of the image's width."""
+    wide = t.encoder_hidden_size
+    cross = self_attention(t, "crossattention", cross=True)
+    cross = replace(cross, k=Linear("self.key", wide, t.hidden_size, bias=True),
+                    v=Linear("self.value", wide, t.hidden_size, bias=True))  # fmt: skip
+    first, _, last = layer.blocks
+    return sequence(first, post_norm(t, cross, "crossattention.output.LayerNorm"), last)
+
+
+def _text_head(t: Dimensions, *, tied: bool) -> Sequence:
+    """BERT's language head; its bias stands beside it and is shared."""
+    hidden = t.hidden_size
+    words, shared = ("bert.embeddings.word_embeddings.weight", "cls.predictions.bias") if tied else ("", "")
+    change = sequence(Linear("dense", hidden, hidden, bias=True), Activation("", t.hidden_act),
+                      Norm("LayerNorm", hidden, "layer"), name="transform")  # fmt: skip
+    decoder = Linear("decoder", hidden, t.vocab_size, bias=True, tied_to=words, bias_tied_to=shared)
+    return sequence(Raw("bias", (t.vocab_size,)), change, decoder, name="cls.predictions")
