@@ -29,7 +29,9 @@ def stablelm(c: Dimensions) -> Model:
     q = _per_head(c, "q_layernorm", c.num_attention_heads)
     k = _per_head(c, "k_layernorm", kv_heads(c))
     rotary = rotary_dim(c, 0.25)
-    mixer = attention(c, bias=c.use_qkv_bias, out_bias=False, rotary_dim=rotary, q_norm=q, k_norm=k, formula="stablelm" if q else "")
+    mixer = attention(
+        c, bias=c.use_qkv_bias, out_bias=False, rotary_dim=rotary, q_norm=q, k_norm=k, formula="stablelm" if q else ""
+    )
     layers = repeat("layers", c.num_hidden_layers, _layer(c, mixer))
     return causal_lm(c, tokens(c), layers, layer_norm("norm", c.hidden_size), tie="embed_tokens")
 
