@@ -82,7 +82,7 @@ def xlm_roberta_xl(c: Dimensions) -> Model:
     layer = sequence(
         _pre_norm(c, "attention"),
         _pre_norm(c, "crossattention"),
-        residual(norm(c, "LayerNorm"), feed_forward(c), dropout(c)),
+        residual(norm(c, "LayerNorm"), feed_forward(c)),
     )
     layers = Sequence("encoder", (repeat("layer", c.num_hidden_layers, layer), norm(c, "LayerNorm")))
     return roberta_model(c, sequence(embeddings(c, positions="token-positions", norm=False), layers))

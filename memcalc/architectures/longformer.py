@@ -104,7 +104,8 @@ def _big_bird_attention(c: Dimensions, name: str) -> Attention:
     q, k, v = (Linear(f"self.{part}", hidden, hidden, bool(c.use_bias)) for part in ("query", "key", "value"))
     return Attention(
         name, heads, heads, channels(hidden, heads), q, k, v, out=Linear("output.dense", hidden, hidden, bias=True),
-        causal=bool(c.is_decoder) and not cross, cross=cross, dropout=float(c.attention_probs_dropout_prob), softmax="scores", eager_only=True,
+        causal=bool(c.is_decoder) and not cross, cross=cross,
+        dropout=float(c.attention_probs_dropout_prob), softmax="scores", eager_only=True,
         window=c.block_size if sparse else 0, formula="big-bird" if sparse else "",
     )  # fmt: skip
 

@@ -27,7 +27,7 @@ class Attention(Block):
     ±clip (OLMo, MPT). `rotation` is how queries and keys are rotated: by halves; by neighbouring pairs, with the tables
     spread out for every use ('pairs', GLM), all of it in fp32 ('pairs-fp32', Ernie) or with tables made so and in fp32
     ('spread', Cohere). The tables are those of kind `rotary_kind` (layers of different bases have their own), left in fp32
-    where `rotary_fp32`. `eager_only` where the library has no fused kernel for it. `eager_only` where the library's class has no fused kernel. `formula` says whose forward it is
+    where `rotary_fp32`. `eager_only` where the library has no fused kernel for it. `formula` says whose forward it is
     where it is not the usual one: transformers' attention interface behind separate or fused projections.
     """
 
@@ -64,7 +64,6 @@ class Attention(Block):
     extra: tuple[Param, ...] = ()
     eager_only: bool = False
     softmax: Literal["fp32", "scores", "values"] = "fp32"
-    eager_only: bool = False
     formula: str = ""
 
     def own(self) -> tuple[Param, ...]:  # noqa: D102
