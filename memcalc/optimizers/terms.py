@@ -10,8 +10,8 @@ extent of one axis, 1 where the tensor has none; `smaller`, `larger`: the smalle
 A condition is a mapping; it holds where each of its entries does. A key is a size or `dtype`, `role`, `name`,
 `implementation` or an option; the value is what it must equal, a list of which it must be one, or a test
 `{min: 4096, max: …, above: …, below: …, multiple_of: …, not: …, contains: […], end: …}`. `any: [condition, …]` holds where
-one of them does, `not: condition` where it doesn't. A condition can be a name defined under `conditions`; `contains`
-takes texts, or the option that holds them.
+one of them does, `all: [condition, …]` where each does, `not: condition` where it doesn't. A condition can be a name
+defined under `conditions`; `contains` takes texts, or the option that holds them.
 """
 
 from __future__ import annotations
@@ -73,6 +73,8 @@ def holds(condition: Mapping[str, Any] | str, scene: Scene) -> bool:
 def _entry(key: str, wanted: Any, scene: Scene) -> bool:  # noqa: ANN401
     if key == "any":
         return any(holds(condition, scene) for condition in wanted)
+    if key == "all":
+        return all(holds(condition, scene) for condition in wanted)
     if key == "not":
         return not holds(wanted, scene)
     return _matches(_value(key, scene), wanted, scene)

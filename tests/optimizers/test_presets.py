@@ -130,7 +130,7 @@ def _check_condition(condition: Any, words: set[str]) -> None:
         assert condition in words
         return
     for key, wanted in condition.items():
-        if key == "any":
+        if key in {"any", "all"}:
             for one in wanted:
                 _check_condition(one, words)
         elif key == "not":

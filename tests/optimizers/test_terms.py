@@ -42,8 +42,10 @@ def test_sizes(term: Any, value: int) -> None:
         ({"name": {"end": "bias"}}, False), ({"name": {"not": {"contains": ["q_proj"]}}}, False), ({"amsgrad": True}, True),
         ({"beta1": None}, True), ({"beta1": {"not": None}}, False),
         ({"beta1": {"above": 0}}, False),
-        ({"momentum": {"above": 0}}, True), ({"implementation": ["foreach", "fused"]}, True), ("tall", True), ({"not": "tall"}, False),
-        ({"any": [{"ndim": 2}, {"rank": 3}]}, True), ({"any": [{"ndim": 2}, {"rank": 4}]}, False), ({"low": {"min": "rank"}}, True),
+        ({"momentum": {"above": 0}}, True), ({"implementation": ["foreach", "fused"]}, True), ("tall", True),
+        ({"not": "tall"}, False), ({"all": ["tall", {"ndim": 2}]}, False),
+        ({"any": [{"ndim": 2}, {"rank": 3}]}, True), ({"any": [{"ndim": 2}, {"rank": 4}]}, False),
+        ({"low": {"min": "rank"}}, True),
     ],
 )  # fmt: skip
 def test_conditions(condition: Any, true: bool) -> None:
@@ -54,7 +56,8 @@ def test_conditions(condition: Any, true: bool) -> None:
     ("rule", "shape"),
     [
         ("parameter", (6, 4, 10)), ("scalar", ()), ("flat", (240,)), ("rows", (6, 4)), ("columns", (6, 10)),
-        ("along_axis", (1, 4, 1)), ({"per_block": 100}, (3,)), ({"stack": 2}, (2, 6, 4, 10)), ({"merged": 40}, (6, 40)), ({"merged": 39}, (6, 4, 10)), ({"keep": [0, 5]}, (6,)),
+        ("along_axis", (1, 4, 1)), ({"per_block": 100}, (3,)), ({"stack": 2}, (2, 6, 4, 10)), ({"merged": 40}, (6, 40)),
+        ({"merged": 39}, (6, 4, 10)), ({"keep": [0, 5]}, (6,)),
         ({"drop": [-1]}, (6, 4)),
         ({"one": [-2, 7]}, (6, 1, 10)), (["rank", "axis-1"], (3, 10)), ([], ()),
         ({"when": "tall", "then": "rows", "else": "columns"}, (6, 4)), ({"when": {"ndim": 2}, "then": "rows"}, (6, 4, 10)),
