@@ -84,7 +84,7 @@ class Tape:
         """A parameter of the block that runs; a tied one is the parameter it shares."""
         full = f"{self.path}.{name}" if name and self.path else name or self.path
         key = tied_to or f"{full}@{self.instance}"
-        value = self.leaves.get(key) or (self.leaves.get(f"{tied_to}@") if tied_to else None)
+        value = self.leaves.get(key) or self.leaves.get(f"{tied_to}@" if tied_to else full)
         if value is None:
             dtype, trainable = self.weights.of(tied_to or full)
             value = self.leaves[key] = Value(self, RESIDENT, shape, dtype)

@@ -122,7 +122,9 @@ EAGER_ONLY = frozenset({"bloom", "codegen", "gpt_neo", "gptj", "mpt"})  # classe
 
 def eager_only(block: Attention | Mla) -> bool:
     """Whether the library runs it eagerly whatever is asked for: no sdpa kernel caps scores or has sinks."""
-    return block.formula in EAGER_ONLY or bool(getattr(block, "softcap", 0) or getattr(block, "sinks", False))
+    if block.formula in EAGER_ONLY or not isinstance(block, Attention):
+        return block.formula in EAGER_ONLY
+    return bool(block.eager_only or block.softcap or block.sinks)
 
 
 def repeat_kv(x: Value, times: int) -> Value:

@@ -72,12 +72,13 @@ def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:
         return _inner(t, named, x, around)
     if not around.ready:
         prepare(t, block, x, around)
-    samples, order = _samples([id(layer) for layer, _ in named], setting.every if setting.checkpoint else 0)
+    named, kinds = _passes(block, named)
+    samples, order = _samples(kinds, setting.every if setting.checkpoint else 0)
     marks = Layers(path, order)
     t.stacks.append(marks)
     for number, index in enumerate(samples):
         layer, name = named[index]
-        t.path, t.instance = f"{path}.{name}" if path else name, f"{outer}/{number}"
+        t.path, t.instance = f"{path}.{name}" if path else name, f"{outer}/{number if block.shared == 1 else index // block.shared}"
         marks.mark(t)
         t.like = order.count(number)
         if setting.checkpoint and index % setting.every == 0:
@@ -91,6 +92,14 @@ def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:
     t.like = 1
     t.path, t.instance = path, outer
     return x
+
+
+def _passes(block: Stack, named: list[tuple[Block, str]]) -> tuple[list[tuple[Block, str]], list[int]]:
+    """Every pass through a layer, in order, and what kind each is; passes with the same parameters stand side by side."""
+    if block.shared == 1:
+        return named, [id(layer) for layer, _ in named]
+    passes = [entry for entry in named for _ in range(block.shared)]
+    return passes, list(range(len(passes))) if len(named) > 1 else [0] * len(passes)
 
 
 def _inner(t: Tape, named: list[tuple[Block, str]], x: Value, around: Around) -> Value:

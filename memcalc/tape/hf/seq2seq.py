@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.seq2seq import Decoder, Encoder, Fork, Shared
+from memcalc.blocks.seq2seq import Decoder, Encoder, Fork, LogitsBias, Shared, Sinusoids
+from memcalc.tape import functions as f
 from memcalc.tape.hf.layers import sequence
 from memcalc.tape.rules import Around, rule, run
 
@@ -40,3 +41,21 @@ def fork(t: Tape, block: Fork, x: Value, around: Around) -> Value:
     """Branches that each yield an output of the model; the first is what the loss reads."""
     outputs = [run(t, branch, x, around) for branch in block.branches]
     return outputs[0]
+
+
+@rule(LogitsBias)
+def logits_bias(t: Tape, block: LogitsBias, x: Value, _: Around) -> Value:
+    """lm_logits + final_logits_bias (BartForConditionalGeneration.forward)."""
+    return f.add(x, t.weight("", block.shape))
+
+
+@rule(Sinusoids)
+def sinusoids(t: Tape, block: Sinusoids, x: Value, _: Around) -> Value:
+    """M2M100SinusoidalPositionalEmbedding.forward: rows of a table, for the position of each token."""
+    table = t.given((block.rows, block.width), t.setting.weights, "weights")
+    batch, seq = x.shape[:2]
+    mask = t.new((batch, seq), "int32")
+    places = f.shift(f.to(f.mul(f.to(f.scale(mask), "int32"), mask), "int64"))
+    del mask
+    with t.no_grad():
+        return f.gather(table, places, (batch, seq, block.width))
