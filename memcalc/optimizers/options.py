@@ -24,7 +24,10 @@ HYPERPARAMETERS = frozenset({
     "update_proj_gap", "adam_w_mode", "bias_correction", "scale_parameter", "relative_step", "warmup_init", "clip_threshold",
     "decay_rate", "beta2_decay", "d", "d0", "d_coef", "growth_rate", "safeguard_warmup", "use_bias_correction", "t_alpha",
     "t_beta3", "r", "weight_lr_power", "ns_steps", "ns_coefficients", "adjust_lr_fn", "precondition_frequency", "shampoo_beta",
-    "alpha_init", "lamb", "grokking_signal_decay_rate", "gradient_clipping", "clip_grad_norm", "clip_grad_value", "loss_scale",
+    "alpha_init", "lamb", "grokking_signal_decay_rate", "momentum_decay",
+    "decoupled_weight_decay", "etas", "step_sizes", "lambd", "t0", "differentiable", "trust_coefficient", "skip_zeros", "args",
+    "percentile_clipping", "block_wise", "no_deprecation_warning", "cautious", "kappa", "xi", "nus", "nu", "delta", "wd_ratio",
+    "gradient_clipping", "clip_grad_norm", "clip_grad_value", "loss_scale",
 })  # fmt: skip
 
 
@@ -38,7 +41,7 @@ def settle(
 ) -> tuple[dict[str, Option], list[Fault]]:
     """The options as they stand, and what is wrong with those given."""
     settled, faults = defaults(declared), []
-    for key, value in given.items():
+    for key, value in _spelt_out(declared, given).items():
         if key in declared:
             spec = declared[key] if isinstance(declared[key], Mapping) else {"default": declared[key]}
             wrong = _wrong(value, spec)
@@ -49,6 +52,14 @@ def settle(
         elif key not in HYPERPARAMETERS:
             faults.append(Fault(f"{where}.{key}", _unknown(key, declared)))
     return settled, faults
+
+
+def _spelt_out(declared: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`betas: [0.9, …]` says `beta1` too, where an optimizer asks for that."""
+    betas = given.get("betas")
+    if "beta1" in declared and "beta1" not in given and isinstance(betas, (list, tuple)) and betas:
+        return {**given, "beta1": betas[0]}
+    return given
 
 
 def _unknown(key: str, declared: Mapping[str, Any]) -> str:

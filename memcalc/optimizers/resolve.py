@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from functools import lru_cache
@@ -26,6 +27,18 @@ def resolve(spec: str | Mapping[str, object]) -> Optimizer:
     """
     if isinstance(spec, str):
         return _by_name(spec.strip())
+    try:
+        return _by_text(json.dumps(spec))
+    except TypeError:  # values that JSON doesn't have
+        return _by_mapping(spec)
+
+
+@lru_cache(maxsize=512)
+def _by_text(text: str) -> Optimizer:
+    return _by_mapping(json.loads(text))
+
+
+def _by_mapping(spec: Mapping[str, object]) -> Optimizer:
     given = {str(key): value for key, value in spec.items()}
     name = given.pop("name", None)
     if not isinstance(name, str) or not name.strip():

@@ -73,7 +73,7 @@ def _tensors(rule: Mapping[str, Any], scene: Scene, scope: Scope) -> Iterator[St
 def _dtype(rule: str, scene: Scene) -> str:
     """`param`: the parameter's own; an option's name: what it says; otherwise a dtype."""
     if rule in scene.options:
-        rule = str(scene.options[rule])
+        rule = str(scene.options[rule] or "param")
     if rule == "param":
         return scene.parameter.dtype if scene.parameter else "fp32"
     return dtype_name(rule)

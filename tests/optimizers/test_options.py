@@ -176,3 +176,17 @@ def test_an_optimizer_is_added_by_one_small_file(tmp_path: Path, monkeypatch: py
     found = resolve({"name": "ours", "blocks": 32})
     assert [(t.name, t.bytes) for t in found.states((10, 10), "bf16")] == [("m", 200), ("scale", 16)]
     assert found.step_peak([(Parameter((10, 10), "bf16"), 2)]) == 200
+
+
+def test_betas_say_the_first_beta_too() -> None:
+    assert [t.name for t in resolve({"name": "prodigy", "betas": [0, 0.999]}).states((3,), "fp32")] == ["s", "p0", "exp_avg_sq"]
+    assert resolve({"name": "prodigy", "betas": [0, 0.999], "beta1": 0.9}).options["beta1"] == 0.9
+
+
+def test_one_and_true_are_told_apart_however_often_asked() -> None:
+    assert resolve({"name": "adamw", "amsgrad": True}).options["amsgrad"] is True
+    assert len(faults({"name": "adamw", "amsgrad": 1})) == 1
+
+
+def test_values_that_json_lacks_are_faults_too() -> None:
+    assert len(faults({"name": "adamw", "amsgrad": object()})) == 1
