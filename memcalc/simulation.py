@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from memcalc.timeline import Timeline
 
 # kinds of models whose whole forward pass has rules
-RUNNABLE = frozenset({"causal-lm", "masked-lm", "seq2seq", "classifier", "image"})
+RUNNABLE = frozenset({"causal-lm", "masked-lm", "seq2seq", "encoder", "classifier", "image"})
 
 
 def simulate(plan: Plan) -> Timeline | None:
@@ -27,6 +27,8 @@ def simulate(plan: Plan) -> Timeline | None:
             raise
         plan.notes.warn("model", "tape-failed", f"the forward pass of this model could not be followed ({error})")
         return None
+    if plan.model.kind == "encoder":
+        plan.notes.assume("model", "loss", "a base model has no loss of its own; the mean of its last hidden state is taken")
     for kind in timeline.unmodelled:
         plan.notes.warn("model", "block-not-modelled", f"activations of {kind} blocks are not modelled yet: too low")
     return timeline

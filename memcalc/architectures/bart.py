@@ -99,7 +99,7 @@ def decoder(c: Dimensions, style: Style, prefix: str, tied_to: str) -> Decoder:
     """As the encoder, with causal and cross attention; Marian's may have a vocabulary of its own."""
     bias = bool(c.get("use_bias", True))
     heads = c.decoder_attention_heads
-    mixer = attention(c, "self_attn", heads, causal=True, bias=bias)
+    mixer = attention(c, "self_attn", heads, causal=True, bias=bias, padded=True)
     layer = decoder_layer(c, mixer, attention(c, "encoder_attn", heads, cross=True, bias=bias), pre_norm=style.pre_norm)
     words = Embedding(
         "embed_tokens", c.vocab_size if tied_to else _target_vocabulary(c), c.d_model, tied_to=tied_to, scaled=True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memcalc.architectures.heads import channels
 from memcalc.blocks.attention import Attention
@@ -26,6 +26,7 @@ def attention(
     cross: bool = False,
     bias: bool = True,
     key_bias: bool = True,
+    **more: Any,  # noqa: ANN401 - what Attention takes
 ) -> Attention:
     """Multi-head attention over d_model with q_proj, k_proj, v_proj and out_proj (BartAttention)."""
     width = c.d_model
@@ -36,6 +37,7 @@ def attention(
         v=Linear("v_proj", width, width, bias),
         out=Linear("out_proj", width, width, bias),
         causal=causal, cross=cross, dropout=float(c.attention_dropout), softmax="scores",
+        **more,
         eager_only=c.model_type in EAGER_ONLY,
     )  # fmt: skip
 

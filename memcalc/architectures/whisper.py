@@ -43,10 +43,10 @@ def _whisper_encoder(c: Dimensions, prefix: str) -> Encoder:
     """conv1, conv2 (which halves the frames), each with a GELU; positions that are parameters but not trained."""
     width, gelu = c.d_model, Activation("", "gelu")
     places = Embedding("embed_positions", c.max_source_positions, width, trainable=False, index="positions")
-    mixer = attention(c, "self_attn", c.encoder_attention_heads, key_bias=False)
+    mixer = attention(c, "self_attn", c.encoder_attention_heads, key_bias=False, formula="whisper")
     blocks = (
         Conv("conv1", c.num_mel_bins, width, (3,), padding=1), gelu, Conv("conv2", width, width, (3,), 2, padding=1), gelu,
-        Flatten(""), Sum("", (sequence(), places)), dropout(c),
+        Flatten(""), places, dropout(c),
         repeat("layers", c.encoder_layers, encoder_layer(c, mixer, pre_norm=True)), norm(c, "layer_norm"),
     )  # fmt: skip
     return Encoder(f"{prefix}encoder", blocks, source=(c.num_mel_bins, 2 * c.max_source_positions))
@@ -55,13 +55,13 @@ def _whisper_encoder(c: Dimensions, prefix: str) -> Encoder:
 def _whisper_decoder(c: Dimensions, prefix: str) -> Decoder:
     words = Embedding("embed_tokens", c.vocab_size, c.d_model)
     places = Embedding("embed_positions", c.max_target_positions, c.d_model, index="token-positions")
-    return Decoder(f"{prefix}decoder", (Sum("", (words, places)), *_decoder_layers(c, key_bias=False)))
+    return Decoder(f"{prefix}decoder", (Sum("", (words, places)), *_decoder_layers(c, key_bias=False, formula="whisper")))
 
 
-def _decoder_layers(c: Dimensions, *, key_bias: bool) -> tuple[Block, ...]:
+def _decoder_layers(c: Dimensions, *, key_bias: bool, formula: str = "") -> tuple[Block, ...]:
     heads = c.decoder_attention_heads
-    mixer = attention(c, "self_attn", heads, causal=True, key_bias=key_bias)
-    cross = attention(c, "encoder_attn", heads, cross=True, key_bias=key_bias)
+    mixer = attention(c, "self_attn", heads, causal=True, key_bias=key_bias, formula=formula)
+    cross = attention(c, "encoder_attn", heads, cross=True, key_bias=key_bias, formula=formula)
     layers = repeat("layers", c.decoder_layers, decoder_layer(c, mixer, cross, pre_norm=True))
     return (dropout(c), layers, norm(c, "layer_norm"))
 

@@ -27,7 +27,8 @@ class Attention(Block):
     ±clip (OLMo, MPT). `rotation` is how queries and keys are rotated: by halves; by neighbouring pairs, with the tables
     spread out for every use ('pairs', GLM), all of it in fp32 ('pairs-fp32', Ernie) or with tables made so and in fp32
     ('spread', Cohere). The tables are those of kind `rotary_kind` (layers of different bases have their own), left in fp32
-    where `rotary_fp32`. `eager_only` where the library has no fused kernel for it. `formula` says whose forward it is
+    where `rotary_fp32`. `eager_only` where the library has no fused kernel for it; `padded` where it is
+    always given a mask of padding, so that a mask is made for every sequence (BART's decoder). `formula` says whose forward it is
     where it is not the usual one: transformers' attention interface behind separate or fused projections.
     """
 
@@ -63,6 +64,7 @@ class Attention(Block):
     clip: float = 0.0
     extra: tuple[Param, ...] = ()
     eager_only: bool = False
+    padded: bool = False
     softmax: Literal["fp32", "scores", "values"] = "fp32"
     formula: str = ""
 

@@ -19,17 +19,30 @@ def causal_mask(t: Tape, batch: int, seq: int, dtype: str, window: int = 0, *, e
     attention = "eager" if eager else t.setting.attention
     if attention == "flash" or (attention == "sdpa" and not 0 < window < seq):
         return None
-    return _built(t, batch, seq, seq, dtype, eager=attention == "eager")
+    return built(t, batch, seq, seq, dtype, eager=attention == "eager")
 
 
 def bidirectional_mask(t: Tape, batch: int, seq: int, dtype: str, window: int = 0, *, eager: bool = False) -> Value | None:  # noqa: E501
     """create_bidirectional_mask: none for unpadded input, whatever the attention; a window needs one."""
     if not 0 < window < seq or t.setting.attention == "flash":
         return None
-    return _built(t, batch, seq, seq, dtype, eager=eager or t.setting.attention == "eager")
+    return built(t, batch, seq, seq, dtype, eager=eager or t.setting.attention == "eager")
 
 
-def _built(t: Tape, batch: int, rows: int, columns: int, dtype: str, *, eager: bool) -> Value:
+def padded_mask(t: Tape, batch: int, seq: int) -> Value:
+    """create_causal_mask's boolean mask [batch, 1, seq, seq] where a mask of padding is given for sdpa.
+
+    On a device it is dropped again where nothing is padded at all; the recorder on fake tensors can't see that.
+    """
+    ones = t.new((batch, seq), "fp32")
+    padding = t.new(ones.shape, "bool")
+    causal = t.new((1, 1, seq, seq), "bool")
+    mask = t.new((batch, 1, seq, seq), "bool")
+    del ones, padding, causal
+    return mask
+
+
+def built(t: Tape, batch: int, rows: int, columns: int, dtype: str, *, eager: bool) -> Value:
     """sdpa_mask's boolean [batch, 1, rows, columns] (broadcast over the batch), eager_mask's floats, one for each."""
     indices = [t.new((size,), "int64") for size in (batch, 1, rows, columns)]
     allowed = t.new((1, 1, rows, columns), "bool")

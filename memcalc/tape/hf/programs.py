@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.base import Stack
+from memcalc.blocks.seq2seq import Decoder, Encoder, Fork
 from memcalc.tape import functions as f
 from memcalc.tape.hf.losses import causal_lm_loss, token_loss
 from memcalc.tape.rules import Around, run
@@ -21,13 +22,33 @@ def whole(t: Tape, model: Model) -> tuple[Value, Value]:
     base, heads = split(model.body)
     x, labels = inputs(t, model)
     hidden = body(t, base, x)
+    if model.kind == "encoder":
+        return bare(t, heads, hidden)
     logits = hidden
     around = Around()
     for head in heads:
+        if isinstance(head, Fork):
+            return forked(t, head, logits, labels)
         logits = run(t, head, logits, around)
     if model.kind == "causal-lm":
         return causal_lm_loss(t, logits, labels, fp32=model.loss_fp32), logits
     return token_loss(logits, labels, fp32=model.loss_fp32), logits
+
+
+def bare(t: Tape, parts: tuple[Block, ...], hidden: Value) -> tuple[Value, Value]:
+    """A base model has no loss of its own: here the mean of its last hidden state; a pooler's output is only held."""
+    out = hidden
+    for part in parts:
+        out = run(t, part, out, Around())
+        hidden = out if len(out.shape) == len(hidden.shape) else hidden
+    return f.mean(hidden, *range(len(hidden.shape)), keep=False), out
+
+
+def forked(t: Tape, head: Fork, hidden: Value, labels: Value) -> tuple[Value, Value]:
+    """BertForPreTraining.forward: the losses of both heads, added up."""
+    outputs = [run(t, branch, hidden, Around()) for branch in head.branches]
+    losses = [token_loss(output, labels) for output in outputs]
+    return f.add(*losses), outputs[0]
 
 
 def split(block: Block) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
@@ -46,16 +67,21 @@ def inputs(t: Tape, model: Model) -> tuple[Value, Value]:
     s = t.setting
     if model.image:
         return t.given((s.batch, *model.image), s.weights), t.given((s.batch,), "int64")
-    ids = t.given((s.batch, s.seq), "int64")
+    source = next((part.source for _, part in model.body.groups() if isinstance(part, Encoder)), ())
+    ids = t.given((s.batch, *(size or s.seq for size in source)), s.weights) if source else t.given((s.batch, s.seq), "int64")
     match model.kind:
         case "causal-lm" | "masked-lm":
             return ids, ids
-        case "seq2seq":
+        case "seq2seq" | "encoder" if _decodes(model.body):
             labels = t.given((s.batch, s.target or s.seq), "int64")
             t.target = f.shift(labels)  # _shift_right
             return ids, labels
         case _:
             return ids, t.given((s.batch,), "int64")
+
+
+def _decodes(block: Block) -> bool:
+    return any(isinstance(part, Decoder) for _, part in block.groups())
 
 
 def body(t: Tape, parts: tuple[Block, ...], x: Value) -> Value:
