@@ -29,7 +29,7 @@ def resolve(spec: str | Mapping[str, object]) -> Optimizer:
         return _by_name(spec.strip())
     try:
         return _by_text(json.dumps(spec))
-    except TypeError:  # values that JSON doesn't have
+    except (TypeError, ValueError):  # values that JSON doesn't have
         return _by_mapping(spec)
 
 
