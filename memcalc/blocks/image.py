@@ -127,3 +127,15 @@ class Windows(Sequence):
 
     size: int = 7
     shifted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Excite(Block):
+    """x · sigmoid(expand(act(reduce(mean of the map)))): a weight per channel (squeeze and excitation; Hu et al. 2018)."""
+
+    reduce: Block | None = None
+    expand: Block | None = None
+    activation: str = "relu"
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return tuple(block for block in (self.reduce, self.expand) if block)
