@@ -37,20 +37,27 @@ def reserved(recording: Recording, weights: Iterable[int], trained: list[Held], 
     for size in weights:
         if size > floor:
             allocator.malloc(rounded(size))
-    births, moves = Moves(recording, floor).listed()
+    step = Moves(recording, floor)
+    births, moves = step.listed()
+    outputs = step.number.get((recording.outputs, -1))
+    kept: Block | None = None
     for first in (True, False):
-        blocks = _run(allocator, births, moves)
+        blocks = _run(allocator, births, moves, kept)
         _optimizer_step(allocator, trained, floor, first=first)
-        for block in blocks:
-            if block is not None:
+        for number, block in enumerate(blocks):
+            if number == outputs:
+                kept = block
+            elif block is not None:
                 allocator.free(block)
     return allocator.reserved
 
 
-def _run(allocator: CachingAllocator, births: list[int], moves: list[int]) -> list[Block | None]:
-    """Forward and backward: the blocks that are left, the gradients."""
+def _run(allocator: CachingAllocator, births: list[int], moves: list[int], kept: Block | None) -> list[Block | None]:
+    """Forward and backward: the blocks that are left, the gradients; `kept` are the outputs of the step before."""
     blocks: list[Block | None] = [None] * len(births)
     malloc, free = allocator.malloc, allocator.free
+    if kept:
+        blocks[0], moves = kept, moves[1:]
     for move in moves:
         if move >= 0:
             blocks[move] = malloc(births[move])

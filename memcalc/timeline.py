@@ -56,37 +56,44 @@ class Timeline:
 
 def timeline(recording: Recording, base: Mapping[str, int], step_temporaries: int, reserved: int = 0) -> Timeline:
     """The bytes of a step over `base`; `step_temporaries` is the most an optimizer step needs beside what persists."""
-    signed = signed_sizes(recording)
-    slices = schedule(recording)
-    heights, totals = _measured(signed, slices)
-    ground = sum(base.values())
-    live, levels = ground, []
-    peaks: dict[Phase, tuple[int, int]] = {"forward": (ground, -1), "backward": (ground, -1)}
-    after_forward = ground
-    for index, piece in enumerate(slices):
-        top = live + heights[piece]
-        if top > peaks[piece.phase][0]:
-            peaks[piece.phase] = (top, index)
-        live += totals[piece]
-        levels.append((top, live))
-        if piece.phase == "forward":
-            after_forward = live
-    phases: dict[Phase, int] = {name: height for name, (height, _) in peaks.items()}
-    phases["backward"] = max(phases["backward"], after_forward)
-    phases["optimizer"] = live + step_temporaries
+    signed, slices = signed_sizes(recording), schedule(recording)
+    ground, levels = sum(base.values()), _levels(signed, slices)
+    tops = {phase: _highest(slices, levels, phase) for phase in ("forward", "backward")}
+    forwards = sum(piece.phase == "forward" for piece in slices)
+    after_forward, after_backward = levels[forwards - 1][1], levels[-1][1]
+    phases: dict[Phase, int] = {
+        "forward": ground + tops["forward"][1],
+        "backward": ground + max(tops["backward"][1], after_forward),
+        "optimizer": ground + after_backward + step_temporaries,
+    }
     phase = max(phases, key=lambda name: phases[name])
-    gradients = live - ground
+    gradients = after_backward - recording.kept
     if phase == "optimizer":
-        at_peak = {**base, "activations": 0, "gradients": gradients, "temporary": step_temporaries}
+        parts = {"activations": recording.kept, "gradients": gradients, "temporary": step_temporaries}
     else:
-        at_peak = {**base, **_composition(recording, signed, slices, peaks[phase][1])}
-    if "gradients" in base:
-        at_peak["gradients"] += base["gradients"]
+        parts = _composition(recording, signed, slices, tops[phase][0])
+    at_peak = {**base, **parts, "gradients": parts["gradients"] + base.get("gradients", 0)}
     return Timeline(
-        base, phases, phases[phase], phase, at_peak, after_forward - ground, after_forward, live,
-        gradients + base.get("gradients", 0), step_temporaries, reserved, tuple(level for pair in levels for level in pair),
-        recording.unmodelled,
+        base, phases, phases[phase], phase, at_peak, after_forward, ground + after_forward, ground + after_backward,
+        gradients + base.get("gradients", 0), step_temporaries, reserved,
+        tuple(ground + level for pair in levels for level in pair), recording.unmodelled,
     )  # fmt: skip
+
+
+def _levels(signed: list[int], slices: list[Slice]) -> list[tuple[int, int]]:
+    """For each slice in order: (the highest it gets, where it ends), above the base."""
+    heights, totals = _measured(signed, slices)
+    live, levels = 0, []
+    for piece in slices:
+        levels.append((live + heights[piece], live + totals[piece]))
+        live += totals[piece]
+    return levels
+
+
+def _highest(slices: list[Slice], levels: list[tuple[int, int]], phase: Phase) -> tuple[int, int]:
+    """(number of the slice, bytes) where a phase is at its highest."""
+    index = max((i for i, piece in enumerate(slices) if piece.phase == phase), key=lambda i: levels[i][0])
+    return index, levels[index][0]
 
 
 def signed_sizes(recording: Recording) -> list[int]:

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recording:
-    """What a tape holds when the step is over: see Tape for the fields; `forward_end`, `end` are lengths of the log."""
+    """What a tape holds when the step is over: see Tape for the fields; `forward_end`, `end` are lengths of the log.
+
+    `kept` are the bytes of outputs that the training loop still holds when the step is over, and `outputs` their storage (-1: none).
+    """
 
     events: list[int]
     sizes: list[int]
@@ -29,23 +32,30 @@ class Recording:
     forward_storages: int
     end: int
     resident: int
+    kept: int
+    outputs: int
     unmodelled: tuple[str, ...]
 
 
 def record_step(model: Model, setting: Setting, weights: Weights) -> Recording:
     """Run one micro step of the model."""
-    tape = Tape(setting, weights, model.context)
+    tape, kept, held = Tape(setting, weights, model.context), 0, -1
+    before = tape.new((), "fp32") if setting.keep_outputs else None  # the outputs of the step before, until these come
     with tape.autocast_again():
         loss, outputs = whole(tape, model)
-    if not setting.keep_outputs:
+    if before:
+        held = outputs.storage.id
+        kept = tape.sizes[before.storage.id] = tape.sizes[held]
+        before = None
+    else:
         del outputs
-    tape.casts = {}
     forward_end, forward_storages = len(tape.events), len(tape.sizes)
     walk_back(tape, loss)
     del loss
     return Recording(
         tape.events, tape.sizes, tape.owners, frozenset(tape.gradients), tape.recomputed, tape.stacks,
-        forward_end, forward_storages, len(tape.events), tape.resident, tuple(tape.unmodelled),
+        forward_end, forward_storages, len(tape.events), tape.resident, kept, held,
+        tuple(tape.unmodelled),
     )  # fmt: skip
 
 
