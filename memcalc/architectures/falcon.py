@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
 from memcalc.architectures.decoder import causal_lm, dropout, fused_attention, layer_norm, plain_mlp, tokens
-from memcalc.blocks.base import Block, parallel, repeat, residual, sequence
+from memcalc.blocks.base import Block, repeat, residual, sequence
+from memcalc.blocks.basic import Linear, ProductLinear
+from memcalc.blocks.image import Sum
 
 if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
@@ -25,6 +28,8 @@ def falcon(c: Dimensions) -> Model:
     )  # fmt: skip
     width = c.get("ffn_hidden_size") or 4 * c.hidden_size
     mlp = plain_mlp(c.but(hidden_act=c.activation), "dense_h_to_4h", "dense_4h_to_h", width, bias=bool(c.bias))
+    mixer = replace(mixer, qkv=_written_out(mixer.qkv), out=_written_out(mixer.out))
+    mlp = replace(mlp, up=_written_out(mlp.up), down=_written_out(mlp.down))
     return causal_lm(
         c,
         tokens(c, "word_embeddings"),
@@ -32,6 +37,12 @@ def falcon(c: Dimensions) -> Model:
         layer_norm("ln_f", c.hidden_size),
         prefix="transformer", tie="word_embeddings", classifier="classifier",
     )  # fmt: skip
+
+
+def _written_out(linear: Block | None) -> ProductLinear:
+    """FalconLinear in a linear's place."""
+    assert isinstance(linear, Linear)  # noqa: S101 - the helpers make them
+    return ProductLinear(linear.name, linear.inputs, linear.outputs, linear.bias)
 
 
 def _kv_heads(c: Dimensions) -> int:
@@ -49,7 +60,9 @@ def _layer(c: Dimensions, mixer: Block, mlp: Block) -> Block:
             residual(layer_norm("input_layernorm", hidden), mixer, dropout(c, "attention_dropout")),
             residual(layer_norm("post_attention_layernorm", hidden), mlp, dropout(c, "hidden_dropout")),
         )
+    drop = dropout(c, "hidden_dropout")
     norms = c.get("num_ln_in_parallel_attn") or (2 if c.new_decoder_architecture else 1)
     if norms == 2:
-        return parallel(sequence(layer_norm("ln_attn", hidden), mixer), sequence(layer_norm("ln_mlp", hidden), mlp))
-    return parallel(mixer, mlp, norm=layer_norm("input_layernorm", hidden))
+        branches = sequence(layer_norm("ln_attn", hidden), mixer), sequence(layer_norm("ln_mlp", hidden), mlp)
+        return residual(Sum("", branches), drop)
+    return residual(layer_norm("input_layernorm", hidden), Sum("", (mixer, mlp)), drop)

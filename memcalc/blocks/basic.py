@@ -44,6 +44,11 @@ class TransposedLinear(Linear):
 
 
 @dataclass(frozen=True, slots=True)
+class ProductLinear(Linear):
+    """A linear that is written as x @ W.T and, where it has a bias, a sum of its own (FalconLinear)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Embedding(Block):
     """A table [rows, width] read by index; `trainable` False for fixed (sinusoidal) tables that are parameters.
 

@@ -149,20 +149,24 @@ def _flash_backward(node: Node, g: Value) -> Gradients:
     return tuple(made)
 
 
-def attention(q: Value, k: Value, v: Value, mask: Value | None = None, p: float = 0.0, *, causal: bool = False) -> Value:
+def attention(
+    q: Value, k: Value, v: Value, mask: Value | None = None, p: float = 0.0, *, causal: bool = False, gqa: bool = True
+) -> Value:
     """F.scaled_dot_product_attention: the fused kernel where it applies, else plain operations in fp32.
 
     The fused kernel wants no dropout, heads of one width, and a mask without a gradient (sdp_utils_cpp.cpp,
-    use_flash_attention_cpp). Key/value heads may be fewer than query heads.
+    use_flash_attention_cpp). Key/value heads may be fewer than query heads with `gqa`; without, fewer are broadcast.
     """
     q, k, v, mask = lower(q), lower(k), lower(v), mask and lower(mask)
-    if p == 0 and q.shape[-1] == v.shape[-1] and not (mask and mask.node):
-        if mask and mask.dtype == "bool":  # convert_boolean_attn_mask (aten/src/ATen/native/transformers/attention.cpp)
-            mask = q.tape.new(mask.shape, q.dtype)
+    if mask and mask.dtype == "bool":  # convert_boolean_attn_mask (aten/src/ATen/native/transformers/attention.cpp)
+        mask = q.tape.new(mask.shape, q.dtype)
+    if p == 0 and q.shape[-1] == v.shape[-1] and not (mask and mask.node) and (gqa or k.shape[1] == q.shape[1]):
         return flash(q, k, v, mask)
     tape = q.tape
     autocast, tape.autocast = tape.autocast, ""  # what a torch function calls inside is not cast again
     try:
+        if gqa and k.shape[1] != q.shape[1]:
+            k, v = _repeated(k, q.shape[1]), _repeated(v, q.shape[1])
         return _plain_attention(q, k, v, mask, p, causal=causal)
     finally:
         tape.autocast = autocast
@@ -171,14 +175,10 @@ def attention(q: Value, k: Value, v: Value, mask: Value | None = None, p: float 
 def _plain_attention(q: Value, k: Value, v: Value, mask: Value | None, p: float, *, causal: bool) -> Value:
     """_scaled_dot_product_attention_math (aten/src/ATen/native/transformers/attention.cpp)."""
     dtype = q.dtype
-    if k.shape[1] != q.shape[1]:
-        k, v = _repeated(k, q.shape[1]), _repeated(v, q.shape[1])
     q32, k32, v32 = to(q, "fp32"), to(k, "fp32"), to(v, "fp32")
     scaled = scale(q32)
     if causal:
         mask = _triangle(q.tape, q.shape[-2], k.shape[-2])
-    elif mask is not None and mask.dtype == "bool":
-        mask = q.tape.new(mask.shape, "fp32")
     scores = matmul(scaled, scale(swap(k32)))
     if mask is not None:
         scores = add(scores, mask)

@@ -65,10 +65,10 @@ def _largest_backward(node: Node, g: Value) -> Gradients:
 
 
 def softmax(x: Value, dtype: str = "") -> Value:
-    """softmax over the last axis, in `dtype` where one is named (a cast first); saves its output."""
-    x = to(x, dtype) if dtype else upper(x)
-    node = record(x.tape, _softmax_backward, (x,))
-    out = x.tape.new(x.shape, x.dtype)
+    """softmax over the last axis, in `dtype` where one is named (a cast first, x is held meanwhile); saves its output."""
+    read = to(x, dtype) if dtype else upper(x)
+    node = record(x.tape, _softmax_backward, (read,))
+    out = x.tape.new(x.shape, read.dtype)
     out.node = node
     save(x.tape, node, out)
     return out

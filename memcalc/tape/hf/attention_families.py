@@ -8,11 +8,9 @@ from memcalc.blocks.attention import Attention
 from memcalc.tape import functions as f
 from memcalc.tape.hf.attention import attend, heads, project
 from memcalc.tape.hf.rotary import rotate_pairs, rotated
-from memcalc.tape.hf.adapters import adapted
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:
-    from memcalc.blocks.basic import Linear
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
 
@@ -92,8 +90,9 @@ def mpt(t: Tape, block: Attention, x: Value, around: Around) -> Value:
         qkv = f.clamp(qkv)
     q, k, v = (f.transpose(f.reshape(p, b, s, block.heads, block.head_dim), 1, 2) for p in f.chunk(qkv, 3))
     weights = f.scale(f.matmul(q, f.swap(k)))
-    weights = f.add(weights, t.given((block.heads, 1, s), "fp32"))
-    weights = f.masked_fill(weights, t.given((b, 1, s, s), "bool"))
+    if around.bias:
+        weights = f.add(weights, f.narrow(around.bias, -1, s))
+    weights = f.masked_fill(weights, around.masks[0])  # type: ignore[arg-type] - alibi.surround has made it
     weights = f.to(f.softmax(f.to(weights, "fp32")), v.dtype)
     weights = around.weights = f.dropout(weights, block.dropout)
     out = f.contiguous(f.transpose(f.matmul(weights, v), 1, 2))
@@ -104,42 +103,41 @@ def mpt(t: Tape, block: Attention, x: Value, around: Around) -> Value:
 def falcon(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """FalconAttention.forward: the mask is always built; eager scores are not widened (modeling_falcon.py)."""
     b, s = x.shape[:2]
-    q, k, v = split_falcon(t, block, falcon_linear(t, block.qkv, x))  # type: ignore[arg-type]
+    q, k, v = split_falcon(t, block, run(t, block.qkv, x, around))  # type: ignore[arg-type]
     if around.rotary and not block.alibi:
         q, k = rotated(q, k, around.rotary)
-    mask = around.mask(0)
-    if t.setting.attention != "eager":
-        out = f.attention(q, k, v, mask, block.dropout if block.alibi else 0.0)
-    else:
-        out = falcon_scores(t, block, q, k, v, mask, around)
-    out = f.reshape(f.transpose(out, 1, 2), b, s, -1)
-    return falcon_linear(t, block.out, out)  # type: ignore[arg-type]
+    if t.setting.attention == "eager":
+        return (falcon_biased if block.alibi else falcon_scores)(t, block, q, k, v, around)
+    out = f.attention(q, k, v, around.mask(0), block.dropout if block.alibi else 0.0, gqa=False)
+    return falcon_merged(t, block, out, around)
 
 
-def falcon_linear(t: Tape, block: Linear, x: Value) -> Value:
-    """FalconLinear.forward: the product, and the bias in an operation of its own."""
-    path = t.path
-    t.path = t.owner = f"{path}.{block.name}"
-    out = f.linear(x, t.weight("weight", (block.outputs, block.inputs)))
-    if block.bias:
-        out = f.add(out, t.weight("bias", (block.outputs,)))
-    out = adapted(t, x, out)
-    t.path = t.owner = path
-    return out
-
-
-def falcon_scores(  # noqa: PLR0917
-    t: Tape, block: Attention, q: Value, k: Value, v: Value, mask: Value | None, around: Around
-) -> Value:
-    """The eager half of FalconAttention.forward: scores divided in place, softmax in their own dtype."""
+def falcon_scores(t: Tape, block: Attention, q: Value, k: Value, v: Value, around: Around) -> Value:
+    """The eager half of FalconAttention.forward: softmax in the dtype of the queries."""
     scores = f.matmul(q, f.swap(k))
-    if block.alibi:
-        scores = f.to(scores, "fp32")
-        scores = f.add(scores, t.given((q.shape[0], block.heads, 1, q.shape[2]), q.dtype))
+    mask = around.mask(0)
     if mask is not None:
         scores = f.add(scores, mask)
-    weights = around.weights = f.dropout(f.softmax(scores, q.dtype), block.dropout if block.alibi else 0.0)
-    return f.matmul(weights, v)
+    weights = around.weights = f.softmax(scores, q.dtype)
+    out = f.matmul(weights, v)
+    return falcon_merged(t, block, out, around)
+
+
+def falcon_biased(t: Tape, block: Attention, q: Value, k: Value, v: Value, around: Around) -> Value:
+    """The same with ALiBi: every step has a name of its own, which lasts to the end."""
+    scores = f.matmul(q, f.swap(k))
+    wide = f.to(scores, "fp32")
+    logits = f.add(wide, around.bias)  # type: ignore[arg-type] - alibi.surround has made it
+    weights = f.softmax(f.add(logits, around.masks[0]), q.dtype)  # type: ignore[arg-type]
+    weights = around.weights = f.dropout(weights, block.dropout)
+    out = f.matmul(weights, v)
+    return falcon_merged(t, block, out, around)
+
+
+def falcon_merged(t: Tape, block: Attention, out: Value, around: Around) -> Value:
+    """[batch, heads, seq, dim] back to the hidden size."""
+    out = f.reshape(f.transpose(out, 1, 2), out.shape[0], out.shape[2], -1)
+    return run(t, block.out, out, around)  # type: ignore[arg-type]
 
 
 def split_falcon(t: Tape, block: Attention, qkv: Value) -> tuple[Value, Value, Value]:
@@ -152,8 +150,7 @@ def split_falcon(t: Tape, block: Attention, qkv: Value) -> tuple[Value, Value, V
     else:
         groups = f.view(qkv, b, s, kv, h // kv + 2, d)
         q = f.reshape(f.narrow(groups, 3, h // kv), b, s, h, d)
-        where = t.given((1,), "int64")
-        k, v = (f.index(groups, where, (b, s, kv, 1, d)) for _ in range(2))
+        k, v = (f.index(groups, t.new((1,), "int64"), (b, s, kv, 1, d)) for _ in range(2))
         if kv > 1:
             k, v = (f.reshape(f.expand(p, b, s, kv, h // kv, d), b, s, h, d) for p in (k, v))
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm, Raw, Scale, Softcap, TransposedLinear
+from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm, ProductLinear, Raw, Scale, Softcap, TransposedLinear
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Gradients, Leaf, Node, record
 from memcalc.tape.hf.adapters import adapted
@@ -30,6 +30,16 @@ def transposed_linear(t: Tape, block: TransposedLinear, x: Value, _: Around) -> 
     weight, bias = t.weight("weight", (block.inputs, block.outputs)), t.weight("bias", (block.outputs,))
     out = f.addmm(f.view(x, -1, block.inputs), weight, bias)
     return adapted(t, x, f.view(out, *shape))
+
+
+@rule(ProductLinear)
+def product_linear(t: Tape, block: ProductLinear, x: Value, _: Around) -> Value:
+    """FalconLinear.forward; the transposed weight is no leaf, so autocast keeps no copy of it (modeling_falcon.py)."""
+    weight = f.swap(f.swap(t.weight("weight", (block.outputs, block.inputs))))
+    out = f.linear(x, weight)
+    if block.bias:
+        out = f.add(out, t.weight("bias", (block.outputs,)))
+    return adapted(t, x, out)
 
 
 @rule(Embedding)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.mla import Mla
 from memcalc.tape import functions as f
+from memcalc.tape.hf import alibi
 from memcalc.tape.hf.attention import eager_only
-from memcalc.tape.hf.masks import bidirectional_mask, causal_mask
+from memcalc.tape.hf.masks import bidirectional_mask, causal_mask, padded_mask
 from memcalc.tape.hf.rotary import rotary_tables
 
 if TYPE_CHECKING:
@@ -32,12 +33,11 @@ def prepare(t: Tape, layers: Block, x: Value, around: Around) -> None:
     for window, causal, eager in dict.fromkeys((getattr(m, "window", 0), m.causal, eager_only(m)) for m in mixers):
         build = causal_mask if causal else bidirectional_mask
         around.masks[window] = build(t, batch, seq, x.dtype, window, eager=eager)
-    falcon = next((mixer for mixer in mixers if mixer.formula == "falcon"), None)
-    if isinstance(falcon, Attention) and t.setting.attention == "sdpa":  # allow_is_causal_skip=False
-        around.masks[0] = t.new((batch, falcon.heads, seq, seq), x.dtype) if falcon.alibi else t.new((1, 1, seq, seq), "bool")  # noqa: E501
-    alibi = next((mixer for mixer in mixers if getattr(mixer, "alibi", False)), None)
-    if isinstance(alibi, Attention):
-        around.bias = t.new((batch * alibi.heads, 1, seq), x.dtype)
+    first = mixers[0] if mixers else None
+    if isinstance(first, Attention) and first.padded and t.setting.attention == "sdpa":
+        around.masks[first.window] = padded_mask(t, batch, seq)
+    if isinstance(first, Attention) and (first.alibi or first.formula in ("falcon", "mpt")):
+        alibi.surround(t, first, x, around)
     for kind, dim, wide in tables:
         around.ropes[kind] = around.rotary = rotary_tables(t, 1, seq, dim, "fp32" if wide else x.dtype)
 
