@@ -68,7 +68,7 @@ def resolve(run: Run, beside: Path | None = None) -> Plan:
     notes = Notes()
     model = load_model(run.model, beside)
     chosen = recipe(run.precision)
-    optimizer = find_optimizer(run.optimizer)
+    optimizer = _for_model(find_optimizer(run.optimizer), model)
     card = gpu(run.gpu) if run.gpu is not None else None
     _refuse_unmodelled(run)
     place = placement(run.sharding, run.gpus, run.offload)
@@ -82,6 +82,14 @@ def resolve(run: Run, beside: Path | None = None) -> Plan:
         run, model, chosen, optimizer, tensors, place, card,
         _margin(run, card), _sequence(run, model, notes), notes, adapted,
     )  # fmt: skip
+
+
+def _for_model(optimizer: Optimizer, model: Model) -> Optimizer:
+    """The optimizer with the options that follow from the model's dimensions (Adam-mini's heads)."""
+    known = model.dimensions
+    if known is None:
+        return optimizer
+    return optimizer.for_model({key: known[key] for key in optimizer.from_model.values() if key in known})
 
 
 def _trained_tensors(run: Run, model: Model, chosen: Recipe, notes: Notes) -> tuple[tuple[Tensor, ...], Adapted | None]:
