@@ -8,6 +8,7 @@ from memcalc.architectures import architecture
 from memcalc.architectures.decoder import attention, causal_lm, dropout, layer_norm, plain_mlp
 from memcalc.blocks.base import Block, Unused, repeat, residual, sequence
 from memcalc.blocks.basic import Embedding
+from memcalc.blocks.seq2seq import Sinusoids
 
 if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
@@ -20,7 +21,8 @@ OFFSET = 2  # rows of the position table before position 0
 def xglm(c: Dimensions) -> Model:
     """Multilingual GPT whose positions are computed (Lin et al. 2021)."""
     layers = repeat("layers", c.num_hidden_layers, _layer(c, c.ffn_dim, "attention_dropout", "dropout", formula="xglm"))
-    body = (_tokens(c), dropout(c, "dropout"), layers, layer_norm("layer_norm", c.hidden_size))
+    positions = residual(Sinusoids("embed_positions", c.max_position_embeddings + OFFSET, c.hidden_size))
+    body = (_tokens(c), positions, dropout(c, "dropout"), layers, layer_norm("layer_norm", c.hidden_size))
     return causal_lm(c, *body, tie="embed_tokens")
 
 

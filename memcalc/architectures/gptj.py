@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 def gptj(c: Dimensions) -> Model:
     """x + attention(norm(x)) + mlp(norm(x)); only the MLP and the head have biases (Wang & Komatsuzaki 2021)."""
     rotary = c.get("rotary_dim") or c.hidden_size // c.num_attention_heads
-    mixer = attention(c, "attn", out="out_proj", rotary_dim=rotary, dropout=float(c.attn_pdrop), formula="gptj")
+    mixer = attention(
+        c, "attn", out="out_proj", rotary_dim=rotary, dropout=float(c.attn_pdrop), rotation="own",
+        formula="gptj",
+    )
     return frame(c, mixer)
 
 
@@ -27,8 +30,9 @@ def gptj(c: Dimensions) -> Model:
 def codegen(c: Dimensions) -> Model:
     """GPT-J with one projection for q, k and v (Nijkamp et al. 2022)."""
     mixer = fused_attention(
-        c, "attn", "qkv_proj", "out_proj", rotary_dim=c.rotary_dim, dropout=float(c.attn_pdrop), formula="codegen"
-    )
+        c, "attn", "qkv_proj", "out_proj", rotary_dim=c.rotary_dim, rotation="own", dropout=float(c.attn_pdrop),
+        formula="codegen",
+    )  # fmt: skip
     return frame(c, mixer)
 
 

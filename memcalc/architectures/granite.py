@@ -9,6 +9,7 @@ from memcalc.architectures.decoder import (
     attention,
     causal_lm,
     gated_mlp,
+    head_dim,
     interleaved,
     layer_kinds,
     rms,
@@ -33,12 +34,17 @@ def granite(c: Dimensions) -> Model:
 def granite_swa(c: Dimensions) -> Model:
     """Granite with an attention sink for every head, three local layers to a global one."""
 
-    def layer(kind: str) -> Block:
-        seen = window(c) if kind == "sliding_attention" else 0
-        return _layer(c, attention(c, bias=c.attention_bias, window=seen, sinks=True))
+    def layer(kind: tuple[str, float]) -> Block:
+        seen, theta = window(c) if kind[0] == "sliding_attention" else 0, kind[1]
+        mixer = attention(
+            c, bias=c.attention_bias, window=seen, sinks=True, rotary_dim=head_dim(c) if theta else 0,
+            rotary_kind=str(theta), formula="granite_swa",
+        )  # fmt: skip
+        return _layer(c, mixer)
 
     kinds = layer_kinds(c, lambda i: "sliding_attention" if i % 4 else "full_attention")
-    return _frame(c, interleaved("layers", kinds, layer))
+    thetas = c.get("layer_rope_theta") or [1.0] * len(kinds)  # 0: no rotation; the default is one base for all
+    return _frame(c, interleaved("layers", list(zip(kinds, thetas, strict=True)), layer))
 
 
 @architecture("hyperclovax")

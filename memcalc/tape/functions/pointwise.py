@@ -223,6 +223,22 @@ def _clamp_backward(node: Node, g: Value) -> Gradients:
     return (out,)
 
 
+def maximum(a: Value, b: Value) -> Value:
+    """torch.max(a, b): saves both; the gradient is divided where they are equal, and masked."""
+    return _binary(a, b, record(a.tape, _maximum_backward, (a, b), (a, b)))
+
+
+def _maximum_backward(node: Node, g: Value) -> Gradients:
+    a, _ = node.load()
+    mask = result(a, None, dtype="bool")
+    half = result(g, None)
+    other = result(a, None, dtype="bool")
+    del mask
+    out = result(half, None)
+    del other
+    return out, None
+
+
 def compare(x: Value) -> Value:
     """x > number: booleans."""
     return result(x, None, dtype="bool")

@@ -46,6 +46,23 @@ def _sum_backward(node: Node, g: Value) -> Gradients:
     return (Value(g.tape, g.storage, shape, g.dtype, normal(shape, strides)),)
 
 
+def logsumexp(x: Value) -> Value:
+    """torch.logsumexp over the last axis: saves both; backward is grad * exp(x - result)."""
+    node = record(x.tape, _logsumexp_backward, (x,), (x,))
+    out = x.tape.new(x.shape[:-1], x.dtype)
+    out.node = node
+    save(x.tape, node, out)
+    return out
+
+
+def _logsumexp_backward(node: Node, g: Value) -> Gradients:
+    x, _ = node.load()
+    below = result(x, None)
+    raised = result(below, None)
+    del below
+    return (result(raised, None),)
+
+
 def largest(x: Value) -> Value:
     """x.max(-1, keepdim=True).values: saves the indices; the gradient is put into zeros as large as x."""
     shape = (*x.shape[:-1], 1)

@@ -23,7 +23,7 @@ def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     q, k, v = separate(t, block, x, around) if block.q else fused(t, block, x, around)
     tables = around.tables(block.rotary_kind)
     if block.rotary_dim and tables:
-        q, k = rotate(block.rotation, q, k, tables, block.rotary_dim)
+        q, k = rotate(block, q, k, tables)
     out = attend(t, block, q, k, v, around)
     return project(t, block, out, around)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
 from memcalc.tape import functions as f
-from memcalc.tape.hf.attention import attend, heads, project
+from memcalc.tape.hf.attention import attend, heads, project, repeat_kv, separate
 from memcalc.tape.hf.rotary import rotate_pairs, rotated
 from memcalc.tape.rules import Around, rule, run
 
@@ -15,39 +15,60 @@ if TYPE_CHECKING:
     from memcalc.tape.values import Value
 
 
-@rule(Attention, "gptj", "codegen")
+@rule(Attention, "gptj")
 def gptj(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """GPTJAttention.forward: heads rotated before they are transposed, scores in fp32 (modeling_gptj.py)."""
     b, s = x.shape[:2]
     q, k, v = (run(t, part, x, around) for part in (block.q, block.k, block.v))  # type: ignore[arg-type]
     q, k = (f.view(part, b, s, block.heads, block.head_dim) for part in (q, k))
     v = heads(v, block.heads)
-    table = t.new((1, s, block.rotary_dim), x.dtype)
-    k, q = (rotated_first(t, part, block.rotary_dim) for part in (k, q))
-    del table
+    table = f.clone(t.given((t.context, block.rotary_dim), "fp32", "embed_positions"))
+    places = t.new((1, s, block.rotary_dim), "int64")
+    chosen = f.to(f.gather(table, places, places.shape), k.dtype)
+    k, q = (rotated_first(t, part, chosen) for part in (k, q))
     k, q = f.transpose(k, 1, 2), f.transpose(q, 1, 2)
     return project(t, block, wide_scores(t, block, q, k, v, around), around)
 
 
-def rotated_first(t: Tape, x: Value, dim: int) -> Value:
+@rule(Attention, "codegen")
+def codegen(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """CodeGenAttention.forward: queries, values and keys in four parts, copied together (modeling_codegen.py)."""
+    b, s = x.shape[:2]
+    h, d, parts = block.heads, block.head_dim, 4  # mp_num
+    qkv = f.reshape(run(t, block.qkv, x, around), b, s, parts, -1)  # type: ignore[arg-type]
+    split = f.split(qkv, (h * d // parts,) * 3)
+    q, v, k = (f.reshape(f.reshape(part, b, s, parts, h // parts, d), b, s, h, d) for part in split)
+    v = f.transpose(v, 1, 2)
+    table = t.given((t.context, block.rotary_dim), "fp32", "embed_positions")
+    chosen = f.index(table, t.new((1, s), "int64"), (1, s, block.rotary_dim))
+    k, q = (rotated_first(t, part, chosen) for part in (k, q))
+    k, q = f.transpose(k, 1, 2), f.transpose(q, 1, 2)
+    return project(t, block, wide_scores(t, block, q, k, v, around), around)
+
+
+def rotated_first(t: Tape, x: Value, tables: Value) -> Value:
     """The first channels of [batch, seq, heads, dim] times tables that are repeated for it, the rest behind them."""
+    dim = tables.shape[-1]
     rot, rest = f.narrow(x, -1, dim), f.narrow(x, -1, x.shape[-1] - dim)
-    sin, cos = (t.new((1, x.shape[1], 1, dim), x.dtype) for _ in range(2))
+    sin, cos = (t.new((1, x.shape[1], 1, dim), tables.dtype) for _ in range(2))
     rot = f.add(f.mul(rot, cos), f.mul(rotate_pairs(rot), sin))
     return f.cat((rot, rest)) if rest.shape[-1] else rot
 
 
 def wide_scores(t: Tape, block: Attention, q: Value, k: Value, v: Value, around: Around) -> Value:
-    """GPTJAttention._attn: queries and keys in fp32, weights cast to the values' dtype."""
+    """GPTJAttention._attn, GPTNeoSelfAttention._attn: queries and keys in fp32, weights cast to the values' dtype."""
     q, k = f.to(q, "fp32"), f.to(k, "fp32")
     weights = f.matmul(q, f.swap(k))
-    if block.formula == "gpt_neo":
+    mask = around.mask(block.window)
+    if block.formula == "gpt_neo":  # a buffer says which keys a layer sees, whatever its window
         weights = f.masked_fill(weights, t.given((t.context, t.context), "bool", "bias"))
-    else:
+        mask = around.mask(0)
+    elif block.formula == "gptj":
         weights = f.scale(weights)
-    mask = around.mask(block.window) if block.formula != "gpt_neo" else around.mask(0)
     if mask is not None:
         weights = f.add(weights, mask)
+    if block.formula == "codegen":
+        weights = f.scale(weights)
     weights = f.softmax(weights)
     weights = f.to(weights, v.dtype)
     weights = around.weights = f.dropout(weights, block.dropout)
@@ -173,3 +194,45 @@ def gpt_bigcode(t: Tape, block: Attention, x: Value, around: Around) -> Value:
         q, k, v = f.split(f.transpose(f.view(qkv, b, s, h, 3 * d), 1, 2), (d, d, d), 3)
     out = attend(t, block, q, k, v, around)
     return project(t, block, out, around)
+
+
+@rule(Attention, "xglm")
+def xglm(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """XGLMAttention.forward: batched products of all heads, scores held above the least number (modeling_xglm.py)."""
+    b, s = x.shape[:2]
+    h, d = block.heads, block.head_dim
+    q = f.scale(run(t, block.q, x, around))  # type: ignore[arg-type]
+    k, v = (heads(run(t, part, x, around), h) for part in (block.k, block.v))  # type: ignore[arg-type]
+    q, k, v = (f.reshape(part, b * h, s, d) for part in (heads(q, h), k, v))
+    weights = f.matmul(q, f.swap(k))
+    mask = around.mask(0)
+    if mask is not None:
+        weights = f.add(f.view(weights, b, h, s, s), mask)
+        weights = f.view(f.maximum(weights, t.new((), weights.dtype)), b * h, s, s)
+    weights = f.to(f.softmax(weights, "fp32"), weights.dtype) if weights.dtype == "fp16" else f.softmax(weights)
+    around.weights = weights
+    weights = f.dropout(weights, block.dropout)
+    out = f.transpose(f.view(f.matmul(weights, v), b, h, s, d), 1, 2)
+    return run(t, block.out, f.reshape(out, b, s, h * d), around)  # type: ignore[arg-type]
+
+
+@rule(Attention, "granite_swa")
+def granite_swa(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """GraniteSWAAttention.forward: sinks scale the output of a head instead of joining its scores."""
+    q, k, v = separate(t, block, x, around)
+    tables = around.tables(block.rotary_kind)
+    if block.rotary_dim and tables:
+        q, k = rotated(q, k, tables)
+    groups = block.heads // block.kv_heads
+    keys, values = repeat_kv(k, groups), repeat_kv(v, groups)
+    weights = f.scale(f.matmul(q, f.swap(keys)))
+    mask = around.mask(block.window)
+    if mask is not None:
+        weights = f.add(weights, mask)
+    total = f.logsumexp(weights)
+    sinks = f.reshape(t.weight("sinks", (block.heads,)), 1, -1, 1)
+    share = f.sigmoid(f.to(f.subtract(total, sinks), "fp32"))
+    weights = f.dropout(f.to(f.softmax(weights, "fp32"), q.dtype), block.dropout)
+    out = f.matmul(weights, values)
+    out = f.mul(out, f.to(f.unsqueeze(share, -1), out.dtype))
+    return project(t, block, f.contiguous(f.transpose(out, 1, 2)), around)

@@ -23,7 +23,7 @@ def hunyuan(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     q, k, v = (heads(run(t, part, x, around), n) for part, n in _projections(block))
     tables = around.tables(block.rotary_kind)
     if tables:
-        q, k = rotate(block.rotation, q, k, tables, block.rotary_dim)
+        q, k = rotate(block, q, k, tables)
     q, k = normed(t, block.q_norm, q, around), normed(t, block.k_norm, k, around)
     out = attend(t, block, q, k, v, around)
     return project(t, block, out, around)
@@ -83,8 +83,14 @@ def diffllama(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     first, second = f.chunk(out, 2, 2)
     weight = f.shift(f.subtract(learned_factor(t, block, 1, q.dtype), learned_factor(t, block, 2, q.dtype)))
     out = f.subtract(first, f.mul(weight, second))
-    out = f.scale(f.rms_norm(out, None))
+    out = f.scale(root_mean_square(out))
     return run(t, block.out, f.reshape(out, *x.shape[:2], -1), around)
+
+
+def root_mean_square(x: Value) -> Value:
+    """nn.RMSNorm without a weight, where it isn't one kernel: in fp32, cast back (aten/src/ATen/native/layer_norm.cpp)."""
+    wide = f.to(x, "fp32")
+    return f.to(f.mul(wide, f.rsqrt(f.shift(f.mean(f.square(wide), -1)))), x.dtype)
 
 
 def learned_factor(t: Tape, block: Attention, which: int, dtype: str) -> Value:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from memcalc.tape import functions as f
 
 if TYPE_CHECKING:
-    from memcalc.blocks.attention import Rotation
+    from memcalc.blocks.attention import Attention
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
 
@@ -27,30 +27,28 @@ def rotary_tables(t: Tape, batch: int, seq: int, dim: int, dtype: str) -> Tables
         return f.to(cos, dtype), f.to(sin, dtype)
 
 
-def rotate(kind: Rotation, q: Value, k: Value, tables: Tables, dim: int) -> tuple[Value, Value]:
-    """Queries and keys [batch, heads, seq, head_dim] with their first `dim` channels rotated as `kind` says."""
-    match kind:
+def rotate(block: Attention, q: Value, k: Value, tables: Tables) -> tuple[Value, Value]:
+    """Queries and keys [batch, heads, seq, head_dim], rotated as the block says."""
+    match block.rotation:
         case "pairs":
-            return by_pairs(q, k, tables, dim)
+            return by_pairs(q, k, tables, block.rotary_dim)
         case "pairs-fp32":
             return by_pairs_in_fp32(q, k, tables)
         case "spread":
             return by_pairs_spread(q, k, tables)
         case _:
-            return rotated(q, k, tables, dim)
+            q_embed, k_embed = rotated(q, k, tables, block.rotary_dim)
+            return (f.to(q_embed, q.dtype), f.to(k_embed, k.dtype)) if block.rotary_fp32 else (q_embed, k_embed)
 
 
 def rotated(q: Value, k: Value, tables: Tables, dim: int = 0) -> tuple[Value, Value]:
-    """apply_rotary_pos_emb; where fewer than all channels are rotated the rest is put back behind them.
-
-    Tables in fp32 widen the products, which are cast back (modeling_olmo.py).
-    """
+    """apply_rotary_pos_emb; where fewer than all channels are rotated the rest is put back behind them."""
     if dim and dim < q.shape[-1]:
         return rotated_part(q, k, tables, dim)
     cos, sin = (f.unsqueeze(table, 1) for table in tables)
     q_embed = f.add(f.mul(q, cos), f.mul(rotate_half(q), sin))
     k_embed = f.add(f.mul(k, cos), f.mul(rotate_half(k), sin))
-    return f.to(q_embed, q.dtype), f.to(k_embed, k.dtype)
+    return q_embed, k_embed
 
 
 def rotated_part(q: Value, k: Value, tables: Tables | None, dim: int) -> tuple[Value, Value]:

@@ -30,7 +30,7 @@ def prepare(t: Tape, layers: Block, x: Value, around: Around) -> None:
     tables = dict.fromkeys(table for mixer in mixers if (table := rotary(mixer))[1])
     if tables and around.positions is None:
         around.positions = f.shift(t.new((seq,), "int64"))
-    for window, causal, eager in dict.fromkeys((getattr(m, "window", 0), m.causal, eager_only(m)) for m in mixers):
+    for window, causal, eager in dict.fromkeys((sees(m), m.causal, eager_only(m)) for m in mixers):
         build = causal_mask if causal else bidirectional_mask
         around.masks[window] = build(t, batch, seq, x.dtype, window, eager=eager)
     first = mixers[0] if mixers else None
@@ -42,11 +42,16 @@ def prepare(t: Tape, layers: Block, x: Value, around: Around) -> None:
         around.ropes[kind] = around.rotary = rotary_tables(t, 1, seq, dim, "fp32" if wide else x.dtype)
 
 
+def sees(mixer: Attention | Mla) -> int:
+    """The window its mask is made for; GPT-Neo's local layers keep a mask of their own beside that for all."""
+    return 0 if isinstance(mixer, Mla) or mixer.formula == "gpt_neo" else mixer.window
+
+
 def rotary(mixer: Attention | Mla) -> tuple[str, int, bool]:
     """The tables a layer rotates by: their kind, channels (0: none), and whether they stay in fp32."""
     if isinstance(mixer, Mla):
         return "", mixer.rope, False
-    return mixer.rotary_kind, mixer.rotary_dim, mixer.rotary_fp32
+    return mixer.rotary_kind, 0 if mixer.rotation == "own" else mixer.rotary_dim, mixer.rotary_fp32
 
 
 def attentions(block: Block) -> Iterator[Attention | Mla]:
