@@ -51,6 +51,19 @@ class CachingAllocator:
             self._split(block, size, rest)
         return block
 
+    def keep(self, size: int, count: int) -> None:
+        """`count` blocks of `size` bytes that are never given back; in one go from where no free block fits any more."""
+        while count:
+            pool = self._small if size <= SMALL else self._large
+            if size >= OWN_SEGMENT and (not pool or pool[-1][0] < size):
+                segment = -(-size // ROUND_SEGMENT) * ROUND_SEGMENT
+                self.reserved += count * segment
+                for _ in range(count if segment - size > SMALL else 0):
+                    self._put(Block(segment - size, small=False))
+                return
+            self.malloc(size)
+            count -= 1
+
     def _split(self, block: Block, size: int, rest: int) -> None:
         tail = Block(rest, block.small)
         tail.before, tail.behind = block, block.behind

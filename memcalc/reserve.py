@@ -13,7 +13,7 @@ from memcalc.allocator import MIB, Block, CachingAllocator
 from memcalc.tape.values import rounded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from memcalc.tape.recorder import Layers
     from memcalc.tape.step import Recording
@@ -23,26 +23,27 @@ NEGLIGIBLE = 2**14  # blocks smaller than this part of all that persists are lef
 
 
 class Held(NamedTuple):
-    """What is held for one trained tensor: bytes of its states, and of temporaries of the optimizer step."""
+    """What is held for each of `count` like trained tensors: bytes of states, and of temporaries of the optimizer step."""
 
+    count: int
     states: tuple[int, ...]
     together: tuple[int, ...]
     each: tuple[int, ...]
 
 
-def reserved(recording: Recording, weights: Iterable[int], trained: list[Held], parts: int) -> int:
-    """Bytes reserved after two steps; `weights` are the sizes of what is there from the start, `parts` their sum."""
-    floor = min(MIB, parts // NEGLIGIBLE)
+def reserved(recording: Recording, weights: list[tuple[int, int]], trained: list[Held], total: int) -> int:
+    """Bytes reserved after two steps; `weights` are (size, count) of what is there from the start, `total` all that persists."""
+    floor = min(MIB, total // NEGLIGIBLE)
     allocator = CachingAllocator()
-    for size in weights:
+    for size, count in weights:
         if size > floor:
-            allocator.malloc(rounded(size))
+            allocator.keep(rounded(size), count)
     step = Moves(recording, floor)
     births, moves = step.listed()
     outputs = step.number.get((recording.outputs, -1))
     kept: Block | None = None
     for first in (True, False):
-        blocks = _run(allocator, births, moves, kept)
+        blocks = _run(allocator, births, _without_previous(moves) if outputs and first else moves[bool(outputs) :], kept)
         _optimizer_step(allocator, trained, floor, first=first)
         for number, block in enumerate(blocks):
             if number == outputs:
@@ -52,12 +53,16 @@ def reserved(recording: Recording, weights: Iterable[int], trained: list[Held], 
     return allocator.reserved
 
 
+def _without_previous(moves: list[int]) -> list[int]:
+    """A first step: there are no outputs of a step before."""
+    return [move for move in moves if move not in {0, ~0}]
+
+
 def _run(allocator: CachingAllocator, births: list[int], moves: list[int], kept: Block | None) -> list[Block | None]:
     """Forward and backward: the blocks that are left, the gradients; `kept` are the outputs of the step before."""
     blocks: list[Block | None] = [None] * len(births)
     malloc, free = allocator.malloc, allocator.free
-    if kept:
-        blocks[0], moves = kept, moves[1:]
+    blocks[:1] = [kept] * bool(births)
     for move in moves:
         if move >= 0:
             blocks[move] = malloc(births[move])
@@ -73,17 +78,19 @@ def _optimizer_step(allocator: CachingAllocator, trained: list[Held], floor: int
         for held in trained:
             for size in held.states:
                 if size > floor:
-                    allocator.malloc(size)
+                    allocator.keep(size, held.count)
+    malloc, free = allocator.malloc, allocator.free
     together: list[Block] = []
     before: list[Block] = []
     for held in trained:
-        together += [allocator.malloc(size) for size in held.together if size > floor]
-        own = [allocator.malloc(size) for size in held.each if size > floor]
-        for block in before:
-            allocator.free(block)
-        before = own
+        together += [malloc(size) for size in held.together if size > floor for _ in range(held.count)]
+        for _ in range(min(held.count, 2) if held.each else 0):
+            own = [malloc(size) for size in held.each if size > floor]
+            for block in before:
+                free(block)
+            before = own
     for block in before + together:
-        allocator.free(block)
+        free(block)
 
 
 class Moves:
@@ -95,8 +102,8 @@ class Moves:
         self.moves: list[int] = []
         self.number: dict[tuple[int, int], int] = {}  # (storage, layer) -> block, while it lives
         self.home: dict[int, tuple[int, int, int, int]] = {}  # storage -> stack, sample, direction, place from the end
-        self.local: set[int] = set()  # storages that die in the slice they were born in
         self.made: dict[tuple[int, int, int], list[int]] = {}  # the storages of a stack's sample and direction
+        self.lasting: dict[tuple[int, int], list[int]] = {}  # a slice's events but those of storages local to it
         for place, stack in enumerate(recording.stacks):
             for sample, direction, start, stop in _stretches(stack):
                 self._settle(place, sample, direction, start, stop)
@@ -124,7 +131,13 @@ class Moves:
         self.made[place, sample, direction] = born
         for rank, storage in enumerate(born):
             self.home[storage] = (place, sample, direction, rank - len(born))
-        self.local.update(set(born) & {~event for event in events if event < 0})
+        local = set(born) & {~event for event in events if event < 0}
+        sizes, floor = self.recording.sizes, self.floor
+        self.lasting[start, stop] = [
+            event
+            for event in events
+            if (storage := event if event >= 0 else ~event) not in local and sizes[storage] > floor
+        ]
 
     def _pass(self, start: int, stop: int) -> None:
         """A stretch outside the stacks."""
@@ -140,16 +153,12 @@ class Moves:
                 self._bury(~event, -1)
 
     def _layer(self, place: int, layer: int, start: int, stop: int) -> None:
-        stack = self.recording.stacks[place]
-        inner = EDGE <= layer < len(stack.order) - EDGE
-        for event in self.recording.events[start:stop]:
-            storage = event if event >= 0 else ~event
-            if inner and storage in self.local:
-                continue
+        inner = EDGE <= layer < len(self.recording.stacks[place].order) - EDGE
+        for event in self.lasting[start, stop] if inner else self.recording.events[start:stop]:
             if event >= 0:
-                self._bear(storage, layer)
+                self._bear(event, layer)
             else:
-                self._bury(*self._owner(place, layer, storage))
+                self._bury(*self._owner(place, layer, ~event))
 
     def _owner(self, place: int, layer: int, storage: int) -> tuple[int, int]:
         """The storage that really dies here, and its layer: this layer's, or its like in the neighbour's."""

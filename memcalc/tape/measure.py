@@ -13,7 +13,7 @@ from memcalc.tape.weights import Weights
 from memcalc.timeline import Timeline, timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from memcalc.model import Model
     from memcalc.optimizers import Optimizer
@@ -47,8 +47,8 @@ def measure(
     if share:
         return shared(recording, base, step_temporaries(found, optimizer, setting), share)
     parts = sum(base.values())
-    trained = [held(tensor, optimizer, setting) for tensor in in_order(_trained(found))]
-    sizes = [nbytes(tensor.elements, stored(tensor)) for tensor in in_order(found)]
+    trained = [held(tensor, optimizer, setting) for tensor in _trained(found)]
+    sizes = [(nbytes(tensor.elements, stored(tensor)), tensor.count) for tensor in found]
     taken = reserved(recording, [*sizes, *_masters(found, setting)], trained, parts)
     return timeline(recording, base, step_temporaries(found, optimizer, setting), taken)
 
@@ -61,33 +61,22 @@ def shared(recording: Recording, base: dict[str, int], temporaries: int, share: 
     return timeline(recording, held, share("optimizer_states", temporaries))
 
 
-def in_order(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Each tensor of every group, as often as it is there, layer by layer where groups are numbered alike."""
-    layers: list[Tensor] = []
-    for tensor in (*tensors, None):
-        if tensor is None or not layers or tensor.count != layers[0].count:
-            yield from (other for _ in range(layers[0].count if layers else 0) for other in layers)
-            layers = []
-        if tensor is not None:
-            layers.append(tensor)
-
-
 def held(tensor: Tensor, optimizer: Optimizer, setting: Setting) -> Held:
-    """What an optimizer holds for one tensor, in bytes as the allocator counts them."""
+    """What an optimizer holds for each tensor of a group, in bytes as the allocator counts them."""
     dtype = state_dtype(tensor, setting)
     states = optimizer.states(tensor.shape, dtype, tensor.role, tensor.name)
     temporaries = optimizer.temporaries(tensor.shape, dtype, tensor.role, tensor.name)
-    return Held(*(_gpu(group) for group in (states, temporaries.together, temporaries.each)))
+    return Held(tensor.count, *(_gpu(group) for group in (states, temporaries.together, temporaries.each)))
 
 
 def _gpu(tensors: Iterable[StateTensor]) -> tuple[int, ...]:
     return tuple(rounded(tensor.bytes) for tensor in tensors if tensor.device == "gpu")
 
 
-def _masters(tensors: Iterable[Tensor], setting: Setting) -> list[int]:
+def _masters(tensors: Iterable[Tensor], setting: Setting) -> list[tuple[int, int]]:
     if not setting.master:
         return []
-    return [nbytes(tensor.elements, setting.master) for tensor in in_order(_trained(tensors))]
+    return [(nbytes(tensor.elements, setting.master), tensor.count) for tensor in _trained(tensors)]
 
 
 def state_dtype(tensor: Tensor, setting: Setting) -> str:
