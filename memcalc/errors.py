@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 
 class MemcalcError(Exception):
@@ -65,6 +65,10 @@ class RunInvalid(MemcalcError, ValueError):  # noqa: N818
         self.faults, self.source = tuple(faults), source
         count = "one fault" if len(faults) == 1 else f"{len(faults)} faults"
         super().__init__("\n".join([f"{source} has {count}:", *(f"  {fault}" for fault in faults)]))
+
+    def placed(self, place: Callable[[str], str], source: str) -> RunInvalid:
+        """The same faults, each at the place that `place` finds for its key in the file `source`."""
+        return RunInvalid([Fault(place(fault.where), fault.what) for fault in self.faults], source)
 
 
 def fault(where: str, what: str) -> RunInvalid:

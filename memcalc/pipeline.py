@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memcalc.question import Question
 from memcalc.report import (
     COMPONENTS,
     PERSISTENT,
@@ -35,7 +36,7 @@ def estimate(source: Run | Mapping[str, Any] | str | Path) -> Report:
 
     Raises RunInvalid (all faults, each with its place), UnknownName (a preset that does not exist) or UnreadableInput.
     """
-    return estimate_run(*load(source))
+    return load(source).answer(estimate_run)
 
 
 def estimate_run(run: Run, beside: Path | None = None) -> Report:
@@ -56,18 +57,19 @@ def estimate_run(run: Run, beside: Path | None = None) -> Report:
     )
 
 
-def load(source: Run | Mapping[str, Any] | str | Path) -> tuple[Run, Path | None]:
-    """The Run and the folder its relative paths start from."""
+def load(source: Run | Mapping[str, Any] | str | Path) -> Question:
+    """The run, and where it was written."""
     if isinstance(source, Run):
-        return source, None
+        return Question(source)
     from memcalc.validation import parse_run  # noqa: PLC0415 - a Run needs no validation
 
     if isinstance(source, Mapping):
-        return parse_run(source), None
+        return Question(parse_run(source))
     from memcalc.reading import read_document  # noqa: PLC0415 - only files need it
 
     document = read_document(source)
-    return parse_run(document.data, document.source, document.place), Path(source).parent
+    run = parse_run(document.data, document.source, document.place)
+    return Question(run, Path(source).parent, document.source, document.place)
 
 
 def memory_of(plan: Plan, book: Ledger) -> Memory:

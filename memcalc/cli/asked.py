@@ -9,6 +9,7 @@ from memcalc.errors import UnknownName, UsageError
 from memcalc.models import is_model_name
 from memcalc.presets import index
 from memcalc.reading import STDIN, parse_document, read_document
+from memcalc.question import Question
 from memcalc.run import keys
 from memcalc.spelling import SHORTHAND
 from memcalc.validation import parse_run
@@ -17,13 +18,11 @@ from memcalc.yaml_tree import NotYaml
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from memcalc.run import Run
-
 _OF_A_CONFIG = ("model_type", "_class_name", "architectures")
 
 
-def asked_run(source: str | None, flags: Mapping[str, str | None], changes: Iterable[str]) -> tuple[Run, Path | None]:
-    """The Run of a command line, and the folder that relative paths in its file start from."""
+def asked(source: str | None, flags: Mapping[str, str | None], changes: Iterable[str]) -> Question:
+    """The run of a command line, with the places of what its file holds."""
     given, name, place, beside = _from_source(source)
     for key, text in flags.items():
         if text is not None:
@@ -37,9 +36,9 @@ def asked_run(source: str | None, flags: Mapping[str, str | None], changes: Iter
         raise UsageError(
             "which model? Name one (memcalc estimate llama-2-7b), or a run file; list models with: memcalc models"
         )
-    written = set(flags) if not place else {key for key, text in flags.items() if text is not None}
+    written = {key for key, text in flags.items() if text is not None}
     where = (lambda path: path if path.split(".")[0] in written else place(path)) if place else None
-    return parse_run(given, name, where), beside
+    return Question(parse_run(given, name, where), beside, name, where)
 
 
 def _from_source(source: str | None) -> tuple[dict[str, Any], str, Any, Path | None]:
@@ -59,8 +58,11 @@ def _from_source(source: str | None) -> tuple[dict[str, Any], str, Any, Path | N
 
 
 def _is_path(source: str) -> bool:
-    """Whether a word means a file: there is one, or it looks like one."""
-    return Path(source).exists() or "/" in source or Path(source).suffix in (".yaml", ".yml", ".json", ".toml")
+    """Whether a word means a file: there is one, or it looks like one; `owner/name` alone looks like a hub's model."""
+    path = Path(source)
+    if path.exists() or path.suffix in (".yaml", ".yml", ".json", ".toml"):
+        return True
+    return "/" in source and (source.count("/") != 1 or source.startswith((".", "/", "~")))
 
 
 def value(text: str) -> Any:  # noqa: ANN401 - whatever YAML holds

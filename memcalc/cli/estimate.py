@@ -64,7 +64,7 @@ def main(
 
     Examples: memcalc estimate --model llama-7b --opt adamw8bit; memcalc estimate run.yaml --gpu h100 --set lora.rank=64
     """
-    from memcalc.cli.asked import asked_run  # noqa: PLC0415 - not for --help
+    from memcalc.cli.asked import asked  # noqa: PLC0415 - not for --help
     from memcalc.pipeline import estimate_run  # noqa: PLC0415
     from memcalc.render import render  # noqa: PLC0415
 
@@ -75,8 +75,7 @@ def main(
         "loss": loss, "keep_outputs": "true" if keep_outputs else None, "implementation": implementation, "lora": lora,
         "quantize": quantize, "gpu": gpu, "gpus": gpus, "sharding": sharding, "offload": offload, "margin": margin,
     }  # fmt: skip
-    run, beside = asked_run(source, flags, change or [])
-    report = estimate_run(run, beside)
+    report = asked(source, flags, change or []).answer(estimate_run)
     write(render(report, chosen, sheet), output)
     if fail_if_too_big and report.verdict.fits is False:
         raise typer.Exit(1)

@@ -20,7 +20,7 @@ def render(report: Report, page: Page) -> str:
         "",
         f"**{mark(report)}** {report.verdict.reason}",
     ]
-    for title, notes in (("Not included", report.warnings), ("Assumed", report.assumptions)):
+    for title, notes in (("Warnings", report.warnings), ("Assumed", report.assumptions)):
         if notes:
             lines += ["", f"{title}:", ""]
             lines += [f"- {f'`{note.path}`: ' if note.path else ''}{note.message}" for note in notes]

@@ -34,7 +34,7 @@ def _lines(report: Report, page: Page) -> Iterator[RenderableType]:
     yield from _table(report, page)
     yield Text()
     yield Text(f"{mark(report)} {report.verdict.reason}", style=f"bold {COLOURS[report.verdict.level]}")
-    yield from _notes("Not included", report.warnings, "yellow")
+    yield from _notes("Warnings", report.warnings, "yellow")
     yield from _notes("Assumed", report.assumptions, "dim")
 
 
