@@ -80,7 +80,7 @@ def _attention(c: Dimensions) -> Block:
 
 def _conv(c: Dimensions) -> ShortConv:
     hidden, bias = c.hidden_size, bool(c.conv_bias)
-    conv = Conv("conv", hidden, hidden, (c.conv_L_cache,), conv_groups=hidden, bias=bias)
+    conv = Conv("conv", hidden, hidden, (c.conv_L_cache,), conv_groups=hidden, bias=bias, padding=c.conv_L_cache - 1)
     return ShortConv(
         "conv", Linear("in_proj", hidden, 3 * hidden, bias), conv, Linear("out_proj", hidden, hidden, bias)
     )

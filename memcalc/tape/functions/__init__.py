@@ -10,7 +10,9 @@ from memcalc.tape.functions.pointwise import (
     cosine,
     div,
     dropout,
+    erf,
     exp,
+    expm1,
     gelu,
     log,
     lower,
@@ -32,6 +34,7 @@ from memcalc.tape.functions.pointwise import (
     tanh,
     to,
     upper,
+    where,
 )  # fmt: skip
 from memcalc.tape.functions.products import addmm, attention, baddbmm, bmm, conv, grouped_mm, linear, matmul, swap
 from memcalc.tape.functions.reduce import batch_norm, group_norm, largest, layer_norm, logsumexp, mean, rms_norm, softmax, total
@@ -58,9 +61,9 @@ from memcalc.tape.functions.shaping import (
 
 __all__ = [
     "add", "add_", "addmm", "attention", "baddbmm", "batch_norm", "bmm", "cat", "chunk", "clamp", "clamp_", "clone", "compare", "contiguous", "conv",
-    "cosine", "cross_entropy", "div", "dropout", "embedding", "exp", "expand", "gather", "gelu", "group_norm", "grouped_mm", "index",
+    "cosine", "cross_entropy", "div", "dropout", "embedding", "erf", "exp", "expand", "expm1", "gather", "gelu", "group_norm", "grouped_mm", "index",
     "largest", "layer_norm", "linear", "log", "logsumexp", "lower", "masked_fill", "matmul", "maximum", "mean", "mse_loss", "mul", "narrow", "neg", "pad",
     "permute", "power", "relu", "reshape", "rms_norm", "roll", "rsqrt", "scale", "select", "shift", "sigmoid", "silu",
     "softmax", "split", "square", "square_root", "squared", "squeeze", "stack", "subtract", "swap", "tanh", "to", "topk", "total",
-    "transpose", "unbind", "unsqueeze", "upper", "view",
+    "transpose", "unbind", "unsqueeze", "upper", "view", "where",
 ]  # fmt: skip

@@ -203,6 +203,19 @@ def _rsqrt_backward(node: Node, g: Value) -> Gradients:
     return (_binary(half, cube, None),)
 
 
+def erf(x: Value) -> Value:
+    """The error function, saving its input: 2 / sqrt(pi) * exp(-x.pow(2)) * grad, with all of its parts at once."""
+    return _of_input(_erf_backward, x)
+
+
+def _erf_backward(node: Node, g: Value) -> Gradients:
+    (x,) = node.load()
+    parts = [result(x, None) for _ in range(4)]
+    out = _binary(g, x, None)
+    parts.clear()
+    return (out,)
+
+
 def clamp(x: Value) -> Value:
     """clamp(x), saving its input: where(mask, grad, 0) over a boolean mask."""
     return _of_input(_clamp_backward, x)
@@ -224,19 +237,34 @@ def _clamp_backward(node: Node, g: Value) -> Gradients:
 
 
 def maximum(a: Value, b: Value) -> Value:
-    """torch.max(a, b): saves both; the gradient is divided where they are equal, and masked."""
+    """torch.max(a, b), or min: saves both; the gradient is halved where they are equal, and masked."""
     return _binary(a, b, record(a.tape, _maximum_backward, (a, b), (a, b)))
 
 
 def _maximum_backward(node: Node, g: Value) -> Gradients:
     a, _ = node.load()
-    mask = result(a, None, dtype="bool")
     half = result(g, None)
-    other = result(a, None, dtype="bool")
-    del mask
-    out = result(half, None)
-    del other
+    equal = result(a, None, dtype="bool")
+    out = result(g, None)
+    beyond = result(a, None, dtype="bool")
+    del half, equal, beyond
     return out, None
+
+
+def where(condition: Value, a: Value, b: Value) -> Value:
+    """torch.where: saves the condition; each gradient is another where."""
+    return _binary(a, b, record(a.tape, _where_backward, (a, b), (condition,)))
+
+
+def _where_backward(node: Node, g: Value) -> Gradients:
+    _condition = node.load()
+    second = result(g, None) if node.wants(1) else None
+    return result(g, None) if node.wants(0) else None, second
+
+
+def expm1(x: Value) -> Value:
+    """e^x - 1, saving its output: grad * (result + 1)."""
+    return _of_output(_two_step, upper(x))
 
 
 def compare(x: Value) -> Value:

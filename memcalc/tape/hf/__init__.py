@@ -1,5 +1,31 @@
 """Hugging Face transformers 5: what its modules do, module by module; importing this package registers the rules."""
 
-from memcalc.tape.hf import attention, attention_encoders, attention_families, attention_kin, basic, experts, feed_forward, latent, layers, seq2seq, vision
+from memcalc.tape.hf import (
+    attention,
+    attention_encoders,
+    attention_families,
+    attention_kin,
+    basic,
+    experts,
+    feed_forward,
+    latent,
+    layers,
+    seq2seq,
+    short_conv,
+    vision,
+)
 
-__all__ = ["attention", "attention_encoders", "attention_families", "attention_kin", "basic", "experts", "feed_forward", "latent", "layers", "seq2seq", "vision"]
+__all__ = [
+    "attention",
+    "attention_encoders",
+    "attention_families",
+    "attention_kin",
+    "basic",
+    "experts",
+    "feed_forward",
+    "latent",
+    "layers",
+    "seq2seq",
+    "short_conv",
+    "vision",
+]

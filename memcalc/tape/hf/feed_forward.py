@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.mlp import Mlp
 from memcalc.tape import functions as f
+from memcalc.tape.hf.activations import xielu
 from memcalc.tape.hf.basic import activate
 from memcalc.tape.rules import Around, rule, run
 
@@ -34,4 +35,4 @@ def inner(t: Tape, block: Mlp, x: Value, around: Around) -> Value:
         gate, up = f.chunk(run(t, block.up, x, around), 2)
         return f.mul(up, activate(block.activation, gate))
     x = run(t, block.up, x, around)
-    return activate(block.activation, x)
+    return xielu(t, x) if block.activation == "xielu" else activate(block.activation, x)
