@@ -13,9 +13,12 @@ from memcalc.blocks.base import Block, Stack, repeat, sequence
 from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear
 from memcalc.blocks.image import Select, Sum
 from memcalc.blocks.seq2seq import Decoder, Encoder, LogitsBias, Shared, Sinusoids
+from memcalc.errors import fault
 from memcalc.model import Model
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from memcalc.architectures.heads import Heads
     from memcalc.dimensions import Dimensions
 
@@ -42,6 +45,7 @@ class Style:
 
 _STYLES = {
     "bart": Style(first_norm="layernorm_embedding", offset=2, labels=3),
+    "mvp": Style(first_norm="layernorm_embedding", offset=2),
     "plbart": Style(first_norm="layernorm_embedding", offset=2),
     "mbart": Style(pre_norm=True, first_norm="layernorm_embedding", last_norm="layer_norm", offset=2),
     "pegasus": Style(pre_norm=True, last_norm="layer_norm", positions="fixed"),
@@ -56,12 +60,16 @@ _STYLES = {
 @architecture(*_STYLES)
 def bart(c: Dimensions) -> Model:
     """Encoder and decoder over one shared table (Lewis et al. 2019, and the kin listed above)."""
-    encoder = repeat("layers", c.encoder_layers, encoder_layer(c, _mixer(c), pre_norm=_STYLES[c.model_type].pre_norm))
-    return seq2seq(c, _STYLES[c.model_type], encoder)
+    if c.get("use_prompt"):
+        raise fault("model.use_prompt", "layer-wise prompts are not known; set it to false")
+    style = _STYLES[c.model_type]
+    return seq2seq(
+        c, style, lambda: repeat("layers", c.encoder_layers, encoder_layer(c, _mixer(c), pre_norm=style.pre_norm))
+    )
 
 
-def seq2seq(c: Dimensions, style: Style, layers: Stack, prefix: str = "model", context: int = 0) -> Model:
-    """A model with these encoder layers and BART's decoder, under the head of the config's class."""
+def seq2seq(c: Dimensions, style: Style, layers: Callable[[], Stack], prefix: str = "model", context: int = 0) -> Model:
+    """A model with these encoder layers, unless its class is the decoder alone, and BART's decoder, under its head."""
     name = task(c)
     inside = "" if name == "Model" else f"{prefix}."
     table = _shared(c, inside)
@@ -70,7 +78,7 @@ def seq2seq(c: Dimensions, style: Style, layers: Stack, prefix: str = "model", c
         rows = _target_vocabulary(c) if own and c.tie_word_embeddings else c.vocab_size
         body: tuple[Block | None, ...] = (decoder(c, style, inside, ""), _lm_head(c, own, rows))
     else:
-        base = (table, encoder(c, style, inside, layers), decoder(c, style, inside, _table_name(c, inside)))
+        base = (table, encoder(c, style, inside, layers()), decoder(c, style, inside, _table_name(c, inside)))
         body = (*base, *choose(c, _heads(c, style, inside)))
     context = context or c.max_position_embeddings
     return Model(sequence(*body), kind="encoder" if name == "Model" else kind(name), context=context, loss_fp32=False)

@@ -9,9 +9,10 @@ from memcalc.architectures import architecture
 from memcalc.architectures.bert import bert_heads, roberta_model
 from memcalc.architectures.encoder import dropout, embeddings, feed_forward, norm, post_norm_layer, self_attention
 from memcalc.architectures.heads import labels, pooler, with_head
-from memcalc.blocks.base import Block, Sequence, repeat, residual, sequence
+from memcalc.blocks.base import Block, Sequence, Unused, repeat, residual, sequence
 from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm
 from memcalc.blocks.image import Sum
+from memcalc.blocks.relative import Fourier
 
 if TYPE_CHECKING:
     from memcalc.architectures.heads import Heads
@@ -85,3 +86,44 @@ def rembert(c: Dimensions) -> Model:
         "ForQuestionAnswering": (Linear("qa_outputs", hidden, labels(c), bias=True),),
     }
     return with_head(c, "rembert", sequence(embeddings(c, narrow), encoder), heads, (pooler(c, "pooler"),))
+
+
+@architecture("layoutlm")
+def layoutlm(c: Dimensions) -> Model:
+    """BERT that also sums embeddings of each word's box on the page: two corners, height and width (Xu et al. 2019)."""
+    width, places = c.hidden_size, embeddings(c)
+    box = {axis: Embedding(f"{axis}_position_embeddings", c.max_2d_position_embeddings, width) for axis in "xyhw"}
+    summed, *rest = places.blocks
+    terms = (*summed.parts(), *(replace(box[axis], index="types") for axis in "xyhw"))
+    before = replace(places, blocks=(Sum("", terms), *rest))
+    layers = Sequence("encoder", (repeat("layer", c.num_hidden_layers, post_norm_layer(c)),))
+    return with_head(c, "layoutlm", sequence(before, layers), _unpooled_heads(c, "layoutlm"), (pooler(c, "pooler"),))
+
+
+@architecture("fnet")
+def fnet(c: Dimensions) -> Model:
+    """BERT whose attention is a Fourier transform over tokens and channels (Lee-Thorp et al. 2021)."""
+    summed, after, drop = embeddings(c).blocks
+    project = Linear("projection", c.hidden_size, c.hidden_size, bias=True)
+    layer = sequence(
+        residual(Fourier("")), norm(c, "fourier.output.LayerNorm"),
+        residual(feed_forward(c), dropout(c)), norm(c, "output.LayerNorm"),
+    )  # fmt: skip
+    before = Sequence("embeddings", (summed, after, project, drop))
+    layers = Sequence("encoder", (repeat("layer", c.num_hidden_layers, layer),))
+    return with_head(c, "fnet", sequence(before, layers), _unpooled_heads(c, "fnet"), (pooler(c, "pooler"),))
+
+
+def _unpooled_heads(c: Dimensions, prefix: str) -> Heads:
+    """BERT's heads over a base model that always has its pooler, of use or not."""
+    pooled = pooler(c, f"{prefix}.pooler")
+    idle = Unused("", (pooled,))
+    drop, classifier = dropout(c), Linear("classifier", c.hidden_size, labels(c), bias=True)
+    heads = bert_heads(c, prefix)
+    used = ("ForPreTraining", "ForNextSentencePrediction")
+    return {
+        **{name: blocks if name in used else (idle, *blocks) for name, blocks in heads.items()},
+        "ForSequenceClassification": (pooled, drop, classifier),
+        "ForMultipleChoice": (pooled, drop, replace(classifier, outputs=1)),
+        "ForTokenClassification": (idle, drop, classifier),
+    }

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Heads = Mapping[str, tuple[Block, ...]]
 
-_TASK = re.compile(r"(For[A-Z]\w*|WithLMHeadModel|LMHeadModel|MTModel|EncoderModel|Model|Encoder|Decoder)$")
+_TASK = re.compile(r"(For[A-Z]\w*|WithLMHeadModel|LMHeadModel|MTModel|EncoderModel|BaseModel|Model|Encoder|Decoder)$")
 _KINDS: dict[str, Kind] = {
     "ForMaskedLM": "masked-lm",
     "ForPreTraining": "masked-lm",
@@ -78,7 +78,7 @@ def with_head(
     more.setdefault("context", int(c.get("max_position_embeddings") or 0))
     more.setdefault("kind", kind(task(c)))
     more.setdefault("loss_fp32", more["kind"] == "causal-lm")
-    if task(c) == "Model":
+    if task(c) in {"Model", "BaseModel"}:
         return Model(Sequence("", (*base.blocks, *bare)), **more)
     return Model(sequence(Sequence(prefix, base.blocks), *choose(c, heads)), **more)
 

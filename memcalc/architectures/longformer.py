@@ -76,9 +76,8 @@ def led(c: Dimensions) -> Model:
     windows = _windows(c, c.encoder_layers)
     names = ("self_attn", "longformer_self_attn", "output")
     layer = {w: encoder_layer(c, _local_global(c, *names, w), pre_norm=False) for w in set(windows)}
-    layers = _by_window(windows, layer, "layers")
-    style = Style(first_norm="layernorm_embedding")
-    return seq2seq(c, style, layers, prefix="led", context=c.max_encoder_position_embeddings)
+    style, context = Style(first_norm="layernorm_embedding"), c.max_encoder_position_embeddings
+    return seq2seq(c, style, lambda: _by_window(windows, layer, "layers"), prefix="led", context=context)
 
 
 @architecture("big_bird")

@@ -23,14 +23,15 @@ def whisper(c: Dimensions) -> Model:
     """30 seconds of mel frames, two convolutions, fixed positions; keys without a bias (Radford et al. 2022)."""
     name = task(c)
     prefix = "" if name in {"Model", "ForAudioClassification"} else "model."
-    encoder, decoder = _whisper_encoder(c, prefix), _whisper_decoder(c, prefix)
+    encoder = () if name == "ForCausalLM" else (_whisper_encoder(c, prefix),)
+    decoder = () if name == "ForAudioClassification" else (_whisper_decoder(c, prefix),)
     heads: Heads = {
-        "Model": (encoder, decoder),
-        "ForConditionalGeneration": (encoder, decoder, _head(c, "proj_out", prefix)),
-        "ForCausalLM": (decoder, _head(c, "proj_out", prefix)),
-        "ForAudioClassification": (*_layer_weights(c), encoder, *_audio_classifier(c)),
+        "Model": (),
+        "ForConditionalGeneration": (_head(c, "proj_out", prefix),),
+        "ForCausalLM": (_head(c, "proj_out", prefix),),
+        "ForAudioClassification": (*_layer_weights(c), *_audio_classifier(c)),
     }
-    return _model(c, choose(c, heads))
+    return _model(c, (*encoder, *decoder, *choose(c, heads)))
 
 
 def _model(c: Dimensions, body: tuple[Block, ...]) -> Model:
@@ -55,7 +56,9 @@ def _whisper_encoder(c: Dimensions, prefix: str) -> Encoder:
 def _whisper_decoder(c: Dimensions, prefix: str) -> Decoder:
     words = Embedding("embed_tokens", c.vocab_size, c.d_model)
     places = Embedding("embed_positions", c.max_target_positions, c.d_model, index="token-positions")
-    return Decoder(f"{prefix}decoder", (Sum("", (words, places)), *_decoder_layers(c, key_bias=False, formula="whisper")))
+    return Decoder(
+        f"{prefix}decoder", (Sum("", (words, places)), *_decoder_layers(c, key_bias=False, formula="whisper"))
+    )
 
 
 def _decoder_layers(c: Dimensions, *, key_bias: bool, formula: str = "") -> tuple[Block, ...]:
