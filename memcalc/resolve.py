@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from memcalc.errors import Fault, RunInvalid
@@ -73,6 +73,8 @@ def resolve(run: Run, beside: Path | None = None) -> Plan:
     _refuse_unmodelled(run)
     place = placement(run.sharding, run.gpus, run.offload)
     chosen = place.recipe_of(chosen)
+    if not run.lora:  # what does not learn is kept as the rest of the model is: fixed tables of positions
+        chosen = replace(chosen, frozen=chosen.weights)
     tensors, adapted = _trained_tensors(run, model, chosen, notes)
     _note_defaults(run, notes)
     notes.assume_all("model", model.notes)

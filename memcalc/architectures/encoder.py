@@ -50,7 +50,7 @@ def self_attention(c: Dimensions, name: str = "attention", *, cross: bool = Fals
         out=Linear("output.dense", hidden, hidden, bias=True),
         causal=bool(c.get("is_decoder")) and not cross, cross=cross,
         dropout=float(c.attention_probs_dropout_prob), softmax="scores",
-        eager_only=c.model_type in EAGER_ONLY, **more,
+        eager_only=c.model_type in EAGER_ONLY, padded=c.model_type in EAGER_ONLY, **more,
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def esm(c: Dimensions) -> Model:
     """Norms before attention and feed-forward, and behind the last layer; a contact head that training leaves alone."""
     names = ("attention", "crossattention") if c.is_decoder and c.add_cross_attention else ("attention",)
-    feed = residual(norm(c, "LayerNorm"), feed_forward(c.but(hidden_act="gelu")), dropout(c))
+    feed = residual(norm(c, "LayerNorm"), feed_forward(c.but(hidden_act="gelu_python")), dropout(c))
     layers = repeat("layer", c.num_hidden_layers, *(_mixer(c, name) for name in names), feed)
     head = c.hidden_size // c.num_attention_heads
     frequencies = Raw("rotary_embeddings.inv_freq", (head // 2,), buffer=True, dtype="fp32")
@@ -39,7 +39,7 @@ def _rotary(c: Dimensions) -> bool:
 
 def _mixer(c: Dimensions, name: str) -> Block:
     rotated = c.hidden_size // c.num_attention_heads if _rotary(c) else 0
-    mixer = self_attention(c, name, cross=name != "attention", rotary_dim=rotated, formula="esm")
+    mixer = self_attention(c, name, cross=name != "attention", rotary_dim=rotated, rotation="fp32", formula="esm")
     return residual(norm(c, f"{name}.LayerNorm"), mixer, dropout(c))
 
 
@@ -57,7 +57,7 @@ def _heads(c: Dimensions) -> Heads:
     hidden = c.hidden_size
     tied = "esm.embeddings.word_embeddings.weight" if c.tie_word_embeddings else ""
     lm = sequence(
-        Linear("dense", hidden, hidden, bias=True), Activation("", "gelu"), norm(c, "layer_norm"),
+        Linear("dense", hidden, hidden, bias=True), Activation("", "gelu_python"), norm(c, "layer_norm"),
         Linear("decoder", hidden, c.vocab_size, tied_to=tied), Raw("bias", (c.vocab_size,)), name="lm_head",
     )  # fmt: skip
     return {

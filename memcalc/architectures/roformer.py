@@ -35,8 +35,8 @@ def roformer(c: Dimensions) -> Model:
     width, hidden = c.get("embedding_size", c.hidden_size), c.hidden_size
     head = hidden // c.num_attention_heads
     project = Linear("embeddings_project", width, hidden, bias=True) if width != hidden else None
-    table = RelativeTable("", (Embedding("embed_positions", c.max_position_embeddings, head, trainable=False),))
-    layer = post_norm_layer(c, replace(self_attention(c), rotary_dim=head, formula="roformer"))
+    table = RelativeTable("", (Embedding("embed_positions", c.max_position_embeddings, head, trainable=False),), "rotation")
+    layer = post_norm_layer(c, replace(self_attention(c), rotary_dim=head, rotation="own", formula="roformer"))
     base = sequence(
         embeddings(c, width, positions=""),
         project,
@@ -72,7 +72,7 @@ def mpnet(c: Dimensions) -> Model:
         post_norm(c, _mpnet_attention(c), "attention.LayerNorm"), post_norm(c, feed_forward(c), "output.LayerNorm")
     )
     layers = repeat("layer", c.num_hidden_layers, layer)
-    base = sequence(before, Sequence("encoder", (RelativeTable("", (biases,)), layers)))
+    base = sequence(before, Sequence("encoder", (RelativeTable("", (biases,), "bias"), layers)))
     classifier = Linear("classifier", hidden, 1, bias=True)
     heads: Heads = {
         "ForMaskedLM": (masked_lm(c, "lm_head", "dense", "layer_norm", "mpnet.embeddings.word_embeddings.weight"),),

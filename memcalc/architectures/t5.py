@@ -102,7 +102,7 @@ def attention(c: Dimensions, name: str, *, causal: bool = False, cross: bool = F
         name, heads, heads, c.d_kv,
         q=Linear("q", c.d_model, inner), k=Linear("k", c.d_model, inner), v=Linear("v", c.d_model, inner),
         out=Linear("o", inner, c.d_model), causal=causal, cross=cross, dropout=float(c.dropout_rate),
-        softmax="scores", scores_bias=True, bias_table=biases if table else None,
+        softmax="scores", scores_bias=True, bias_table=biases if table else None, own_bias=c.model_type == "umt5",
         eager_only=c.model_type in {"longt5", "switch_transformers"},  # classes without _supports_sdpa
     )  # fmt: skip
 

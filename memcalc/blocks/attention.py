@@ -7,7 +7,7 @@ from typing import Literal
 
 from memcalc.blocks.base import Block, Param
 
-Rotation = Literal["", "pairs", "pairs-fp32", "spread", "own"]
+Rotation = Literal["", "fp32", "pairs", "pairs-fp32", "spread", "own"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +18,14 @@ class Attention(Block):
     them and `after` behind them (norms, dropouts). `rotary_dim` is how many of head_dim's channels are rotated (0:
     none). `window` limits how far a query sees. `cross` reads keys and values from another sequence. `scores_bias`
     adds a bias [1, heads, seq, seq] to the scores: what the layer that has `bias_table` (an embedding [buckets, heads]
-    of distances) looked up for itself and the layers after it (T5); zeros where no layer before has a table. `sinks`
+    of distances) looked up for itself and the layers after it (T5); zeros where no layer before has a table;
+    with `own_bias` every layer makes its own (UMT5). `sinks`
     adds a logit per head (gpt-oss).
     `softmax` is where the eager one runs: in fp32 and cast back, in the
     dtype of the scores, or so and then cast to that of the values (GPT-2); it matters under autocast. The output is scaled by a sigmoid where it is gated: of the second
     half of a `q` twice as wide (`gated`, Qwen3-Next), or of its own projection `gate` of the input (Step 3.7).
     `value_dim` is the width of a value head where it is not head_dim. `clip` > 0 clamps queries, keys and values to
-    ±clip (OLMo, MPT). `rotation` is how queries and keys are rotated: by halves; by neighbouring pairs, with the tables
+    ±clip (OLMo, MPT). `rotation` is how queries and keys are rotated: by halves, or so in fp32; by neighbouring pairs, with the tables
     spread out for every use ('pairs', GLM), all of it in fp32 ('pairs-fp32', Ernie) or with tables made so and in fp32
     ('spread', Cohere); by tables that every layer keeps for itself ('own', GPT-J). The tables are those of kind `rotary_kind` (layers of different bases have their own), left in fp32
     where `rotary_fp32`. `eager_only` where the library has no fused kernel for it; `padded` where it is
@@ -58,6 +59,7 @@ class Attention(Block):
     sinks: bool = False
     scores_bias: bool = False
     bias_table: Block | None = None
+    own_bias: bool = False
     value_dim: int = 0
     gated: bool = False
     gate: Block | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence
@@ -34,7 +35,13 @@ class DisentangledAttention(Attention):
 
 @dataclass(frozen=True, slots=True)
 class RelativeTable(Sequence):
-    """The table of relative positions that all layers share, looked up (and normalised) once; not in the main path."""
+    """The table of relative positions that all layers share, looked up (and normalised) once; not in the main path.
+
+    `use` says what the layers read: its rows (DeBERTa), the rotation of every position (RoFormer), or a bias of the
+    scores (MPNet).
+    """
+
+    use: Literal["rows", "rotation", "bias"] = "rows"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from memcalc.blocks.base import Block
     from memcalc.tape.recorder import Tape
@@ -20,7 +21,7 @@ class Around:
     """What a model computes once for all its layers: rotary tables, masks, position biases, the encoder's states."""
 
     __slots__ = ("bias", "causal", "chosen", "cross_bias", "encoder", "masks", "positions", "ready", "ropes", "rotary",
-                 "weights")  # fmt: skip
+                 "table", "weights")  # fmt: skip
 
     def __init__(self) -> None:
         self.ready = False
@@ -33,6 +34,7 @@ class Around:
         self.encoder: Value | None = None
         self.bias: Value | None = None
         self.cross_bias: Value | None = None
+        self.table: Value | None = None  # of relative positions
         self.positions: Value | None = None
 
     def copy(self) -> Around:
@@ -64,6 +66,17 @@ def rule(kind: type[Block], *formulas: str) -> Callable[[Rule], Rule]:
         return function
 
     return register
+
+
+@contextmanager
+def inside(t: Tape, block: Block) -> Iterator[None]:
+    """Where a block's own code runs that no rule of its kind is called for (it reads more than one value)."""
+    before = t.path
+    if block.name:
+        t.path = f"{before}.{block.name}" if before else block.name
+    t.owner = t.path
+    yield
+    t.path = t.owner = before
 
 
 def run(t: Tape, block: Block, x: Value, around: Around) -> Value:

@@ -188,6 +188,8 @@ def position_bias(t: Tape, block: Attention, q: Value, k: Value, around: Around)
     """T5Attention.compute_bias by the first layer of a stack, for all of them; zeros where no layer has a table."""
     if not block.scores_bias:
         return None
+    if block.own_bias:
+        return looked_up(t, block, q, k) if block.bias_table else t.new((1, block.heads, q.shape[-2], k.shape[-2]), q.dtype)
     bias = around.cross_bias if block.cross else around.bias
     if bias is None:
         bias = looked_up(t, block, q, k) if block.bias_table else blank(t, block, q, k)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
+from memcalc.blocks.disentangled import RelativeTable
 from memcalc.tape import functions as f
-from memcalc.tape.hf.attention import attend, heads, project
+from memcalc.tape.hf.attention import attend, buckets, heads, project, separate
+from memcalc.tape.hf.rotary import rotate, rotate_pairs
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:
+    from memcalc.blocks.basic import Embedding
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
 
@@ -22,3 +25,95 @@ def whisper(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     k = f.contiguous(heads(run(t, block.k, read, around), block.heads))  # type: ignore[arg-type]
     v = f.contiguous(heads(run(t, block.v, read, around), block.heads))  # type: ignore[arg-type]
     return project(t, block, attend(t, block, q, k, v, around), around)
+
+
+@rule(Attention, "modernbert")
+def modernbert(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """ModernBertAttention.forward: the three parts of one projection taken apart by an axis (modeling_modernbert.py)."""
+    b, s = x.shape[:2]
+    qkv = f.view(run(t, block.qkv, x, around), b, s, 3, -1, block.head_dim)  # type: ignore[arg-type] - it has one
+    q, k, v = f.unbind(qkv, -3)
+    q, k, v = f.transpose(q, 1, 2), f.transpose(k, 1, 2), f.transpose(v, 1, 2)
+    tables = around.tables(block.rotary_kind)
+    if tables:
+        q, k = rotate(block, q, k, tables)
+    return project(t, block, attend(t, block, q, k, v, around), around)
+
+
+@rule(Attention, "esm")
+def esm(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """EsmSelfAttention.forward: queries are scaled before they are rotated (modeling_esm.py)."""
+    q, k, v = separate(t, block, x, around)
+    q = f.scale(q)
+    tables = around.tables(block.rotary_kind)
+    if block.rotary_dim and tables:
+        q, k = rotate(block, q, k, tables)
+    return project(t, block, attend(t, block, q, k, v, around), around)
+
+
+@rule(Attention, "roformer")
+def roformer(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """RoFormerSelfAttention.forward: half tables repeated for every pair, in every layer (modeling_roformer.py)."""
+    q, k, v = separate(t, block, x, around)
+    if around.rotary:
+        sin, cos = (f.cat((half, half)) for half in around.rotary)
+        turned = rotate_pairs(q)
+        q = f.add(f.mul(q, cos), f.mul(turned, sin))
+        turned_key = rotate_pairs(k)
+        k = f.add(f.mul(k, cos), f.mul(turned_key, sin))
+    return project(t, block, attend(t, block, q, k, v, around), around)
+
+
+@rule(Attention, "mpnet")
+def mpnet(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """MPNetSelfAttention.forward: the shared bias is added to the scores in place (modeling_mpnet.py)."""
+    q, k, v = separate(t, block, x, around)
+    scores = f.scale(f.matmul(q, f.swap(k)))
+    if around.bias is not None:
+        scores = f.add_(scores, around.bias)
+    weights = f.dropout(f.softmax(scores), block.dropout)
+    out = f.contiguous(f.transpose(f.matmul(weights, v), 1, 2))
+    return project(t, block, out, around)
+
+
+@rule(RelativeTable)
+def relative_table(t: Tape, block: RelativeTable, x: Value, around: Around) -> Value:
+    """What all layers read of one table; the main path goes on as it was."""
+    table, *norms = block.blocks
+    if block.use == "bias":
+        around.bias = shared_bias(t, table, x)
+    elif block.use == "rotation":
+        with t.no_grad():
+            half = f.chunk(looked(t, table, x.shape[1]), 2)
+        around.rotary = half[0], half[1]
+    else:
+        around.table = rows(t, table)
+        for norm in norms:
+            around.table = run(t, norm, around.table, around)
+    return x
+
+
+def rows(t: Tape, table: Embedding) -> Value:
+    """The whole table: its weight."""
+    path = t.path
+    t.path = f"{path}.{table.name}" if path else table.name
+    weight = t.weight("weight", (table.rows, table.width))
+    t.path = path
+    return weight
+
+
+def looked(t: Tape, table: Embedding, seq: int) -> Value:
+    """Its rows at the positions of a sequence: [1, 1, seq, width]."""
+    found = f.embedding(t.new((seq,), "int64"), rows(t, table))
+    return f.unsqueeze(f.unsqueeze(found, 0), 0)
+
+
+def shared_bias(t: Tape, table: Embedding, x: Value) -> Value:
+    """MPNetEncoder.compute_position_bias: [batch, heads, seq, seq]."""
+    batch, seq = x.shape[:2]
+    context, memory = t.new((seq,), "int64"), t.new((seq,), "int64")
+    distances = t.new((seq, seq), "int64")
+    bucket = buckets(distances, both=True)
+    values = f.permute(f.embedding(bucket, rows(t, table)), 2, 0, 1)
+    del context, memory, distances, bucket
+    return f.contiguous(f.expand(f.unsqueeze(values, 0), batch, -1, seq, seq))

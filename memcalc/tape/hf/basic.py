@@ -199,6 +199,8 @@ def activate(name: str, x: Value) -> Value:
     match name:
         case "gelu_new" | "gelu_fast":
             return gelu_new(x)
+        case "gelu_python":
+            return f.mul(f.scale(x), f.shift(f.erf(f.scale(x))))
         case "relu" | "tanh" | "sigmoid":
             return f.relu(x)
         case "relu2":

@@ -29,17 +29,19 @@ def bidirectional_mask(t: Tape, batch: int, seq: int, dtype: str, window: int = 
     return built(t, batch, seq, seq, dtype, eager=eager or t.setting.attention == "eager")
 
 
-def padded_mask(t: Tape, batch: int, seq: int) -> Value:
-    """create_causal_mask's boolean mask [batch, 1, seq, seq] where a mask of padding is given for sdpa.
+def padded_mask(t: Tape, batch: int, seq: int, dtype: str, *, eager: bool) -> Value | None:
+    """create_causal_mask's boolean mask [batch, 1, seq, seq] where a mask of padding is given; floats for eager.
 
     On a device it is dropped again where nothing is padded at all; the recorder on fake tensors can't see that.
     """
+    if t.setting.attention == "flash":
+        return None
     ones = t.new((batch, seq), "fp32")
     padding = t.new(ones.shape, "bool")
     causal = t.new((1, 1, seq, seq), "bool")
     mask = t.new((batch, 1, seq, seq), "bool")
     del ones, padding, causal
-    return mask
+    return t.new(mask.shape, dtype) if eager or t.setting.attention == "eager" else mask
 
 
 def built(t: Tape, batch: int, rows: int, columns: int, dtype: str, *, eager: bool) -> Value:

@@ -36,6 +36,8 @@ def rotate(block: Attention, q: Value, k: Value, tables: Tables) -> tuple[Value,
             return by_pairs_in_fp32(q, k, tables)
         case "spread":
             return by_pairs_spread(q, k, tables)
+        case "fp32":
+            return rotated_in_fp32(q, k, tables)
         case _:
             q_embed, k_embed = rotated(q, k, tables, block.rotary_dim)
             return (f.to(q_embed, q.dtype), f.to(k_embed, k.dtype)) if block.rotary_fp32 else (q_embed, k_embed)
@@ -49,6 +51,15 @@ def rotated(q: Value, k: Value, tables: Tables, dim: int = 0) -> tuple[Value, Va
     q_embed = f.add(f.mul(q, cos), f.mul(rotate_half(q), sin))
     k_embed = f.add(f.mul(k, cos), f.mul(rotate_half(k), sin))
     return q_embed, k_embed
+
+
+def rotated_in_fp32(q: Value, k: Value, tables: Tables) -> tuple[Value, Value]:
+    """ModernBERT's apply_rotary_pos_emb: queries and keys in fp32, cast for each product (modeling_modernbert.py)."""
+    cos, sin = (f.unsqueeze(table, 1) for table in tables)
+    q_embed, k_embed = (
+        f.add(f.mul(f.to(x, "fp32"), cos), f.mul(rotate_half(f.to(x, "fp32")), sin)) for x in (q, k)
+    )
+    return f.to(q_embed, q.dtype), f.to(k_embed, k.dtype)
 
 
 def rotated_part(q: Value, k: Value, tables: Tables | None, dim: int) -> tuple[Value, Value]:

@@ -34,12 +34,24 @@ def prepare(t: Tape, layers: Block, x: Value, around: Around) -> None:
         build = causal_mask if causal else bidirectional_mask
         around.masks[window] = build(t, batch, seq, x.dtype, window, eager=eager)
     first = mixers[0] if mixers else None
-    if isinstance(first, Attention) and first.padded and t.setting.attention == "sdpa":
-        around.masks[first.window] = padded_mask(t, batch, seq)
+    if isinstance(first, Attention) and first.padded and not around.masks[first.window]:
+        around.masks[first.window] = padded_mask(t, batch, seq, x.dtype, eager=eager_only(first))
     if isinstance(first, Attention) and (first.alibi or first.formula in ("falcon", "mpt")):
         alibi.surround(t, first, x, around)
     for kind, dim, wide in tables:
         around.ropes[kind] = around.rotary = rotary_tables(t, 1, seq, dim, "fp32" if wide else x.dtype)
+
+
+def handed_to(layer: Block, around: Around) -> Around:
+    """What a layer is given, and its checkpoint keeps: the mask and the tables of its own kind, where there are several."""
+    given = around.copy()
+    mixers = list(attentions(layer)) if len(around.masks) > 1 or len(around.ropes) > 1 else []
+    if mixers:
+        windows, kinds = {sees(mixer) for mixer in mixers}, {rotary(mixer)[0] for mixer in mixers}
+        given.masks = {window: mask for window, mask in around.masks.items() if window in windows}
+        given.ropes = {kind: tables for kind, tables in around.ropes.items() if kind in kinds}
+        given.rotary = next(iter(given.ropes.values()), None)
+    return given
 
 
 def sees(mixer: Attention | Mla) -> int:
