@@ -1,5 +1,6 @@
 """The torch functions that the rules call, by what they allocate and save; their names are torch's where one fits."""
 
+from memcalc.tape.functions.contractions import einsum
 from memcalc.tape.functions.lookup import cross_entropy, embedding, gather, index, mse_loss, topk
 from memcalc.tape.functions.pointwise import (
     add,
@@ -27,6 +28,7 @@ from memcalc.tape.functions.pointwise import (
     shift,
     sigmoid,
     silu,
+    softplus,
     square,
     square_root,
     squared,
@@ -37,8 +39,9 @@ from memcalc.tape.functions.pointwise import (
     where,
 )  # fmt: skip
 from memcalc.tape.functions.products import addmm, attention, baddbmm, bmm, conv, grouped_mm, linear, matmul, swap
-from memcalc.tape.functions.reduce import batch_norm, group_norm, largest, layer_norm, logsumexp, mean, rms_norm, softmax, total
+from memcalc.tape.functions.reduce import batch_norm, cumsum, group_norm, largest, layer_norm, logsumexp, mean, rms_norm, softmax, total
 from memcalc.tape.functions.shaping import (
+    assign,
     cat,
     chunk,
     clone,
@@ -47,6 +50,7 @@ from memcalc.tape.functions.shaping import (
     narrow,
     pad,
     permute,
+    repeat_interleave,
     reshape,
     roll,
     select,
@@ -60,6 +64,7 @@ from memcalc.tape.functions.shaping import (
 )  # fmt: skip
 
 __all__ = [
+    "assign", "cumsum", "einsum", "repeat_interleave", "softplus",
     "add", "add_", "addmm", "attention", "baddbmm", "batch_norm", "bmm", "cat", "chunk", "clamp", "clamp_", "clone", "compare", "contiguous", "conv",
     "cosine", "cross_entropy", "div", "dropout", "embedding", "erf", "exp", "expand", "expm1", "gather", "gelu", "group_norm", "grouped_mm", "index",
     "largest", "layer_norm", "linear", "log", "logsumexp", "lower", "masked_fill", "matmul", "maximum", "mean", "mse_loss", "mul", "narrow", "neg", "pad",

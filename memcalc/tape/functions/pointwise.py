@@ -158,6 +158,11 @@ def log(x: Value) -> Value:
     return _of_input(_one_step, upper(x))
 
 
+def softplus(x: Value) -> Value:
+    """Softplus, in fp32 under autocast; saves its input."""
+    return _of_input(_one_step, upper(x))
+
+
 def square(x: Value) -> Value:
     """x.pow(2): saves x; backward is grad * (2 * x.pow(1)), three tensors at once."""
     return _of_input(_power_backward, upper(x))
@@ -273,9 +278,10 @@ def compare(x: Value) -> Value:
 
 
 def masked_fill(x: Value, mask: Value) -> Value:
-    """x.masked_fill(mask, number), saving the mask."""
-    shape = broadcast(x.shape, mask.shape)
-    return result(x, record(x.tape, _one_step, (x,), (mask,)), shape)
+    """x.masked_fill(mask, number), saving the mask: a contiguous clone, filled."""
+    out = x.tape.new(broadcast(x.shape, mask.shape), x.dtype)
+    out.node = record(x.tape, _one_step, (x,), (mask,))
+    return out
 
 
 def dropout(x: Value, p: float) -> Value:

@@ -63,6 +63,20 @@ def _logsumexp_backward(node: Node, g: Value) -> Gradients:
     return (result(raised, None),)
 
 
+def cumsum(x: Value) -> Value:
+    """x.cumsum: saves nothing; the gradient is turned round, summed up and turned round again (cumsum_backward)."""
+    x = upper(x)
+    return result(x, record(x.tape, _cumsum_backward, (x,)))
+
+
+def _cumsum_backward(_: Node, g: Value) -> Gradients:
+    turned = result(g, None)
+    sums = result(turned, None)
+    out = result(sums, None)
+    del turned, sums
+    return (out,)
+
+
 def largest(x: Value) -> Value:
     """x.max(-1, keepdim=True).values: saves the indices; the gradient is put into zeros as large as x."""
     shape = (*x.shape[:-1], 1)

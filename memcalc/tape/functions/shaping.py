@@ -117,6 +117,15 @@ def _expand_backward(node: Node, g: Value) -> Gradients:
     return (g if g.shape == node.meta else g.tape.new(node.meta, g.dtype),)
 
 
+def repeat_interleave(x: Value, times: int, axis: int) -> Value:
+    """Every index of an axis `times` times in a row: always a copy."""
+    shape = list(x.shape)
+    shape[axis] *= times
+    spread = list(x.shape)
+    spread.insert(axis + 1, times)
+    return reshape(clone(expand(unsqueeze(x, axis + 1), *spread)), *shape)
+
+
 def narrow(x: Value, axis: int, size: int) -> Value:
     """A slice of `size` along an axis: a view; its gradient is as large as the whole (slice_backward)."""
     axis %= len(x.shape)
@@ -235,3 +244,20 @@ def roll(x: Value) -> Value:
     out = x.tape.new(x.shape, x.dtype)
     out.node = record(x.tape, _pad_backward, (x,), (), x.shape)
     return out
+
+
+def assign(x: Value, part: Value) -> Value:
+    """x[…, i] = part, in place: going back the gradient is copied, and the part's own gradient cut out of it.
+
+    torch/csrc/autograd/functions/tensor.cpp, CopySlices::apply.
+    """
+    node = record(x.tape, _assign_backward, (x, part), (), x.strides)
+    return Value(x.tape, x.storage, x.shape, x.dtype, x.strides, node or x.node, 0 if node else x.slot)
+
+
+def _assign_backward(node: Node, g: Value) -> Gradients:
+    whole, part = g.tape.new(g.shape, g.dtype, node.meta), node.edges[1]
+    cut = g.tape.new(part.shape, g.dtype) if part else None
+    zeros = g.tape.new(part.shape, g.dtype) if part and node.edges[0] else None
+    del zeros
+    return (whole if node.edges[0] else None, cut)

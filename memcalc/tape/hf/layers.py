@@ -8,7 +8,7 @@ from memcalc.blocks.base import Block, Parallel, Residual, Sequence, Stack, Unus
 from memcalc.blocks.image import Sum
 from memcalc.tape import functions as f
 from memcalc.tape.checkpoint import checkpointed
-from memcalc.tape.hf.surroundings import prepare
+from memcalc.tape.hf.surroundings import handed_to, prepare
 from memcalc.tape.recorder import Layers
 from memcalc.tape.rules import Around, rule, run
 from memcalc.tensors import numbers
@@ -32,8 +32,10 @@ def sequence(t: Tape, block: Sequence, x: Value, around: Around) -> Value:
 def residual(t: Tape, block: Residual, x: Value, around: Around) -> Value:
     """x + f(x)."""
     y = x
-    for part in block.blocks:
+    for index, part in enumerate(block.blocks):
         y = run(t, part, y, around)
+        if block.fp32 and not index:
+            x = f.to(x, "fp32")
     return f.add(x, y)
 
 
@@ -114,7 +116,7 @@ def _inner(t: Tape, named: list[tuple[Block, str]], x: Value, around: Around) ->
 
 def _again(t: Tape, layer: Block, around: Around) -> Callable[[Value], Value]:
     """The layer as a function of its input: the first time as part of the model, later with what it was given then."""
-    first, given = [around], around.copy()
+    first, given = [around], handed_to(layer, around)
     return lambda x: run(t, layer, x, first.pop() if first else given.copy())
 
 
