@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 @architecture("moonshine")
 def moonshine(c: Dimensions) -> Model:
-    """Pre-norm, LayerNorm without bias; the decoder's feed-forward is gated."""
+    """Pre-norm, LayerNorm without bias; the decoder's feed-forward is gated. The source is samples of the waveform."""
     prefix = "" if task(c) == "Model" else "model."
     tied = f"{prefix}decoder.embed_tokens.weight" if c.tie_word_embeddings else ""
     head = Linear("proj_out", c.hidden_size, c.vocab_size, tied_to=tied)
     base = (_encoder(c, f"{prefix}encoder"), _decoder(c, f"{prefix}decoder"))
     heads: Heads = {"Model": (), "ForConditionalGeneration": (head,)}
     what = "encoder" if task(c) == "Model" else kind(task(c))
-    return Model(sequence(*base, *choose(c, heads)), kind=what, context=c.max_position_embeddings)
+    return Model(sequence(*base, *choose(c, heads)), kind=what)
 
 
 def _encoder(c: Dimensions, name: str) -> Encoder:

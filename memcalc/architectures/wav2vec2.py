@@ -29,7 +29,7 @@ def wav2vec2(c: Dimensions) -> Model:
         Raw("masked_spec_embed", (c.hidden_size,)) if masked else None,
         _encoder(c), adapter(c) if c.model_type != "hubert" else None,
     )  # fmt: skip
-    return with_head(c, str(c.model_type), base, speech_heads(c), context=0)
+    return with_head(c, str(c.model_type), base, speech_heads(c), kind="speech", context=0)
 
 
 def _features(c: Dimensions) -> Sequence:

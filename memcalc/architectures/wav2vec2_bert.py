@@ -35,7 +35,7 @@ def wav2vec2_bert(c: Dimensions) -> Model:
         Sequence("encoder", (Dropout("", float(c.hidden_dropout)), layers)),
         half if c.use_intermediate_ffn_before_adapter else None, _adapter(c) if c.add_adapter else None,
     )  # fmt: skip
-    return with_head(c, "wav2vec2_bert", base, speech_heads(c), context=0)
+    return with_head(c, "wav2vec2_bert", base, speech_heads(c), kind="speech", context=0)
 
 
 def _norm(name: str, width: int) -> Norm:
