@@ -94,6 +94,8 @@ class Dimensions:
             raise self._wrong(key, value, "true or false")
         if isinstance(default, int) and not isinstance(default, bool) and value is not None:
             return self._whole(key, value)
+        if isinstance(value, list) and key in _DEPTHS:
+            return self._whole(key, value)
         if isinstance(value, float) and not math.isfinite(value):
             raise self._wrong(key, value, "a finite number")
         if isinstance(value, int) and not isinstance(value, bool):
@@ -102,7 +104,7 @@ class Dimensions:
 
     def _whole(self, key: str, value: Any) -> Any:  # noqa: ANN401
         if isinstance(value, list):  # some configs give a size per axis or per layer
-            return value
+            return [self._whole(key, item) if type(item) in (int, list) else item for item in value]
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
@@ -110,7 +112,7 @@ class Dimensions:
         size = key.endswith(("_size", "_layers", "_heads", "_dim", "_dim_", "n_embd", "n_layer", "n_head", "_experts"))
         if (size and value < 0) or (key in _POSITIVE and value < 1) or abs(value) > LARGEST:
             raise self._wrong(key, value, "a positive whole number below 10^12")
-        if key.endswith(("_layers", "n_layer")) and value > DEEPEST:
+        if (key.endswith(("_layers", "n_layer")) or key in _DEPTHS) and value > DEEPEST:
             raise self._wrong(key, value, f"a number of layers up to {DEEPEST:,}")
         if key.endswith(("_experts", "_groups", "_group_num")) and value > DEEPEST:
             raise self._wrong(key, value, f"a whole number up to {DEEPEST:,}")
@@ -122,6 +124,10 @@ class Dimensions:
     def _wrong(self, key: str, value: Any, wanted: str) -> RunInvalid:  # noqa: ANN401
         return RunInvalid([Fault(self._where(key), f"{shorten(repr(value))} is not {wanted}")], self._source)
 
+
+_DEPTHS = frozenset({"depth", "depths", "layers_per_block", "transformer_layers_per_block", "num_block_repeats",
+                     "num_stages", "num_encoder_blocks", "iou_head_depth", "num_point_embeddings", "num_multimask_outputs",
+                     "reverse_transformer_layers_per_block"})  # fmt: skip
 
 _POSITIVE = frozenset({"hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size", "n_embd", "n_layer",
                        "n_head", "d_model", "intermediate_size", "num_key_value_heads", "head_dim", "n_layers", "num_layers",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -45,6 +45,13 @@ class Model:
     def tensors(self) -> tuple[Tensor, ...]:
         """Every tensor of the model, like ones grouped."""
         return tensors(self.body) + self.tables
+
+    def called(self, name: str, architecture: str) -> Model:
+        """The same model under a name; its tensors, where they are listed already, are not listed again."""
+        renamed = replace(self, name=name, architecture=architecture)
+        if "tensors" in self.__dict__:
+            renamed.__dict__["tensors"] = self.tensors
+        return renamed
 
     @property
     def parameters(self) -> int:

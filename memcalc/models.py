@@ -48,7 +48,7 @@ def from_preset(name: str) -> Model:
         kept = {k: card[k] for k in ("blocks", "tensors") if k in card}
         return replace(inline(kept), name=card["id"], architecture=str(card.get("architecture", "")))
     model = build(card["architecture"], card["dimensions"], f"the preset {card['id']}")
-    return replace(model, name=card["id"], architecture=card["architecture"])
+    return model.called(card["id"], card["architecture"])
 
 
 def from_mapping(given: Mapping[str, Any], name: str = "inline", source: str = "the model") -> Model:
@@ -79,7 +79,7 @@ def from_file(path: Path) -> Model:
 
 
 def _built(model_type: str, given: Mapping[str, Any], name: str, source: str) -> Model:
-    return replace(build(model_type, given, source), name=name, architecture=model_type)
+    return build(model_type, given, source).called(name, model_type)
 
 
 def _type_of(given: Mapping[str, Any]) -> str:

@@ -76,11 +76,19 @@ def build(model_type: str, given: Mapping[str, Any], source: str = "the model") 
         raise UnknownName("architecture", model_type, model_types(), _OTHERWISE)
     known = dimensions(model_type, given, source)
     try:
-        return model_of(known.but(model_type=model_type))
+        return _sound(model_of(known.but(model_type=model_type)))
     except MemcalcError:
         raise
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
         raise fault("model", f"these dimensions do not make a {model_type}: {error}") from error
+
+
+def _sound(model: Model) -> Model:
+    """The model, if its tensors are made of whole numbers; a list where a number belongs shows only here."""
+    for tensor in model.tensors:
+        if not all(type(size) is int and size >= 0 for size in tensor.shape):
+            raise ValueError(f"{tensor.name} would be {shorten(str(tensor.shape))}")
+    return model
 
 
 def type_of_class(name: str) -> str | None:

@@ -12,6 +12,8 @@ from memcalc.architectures.vision import attention, dropout, encoder_layer, labe
 from memcalc.blocks.base import Block, Sequence, repeat, residual, sequence, stack
 from memcalc.blocks.basic import Activation, Conv, Linear, Norm
 from memcalc.blocks.image import Excite, Flatten, Join, Keep, Pad, Pool, Unflatten
+from memcalc.dimensions import DEEPEST
+from memcalc.errors import fault
 
 if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
@@ -92,6 +94,8 @@ def efficientnet(c: Dimensions) -> Model:
     blocks: list[Block] = []
     for i, (first, width) in enumerate(zip(c.in_channels, c.out_channels, strict=True)):
         depth, before, after = math.ceil(c.depth_coefficient * c.num_block_repeats[i]), scaled(first), scaled(width)
+        if depth > DEEPEST:
+            raise fault("model.depth_coefficient", f"it makes {depth:,} layers; up to {DEEPEST:,} are read")
         more = {"kernel": c.kernel_sizes[i], "ratio": c.expand_ratios[i]}
         rest = _efficient_block(c, after, after, stride=1, first=False, **more)
         blocks += [_efficient_block(c, before, after, stride=c.strides[i], first=True, **more), *[rest] * (depth - 1)]
