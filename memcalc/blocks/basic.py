@@ -154,6 +154,11 @@ class Activation(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class Widen(Block):
+    """x.float(): the logits of models whose head widens them itself (Mamba): no tensors, but a new value."""
+
+
+@dataclass(frozen=True, slots=True)
 class Scale(Block):
     """x times a constant (Gemma's embeddings, Granite's multipliers, Cohere's logits): no tensors, but a new value."""
 

@@ -205,11 +205,15 @@ def _unbind_backward(node: Node, *grads: Value) -> Gradients:
     return (out,)
 
 
-def cat(parts: Sequence[Value], axis: int = -1) -> Value:
-    """Parts along an axis, copied into a new tensor; the gradients are views of its gradient."""
+def cat(parts: Sequence[Value], axis: int = -1, size: int = 0) -> Value:
+    """Parts along an axis, copied into a new tensor; the gradients are views of its gradient.
+
+    `size` is that of the axis where the parts stand for more than there are (memcalc.tape.loops).
+    """
     first = parts[0]
     axis %= len(first.shape)
-    shape = (*first.shape[:axis], sum(p.shape[axis] for p in parts), *first.shape[axis + 1 :])
+    size = size or sum(p.shape[axis] for p in parts)
+    shape = (*first.shape[:axis], size, *first.shape[axis + 1 :])
     node = record(first.tape, _cat_backward, tuple(parts), (), (axis, [p.shape[axis] for p in parts]))
     out = first.tape.new(shape, first.dtype)
     out.node = node
@@ -221,9 +225,9 @@ def _cat_backward(node: Node, g: Value) -> Gradients:
     return tuple(narrow(g, axis, size) if node.wants(i) else None for i, size in enumerate(sizes))
 
 
-def stack(parts: Sequence[Value], axis: int = 0) -> Value:
-    """Parts side by side along a new axis."""
-    return cat([unsqueeze(p, axis) for p in parts], axis)
+def stack(parts: Sequence[Value], axis: int = 0, size: int = 0) -> Value:
+    """Parts side by side along a new axis, of `size` where they stand for more than there are."""
+    return cat([unsqueeze(p, axis) for p in parts], axis, size)
 
 
 def pad(x: Value, axis: int, extra: int) -> Value:

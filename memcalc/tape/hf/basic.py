@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm, ProductLinear, Raw, Scale, Softcap, TransposedLinear
+from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm, ProductLinear, Raw, Scale, Softcap, TransposedLinear, Widen
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Gradients, Leaf, Node, record
 from memcalc.tape.hf.adapters import adapted
@@ -160,6 +160,12 @@ def cohere_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
     shape = (block.heads, block.width) if block.heads else (block.width,)
     x = f.mul(f.to(t.weight("weight", shape), "fp32"), x)
     return f.to(x, dtype)
+
+
+@rule(Widen)
+def widen(_: Tape, block: Widen, x: Value, around: Around) -> Value:  # noqa: ARG001
+    """x.float()."""
+    return f.to(x, "fp32")
 
 
 @rule(Scale)
