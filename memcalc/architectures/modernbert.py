@@ -58,7 +58,8 @@ def _attention(c: Dimensions, kind: str) -> Attention:
         "attn", heads, heads, head,
         qkv=Linear("Wqkv", hidden, 3 * hidden, bias),
         out=Linear("Wo", hidden, hidden, bias),
-        rotary_dim=head, rotation="fp32", rotary_kind=kind, causal=False, window=c.local_attention // 2 + 1 if kind == "sliding" else 0,
+        rotary_dim=head, rotation="fp32", rotary_kind=kind, causal=False,
+        window=c.local_attention // 2 + 1 if kind == "sliding" else 0,
         dropout=float(c.attention_dropout), formula="modernbert",
     )  # fmt: skip
 
