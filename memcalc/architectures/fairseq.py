@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
@@ -48,13 +49,12 @@ def _tokens(c: Dimensions) -> Embedding:
 def _layer(c: Dimensions, width: int, scores: str, hidden: str, formula: str = "") -> Block:
     """One layer; `scores` and `hidden` are the keys of its dropout probabilities."""
     p = float(c.get(scores) or 0.0)
+    mlp = replace(plain_mlp(c, "fc1", "fc2", width, name=""), dropout=float(c.get("activation_dropout") or 0.0))
     mixer = attention(c, bias=True, out="out_proj", rotary_dim=0, dropout=p, softmax="scores", formula=formula)
     return sequence(
         residual(layer_norm("self_attn_layer_norm", c.hidden_size), mixer, dropout(c, hidden)),
         _crossing(c),
-        residual(
-            layer_norm("final_layer_norm", c.hidden_size), plain_mlp(c, "fc1", "fc2", width, name=""), dropout(c, hidden)
-        ),
+        residual(layer_norm("final_layer_norm", c.hidden_size), mlp, dropout(c, hidden)),
     )
 
 

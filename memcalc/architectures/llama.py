@@ -66,7 +66,7 @@ def ernie4_5(c: Dimensions) -> Model:
 @architecture("helium")
 def helium(c: Dimensions) -> Model:
     """Llama with interleaved rotary positions; the output projection is square and never biased (Kyutai 2025)."""
-    mixer = attention(c, bias=c.attention_bias, rotation="pairs")
+    mixer = attention(c, bias=c.attention_bias, rotation="pairs-whole")
     mixer = replace(mixer, out=Linear("o_proj", c.hidden_size, c.hidden_size))
     layer = pre_norm_layer(c, mixer, gated_mlp(c, bias=c.mlp_bias), "helium")
     return decoder(c, repeat("layers", c.num_hidden_layers, layer), "helium")

@@ -7,7 +7,7 @@ from typing import Literal
 
 from memcalc.blocks.base import Block, Param
 
-Rotation = Literal["", "fp32", "pairs", "pairs-fp32", "spread", "own"]
+Rotation = Literal["", "fp32", "pairs", "pairs-whole", "pairs-fp32", "spread", "own"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Attention(Block):
     half of a `q` twice as wide (`gated`, Qwen3-Next), or of its own projection `gate` of the input (Step 3.7).
     `value_dim` is the width of a value head where it is not head_dim. `clip` > 0 clamps queries, keys and values to
     ±clip (OLMo, MPT). `rotation` is how queries and keys are rotated: by halves, or so in fp32; by neighbouring pairs, with the tables
-    spread out for every use ('pairs', GLM), all of it in fp32 ('pairs-fp32', Ernie) or with tables made so and in fp32
+    spread out for every use ('pairs', GLM; 'pairs-whole' where no other channels are joined to them, Helium), all of it in fp32 ('pairs-fp32', Ernie) or with tables made so and in fp32
     ('spread', Cohere); by tables that every layer keeps for itself ('own', GPT-J). The tables are those of kind `rotary_kind` (layers of different bases have their own), left in fp32
     where `rotary_fp32`. `eager_only` where the library has no fused kernel for it; `padded` where it is
     always given a mask of padding, so that a mask is made for every sequence (BART's decoder). `formula` says whose forward it is

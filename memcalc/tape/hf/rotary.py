@@ -32,6 +32,8 @@ def rotate(block: Attention, q: Value, k: Value, tables: Tables) -> tuple[Value,
     match block.rotation:
         case "pairs":
             return by_pairs(q, k, tables, block.rotary_dim)
+        case "pairs-whole":
+            return by_whole_pairs(q, k, tables)
         case "pairs-fp32":
             return by_pairs_in_fp32(q, k, tables)
         case "spread":
@@ -86,16 +88,21 @@ def rotate_half(x: Value) -> Value:
 
 
 def by_pairs(q: Value, k: Value, tables: Tables, dim: int) -> tuple[Value, Value]:
-    """GLM's apply_rotary_pos_emb: half of each table repeated for every pair, in every layer (modeling_glm.py)."""
-    cos, sin = spread(tables)
-    if dim == q.shape[-1]:  # modeling_helium.py
-        return f.add(f.mul(q, cos), f.mul(rotate_pairs(q), sin)), f.add(f.mul(k, cos), f.mul(rotate_pairs(k), sin))
+    """GLM's apply_rotary_pos_emb: half of each table repeated for every pair, in every layer (modeling_glm.py).
+
+    The other channels, even where there are none, are joined to them by a copy.
+    """
     (q_rot, q_pass), (k_rot, k_pass) = parted(q, dim), parted(k, dim)
-    q_embed = f.add(f.mul(q_rot, cos), f.mul(rotate_pairs(q_rot), sin))
-    k_embed = f.add(f.mul(k_rot, cos), f.mul(rotate_pairs(k_rot), sin))
+    q_embed, k_embed = by_whole_pairs(q_rot, k_rot, tables)
     q_embed = f.cat((q_embed, q_pass))
     k_embed = f.cat((k_embed, k_pass))
     return q_embed, k_embed
+
+
+def by_whole_pairs(q: Value, k: Value, tables: Tables) -> tuple[Value, Value]:
+    """Helium's apply_rotary_pos_emb (modeling_helium.py)."""
+    cos, sin = spread(tables)
+    return f.add(f.mul(q, cos), f.mul(rotate_pairs(q), sin)), f.add(f.mul(k, cos), f.mul(rotate_pairs(k), sin))
 
 
 def spread(tables: Tables) -> Tables:
