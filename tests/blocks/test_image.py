@@ -1,0 +1,62 @@
+"""Blocks of image models: their tensors and parts."""
+
+from __future__ import annotations
+
+from memcalc.blocks.basic import Conv, Linear, Norm
+from memcalc.blocks.diffusion import Condition, JointAttention, JointBlock, Modulation, ResBlock, SingleBlock
+from memcalc.blocks.image import ChannelScale, Excite, Flatten, Positions, Prefix, ResponseNorm, Sum, Windows
+from memcalc.blocks.multimodal import ConvTokens, Images
+from memcalc.tensors import Tensor, tensors
+
+
+def shapes(found: tuple[Tensor, ...]) -> dict[str, tuple[int, ...]]:
+    return {t.name: t.shape for t in found}
+
+
+def test_learned_tokens_positions_and_scales_are_parameters_by_their_own_name() -> None:
+    blocks = Prefix("cls_token", (1, 1, 4)), Positions("places", (1, 5, 4)), ChannelScale("gamma", (4,))
+    assert [shapes(tensors(block)) for block in blocks] == [{"cls_token": (1, 1, 4)}, {"places": (1, 5, 4)}, {"gamma": (4,)}]
+
+
+def test_a_transposed_convolution_is_stored_inputs_first() -> None:
+    assert shapes(tensors(Conv("up", 8, 4, (2, 2), 2, transposed=True))) == {"up.weight": (8, 4, 2, 2), "up.bias": (4,)}
+    assert shapes(tensors(Conv("down", 8, 4, (2, 2), 2, bias=False))) == {"down.weight": (4, 8, 2, 2)}
+    assert shapes(tensors(Conv("deep", 8, 8, (3, 3), 1, 8, bias=False))) == {"deep.weight": (8, 1, 3, 3)}
+
+
+def test_response_normalisation_has_four_axes() -> None:
+    assert shapes(tensors(ResponseNorm("grn", 6))) == {"grn.weight": (1, 1, 1, 6), "grn.bias": (1, 1, 1, 6)}
+
+
+def test_what_only_moves_values_has_no_tensors() -> None:
+    assert tensors(Flatten("")) == ()
+
+
+def test_blocks_within_windows_sums_and_images_keep_their_names() -> None:
+    inner = Linear("a", 2, 3)
+    for block in (Windows("", (inner,)), Sum("", (inner,)), Images("", (inner,)), Condition("", (inner,)), ConvTokens("", inner)):
+        assert shapes(tensors(block)) == {"a.weight": (3, 2)}
+
+
+def test_excitation_reduces_before_it_expands() -> None:
+    block = Excite("se", Conv("reduce", 8, 2, (1, 1)), Conv("expand", 2, 8, (1, 1)))
+    assert list(shapes(tensors(block))) == ["se.reduce.weight", "se.reduce.bias", "se.expand.weight", "se.expand.bias"]
+
+
+def test_the_parts_of_a_residual_block_run_in_order_and_may_be_absent() -> None:
+    norm, conv = Norm("norm1", 4, "group"), Conv("conv1", 4, 4, (3, 3))
+    assert ResBlock("", norm, conv).parts() == (norm, conv)
+    assert ResBlock("", norm, conv, shortcut=Conv("short", 4, 4, (1, 1))).parts()[-1].name == "short"
+
+
+def test_a_modulation_makes_its_condition_first() -> None:
+    linear, vector = Linear("linear", 4, 24), Linear("emb", 4, 4)
+    assert Modulation("norm1", linear, 6, vector).parts() == (vector, linear)
+
+
+def test_joint_attention_projects_both_streams() -> None:
+    q, added, out, back = (Linear(name, 4, 4) for name in ("to_q", "add_q_proj", "to_out.0", "to_add_out"))
+    mixer = JointAttention("attn", q=q, out=out, context=(added,), context_out=back)
+    assert mixer.parts() == (q, added, out, back)
+    assert JointBlock("", attention=mixer).parts() == (mixer,)
+    assert SingleBlock("", up=q, out=out).parts() == (q, out)
