@@ -43,7 +43,7 @@ class CachingAllocator:
             block = pool.pop(at)[2]
             block.entry = None
         else:
-            taken = SMALL_SEGMENT if small else LARGE_SEGMENT if size < OWN_SEGMENT else -(-size // ROUND_SEGMENT) * ROUND_SEGMENT  # noqa: E501
+            taken = SMALL_SEGMENT if small else LARGE_SEGMENT if size < OWN_SEGMENT else -(-size // ROUND_SEGMENT) * ROUND_SEGMENT
             block = Block(taken, small)
             self.reserved += taken
         rest = block.size - size

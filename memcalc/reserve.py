@@ -7,6 +7,7 @@ where those of the layers before them fitted.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcalc.allocator import MIB, Block, CachingAllocator
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from memcalc.tape.recorder import Layers
     from memcalc.tape.step import Recording
 
-EDGE = 2  # layers at each end of a stack that are replayed whole
+EDGE = 3  # layers at each end of a stack that are replayed whole
 NEGLIGIBLE = 2**14  # blocks smaller than this part of all that persists are left to the small pool, unless it is small
 
 
@@ -101,8 +102,8 @@ class Moves:
         self.births: list[int] = []
         self.moves: list[int] = []
         self.number: dict[tuple[int, int], int] = {}  # (storage, layer) -> block, while it lives
-        self.home: dict[int, tuple[int, int, int, int]] = {}  # storage -> stack, sample, direction, place from the end
-        self.made: dict[tuple[int, int, int], list[int]] = {}  # the storages of a stack's sample and direction
+        self.home: dict[int, tuple[int, int, int, tuple[int, int]]] = {}  # storage -> stack, sample, direction, mark
+        self.like: dict[tuple[int, int, int], dict[tuple[int, int], int]] = {}  # a slice's storages by their marks
         self.lasting: dict[tuple[int, int], list[int]] = {}  # a slice's events but those of storages local to it
         for place, stack in enumerate(recording.stacks):
             for sample, direction, start, stop in _stretches(stack):
@@ -126,18 +127,22 @@ class Moves:
         return self.births, self.moves
 
     def _settle(self, place: int, sample: int, direction: int, start: int, stop: int) -> None:
-        events = self.recording.events[start:stop]
+        events, sizes = self.recording.events[start:stop], self.recording.sizes
         born = [event for event in events if event >= 0]
-        self.made[place, sample, direction] = born
-        for rank, storage in enumerate(born):
-            self.home[storage] = (place, sample, direction, rank - len(born))
         local = set(born) & {~event for event in events if event < 0}
-        sizes, floor = self.recording.sizes, self.floor
         self.lasting[start, stop] = [
             event
             for event in events
-            if (storage := event if event >= 0 else ~event) not in local and sizes[storage] > floor
+            if (storage := event if event >= 0 else ~event) not in local and sizes[storage] > self.floor
         ]
+        seen: Counter[int] = Counter()
+        marks = self.like[place, sample, direction] = {}
+        for storage in reversed(born):  # its size, and which of that size it is, from the end, among those that last
+            mark = (sizes[storage], -1 if storage in local else seen[sizes[storage]])
+            self.home[storage] = (place, sample, direction, mark)
+            if storage not in local:
+                marks[mark] = storage
+                seen[sizes[storage]] += storage not in self.recording.gradients
 
     def _pass(self, start: int, stop: int) -> None:
         """A stretch outside the stacks."""
@@ -166,12 +171,14 @@ class Moves:
         stack = self.recording.stacks[place]
         if home is None or home[0] != place:
             return storage, -1 if home is None else 0
-        _, sample, direction, rank = home
+        _, sample, direction, mark = home
+        if storage in stack.shared and layer > stack.order.index(stack.order[layer]):
+            return -1, -1  # other layers still share it
         step = sample - stack.order[layer]
         if step == 0 or abs(step) > 1 or storage in stack.shared:
             return storage, layer if step == 0 else stack.order.index(sample)
         neighbour = stack.order[layer + step]
-        return self.made[place, neighbour, direction][rank], layer + step
+        return self.like[place, neighbour, direction].get(mark, storage), layer + step
 
     def _bear(self, storage: int, layer: int) -> None:
         size = self.recording.sizes[storage]

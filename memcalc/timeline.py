@@ -35,8 +35,8 @@ class Timeline:
     """One training step in bytes. `base` is there all along; the rest comes on top, and is included in every figure.
 
     `phases` holds each phase's own maximum, `peak` the largest of them. `at_peak` adds up to `peak` exactly.
-    `activations` is what autograd and the program hold when the forward pass ends, beyond the base. `curve` samples
-    the live bytes over forward and backward. `reserved` is what the caching allocator has taken from the device.
+    `activations` is what autograd and the program hold when the forward pass ends, beyond the base, inputs included. `curve`
+    samples the live bytes over forward and backward. `reserved` is what the caching allocator has taken from the device.
     """
 
     base: Mapping[str, int]
@@ -57,7 +57,7 @@ class Timeline:
 def timeline(recording: Recording, base: Mapping[str, int], step_temporaries: int, reserved: int = 0) -> Timeline:
     """The bytes of a step over `base`; `step_temporaries` is the most an optimizer step needs beside what persists."""
     signed, slices = signed_sizes(recording), schedule(recording)
-    ground, levels = sum(base.values()), _levels(signed, slices)
+    ground, levels = sum(base.values()) + recording.resident, _levels(signed, slices)
     tops = {phase: _highest(slices, levels, phase) for phase in ("forward", "backward")}
     forwards = sum(piece.phase == "forward" for piece in slices)
     after_forward, after_backward = levels[forwards - 1][1], levels[-1][1]
@@ -72,9 +72,12 @@ def timeline(recording: Recording, base: Mapping[str, int], step_temporaries: in
         parts = {"activations": recording.kept, "gradients": gradients, "temporary": step_temporaries}
     else:
         parts = _composition(recording, signed, slices, tops[phase][0])
-    at_peak = {**base, **parts, "gradients": parts["gradients"] + base.get("gradients", 0)}
+    parts["gradients"] += base.get("gradients", 0)
+    parts["activations"] += recording.resident
+    at_peak = {**base, **parts}
     return Timeline(
-        base, phases, phases[phase], phase, at_peak, after_forward, ground + after_forward, ground + after_backward,
+        base, phases, phases[phase], phase, at_peak,
+        recording.resident + after_forward, ground + after_forward, ground + after_backward,
         gradients + base.get("gradients", 0), step_temporaries, reserved,
         tuple(ground + level for pair in levels for level in pair), recording.unmodelled,
     )  # fmt: skip
@@ -164,7 +167,7 @@ def _measured(signed: list[int], slices: list[Slice]) -> tuple[dict[Slice, int],
     heights, totals = {}, {}
     for piece in set(slices):
         path = list(accumulate(signed[piece.start : piece.stop]))
-        heights[piece], totals[piece] = (max(0, max(path)), path[-1]) if path else (0, 0)
+        heights[piece], totals[piece] = (max(0, *path), path[-1]) if path else (0, 0)
     return heights, totals
 
 

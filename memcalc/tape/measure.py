@@ -39,7 +39,7 @@ def measure(
     base = {
         "weights": sum(_bytes(tensor, stored(tensor)) for tensor in found if not tensor.buffer),
         "master_weights": sum(_bytes(tensor, setting.master) for tensor in _trained(found)) if setting.master else 0,
-        "buffers": sum(_bytes(tensor, stored(tensor)) for tensor in found if tensor.buffer) + recording.resident,
+        "buffers": sum(_bytes(tensor, stored(tensor)) for tensor in found if tensor.buffer),
         "optimizer_states": sum(_state_bytes(tensor, optimizer, setting) for tensor in _trained(found)),
     }
     if setting.accumulating:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class Recording:
     """What a tape holds when the step is over: see Tape for the fields; `forward_end`, `end` are lengths of the log.
 
-    `kept` are the bytes of outputs that the training loop still holds when the step is over, and `outputs` their storage (-1: none).
+    `kept` are the bytes of outputs that the training loop still holds when the step is over, `outputs` their
+    storage (-1: none).
     """
 
     events: list[int]

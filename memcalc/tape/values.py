@@ -19,7 +19,7 @@ Shape: TypeAlias = "tuple[int, ...]"
 GRAIN = 512  # bytes; the CUDA caching allocator hands out multiples of it (c10/cuda/CUDACachingAllocator.h, kMinBlockSize)
 ITEM = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int64": 8, "int32": 4, "int8": 1, "uint8": 1, "bool": 1}
 FLOATS = frozenset({"fp64", "fp32", "bf16", "fp16", "fp8"})
-WIDTHS = {"fp64": 4, "fp32": 3, "fp16": 2, "bf16": 2}  # which of two floating dtypes wins when they meet
+RANKS = {"bool": 0, "uint8": 1, "int8": 1, "int32": 2, "int64": 3, "fp8": 4, "bf16": 5, "fp16": 5, "fp32": 6, "fp64": 7}
 
 
 def rounded(nbytes: int) -> int:
@@ -75,13 +75,12 @@ class Value:
 
 
 def promoted(a: str, b: str) -> str:
-    """The dtype of an operation between tensors of two dtypes (torch.promote_types, floats over integers)."""
+    """The dtype of an operation between tensors of two dtypes (torch.promote_types)."""
     if a == b:
         return a
-    return a if WIDTHS.get(a, 0) > WIDTHS.get(b, 0) else b if a in ("bool", *_INTEGERS) or b in FLOATS else a
-
-
-_INTEGERS = ("int64", "int32", "int8", "uint8")
+    if RANKS[a] == RANKS[b]:
+        return "fp32" if a in FLOATS else "int32"
+    return a if RANKS[a] > RANKS[b] else b
 
 
 def broadcast(a: Shape, b: Shape) -> Shape:

@@ -1,0 +1,81 @@
+"""The recorded training steps, and what memcalc says of them.
+
+`steps.json` and `kinds.json` hold one step each entry: the run in the vocabulary of a run file, and the bytes that the
+real model and optimizer took (see their `source`; record.py makes them).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memcalc import estimate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memcalc.report import Memory
+
+FILES = ("steps.json", "kinds.json")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One recorded step: the run that it was, and its bytes."""
+
+    model: str
+    run: dict[str, Any]
+    config: dict[str, Any]
+    peak: int
+    peak_phase: str
+    after_forward: int
+    reserved: int
+
+    @property
+    def name(self) -> str:
+        """The model and what else tells the step apart."""
+        run = self.run
+        length = f"x{run['seq_len']}" if "seq_len" in run else ""
+        kept = "outputs kept" if run.get("keep_outputs") else ""
+        words = (run["precision"], run["attention"], _word(run["checkpointing"]), f"{run['batch_size']}{length}",
+                 _optimizer(run["optimizer"]), _lora(run.get("lora")), kept)  # fmt: skip
+        return " · ".join((self.model, *(word for word in words if word)))
+
+
+def _word(checkpointing: str | dict[str, Any]) -> str:
+    if isinstance(checkpointing, dict):
+        return f"{checkpointing['mode']}{' reentrant' if checkpointing.get('reentrant') else ''}"
+    return "" if checkpointing == "none" else "checkpointed"
+
+
+def _optimizer(optimizer: str | dict[str, Any]) -> str:
+    if isinstance(optimizer, str):
+        return "no optimizer" if optimizer == "none" else optimizer
+    return " ".join(str(optimizer[key]) for key in ("name", "implementation", "library") if key in optimizer)
+
+
+def _lora(lora: dict[str, Any] | None) -> str:
+    return f"LoRA {lora['rank']} on {len(lora['targets'])}, {lora['dtype']}" if lora else ""
+
+
+@lru_cache(maxsize=1)
+def steps() -> tuple[Step, ...]:
+    """Every recorded step, in the order of the files."""
+    return tuple(step for file in FILES for step in _read(Path(__file__).with_name(file)))
+
+
+def _read(path: Path) -> Iterator[Step]:
+    document = json.loads(path.read_text("utf-8"))
+    for row in document["steps"]:
+        yield Step(
+            row["model"], row["run"], document["configs"][row["model"]],
+            row["peak"], row["peak_phase"], row["after_forward"], row["reserved"],
+        )  # fmt: skip
+
+
+def estimated(step: Step) -> Memory:
+    """What memcalc says of the step."""
+    return estimate({**step.run, "model": step.config}).memory

@@ -1,0 +1,25 @@
+"""Every recorded step: the peak within 0.5 %, its phase, what autograd holds, what the allocator takes."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.reference.recorded import Step, estimated, steps
+
+PEAK, ACTIVATIONS, RESERVED = 0.005, 0.01, 0.08
+
+
+@pytest.mark.parametrize("step", steps(), ids=lambda step: step.name)
+def test_recorded_step(step: Step) -> None:
+    memory = estimated(step)
+    assert memory.peak_allocated == pytest.approx(step.peak, rel=PEAK)
+    assert memory.peak_phase == step.peak_phase
+    assert memory.reserved == pytest.approx(step.reserved, rel=RESERVED)
+    persistent = memory.persistent - memory.components.gradients
+    assert persistent + memory.components.activations == pytest.approx(step.after_forward, rel=ACTIVATIONS)
+    assert sum(vars(memory.at_peak).values()) == memory.peak_allocated
+
+
+def test_the_usual_error_is_far_smaller() -> None:
+    errors = sorted(abs(estimated(step).peak_allocated / step.peak - 1) for step in steps())
+    assert errors[len(errors) // 2] < 1e-4

@@ -1,0 +1,61 @@
+"""The caching allocator's rules, one by one (c10/cuda/CUDACachingAllocator.cpp)."""
+
+from __future__ import annotations
+
+import pytest
+
+from memcalc.allocator import MIB, CachingAllocator
+
+
+@pytest.mark.parametrize(
+    ("size", "segment"),
+    [(512, 2 * MIB), (MIB, 2 * MIB), (MIB + 512, 20 * MIB), (10 * MIB - 512, 20 * MIB), (10 * MIB, 10 * MIB),
+     (11 * MIB, 12 * MIB)],
+)  # fmt: skip
+def test_segments(size: int, segment: int) -> None:
+    allocator = CachingAllocator()
+    allocator.malloc(size)
+    assert allocator.reserved == segment
+
+
+def test_small_requests_share_a_segment() -> None:
+    allocator = CachingAllocator()
+    for _ in range(4096):
+        allocator.malloc(512)
+    assert allocator.reserved == 2 * MIB
+    allocator.malloc(512)
+    assert allocator.reserved == 4 * MIB
+
+
+def test_a_large_block_is_split_where_more_than_a_mebibyte_remains() -> None:
+    allocator = CachingAllocator()
+    allocator.malloc(19 * MIB)
+    allocator.malloc(MIB + 512)  # 19 MiB took a segment of 20: the last one is too small to be split off
+    assert allocator.reserved == 40 * MIB
+
+
+def test_the_smallest_block_that_fits_is_taken_and_neighbours_merge() -> None:
+    allocator = CachingAllocator()
+    big, small = allocator.malloc(64 * MIB), allocator.malloc(32 * MIB)
+    allocator.free(big)
+    allocator.free(small)
+    parts = [allocator.malloc(16 * MIB) for _ in range(6)]
+    assert allocator.reserved == 96 * MIB
+    for part in parts:
+        allocator.free(part)
+    allocator.malloc(64 * MIB)
+    assert allocator.reserved == 96 * MIB
+
+
+@pytest.mark.parametrize("size", [512, 3 * MIB, 11 * MIB, 12 * MIB + 512])
+def test_keeping_many_is_the_same_as_one_after_the_other(size: int) -> None:
+    one, many = CachingAllocator(), CachingAllocator()
+    for allocator in (one, many):
+        allocator.free(allocator.malloc(40 * MIB))
+    for _ in range(9):
+        one.malloc(size)
+    many.keep(size, 9)
+    assert one.reserved == many.reserved
+    assert one.malloc(2 * MIB) is not None
+    many.malloc(2 * MIB)
+    assert one.reserved == many.reserved
