@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from memcalc.architectures import architecture
 from memcalc.architectures.decoder import causal_lm, rms
 from memcalc.blocks.base import Residual, repeat
-from memcalc.blocks.basic import Conv, Embedding, Linear, Norm, Widen
+from memcalc.blocks.basic import Cast, Conv, Embedding, Linear, Norm
 from memcalc.blocks.ssm import Mamba, Mamba2
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def _backbone(c: Dimensions, mixer: Block) -> Model:
     layer = Residual("", (rms("norm", c.hidden_size), mixer), fp32=c.residual_in_fp32)
     table, layers = Embedding("embeddings", c.vocab_size, c.hidden_size), repeat("layers", c.num_hidden_layers, layer)
     return causal_lm(
-        c, table, layers, rms("norm_f", c.hidden_size), prefix="backbone", tie="embeddings", logits=Widen("")
+        c, table, layers, rms("norm_f", c.hidden_size), Cast("", "weights"), prefix="backbone", tie="embeddings", logits=Cast("")
     )
 
 

@@ -9,7 +9,7 @@ from memcalc.architectures.decoder import attention, causal_lm, interleaved, pla
 from memcalc.architectures.experts import corrected_router, per_layer, stacked_experts
 from memcalc.architectures.mamba import dual
 from memcalc.blocks.base import residual
-from memcalc.blocks.basic import Embedding, Linear, Widen
+from memcalc.blocks.basic import Cast, Embedding, Linear
 from memcalc.blocks.mlp import Moe
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def nemotron_h(c: Dimensions) -> Model:
 
     table = Embedding("embeddings", c.vocab_size, c.hidden_size)
     layers = interleaved("layers", block_types(c), layer)
-    return causal_lm(c, table, layers, rms("norm_f", c.hidden_size, "gpt_oss"), logits=Widen(""))
+    return causal_lm(c, table, layers, rms("norm_f", c.hidden_size, "gpt_oss"), logits=Cast(""))
 
 
 def block_types(c: Dimensions) -> list[str]:

@@ -154,8 +154,10 @@ class Activation(Block):
 
 
 @dataclass(frozen=True, slots=True)
-class Widen(Block):
-    """x.float(): the logits of models whose head widens them itself (Mamba): no tensors, but a new value."""
+class Cast(Block):
+    """x.to(dtype): the logits of models whose head widens them itself (Mamba), or to the dtype weights are kept in."""
+
+    to: Literal["fp32", "weights"] = "fp32"
 
 
 @dataclass(frozen=True, slots=True)

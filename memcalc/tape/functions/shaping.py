@@ -6,7 +6,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from memcalc.tape.autograd import Gradients, Node, record
-from memcalc.tape.values import Shape, Value, contiguous_strides, normal, viewed
+from memcalc.tape.values import Shape, Value, contiguous_strides, dense_like, normal, viewed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -231,22 +231,23 @@ def stack(parts: Sequence[Value], axis: int = 0, size: int = 0) -> Value:
 
 
 def pad(x: Value, axis: int, extra: int) -> Value:
-    """constant_pad_nd: a longer copy, whose gradient is a view's copy."""
+    """constant_pad_nd: a longer copy, whose gradient is a view's copy; with nothing to add a clone laid out like x."""
     axis %= len(x.shape)
     shape = (*x.shape[:axis], x.shape[axis] + extra, *x.shape[axis + 1 :])
-    out = x.tape.new(shape, x.dtype)
-    out.node = record(x.tape, _pad_backward, (x,), (), x.shape)
+    out = x.tape.new(shape, x.dtype, None if extra else dense_like(shape, x.strides))
+    out.node = record(x.tape, _pad_backward, (x,), (), (x.shape, extra))
     return out
 
 
 def _pad_backward(node: Node, g: Value) -> Gradients:
-    return (g.tape.new(node.meta, g.dtype),)
+    shape, extra = node.meta
+    return (g.tape.new(shape, g.dtype, None if extra else dense_like(shape, g.strides)),)
 
 
 def roll(x: Value) -> Value:
     """torch.roll: a shifted copy, and one for the gradient."""
     out = x.tape.new(x.shape, x.dtype)
-    out.node = record(x.tape, _pad_backward, (x,), (), x.shape)
+    out.node = record(x.tape, _pad_backward, (x,), (), (x.shape, 1))
     return out
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm, ProductLinear, Raw, Scale, Softcap, TransposedLinear, Widen
+from memcalc.blocks.basic import Activation, Cast, Dropout, Embedding, Linear, Norm, ProductLinear, Raw, Scale, Softcap, TransposedLinear
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Gradients, Leaf, Node, record
 from memcalc.tape.hf.adapters import adapted
@@ -162,10 +162,15 @@ def cohere_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
     return f.to(x, dtype)
 
 
-@rule(Widen)
-def widen(_: Tape, block: Widen, x: Value, around: Around) -> Value:  # noqa: ARG001
-    """x.float()."""
-    return f.to(x, "fp32")
+@rule(Cast)
+def cast(t: Tape, block: Cast, x: Value, around: Around) -> Value:  # noqa: ARG001
+    """x.to(dtype)."""
+    return f.to(x, block.to if block.to == "fp32" else stored(t))
+
+
+def stored(t: Tape) -> str:
+    """The dtype the model's own weights are kept in."""
+    return t.setting.frozen if t.weights.adapters else t.setting.weights
 
 
 @rule(Scale)

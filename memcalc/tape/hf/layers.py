@@ -8,6 +8,7 @@ from memcalc.blocks.base import Block, Parallel, Residual, Sequence, Stack, Unus
 from memcalc.blocks.image import Sum
 from memcalc.tape import functions as f
 from memcalc.tape.checkpoint import checkpointed
+from memcalc.tape.hf.basic import stored
 from memcalc.tape.hf.surroundings import handed_to, prepare
 from memcalc.tape.recorder import Layers
 from memcalc.tape.rules import Around, rule, run
@@ -30,8 +31,8 @@ def sequence(t: Tape, block: Sequence, x: Value, around: Around) -> Value:
 
 @rule(Residual)
 def residual(t: Tape, block: Residual, x: Value, around: Around) -> Value:
-    """x + f(x)."""
-    y = x
+    """x + f(x); in fp32 as Mamba2Block.forward does it: the norm reads x in the weights' dtype."""
+    y = f.to(x, stored(t)) if block.fp32 else x
     for index, part in enumerate(block.blocks):
         y = run(t, part, y, around)
         if block.fp32 and not index:
@@ -78,6 +79,7 @@ def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:
     samples, order = _samples(kinds, setting.every if setting.checkpoint else 0)
     marks = Layers(path, order)
     t.stacks.append(marks)
+    first = x
     for number, index in enumerate(samples):
         layer, name = named[index]
         t.path, t.instance = f"{path}.{name}" if path else name, f"{outer}/{number if block.shared == 1 else index // block.shared}"
@@ -88,6 +90,10 @@ def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:
         else:
             x = run(t, layer, x, around)
         around.weights = None
+        if not number and around.after_first:
+            x = around.after_first(first, x)
+        if around.keeps:
+            t.held.append(x)
         if not number:
             marks.shared = around.storages()
     marks.mark(t)

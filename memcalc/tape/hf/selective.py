@@ -28,7 +28,7 @@ def selective(t: Tape, block: Mamba, x: Value, around: Around) -> Value:
         step = f.matmul(t.weight("weight", (block.inner, block.dt_rank)), f.transpose(step, 1, 2))
         bias = f.to(t.weight("bias", (block.inner,)), "fp32")
     skip = f.to(t.weight("D", (block.inner,)), "fp32")
-    out = scan(t, f.transpose(hidden, 1, 2), f.add(step, f.unsqueeze(bias, -1)), decay, keys, queries, skip, gate)
+    out = scan(t, f.transpose(hidden, 1, 2), f.add(step, f.unsqueeze(f.to(bias, step.dtype), -1)), decay, keys, queries, skip, gate)
     return run(t, block.out_proj, f.to(f.transpose(out, 1, 2), x.dtype), around)  # type: ignore[arg-type]
 
 
