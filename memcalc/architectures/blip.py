@@ -43,6 +43,7 @@ def blip_vision(c: Dimensions) -> Model:
     mixer = Attention(
         "self_attn", heads, heads, hidden // heads, qkv=Linear("qkv", hidden, 3 * hidden, bool(c.get("qkv_bias", True))),
         out=Linear("projection", hidden, hidden, bias=True), causal=False, dropout=float(c.attention_dropout),
+        softmax="scores",
     )  # fmt: skip
     layer = encoder_layer(mixer, mlp(c), layer_norms(c, "layer_norm1", "layer_norm2"))
     layers = sequence(repeat("layers", c.num_hidden_layers, layer), name="encoder")

@@ -51,7 +51,7 @@ def internvl_vision(c: Dimensions) -> Model:
     begin = embeddings(c, prefix={"cls_token": 1}, extra=mask, positions=c.use_absolute_position_embeddings)
     kind: NormKind = "rms" if c.norm_type == "rms_norm" else "layer"
     norms = Norm("layernorm_before", c.hidden_size, kind), Norm("layernorm_after", c.hidden_size, kind)
-    mixer = attention(c, "attention", bias=bool(c.attention_bias), out="projection_layer")
+    mixer = attention(c, "attention", bias=bool(c.attention_bias), out="projection_layer", softmax="scores")
     if c.use_qk_norm:
         mixer = replace(mixer, q_norm=_rms(c, "q_norm"), k_norm=_rms(c, "k_norm"))
     layer = encoder_layer(mixer, mlp(c), norms, layer_scales(c, "lambda_1", "lambda_2"), dropout(c))

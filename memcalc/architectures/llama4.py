@@ -50,7 +50,7 @@ def llama4_vision(c: Dimensions) -> Model:
     """A ViT with rotary positions, the class token last; tokens shuffled four to one through an MLP."""
     hidden, (height, width) = c.hidden_size, pair(c.patch_size)
     cut = sequence(Linear("linear", c.num_channels * height * width, hidden), name="patch_embedding")
-    mixer = attention(c, "self_attn", rotary_dim=hidden // c.num_attention_heads)
+    mixer = attention(c, "self_attn", rotary_dim=hidden // c.num_attention_heads, softmax="scores")
     norms = layer_norms(c, "input_layernorm", "post_attention_layernorm")
     layers = sequence(repeat("layers", c.num_hidden_layers, encoder_layer(mixer, mlp(c), norms)), name="model")
     body = sequence(

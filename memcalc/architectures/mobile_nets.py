@@ -167,6 +167,6 @@ def _mobilevit_stage(c: Dimensions, before: int, width: int, hidden: int, depth:
 def _mobilevit_layer(c: Dimensions, hidden: int) -> Sequence:
     d = c.but(hidden_size=hidden)
     q, k, v = (Linear(f"attention.{name}", hidden, hidden, bool(c.qkv_bias)) for name in ("query", "key", "value"))
-    mixer = replace(attention(d, "attention", out="output.dense"), q=q, k=k, v=v)
+    mixer = replace(attention(d, "attention", out="output.dense", softmax="scores"), q=q, k=k, v=v)
     feed = mlp(d, int(hidden * c.mlp_ratio), name="", names=("intermediate.dense", "output.dense"))
     return encoder_layer(mixer, feed, layer_norms(d, "layernorm_before", "layernorm_after"), drop=dropout(c))

@@ -139,6 +139,7 @@ def _attention(c: Dimensions, stage: Stage, names: tuple[str, str, str, str], *b
         v=Linear(v, width, width, bool(c.qkv_bias)),
         out=Linear(out, width, width, bias=True),
         before=biases, causal=False, scores_bias=True, formula="swinv2" if v2 else "swin",
+        softmax="scores" if v2 else "fp32",
         dropout=float(c.attention_probs_dropout_prob),
     )  # fmt: skip
 

@@ -112,7 +112,7 @@ def dinov2(c: Dimensions) -> Model:
     if "num_register_tokens" in c:  # put between class and patches, after the positions
         begin = Sequence("embeddings", (*begin.blocks, Prefix("register_tokens", (1, registers, c.hidden_size))))
     layer = encoder_layer(
-        attention(c, "attention", bias=bool(c.qkv_bias)), _dinov2_mlp(c), layer_norms(c, "norm1", "norm2"),
+        attention(c, "attention", bias=bool(c.qkv_bias), softmax="scores"), _dinov2_mlp(c), layer_norms(c, "norm1", "norm2"),
         layer_scales(c, "layer_scale1.lambda1", "layer_scale2.lambda1"), drop_path(c),
     )  # fmt: skip
     layers = sequence(repeat("layer", c.num_hidden_layers, layer), name="encoder")
@@ -143,7 +143,7 @@ def dinov3(c: Dimensions) -> Model:
     )  # fmt: skip
     mixer = attention(
         c, "attention", bias=bool(c.query_bias), k_bias=c.key_bias, v_bias=c.value_bias, out_bias=c.proj_bias,
-        rotary_dim=c.hidden_size // c.num_attention_heads,
+        rotary_dim=c.hidden_size // c.num_attention_heads, softmax="scores",
     )  # fmt: skip
     bias, act = bool(c.mlp_bias), c.hidden_act
     feed = gated(c, c.intermediate_size, act, bias=bias) if c.use_gated_mlp else mlp(c, names=("up_proj", "down_proj"), bias=bias)
