@@ -5,11 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from memcalc.architectures import architecture
-from memcalc.architectures.encoder import dropout, norm, post_norm_layer
+from memcalc.architectures.encoder import dropout, feed_forward, norm, post_norm_layer
 from memcalc.architectures.heads import channels, labels, masked_lm, with_head
-from memcalc.blocks.base import Block, Param, Sequence, repeat, sequence
+from memcalc.blocks.base import Block, Param, Sequence, repeat, residual, sequence
 from memcalc.blocks.basic import Activation, Conv, Dropout, Embedding, Linear, Norm
-from memcalc.blocks.disentangled import DisentangledAttention, FirstLayerConv, RelativeTable
+from memcalc.blocks.disentangled import (
+    DisentangledAttention,
+    DisentangledEncoder,
+    FirstLayerConv,
+    PaddingMask,
+    RelativeTable,
+)
 from memcalc.blocks.image import Select, Sum
 from memcalc.blocks.seq2seq import Unembed
 
@@ -23,9 +29,12 @@ if TYPE_CHECKING:
 def deberta(c: Dimensions) -> Model:
     """One fused projection with query and value biases beside it, its own projections of positions (He et al. 2020)."""
     table = Embedding("rel_embeddings", 2 * _farthest(c), c.hidden_size)
-    layers = repeat("layer", c.num_hidden_layers, post_norm_layer(c, _attention_v1(c)))
+    layers = repeat(
+        "layer", c.num_hidden_layers,
+        _post_norm(c, _attention_v1(c), "attention.output.LayerNorm"), _post_norm(c, feed_forward(c), "output.LayerNorm"),
+    )  # fmt: skip
     relative = RelativeTable("", (table,)) if c.relative_attention else None
-    base = sequence(_embeddings(c, "deberta"), sequence(relative, layers, name="encoder"))
+    base = sequence(_embeddings(c, "deberta"), _encoder(relative, layers))
     return with_head(c, "deberta", base, _heads(c))
 
 
@@ -33,8 +42,17 @@ def deberta(c: Dimensions) -> Model:
 def deberta_v2(c: Dimensions) -> Model:
     """Bucketed relative positions, shared projections and a convolution beside the first layer (He et al. 2021)."""
     layers = repeat("layer", c.num_hidden_layers, post_norm_layer(c, _attention_v2(c)))
-    encoder = sequence(_relative_table(c), layers, _conv(c), name="encoder")
+    encoder = _encoder(_relative_table(c), layers, _conv(c))
     return with_head(c, "deberta", sequence(_embeddings(c, "layer"), encoder), _heads(c))
+
+
+def _post_norm(c: Dimensions, mixer: Block, name: str) -> Sequence:
+    """norm(x + dropout(mixer(x))) with version 1's own norm."""
+    return sequence(residual(mixer, dropout(c)), Norm(name, c.hidden_size, "layer", "deberta"))
+
+
+def _encoder(*blocks: Block | None) -> DisentangledEncoder:
+    return DisentangledEncoder("encoder", tuple(block for block in blocks if block))
 
 
 def _farthest(c: Dimensions) -> int:
@@ -65,7 +83,7 @@ def _embeddings(c: Dimensions, formula: str) -> Sequence:
     terms = (words, places if c.position_biased_input else None, types if c.type_vocab_size > 0 else None)
     project = Linear("embed_proj", width, c.hidden_size) if width != c.hidden_size else None
     own = Norm("LayerNorm", c.hidden_size, "layer", "" if formula == "layer" else formula)
-    return sequence(Sum("", tuple(t for t in terms if t)), project, own, dropout(c), name="embeddings")
+    return sequence(Sum("", tuple(t for t in terms if t)), project, own, PaddingMask(""), dropout(c), name="embeddings")
 
 
 def _relative_table(c: Dimensions) -> Block | None:
@@ -83,7 +101,7 @@ def _conv(c: Dimensions) -> Block | None:
     size = int(c.get("conv_kernel_size", 0))
     if size <= 0:
         return None
-    conv = Conv("conv", c.hidden_size, c.hidden_size, (size,), conv_groups=int(c.get("conv_groups", 1)))
+    conv = Conv("conv", c.hidden_size, c.hidden_size, (size,), conv_groups=int(c.get("conv_groups", 1)), padding=(size - 1) // 2)
     return FirstLayerConv("conv", conv, norm(c, "LayerNorm"), c.get("conv_act", "tanh"), float(c.hidden_dropout_prob))
 
 

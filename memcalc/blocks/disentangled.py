@@ -45,6 +45,16 @@ class RelativeTable(Sequence):
 
 
 @dataclass(frozen=True, slots=True)
+class DisentangledEncoder(Sequence):
+    """The table of relative positions, the layers, and a convolution where there is one; all hidden states are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class PaddingMask(Block):
+    """x times the mask of padding, which is made where none is given."""
+
+
+@dataclass(frozen=True, slots=True)
 class FirstLayerConv(Block):
     """DeBERTa-v2's convolution beside the first layer, though listed after the stack.
 

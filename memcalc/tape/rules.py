@@ -20,8 +20,24 @@ _RULES: dict[tuple[type[Block], str], Rule] = {}
 class Around:
     """What a model computes once for all its layers: rotary tables, masks, position biases, the encoder's states."""
 
-    __slots__ = ("bias", "causal", "chosen", "cross_bias", "encoder", "masks", "positions", "ready", "ropes", "rotary",
-                 "table", "weights")  # fmt: skip
+    __slots__ = (
+        "after_first",
+        "bias",
+        "causal",
+        "chosen",
+        "cross_bias",
+        "distances",
+        "encoder",
+        "keeps",
+        "masks",
+        "padding",
+        "positions",
+        "ready",
+        "ropes",
+        "rotary",
+        "table",
+        "weights",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.ready = False
@@ -35,6 +51,10 @@ class Around:
         self.bias: Value | None = None
         self.cross_bias: Value | None = None
         self.table: Value | None = None  # of relative positions
+        self.distances: Value | None = None
+        self.padding: Value | None = None
+        self.keeps = False  # every layer's output until the model returns
+        self.after_first: Callable[[Value, Value], Value] | None = None
         self.positions: Value | None = None
 
     def copy(self) -> Around:
@@ -79,8 +99,10 @@ def inside(t: Tape, block: Block) -> Iterator[None]:
     t.path = t.owner = before
 
 
-def run(t: Tape, block: Block, x: Value, around: Around) -> Value:
-    """The output of a block for its input, by the rule of its kind and formula."""
+def run(t: Tape, block: Block | None, x: Value, around: Around) -> Value:
+    """The output of a block for its input, by the rule of its kind and formula; the input where there is no block."""
+    if block is None:
+        return x
     before = t.path
     if block.name:
         t.path = f"{before}.{block.name}" if before else block.name

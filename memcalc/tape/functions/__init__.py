@@ -1,7 +1,7 @@
 """The torch functions that the rules call, by what they allocate and save; their names are torch's where one fits."""
 
 from memcalc.tape.functions.contractions import einsum
-from memcalc.tape.functions.lookup import cross_entropy, embedding, gather, index, mse_loss, topk
+from memcalc.tape.functions.lookup import cross_entropy, embedding, gather, index, mse_loss, take_along, topk
 from memcalc.tape.functions.pointwise import (
     add,
     add_,
@@ -18,6 +18,7 @@ from memcalc.tape.functions.pointwise import (
     log,
     lower,
     masked_fill,
+    masked_fill_,
     maximum,
     mul,
     neg,
@@ -39,7 +40,19 @@ from memcalc.tape.functions.pointwise import (
     where,
 )  # fmt: skip
 from memcalc.tape.functions.products import addmm, attention, baddbmm, bmm, conv, grouped_mm, linear, matmul, swap
-from memcalc.tape.functions.reduce import batch_norm, cumsum, group_norm, largest, layer_norm, logsumexp, mean, rms_norm, softmax, total
+from memcalc.tape.functions.reduce import (
+    batch_norm,
+    cumsum,
+    group_norm,
+    largest,
+    layer_norm,
+    logsumexp,
+    mean,
+    rms_norm,
+    softmax,
+    total,
+    vector_norm,
+)  # fmt: skip
 from memcalc.tape.functions.shaping import (
     assign,
     cat,
@@ -64,11 +77,13 @@ from memcalc.tape.functions.shaping import (
 )  # fmt: skip
 
 __all__ = [
-    "assign", "cumsum", "einsum", "repeat_interleave", "softplus",
-    "add", "add_", "addmm", "attention", "baddbmm", "batch_norm", "bmm", "cat", "chunk", "clamp", "clamp_", "clone", "compare", "contiguous", "conv",
-    "cosine", "cross_entropy", "div", "dropout", "embedding", "erf", "exp", "expand", "expm1", "gather", "gelu", "group_norm", "grouped_mm", "index",
-    "largest", "layer_norm", "linear", "log", "logsumexp", "lower", "masked_fill", "matmul", "maximum", "mean", "mse_loss", "mul", "narrow", "neg", "pad",
-    "permute", "power", "relu", "reshape", "rms_norm", "roll", "rsqrt", "scale", "select", "shift", "sigmoid", "silu",
-    "softmax", "split", "square", "square_root", "squared", "squeeze", "stack", "subtract", "swap", "tanh", "to", "topk", "total",
-    "transpose", "unbind", "unsqueeze", "upper", "view", "where",
+    "add", "add_", "addmm", "assign", "attention", "baddbmm", "batch_norm", "bmm", "cat", "chunk", "clamp",
+    "clamp_", "clone", "compare", "contiguous", "conv", "cosine", "cross_entropy", "cumsum", "div", "dropout",
+    "einsum", "embedding", "erf", "exp", "expand", "expm1", "gather", "gelu", "group_norm", "grouped_mm",
+    "index", "largest", "layer_norm", "linear", "log", "logsumexp", "lower", "masked_fill", "masked_fill_",
+    "matmul", "maximum", "mean", "mse_loss", "mul", "narrow", "neg", "pad", "permute", "power", "relu",
+    "repeat_interleave", "reshape", "rms_norm", "roll", "rsqrt", "scale", "select", "shift", "sigmoid", "silu",
+    "softmax", "softplus", "split", "square", "square_root", "squared", "squeeze", "stack", "subtract", "swap",
+    "take_along", "tanh", "to", "topk", "total", "transpose", "unbind", "unsqueeze", "upper", "vector_norm",
+    "view", "where",
 ]  # fmt: skip

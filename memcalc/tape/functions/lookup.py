@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from memcalc.tape.autograd import Gradients, Node, record, save
 from memcalc.tape.functions.pointwise import result, to, upper
 from memcalc.tape.functions.reduce import log_softmax
 from memcalc.tape.functions.shaping import alias
-from memcalc.tape.values import Shape, Value
+
+if TYPE_CHECKING:
+    from memcalc.tape.values import Shape, Value
 
 
 def embedding(index: Value, weight: Value) -> Value:
@@ -18,13 +22,21 @@ def embedding(index: Value, weight: Value) -> Value:
 
 
 def _embedding_backward(node: Node, g: Value) -> Gradients:
-    _index = node.load()
+    _saved = node.load()
     return (g.tape.new(node.edges[0].shape, g.dtype),)
 
 
 def gather(x: Value, index: Value, shape: Shape) -> Value:
     """x.gather / x[index] / index_select of `shape`: saves the indices; the gradient is as large as x."""
     node = record(x.tape, _embedding_backward, (x,), (index,))
+    out = x.tape.new(shape, x.dtype)
+    out.node = node
+    return out
+
+
+def take_along(x: Value, where: Value, shape: Shape) -> Value:
+    """torch.gather: saves x (whose shape its backward reads) and the indices; the gradient is zeros, and a copy with the rows added."""
+    node = record(x.tape, _index_backward, (x,), (x, where))
     out = x.tape.new(shape, x.dtype)
     out.node = node
     return out

@@ -154,7 +154,7 @@ def cosine(x: Value) -> Value:
 
 
 def log(x: Value) -> Value:
-    """log(x), saving its input: grad / x."""
+    """The natural logarithm, saving its input: grad / x."""
     return _of_input(_one_step, upper(x))
 
 
@@ -222,7 +222,7 @@ def _erf_backward(node: Node, g: Value) -> Gradients:
 
 
 def clamp(x: Value) -> Value:
-    """clamp(x), saving its input: where(mask, grad, 0) over a boolean mask."""
+    """Saves its input: the gradient is where(mask, grad, 0) over a boolean mask."""
     return _of_input(_clamp_backward, x)
 
 
@@ -277,6 +277,12 @@ def compare(x: Value) -> Value:
     return result(x, None, dtype="bool")
 
 
+def masked_fill_(x: Value, mask: Value) -> Value:
+    """x.masked_fill_(mask, number), saving the mask: no new storage, but one for the gradient."""
+    node = record(x.tape, _one_step, (x,), (mask,))
+    return Value(x.tape, x.storage, x.shape, x.dtype, x.strides, node or x.node, 0 if node else x.slot)
+
+
 def masked_fill(x: Value, mask: Value) -> Value:
     """x.masked_fill(mask, number), saving the mask: a contiguous clone, filled."""
     out = x.tape.new(broadcast(x.shape, mask.shape), x.dtype)
@@ -322,7 +328,7 @@ def lower(x: Value) -> Value:
     leaf = x.node
     if leaf is None or leaf.__class__ is Node or x.dtype != "fp32":
         return to(x, tape.autocast)
-    cached = tape.casts.get(leaf)  # type: ignore[arg-type] - it is a Leaf
+    cached = tape.casts.get(leaf)  # type: ignore[arg-type]  # it is a Leaf
     if cached is None:
         cached = tape.casts[leaf] = to(x, tape.autocast)  # type: ignore[index]
     return cached

@@ -89,7 +89,7 @@ def largest(x: Value) -> Value:
 
 def _largest_backward(node: Node, g: Value) -> Gradients:
     _indices = node.load()
-    zeros = g.tape.new(node.edges[0].shape, g.dtype)  # type: ignore[union-attr] - it was asked for
+    zeros = g.tape.new(node.edges[0].shape, g.dtype)  # type: ignore[union-attr]  # it was asked for
     out = g.tape.new(zeros.shape, g.dtype)
     del zeros
     return (out,)
@@ -165,3 +165,25 @@ def rms_norm(x: Value, weight: Value | None) -> Value:
 def rows(shape: Shape) -> int:
     """Rows of a tensor: everything but its last axis."""
     return prod(shape[:-1])
+
+
+def vector_norm(x: Value, *axes: int) -> Value:
+    """torch.linalg.vector_norm over the axes, which are kept: saves its input and its output."""
+    x = upper(x)
+    node = record(x.tape, _vector_norm_backward, (x,), (x,))
+    out = x.tape.new(_kept(x.shape, axes, keep=True), x.dtype)
+    out.node = node
+    save(x.tape, node, out)
+    return out
+
+
+def _vector_norm_backward(node: Node, g: Value) -> Gradients:
+    """self * (grad / norm), zeros where the norm is 0 (norm_backward, FunctionsManual.cpp)."""
+    x, out = node.load()
+    ratio = g.tape.new(out.shape, g.dtype)
+    zero = g.tape.new(out.shape, "bool")
+    filled = g.tape.new(out.shape, g.dtype)
+    del ratio, zero
+    made = result(x, None)
+    del filled
+    return (made,)

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def whisper(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """WhisperAttention.forward: queries are scaled first, and every part is copied head by head (modeling_whisper.py)."""
     read = around.encoder if block.cross and around.encoder else x
-    q = f.contiguous(heads(f.scale(run(t, block.q, x, around)), block.heads))  # type: ignore[arg-type] - it has one
-    k = f.contiguous(heads(run(t, block.k, read, around), block.heads))  # type: ignore[arg-type]
-    v = f.contiguous(heads(run(t, block.v, read, around), block.heads))  # type: ignore[arg-type]
+    q = f.contiguous(heads(f.scale(run(t, block.q, x, around)), block.heads))
+    k = f.contiguous(heads(run(t, block.k, read, around), block.heads))
+    v = f.contiguous(heads(run(t, block.v, read, around), block.heads))
     return project(t, block, attend(t, block, q, k, v, around), around)
 
 
@@ -31,7 +31,7 @@ def whisper(t: Tape, block: Attention, x: Value, around: Around) -> Value:
 def modernbert(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """ModernBertAttention.forward: the three parts of one projection taken apart by an axis (modeling_modernbert.py)."""
     b, s = x.shape[:2]
-    qkv = f.view(run(t, block.qkv, x, around), b, s, 3, -1, block.head_dim)  # type: ignore[arg-type] - it has one
+    qkv = f.view(run(t, block.qkv, x, around), b, s, 3, -1, block.head_dim)
     q, k, v = f.unbind(qkv, -3)
     q, k, v = f.transpose(q, 1, 2), f.transpose(k, 1, 2), f.transpose(v, 1, 2)
     tables = around.tables(block.rotary_kind)
