@@ -1,9 +1,10 @@
-"""Loops over tokens or chunks: the first, the last, and one between that stands for all the others.
+"""Loops over tokens or chunks: the first iteration, the last two, and one between that stands for all the others.
 
 What an iteration leaves behind (what autograd saved of it, what it adds to a list) is there as often as the loop runs;
 what it lets go of is there once. So the storages that the iteration in the middle leaves alive are made as large as
 those of all the iterations it stands for. Going back, each of its nodes runs once: the gradients of whole tensors that
-every iteration makes and adds up are alike, and never more than a few of them are there at a time.
+every iteration makes and adds up are alike, and what is there of them at a time the last two iterations show, while
+everything the others saved is still there.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ StateT = TypeVar("StateT")
 
 def loop(t: Tape, count: int, step: Callable[[StateT], StateT], state: StateT) -> StateT:
     """step(… step(step(state))), `count` times; `step` may keep values beside what it returns."""
-    if count <= 3:
+    if count <= 4:
         for _ in range(count):
             state = step(state)
         return state
@@ -28,9 +29,9 @@ def loop(t: Tape, count: int, step: Callable[[StateT], StateT], state: StateT) -
     first, begin = len(t.sizes), len(t.events)
     state = step(state)
     last = len(t.sizes)
-    state = step(state)
+    state = step(step(state))
     dead = {~event for event in t.events[begin:] if event < 0}
     for storage in range(first, last):
         if storage not in dead:
-            t.sizes[storage] *= count - 2
+            t.sizes[storage] *= count - 3
     return state
