@@ -38,7 +38,7 @@ class CachingAllocator:
         """A block for `size` bytes, a multiple of 512."""
         small = size <= SMALL
         pool = self._small if small else self._large
-        at = bisect_left(pool, (size,))  # type: ignore[arg-type] - a shorter tuple sorts before
+        at = bisect_left(pool, (size,))
         if at < len(pool):
             block = pool.pop(at)[2]
             block.entry = None

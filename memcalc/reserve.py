@@ -24,9 +24,9 @@ NEGLIGIBLE = 2**14  # blocks smaller than this part of all that persists are lef
 
 
 class Held(NamedTuple):
-    """What is held for each of `count` like trained tensors: bytes of states, and of temporaries of the optimizer step."""
+    """What is held for each of `times` like trained tensors: bytes of states, and of temporaries of the optimizer step."""
 
-    count: int
+    times: int
     states: tuple[int, ...]
     together: tuple[int, ...]
     each: tuple[int, ...]
@@ -68,7 +68,7 @@ def _run(allocator: CachingAllocator, births: list[int], moves: list[int], kept:
         if move >= 0:
             blocks[move] = malloc(births[move])
         else:
-            free(blocks[~move])  # type: ignore[arg-type] - born before it dies
+            free(blocks[~move])  # type: ignore[arg-type]  # born before it dies
             blocks[~move] = None
     return blocks
 
@@ -79,13 +79,13 @@ def _optimizer_step(allocator: CachingAllocator, trained: list[Held], floor: int
         for held in trained:
             for size in held.states:
                 if size > floor:
-                    allocator.keep(size, held.count)
+                    allocator.keep(size, held.times)
     malloc, free = allocator.malloc, allocator.free
     together: list[Block] = []
     before: list[Block] = []
     for held in trained:
-        together += [malloc(size) for size in held.together if size > floor for _ in range(held.count)]
-        for _ in range(min(held.count, 2) if held.each else 0):
+        together += [malloc(size) for size in held.together if size > floor for _ in range(held.times)]
+        for _ in range(min(held.times, 2) if held.each else 0):
             own = [malloc(size) for size in held.each if size > floor]
             for block in before:
                 free(block)

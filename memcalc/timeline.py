@@ -185,7 +185,7 @@ def _composition(recording: Recording, signed: list[int], slices: list[Slice], p
     path = list(accumulate(signed[last.start : last.stop]))
     for part, nbytes in _parts(recording, signed, kinds, last.start, last.start + path.index(max(path)) + 1).items():
         total[part] += nbytes
-    return dict(total)
+    return {str(part): nbytes for part, nbytes in total.items()}
 
 
 def _kinds(recording: Recording) -> list[Part]:

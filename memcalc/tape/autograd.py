@@ -47,6 +47,11 @@ class Node:
         """The saved values, recomputed where a checkpoint stands in for them."""
         return [x if x is None or x.__class__ is Value else x.unpack() for x in self.saved]  # type: ignore[union-attr]
 
+    def shape(self, which: int) -> Shape:
+        """The shape of an input whose gradient is asked for."""
+        edge = self.edges[which]
+        return edge.shape if edge else ()
+
     def wants(self, *which: int) -> bool:
         """Whether the gradient of any of these inputs is asked for."""
         return any(self.edges[i] is not None for i in which)
@@ -108,28 +113,83 @@ def save(tape: Tape, node: Node | None, x: Value | None) -> None:
 
 def backward(tape: Tape, roots: list[tuple[Value, Value]], watch: Callable[[int], None] | None = None) -> None:
     """Run the graph below (output, gradient) pairs; `watch` hears each node's sequence number before it runs."""
-    waiting = _dependencies([value.node for value, _ in roots])
-    buffers: dict[Node | Leaf, list[Value | None]] = {}
-    heap: list[tuple[int, Node]] = []
     enabled, tape.grad_enabled = tape.grad_enabled, False
+    engine = Engine(tape, [value.node for value, _ in roots])
     while roots:
         value, gradient = roots.pop()
-        _deliver(tape, buffers, heap, waiting, value.node, value.slot, gradient, arrived=0)
+        engine.deliver(value.node, value.slot, gradient, counts=0)
         del value, gradient
-    while heap:
-        node = heappop(heap)[1]
-        if watch:
-            watch(node.sequence)
-        tape.owner = node.owner
-        outputs = _evaluate(tape, node, buffers.pop(node))
-        for i, edge in enumerate(node.edges):
-            if edge is not None:
-                gradient, outputs[i] = outputs[i], None
-                _deliver(tape, buffers, heap, waiting, edge.node, edge.slot, gradient)
-                del gradient
-        outputs.clear()
-        _accumulate(tape, buffers, node)
+    engine.run(watch)
     tape.grad_enabled = enabled
+
+
+class Engine:
+    """One backward walk: gradients wait in buffers until all that a node expects have come, the latest node first."""
+
+    def __init__(self, tape: Tape, roots: list[Any]) -> None:
+        self.tape, self.waiting = tape, _dependencies(roots)
+        self.buffers: dict[Any, list[Value | None]] = {}
+        self.heap: list[tuple[int, Node]] = []
+        self.leaves: list[Leaf] = []
+
+    def run(self, watch: Callable[[int], None] | None) -> None:
+        """Node after node; parameters whose gradients are complete come before any other node."""
+        while self.heap:
+            node = heappop(self.heap)[1]
+            if watch:
+                watch(node.sequence)
+            self.tape.owner = node.owner
+            outputs = self.evaluate(node, self.buffers.pop(node))
+            for i, edge in enumerate(node.edges):
+                if edge is not None:
+                    gradient, outputs[i] = outputs[i], None
+                    self.deliver(edge.node, edge.slot, gradient)
+                    del gradient
+            outputs.clear()
+            while self.leaves:
+                self.accumulate(self.leaves.pop(0))
+
+    def deliver(self, node: Any, slot: int, gradient: Value | None, counts: int = 1) -> None:  # noqa: ANN401 - Node or Leaf
+        """Hand a gradient to the node that waits for it; two that meet are summed into a new tensor (InputBuffer::add).
+
+        The recorded steps add out of place, as torch does for tensors that are not plain; real ones may add in place.
+        """
+        buffer = self.buffers.get(node)
+        if buffer is None:
+            buffer = self.buffers[node] = [None] * node.width
+        if gradient is not None:
+            old = buffer[slot]
+            if old is not None:
+                gradient = self.tape.new(old.shape, old.dtype, dense_like(old.shape, old.strides))
+            buffer[slot] = gradient
+            del old
+        self.waiting[node] -= counts
+        if not self.waiting[node]:
+            if node.__class__ is Leaf:
+                self.leaves.append(node)
+            else:
+                heappush(self.heap, (-node.sequence, node))
+
+    def evaluate(self, node: Node, grads: list[Value | None]) -> list[Value | None]:
+        """The gradients of a node's inputs, each made to fit its input; then what the node saved is let go."""
+        outputs = list(node.formula(node, *grads))
+        for i, edge in enumerate(node.edges):
+            gradient = outputs[i]
+            if gradient is not None and edge is not None:
+                if gradient.shape != edge.shape:
+                    outputs[i] = gradient = self.tape.new(edge.shape, gradient.dtype)
+                if gradient.dtype != edge.dtype:
+                    outputs[i] = self.tape.new(edge.shape, edge.dtype, gradient.strides)
+            del gradient
+        grads.clear()
+        node.saved = []
+        return outputs
+
+    def accumulate(self, leaf: Leaf) -> None:
+        """Let a parameter take its gradient."""
+        grads = [g for g in self.buffers.pop(leaf) if g is not None]
+        if grads:
+            leaf.accumulate(grads)
 
 
 def _dependencies(roots: list[Any]) -> dict[Node | Leaf, int]:
@@ -146,54 +206,3 @@ def _dependencies(roots: list[Any]) -> dict[Node | Leaf, int]:
                     waiting[node] = 1
                     stack.append(node)
     return waiting
-
-
-def _deliver(
-    tape: Tape,
-    buffers: dict[Any, list[Value | None]],
-    heap: list[tuple[int, Node]],
-    waiting: dict[Any, int],
-    node: Any,  # noqa: ANN401
-    slot: int,
-    gradient: Value | None,
-    arrived: int = 1,
-) -> None:
-    """Hand a gradient to the node that waits for it; two that meet are summed into a new tensor (InputBuffer::add)."""
-    buffer = buffers.get(node)
-    if buffer is None:
-        buffer = buffers[node] = [None] * node.width
-    if gradient is not None:
-        old = buffer[slot]
-        buffer[slot] = gradient if old is None else tape.new(old.shape, old.dtype, dense_like(old.shape, old.strides))
-        del old
-    waiting[node] -= arrived
-    if not waiting[node]:
-        if node.__class__ is Leaf:
-            tape.ready.append(node)
-        else:
-            heappush(heap, (-node.sequence, node))
-
-
-def _evaluate(tape: Tape, node: Node, grads: list[Value | None]) -> list[Value | None]:
-    """The gradients of a node's inputs, each made to fit its input; then what the node saved is let go."""
-    outputs = list(node.formula(node, *grads))
-    for i, edge in enumerate(node.edges):
-        gradient = outputs[i]
-        if gradient is not None and edge is not None:
-            if gradient.shape != edge.shape:
-                outputs[i] = gradient = tape.new(edge.shape, gradient.dtype)
-            if gradient.dtype != edge.dtype:
-                outputs[i] = tape.new(edge.shape, edge.dtype, gradient.strides)
-        del gradient
-    grads.clear()
-    node.saved = []
-    return outputs
-
-
-def _accumulate(tape: Tape, buffers: dict[Any, list[Value | None]], _: Node) -> None:
-    """Let the parameters whose gradients are complete take them; they come before any other node."""
-    while tape.ready:
-        leaf = tape.ready.pop(0)
-        grads = [g for g in buffers.pop(leaf) if g is not None]
-        if grads:
-            leaf.accumulate(grads)

@@ -112,7 +112,5 @@ def _reentrant_backward(node: Node, g: Value) -> Gradients:
     tape.grad_enabled = False
     tape.path, tape.instance = before
     tape.recomputed.append((first, len(tape.sizes)))
-    ready, tape.ready = tape.ready, []
     backward(tape, [(out, g)])
-    tape.ready = ready
     return (leaf.grad,)

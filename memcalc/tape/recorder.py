@@ -23,7 +23,7 @@ class Resident:
     id = -1
 
 
-RESIDENT: Storage = Resident()  # type: ignore[assignment] - a storage without a log
+RESIDENT: Storage = Resident()  # type: ignore[assignment]  # a storage without a log
 
 
 class Tape:
@@ -45,7 +45,6 @@ class Tape:
         self.recomputed: list[tuple[int, int]] = []
         self.unmodelled: dict[str, None] = {}
         self.stacks: list[Layers] = []
-        self.ready: list[Leaf] = []
         self.held: list[Value] = []
         self.target: Value | None = None
         self.leaves: dict[str, Value] = {}

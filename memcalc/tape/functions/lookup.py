@@ -23,7 +23,7 @@ def embedding(index: Value, weight: Value) -> Value:
 
 def _embedding_backward(node: Node, g: Value) -> Gradients:
     _saved = node.load()
-    return (g.tape.new(node.edges[0].shape, g.dtype),)
+    return (g.tape.new(node.shape(0), g.dtype),)
 
 
 def gather(x: Value, index: Value, shape: Shape) -> Value:
@@ -52,7 +52,7 @@ def index(x: Value, where: Value, shape: Shape) -> Value:
 
 def _index_backward(node: Node, g: Value) -> Gradients:
     _index = node.load()
-    zeros = g.tape.new(node.edges[0].shape, g.dtype)
+    zeros = g.tape.new(node.shape(0), g.dtype)
     out = g.tape.new(zeros.shape, g.dtype)
     del zeros
     return (out,)
@@ -70,7 +70,7 @@ def topk(x: Value, k: int) -> tuple[Value, Value]:
 
 def _topk_backward(node: Node, g: Value) -> Gradients:
     _indices = node.load()
-    zeros = g.tape.new(node.edges[0].shape, g.dtype)
+    zeros = g.tape.new(node.shape(0), g.dtype)
     out = g.tape.new(zeros.shape, g.dtype)
     del zeros
     return (out,)

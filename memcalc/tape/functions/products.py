@@ -30,8 +30,8 @@ def linear(x: Value, weight: Value, bias: Value | None = None) -> Value:
 def _linear_backward(node: Node, g: Value) -> Gradients:
     _saved = node.load()
     flat = contiguous(g)
-    second = g.tape.new(node.edges[1].shape, g.dtype) if node.edges[1] else None
-    first = g.tape.new(node.edges[0].shape, g.dtype) if node.edges[0] else None
+    second = g.tape.new(node.shape(1), g.dtype) if node.edges[1] else None
+    first = g.tape.new(node.shape(0), g.dtype) if node.edges[0] else None
     del flat
     return first, second, None
 
@@ -64,8 +64,8 @@ def bmm(a: Value, b: Value) -> Value:
 
 def _bmm_backward(node: Node, g: Value) -> Gradients:
     _saved = node.load()
-    second = g.tape.new(node.edges[1].shape, g.dtype) if node.edges[1] else None
-    first = g.tape.new(node.edges[0].shape, g.dtype) if node.edges[0] else None
+    second = g.tape.new(node.shape(1), g.dtype) if node.edges[1] else None
+    first = g.tape.new(node.shape(0), g.dtype) if node.edges[0] else None
     return first, second
 
 
@@ -80,8 +80,8 @@ def grouped_mm(x: Value, weight: Value, offsets: Value) -> Value:
 
 def _grouped_backward(node: Node, g: Value) -> Gradients:
     _saved = node.load()
-    second = g.tape.new(node.edges[1].shape, g.dtype, node.meta) if node.edges[1] else None
-    first = g.tape.new(node.edges[0].shape, g.dtype) if node.edges[0] else None
+    second = g.tape.new(node.shape(1), g.dtype, node.meta) if node.edges[1] else None
+    first = g.tape.new(node.shape(0), g.dtype) if node.edges[0] else None
     return first, second
 
 

@@ -206,7 +206,7 @@ def looked_up(t: Tape, block: Attention, q: Value, k: Value) -> Value:
     context, memory = t.new((rows,), "int64"), t.new((columns,), "int64")
     distances = t.new((rows, columns), "int64")
     bucket = buckets(distances, both=not block.causal)
-    values = run(t, block.bias_table, bucket, Around())  # type: ignore[arg-type] - the caller has looked
+    values = run(t, block.bias_table, bucket, Around())
     del context, memory
     return f.unsqueeze(f.permute(values, 2, 0, 1), 0)
 

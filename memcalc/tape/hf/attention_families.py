@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def gptj(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """GPTJAttention.forward: heads rotated before they are transposed, scores in fp32 (modeling_gptj.py)."""
     b, s = x.shape[:2]
-    q, k, v = (run(t, part, x, around) for part in (block.q, block.k, block.v))  # type: ignore[arg-type]
+    q, k, v = (run(t, part, x, around) for part in (block.q, block.k, block.v))
     q, k = (f.view(part, b, s, block.heads, block.head_dim) for part in (q, k))
     v = heads(v, block.heads)
     table = f.clone(t.given((t.context, block.rotary_dim), "fp32", "embed_positions"))
@@ -35,7 +35,7 @@ def codegen(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """CodeGenAttention.forward: queries, values and keys in four parts, copied together (modeling_codegen.py)."""
     b, s = x.shape[:2]
     h, d, parts = block.heads, block.head_dim, 4  # mp_num
-    qkv = f.reshape(run(t, block.qkv, x, around), b, s, parts, -1)  # type: ignore[arg-type]
+    qkv = f.reshape(run(t, block.qkv, x, around), b, s, parts, -1)
     split = f.split(qkv, (h * d // parts,) * 3)
     q, v, k = (f.reshape(f.reshape(part, b, s, parts, h // parts, d), b, s, h, d) for part in split)
     v = f.transpose(v, 1, 2)
@@ -79,7 +79,7 @@ def wide_scores(t: Tape, block: Attention, q: Value, k: Value, v: Value, around:
 @rule(Attention, "gpt_neo")
 def gpt_neo(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """GPTNeoSelfAttention.forward (modeling_gpt_neo.py)."""
-    q, k, v = (run(t, part, x, around) for part in (block.q, block.k, block.v))  # type: ignore[arg-type]
+    q, k, v = (run(t, part, x, around) for part in (block.q, block.k, block.v))
     q, k, v = heads(q, block.heads), heads(k, block.heads), heads(v, block.heads)
     return project(t, block, wide_scores(t, block, q, k, v, around), around)
 
@@ -89,7 +89,7 @@ def bloom(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """BloomAttention.forward: scores by one product that adds the linear biases (modeling_bloom.py)."""
     b, s = x.shape[:2]
     h, d = block.heads, block.head_dim
-    qkv = f.view(run(t, block.qkv, x, around), b, s, h, 3, d)  # type: ignore[arg-type]
+    qkv = f.view(run(t, block.qkv, x, around), b, s, h, 3, d)
     q, k, v = (f.reshape(f.transpose(f.select(qkv, 3), 1, 2), b * h, s, d) for _ in range(3))
     bias = around.bias or t.new((b * h, 1, s), x.dtype)
     weights = f.view(f.baddbmm(bias, q, f.swap(k)), b, h, s, s)
@@ -99,21 +99,21 @@ def bloom(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     weights = around.weights = f.dropout(f.to(f.softmax(weights, "fp32"), q.dtype), block.dropout)
     out = f.bmm(f.lower(f.view(weights, b * h, s, s)), f.lower(v))
     out = f.reshape(f.transpose(f.view(out, b, h, s, d), 1, 2), b, s, h * d)
-    return run(t, block.out, out, around)  # type: ignore[arg-type]
+    return run(t, block.out, out, around)
 
 
 @rule(Attention, "mpt")
 def mpt(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """MptAttention.forward: biases in fp32 are added to the scores (modeling_mpt.py)."""
     b, s = x.shape[:2]
-    qkv = run(t, block.qkv, x, around)  # type: ignore[arg-type]
+    qkv = run(t, block.qkv, x, around)
     if block.clip:
         qkv = f.clamp(qkv)
     q, k, v = (f.transpose(f.reshape(p, b, s, block.heads, block.head_dim), 1, 2) for p in f.chunk(qkv, 3))
     weights = f.scale(f.matmul(q, f.swap(k)))
     if around.bias:
         weights = f.add(weights, f.narrow(around.bias, -1, s))
-    weights = f.masked_fill(weights, around.masks[0])  # type: ignore[arg-type] - alibi.surround has made it
+    weights = f.masked_fill(weights, around.masks[0])  # type: ignore[arg-type]  # alibi.surround has made it
     weights = f.to(f.softmax(f.to(weights, "fp32")), v.dtype)
     weights = around.weights = f.dropout(weights, block.dropout)
     out = f.contiguous(f.transpose(f.matmul(weights, v), 1, 2))
@@ -124,7 +124,7 @@ def mpt(t: Tape, block: Attention, x: Value, around: Around) -> Value:
 def falcon(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """FalconAttention.forward: the mask is always built; eager scores are not widened (modeling_falcon.py)."""
     b, s = x.shape[:2]
-    q, k, v = split_falcon(t, block, run(t, block.qkv, x, around))  # type: ignore[arg-type]
+    q, k, v = split_falcon(t, block, run(t, block.qkv, x, around))
     if around.rotary and not block.alibi:
         q, k = rotated(q, k, around.rotary)
     if t.setting.attention == "eager":
@@ -148,7 +148,7 @@ def falcon_biased(t: Tape, block: Attention, q: Value, k: Value, v: Value, aroun
     """The same with ALiBi: every step has a name of its own, which lasts to the end."""
     scores = f.matmul(q, f.swap(k))
     wide = f.to(scores, "fp32")
-    logits = f.add(wide, around.bias)  # type: ignore[arg-type] - alibi.surround has made it
+    logits = f.add(wide, around.bias)  # type: ignore[arg-type]  # alibi.surround has made it
     weights = f.softmax(f.add(logits, around.masks[0]), q.dtype)  # type: ignore[arg-type]
     weights = around.weights = f.dropout(weights, block.dropout)
     out = f.matmul(weights, v)
@@ -158,7 +158,7 @@ def falcon_biased(t: Tape, block: Attention, q: Value, k: Value, v: Value, aroun
 def falcon_merged(t: Tape, block: Attention, out: Value, around: Around) -> Value:
     """[batch, heads, seq, dim] back to the hidden size."""
     out = f.reshape(f.transpose(out, 1, 2), out.shape[0], out.shape[2], -1)
-    return run(t, block.out, out, around)  # type: ignore[arg-type]
+    return run(t, block.out, out, around)
 
 
 def split_falcon(t: Tape, block: Attention, qkv: Value) -> tuple[Value, Value, Value]:
@@ -186,7 +186,7 @@ def gpt_bigcode(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     b, s = x.shape[:2]
     h, kv, d = block.heads, block.kv_heads, block.head_dim
     t.given((t.context, t.context), "bool", ".bias")  # which nothing reads
-    qkv = run(t, block.qkv, x, around)  # type: ignore[arg-type]
+    qkv = run(t, block.qkv, x, around)
     if kv == 1:
         q, k, v = f.split(f.unsqueeze(qkv, 1), (h * d, d, d), 3)
         q = f.transpose(f.view(q, b, s, h, d), 1, 2)
@@ -201,8 +201,8 @@ def xglm(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """XGLMAttention.forward: batched products of all heads, scores held above the least number (modeling_xglm.py)."""
     b, s = x.shape[:2]
     h, d = block.heads, block.head_dim
-    q = f.scale(run(t, block.q, x, around))  # type: ignore[arg-type]
-    k, v = (heads(run(t, part, x, around), h) for part in (block.k, block.v))  # type: ignore[arg-type]
+    q = f.scale(run(t, block.q, x, around))
+    k, v = (heads(run(t, part, x, around), h) for part in (block.k, block.v))
     q, k, v = (f.reshape(part, b * h, s, d) for part in (heads(q, h), k, v))
     weights = f.matmul(q, f.swap(k))
     mask = around.mask(0)
@@ -213,7 +213,7 @@ def xglm(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     around.weights = weights
     weights = f.dropout(weights, block.dropout)
     out = f.transpose(f.view(f.matmul(weights, v), b, h, s, d), 1, 2)
-    return run(t, block.out, f.reshape(out, b, s, h * d), around)  # type: ignore[arg-type]
+    return run(t, block.out, f.reshape(out, b, s, h * d), around)
 
 
 @rule(Attention, "granite_swa")

@@ -29,7 +29,7 @@ def mixture(t: Tape, block: Moe, x: Value, around: Around) -> Value:
     if block.out_of:
         out = run(t, block.out_of, out, around)
     if shared is not None:
-        gate = f.sigmoid(run(t, block.shared_gate, rows, around))  # type: ignore[arg-type] - it is there
+        gate = f.sigmoid(run(t, block.shared_gate, rows, around))
         out = f.add(out, f.mul(gate, shared))
     out = f.view(out, *x.shape)
     if block.shared and not block.shared_gate:
@@ -40,7 +40,7 @@ def mixture(t: Tape, block: Moe, x: Value, around: Around) -> Value:
 def choose(t: Tape, block: Moe, rows: Value, around: Around) -> tuple[Value, Value]:
     """(weights, experts) of every token, [tokens, top_k] each."""
     around.chosen = None
-    run(t, block.router, rows, around)  # type: ignore[arg-type] - every mixture has one
+    run(t, block.router, rows, around)
     weights, chosen = around.chosen or (t.new((rows.shape[0], block.top_k), "fp32"), t.new((rows.shape[0], block.top_k), "int64"))  # noqa: E501
     around.chosen = None
     return weights, chosen
@@ -51,7 +51,7 @@ def routed(t: Tape, block: Moe, rows: Value, weights: Value, chosen: Value) -> V
     before = t.path
     experts = block.experts
     t.path = t.owner = f"{before}.{experts.name}" if experts and experts.name else before
-    out = grouped(t, experts, rows, weights, chosen)  # type: ignore[arg-type] - stacked in transformers 5
+    out = grouped(t, experts, rows, weights, chosen)  # type: ignore[arg-type]  # stacked in transformers 5
     t.path = t.owner = before
     return out
 

@@ -23,7 +23,7 @@ def mlp(t: Tape, block: Mlp, x: Value, around: Around) -> Value:
         x = run(t, block.norm, x, around)
     if block.dropout:
         x = f.dropout(x, block.dropout)
-    return run(t, block.down, x, around)  # type: ignore[arg-type] - every Mlp has one
+    return run(t, block.down, x, around)
 
 
 def inner(t: Tape, block: Mlp, x: Value, around: Around) -> Value:

@@ -40,7 +40,7 @@ def queries(t: Tape, block: Mla, x: Value, around: Around) -> Value:
     """Queries, through a latent of their own where there is one."""
     if block.q:
         return run(t, block.q, x, around)
-    return run(t, block.q_b, run(t, block.q_norm, run(t, block.q_a, x, around), around), around)  # type: ignore[arg-type]
+    return run(t, block.q_b, run(t, block.q_norm, run(t, block.q_a, x, around), around), around)
 
 
 def expanded(t: Tape, block: Mla, kv: Value, k_rot: Value, around: Around) -> tuple[Value, Value]:
