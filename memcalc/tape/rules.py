@@ -28,7 +28,7 @@ class Around:
         "cross_bias",
         "distances",
         "encoder",
-        "keeps",
+        "keeps", "holds",
         "masks",
         "padding",
         "positions",
@@ -53,6 +53,7 @@ class Around:
         self.table: Value | None = None  # of relative positions
         self.distances: Value | None = None
         self.padding: Value | None = None
+        self.holds = False  # what is embedded, in a function that also runs the layers
         self.keeps = False  # every layer's output until the model returns
         self.after_first: Callable[[Value, Value], Value] | None = None
         self.positions: Value | None = None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.basic import Activation, Cast, Dropout, Embedding, Linear, Norm, ProductLinear, Raw, Scale, Softcap, TransposedLinear
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Gradients, Leaf, Node, record
+from memcalc.tape.hf import quantized
 from memcalc.tape.hf.adapters import adapted
 from memcalc.tape.rules import Around, rule
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 @rule(Linear)
 def linear(t: Tape, block: Linear, x: Value, _: Around) -> Value:
-    """nn.Linear."""
+    """nn.Linear, or the class that takes its place where the weight is packed."""
+    if t.weights.packed(t.path):
+        return adapted(t, x, quantized.product(t, block, x), packed=True)
     weight = t.weight("weight", (block.outputs, block.inputs), block.tied_to)
     bias = t.weight("bias", (block.outputs,), block.bias_tied_to) if block.bias else None
     return adapted(t, x, f.linear(x, weight, bias))
@@ -26,6 +29,8 @@ def linear(t: Tape, block: Linear, x: Value, _: Around) -> Value:
 @rule(TransposedLinear)
 def transposed_linear(t: Tape, block: TransposedLinear, x: Value, _: Around) -> Value:
     """Conv1D.forward: addmm over flattened rows (transformers, pytorch_utils.py)."""
+    if t.weights.packed(t.path):
+        return adapted(t, x, quantized.product(t, block, x), packed=True)
     shape = (*x.shape[:-1], block.outputs)
     weight, bias = t.weight("weight", (block.inputs, block.outputs)), t.weight("bias", (block.outputs,))
     out = f.addmm(f.view(x, -1, block.inputs), weight, bias)
@@ -49,9 +54,13 @@ def embedding(t: Tape, block: Embedding, x: Value, around: Around) -> Value:
     if x.dtype == "int64" and block.index == "tokens":
         out = f.embedding(x, weight)
         out = f.scale(out) if block.scaled else out
+        if around.holds:
+            t.held.append(out)
         return asking(t, out)
     index = indices(t, block.index, x, around)
     out = f.embedding(index, weight)
+    if around.holds:
+        t.held.append(x)
     return out if x.dtype == "int64" else f.add(x, out)
 
 

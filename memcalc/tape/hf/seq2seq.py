@@ -23,7 +23,9 @@ def shared(_: Tape, block: Shared, x: Value, around: Around) -> Value:  # noqa: 
 @rule(Encoder)
 def encoder(t: Tape, block: Encoder, x: Value, around: Around) -> Value:
     """T5Stack.forward over the source."""
-    around.encoder = sequence(t, block, x, Around())
+    inner = Around()
+    inner.holds = True
+    around.encoder = sequence(t, block, x, inner)
     t.held.clear()
     return around.encoder
 
@@ -32,7 +34,7 @@ def encoder(t: Tape, block: Encoder, x: Value, around: Around) -> Value:
 def decoder(t: Tape, block: Decoder, x: Value, around: Around) -> Value:
     """T5Stack.forward over the target, the labels shifted by one."""
     inner = Around()
-    inner.encoder = around.encoder
+    inner.encoder, inner.holds = around.encoder, True
     return sequence(t, block, t.target or x, inner)
 
 
