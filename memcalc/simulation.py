@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from memcalc.quantization.storage import scheme
 from memcalc.tape import Setting, measure
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from memcalc.resolve import Plan
     from memcalc.timeline import Timeline
 
@@ -29,14 +32,28 @@ def simulate(plan: Plan) -> Timeline | None:
         return None
     if plan.model.kind == "encoder":
         plan.notes.assume("model", "loss", "a base model has no loss of its own; the mean of its last hidden state is taken")
+    for path, code, message in assumed(plan):
+        plan.notes.assume(path, code, message)
     for kind in timeline.unmodelled:
         plan.notes.warn("model", "block-not-modelled", f"activations of {kind} blocks are not modelled yet: too low")
     return timeline
 
 
+def assumed(plan: Plan) -> Iterator[tuple[str, str, str]]:
+    """What the tape takes from a library's source, or decides where libraries differ: (key, code, sentence)."""
+    run = plan.run
+    if run.quantize:
+        how = scheme(run.quantize)
+        if how.product == "int8":
+            yield "quantize", "no-outliers", "inputs without outliers (threshold 6.0): the columns that have some are copied too"
+        elif how.library != "bitsandbytes":
+            yield "quantize", "unpacked-weights", f"{how.library} unpacks a whole weight for each product, forward and backward"
+
+
 def setting_of(plan: Plan) -> Setting:
     """What decides a step's allocations, in the tape's words."""
     run, recipe = plan.run, plan.recipe
+    how = scheme(run.quantize) if run.quantize else None
     return Setting(
         batch=run.batch_size,
         seq=plan.seq_len,
@@ -57,4 +74,7 @@ def setting_of(plan: Plan) -> Setting:
         accumulating=run.grad_accum > 1,
         lora_dropout=run.lora.dropout if run.lora else 0.0,
         implementation=run.implementation,
+        compute=recipe.compute,
+        product=how.product if how else "",
+        saves_input=how.saves_input if how else False,
     )

@@ -12,13 +12,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from memcalc.dtypes import BITS, dtype_name, nbytes
 from memcalc.errors import fault, nearest_names, shorten
 from memcalc.presets import find
 
 Spec = str | Mapping[str, Any]
+Product = Literal["dequantize", "int8"]
 COMPUTE = "compute"  # the dtype word for "what the model computes in"
 
 
@@ -43,7 +44,9 @@ class Scheme:
     `roles` are the kinds of modules it packs, `skip` the rule for those it leaves ('head', 'outside-layers' or names),
     `skip_modules` further names from the run, `multiple_of` the sizes a weight must be a multiple of and `otherwise`
     what happens if it is not ('keep' it as it is, or 'refuse'). `upcast` asks for peft's k-bit preparation, which casts the
-    rest of a `prepared` library's model. `exact_class`: only plain nn.Linear modules are packed.
+    rest of a `prepared` library's model. `exact_class`: only plain nn.Linear modules are packed. `product` is how the
+    library multiplies ('dequantize': a whole weight is unpacked for each product, forward and backward; 'int8': integers
+    are multiplied), `saves_input` whether it keeps its input for the backward pass, which frozen weights do not need.
     """
 
     name: str
@@ -59,6 +62,8 @@ class Scheme:
     upcast: bool = False
     prepared: bool = True
     exact_class: bool = False
+    product: Product = "dequantize"
+    saves_input: bool = False
 
     def stores(
         self, shape: tuple[int, ...], compute: str, *, transposed: bool = False
@@ -108,7 +113,7 @@ def scheme(spec: Spec) -> Scheme:
         card["skip"] if isinstance(card["skip"], str) else tuple(card["skip"]),
         _options(card, given), tuple(card["parts"]), card.get("multiple_of", {}), card.get("otherwise", "keep"),
         skip_modules or (), skip_modules is None or bool(card.get("always_skips")), upcast, card.get("upcast", True),
-        card.get("exact_class", False),
+        card.get("exact_class", False), card.get("product", "dequantize"), bool(card.get("saves_input")),
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ class Weights:
         self._tensors, self._stored = tuple(tensors), stored
         self._groups = {tensor.name: tensor for tensor in self._tensors}
         self.adapters = any(tensor.role == "adapter" for tensor in self._tensors)
+        self._packed = frozenset(tensor.module for tensor in self._tensors if tensor.role == "quantized")
 
     @cached_property
     def _single(self) -> dict[str, Tensor]:
@@ -27,8 +28,15 @@ class Weights:
 
     def find(self, name: str) -> Tensor | None:
         """The tensor of that name, or of the first name that a pattern stands for."""
-        found = self._groups.get(name)
-        return found or self._single.get(name) or self._single.get(next(expand(name)))
+        return self._groups.get(name) or self._single.get(name) or self._single.get(next(expand(name)))
+
+    @cached_property
+    def _packed_names(self) -> frozenset[str]:
+        return frozenset(name for pattern in self._packed for name in expand(pattern))
+
+    def packed(self, module: str) -> bool:
+        """Whether the weight of a module is stored quantised."""
+        return bool(self._packed) and (module in self._packed or next(expand(module)) in self._packed_names)
 
     def adapter(self, module: str, name: str) -> Tensor | None:
         """The tensor that an adapter has put into a module, if one is there."""
