@@ -8,7 +8,7 @@ from memcalc.architectures import architecture
 from memcalc.architectures.vision import class_name, drop_path, image_classifier, labels, made, pair, unknown_class
 from memcalc.blocks.base import Block, Sequence, residual, sequence, stack
 from memcalc.blocks.basic import Activation, Conv, Linear, Norm
-from memcalc.blocks.image import ChannelScale, Flatten, Pool, ResponseNorm, Select, Sum
+from memcalc.blocks.image import Axes, ChannelScale, Flatten, Pool, ResponseNorm, Select, Shortcut
 
 if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
@@ -35,7 +35,7 @@ def convnet(c: Dimensions, prefix: str, body: Sequence, head: Block | None) -> M
     """The body under its classifier, or bare."""
     name = class_name(c)
     if name.endswith("ForImageClassification"):
-        return made(c, sequence(Sequence(prefix, body.blocks), Flatten(""), head), "image")
+        return made(c, sequence(Sequence(prefix, body.blocks), Flatten("", whole=True), head), "image")
     if not name.endswith("Model"):
         raise unknown_class(c)
     return made(c, body, "encoder")
@@ -44,7 +44,7 @@ def convnet(c: Dimensions, prefix: str, body: Sequence, head: Block | None) -> M
 def conv_layer(name: str, before: int, width: int, kernel: int, stride: int = 1, *, act: str = "", groups: int = 1) -> Sequence:
     """Convolution without bias, batch norm, and an activation where `act` names one."""
     conv = Conv("convolution", before, width, (kernel, kernel), stride, groups, bias=False, padding=kernel // 2)
-    return sequence(conv, Norm("normalization", width, "batch"), Activation("", act) if act else None, name=name)
+    return sequence(conv, Norm("normalization", width, "batch", "batch"), Activation("", act) if act else None, name=name)
 
 
 def _resnet_stage(c: Dimensions, before: int, width: int, stride: int, depth: int) -> Sequence:
@@ -57,8 +57,8 @@ def _resnet_layer(c: Dimensions, before: int, width: int, stride: int) -> Sequen
     layer = _bottleneck(c, before, width, stride) if c.layer_type == "bottleneck" else _basic(before, width, stride)
     end = Activation("", c.hidden_act)
     if before == width and stride == 1:
-        return sequence(residual(layer), end)
-    return sequence(Sum("", (layer, conv_layer("shortcut", before, width, 1, stride))), end)
+        return sequence(Shortcut("", layer), end)
+    return sequence(Shortcut("", layer, conv_layer("shortcut", before, width, 1, stride)), end)
 
 
 def _basic(before: int, width: int, stride: int) -> Block:
@@ -89,7 +89,7 @@ def convnext(c: Dimensions) -> Model:
     body = sequence(stem, sequence(stack("stages", stages[: c.num_stages]), name="encoder"), Select("", "mean"),
                     Norm("layernorm", last, "layer"))  # fmt: skip
     if class_name(c).endswith("ForImageClassification"):
-        return image_classifier(c, Sequence(c.model_type, body.blocks), last, "mean")
+        return image_classifier(c, Sequence(c.model_type, body.blocks), last, "")
     return convnet(c, c.model_type, body, None)
 
 
@@ -113,11 +113,13 @@ def _convnext_layer(c: Dimensions, width: int, *, first: bool = False) -> Sequen
     scaled = not v2 and c.layer_scale_init_value > 0
     return sequence(residual(
         Conv("dwconv", width, width, (7, 7), 1, width, padding=3),
+        Axes("", (0, 2, 3, 1)),
         Norm("layernorm", width, "layer"),
         Linear("pwconv1", width, 4 * width, bias=True),
         Activation("", c.hidden_act),
         ResponseNorm("grn", 4 * width) if v2 else None,
         Linear("pwconv2", 4 * width, width, bias=True),
         ChannelScale("layer_scale_parameter", (width,)) if scaled else None,
+        Axes("", (0, 3, 1, 2)),
         drop_path(c, first=first),
     ))  # fmt: skip

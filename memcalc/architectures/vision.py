@@ -148,14 +148,14 @@ def image_model(
 
 
 def image_classifier(c: Dimensions, base: Block, width: int, read: str = "first") -> Model:
-    """The base, what the head reads of its tokens, and a linear classifier (none where num_labels is 0)."""
+    """The base, what the head reads of its tokens ('': all), and a linear classifier (none where num_labels is 0)."""
     head = Linear("classifier", width, labels(c), bias=True) if labels(c) else None
-    return made(c, sequence(base, Select("", read), head), "image")  # type: ignore[arg-type]
+    return made(c, sequence(base, Select("", read) if read else None, head), "image")  # type: ignore[arg-type]
 
 
 def made(c: Dimensions, body: Block, kind: Kind) -> Model:
     """A model whose input is one image of the config's size."""
-    return Model(body, kind, image=image(c))
+    return Model(body, kind, image=image(c), loss_fp32=False)
 
 
 def mask_token(c: Dimensions, *shape: int) -> Raw:

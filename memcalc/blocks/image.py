@@ -15,7 +15,19 @@ from memcalc.blocks.basic import Raw
 
 @dataclass(frozen=True, slots=True)
 class Flatten(Block):
-    """[batch, channels, height, width] -> [batch, height · width, channels]: a map read as tokens (a view)."""
+    """[batch, channels, height, width] -> [batch, height · width, channels]: a map read as tokens (a view).
+
+    `whole` makes one row of it all: [batch, channels · height · width] (nn.Flatten).
+    """
+
+    whole: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Axes(Block):
+    """The axes of x in another order (a view): a map with its channels last, (0, 2, 3, 1), or first again."""
+
+    order: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +117,17 @@ class Sum(Block):
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         return self.branches
+
+
+@dataclass(frozen=True, slots=True)
+class Shortcut(Block):
+    """layer(x) + projection(x), summed in place; + x itself where there is no projection (a ResNet block)."""
+
+    layer: Block | None = None
+    projection: Block | None = None
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return tuple(block for block in (self.layer, self.projection) if block)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from memcalc.tape.autograd import Gradients, Node, record, save
 from memcalc.tape.functions.pointwise import add, dropout, lower, scale, to
 from memcalc.tape.functions.reduce import softmax
 from memcalc.tape.functions.shaping import contiguous, expand, reshape, transpose, unsqueeze
-from memcalc.tape.values import Value, broadcast, dense_like
+from memcalc.tape.values import Shape, Value, broadcast, contiguous_strides, dense_like, normal
 
 if TYPE_CHECKING:
     from memcalc.tape.recorder import Tape
@@ -109,22 +109,72 @@ def _baddbmm_backward(node: Node, g: Value) -> Gradients:
     return (g if node.edges[0] else None, *made)
 
 
+def solve_triangular(a: Value, b: Value) -> Value:
+    """torch.linalg.solve_triangular(a, b): saves a and its output, which lies in memory column by column."""
+    node = record(a.tape, _solve_backward, (a, b), (a,))
+    *lead, rows, columns = b.shape
+    turned = (*lead, columns, rows)
+    strides = contiguous_strides(turned)
+    out = a.tape.new(b.shape, b.dtype, (*strides[:-2], strides[-1], strides[-2]))
+    out.node = node
+    save(a.tape, node, out)
+    return out
+
+
+def _solve_backward(node: Node, g: Value) -> Gradients:
+    """linalg_solve_triangular_backward (torch/csrc/autograd/FunctionsManual.cpp)."""
+    a, out = node.load()
+    second = g.tape.new(out.shape, out.dtype, out.strides)
+    first = None
+    if node.wants(0):
+        product = matmul(second, swap(out))
+        minus = scale(product)
+        del product
+        first = g.tape.new(a.shape, a.dtype)
+        del minus
+    return first, second if node.wants(1) else None
+
+
 def conv(x: Value, weight: Value, bias: Value | None, out_size: tuple[int, ...]) -> Value:
-    """F.conv1d/2d/3d: saves its input and its weight; x is [batch, channels, *size]."""
+    """F.conv1d/2d/3d: saves its input and its weight; x is [batch, channels, *size].
+
+    Where the channels of x lie last in memory, so do those of the output and of the gradients
+    (at::native::_determine_backend_memory_format).
+    """
     x, weight, bias = lower(x), lower(weight), bias and lower(bias)
+    last = channels_last(x)
     saved = (x if weight.node else None, weight)
-    node = record(x.tape, _conv_backward, (x, weight, bias), saved)
-    out = x.tape.new((x.shape[0], weight.shape[0], *out_size), x.dtype)
+    node = record(x.tape, _conv_backward, (x, weight, bias), saved, last)
+    shape = (x.shape[0], weight.shape[0], *out_size)
+    out = x.tape.new(shape, x.dtype, with_channels_last(shape) if last else None)
     out.node = node
     return out
 
 
 def _conv_backward(node: Node, g: Value) -> Gradients:
     _saved = node.load()
-    flat = contiguous(g)
-    made = tuple(g.tape.new(edge.shape, g.dtype) if edge else None for edge in node.edges)
-    del flat
-    return made
+    layouts = [with_channels_last(edge.shape) if edge and node.meta and len(edge.shape) > 1 else None for edge in node.edges]
+    return tuple(
+        g.tape.new(edge.shape, g.dtype, layout) if edge else None for edge, layout in zip(node.edges, layouts, strict=True)
+    )
+
+
+def channels_last(x: Value) -> bool:
+    """Whether a map's channels lie last in memory (c10/core/MemoryFormat.h, is_channels_last_strides_2d)."""
+    if x.strides is None or len(x.shape) not in (4, 5):
+        return False
+    least, axes = 0, (1, *range(len(x.shape) - 1, 1, -1), 0)
+    for axis in axes:
+        if x.strides[axis] < least or not x.strides[1] or (axis == 0 and least == x.strides[1]):
+            return False
+        least = x.strides[axis] * x.shape[axis]
+    return True
+
+
+def with_channels_last(shape: Shape) -> Shape | None:
+    """Strides of a contiguous map whose channels lie last in memory."""
+    moved = contiguous_strides((shape[0], *shape[2:], shape[1]))
+    return normal(shape, (moved[0], moved[-1], *moved[1:-1]))
 
 
 def flash(q: Value, k: Value, v: Value, mask: Value | None = None) -> Value:

@@ -39,7 +39,9 @@ def _each(value: int | tuple[int, ...], axes: int) -> tuple[int, ...]:
 
 @rule(Flatten)
 def flatten(_: Tape, block: Flatten, x: Value, around: Around) -> Value:  # noqa: ARG001
-    """x.flatten(2).transpose(1, 2)."""
+    """x.flatten(2).transpose(1, 2); x.flatten(1)."""
+    if block.whole:
+        return f.reshape(x, x.shape[0], -1)
     return f.transpose(f.reshape(x, *x.shape[:2], -1), 1, 2)
 
 
@@ -76,7 +78,7 @@ def select(_: Tape, block: Select, x: Value, around: Around) -> Value:  # noqa: 
     """What a head reads of the tokens."""
     match block.what:
         case "mean":
-            return f.mean(x, 1, keep=False)
+            return f.mean(x, *((2, 3) if len(x.shape) == 4 else (1,)), keep=False)  # noqa: PLR2004 - a map, or tokens
         case "first+mean":
             return f.cat((f.select(x, 1), f.mean(f.narrow(x, 1, x.shape[1] - 1), 1, keep=False)))
         case _:

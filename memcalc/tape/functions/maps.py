@@ -1,0 +1,39 @@
+"""Maps of pixels [batch, channels, height, width]: pooling and resampling."""
+
+from __future__ import annotations
+
+from memcalc.tape.autograd import Gradients, Node, record, save
+from memcalc.tape.functions.pointwise import to
+from memcalc.tape.values import Shape, Value, dense_like
+
+
+def max_pool(x: Value, size: Shape) -> Value:
+    """F.max_pool2d: saves its input and, of every output, the index it came from."""
+    node = record(x.tape, _resized_backward, (x,), (x,))
+    shape = (*x.shape[:2], *size)
+    out = x.tape.new(shape, x.dtype)
+    save(x.tape, node, x.tape.new(shape, "int64"))
+    out.node = node
+    return out
+
+
+def average_pool(x: Value, size: Shape) -> Value:
+    """F.avg_pool2d: saves its input."""
+    node = record(x.tape, _resized_backward, (x,), (x,))
+    out = x.tape.new((*x.shape[:2], *size), x.dtype)
+    out.node = node
+    return out
+
+
+def interpolate(x: Value, size: Shape, dtype: str = "") -> Value:
+    """F.interpolate, nearest or bilinear: saves nothing; in `dtype` where the kernel wants another."""
+    x = to(x, dtype) if dtype else x
+    shape = (*x.shape[:2], *size)
+    out = x.tape.new(shape, x.dtype, dense_like(shape, x.strides))
+    out.node = record(x.tape, _resized_backward, (x,))
+    return out
+
+
+def _resized_backward(node: Node, g: Value) -> Gradients:
+    _saved = node.load()
+    return (g.tape.new(node.shape(0), g.dtype),)
