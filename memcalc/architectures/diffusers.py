@@ -109,8 +109,8 @@ def res_block(
 
 def map_attention(name: str, width: int, heads: int, groups: int) -> Sequence:
     """Self-attention over the pixels of a map, group norm first, x + it (AttnProcessor with residual_connection)."""
-    mixer = attention(name, width, heads, width // heads, bias=True, before=(group_norm("group_norm", width, groups),))
-    return sequence(residual(Flatten(""), mixer, Unflatten("")))
+    mixer = attention("", width, heads, width // heads, bias=True, before=(group_norm("group_norm", width, groups),))
+    return sequence(residual(Flatten(""), mixer, Unflatten("")), name=name)
 
 
 def dropped(p: float) -> Dropout | None:

@@ -169,8 +169,15 @@ def _res(c: Dimensions, name: str, inputs: int, outputs: int, **more: bool) -> R
                      dropout=c.dropout, scale_shift=scaled, **more)  # fmt: skip
 
 
-def _attends(c: Dimensions, level: Level, index: int, width: int) -> Block | None:
-    """What follows a residual block of this level: a transformer, plain cross attention, or nothing."""
+def _attends(c: Dimensions, level: Level, index: int, before: Sequence | None = None) -> Sequence | None:
+    """What follows a residual block of this level; the same as the one before where nothing differs but its number."""
+    if before and level.depths[index] == level.depths[index - 1]:
+        return replace(before, name=f"attentions.{index}")
+    return _attention(c, level, index, level.width)
+
+
+def _attention(c: Dimensions, level: Level, index: int, width: int) -> Sequence | None:
+    """A transformer, plain cross attention, or nothing."""
     kind, name = level.kind, f"attentions.{index}"
     if kind in ("DownBlock2D", "UpBlock2D", "ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"):
         return None
@@ -208,21 +215,22 @@ def _added_kv(c: Dimensions, name: str, width: int, level: Level) -> Sequence:
     """Attention of pixels to themselves and the context, group norm first (DeepFloyd IF; AttnAddedKVProcessor2_0)."""
     dim, context = level.heads, level.context
     norms = {"layer_norm": Norm("norm_cross", width, "layer"), "group_norm": group_norm("norm_cross", context, 32)}
-    mixer = attention(name, width, width // dim, dim, bias=True, formula="added-kv")
+    mixer = attention("", width, width // dim, dim, bias=True, formula="added-kv")
     added = (norms.get(str(c.get("cross_attention_norm"))), Linear("add_k_proj", context, width, bias=True),
              Linear("add_v_proj", context, width, bias=True))  # fmt: skip
     first = group_norm("group_norm", width, c.norm_num_groups)
     mixer = replace(mixer, before=(first, *(block for block in added if block)))
     mixer = replace(mixer, k=None, v=None) if level.only_cross else mixer
-    return sequence(residual(Flatten(""), mixer, Unflatten("")))
+    return sequence(residual(Flatten(""), mixer, Unflatten("")), name=name)
 
 
 def _down(c: Dimensions, level: Level, before: int, *, last: bool) -> Sequence:
     """Residual (and attention) layers, each state kept; a strided convolution (or block) halves the map."""
     blocks: list[Block | None] = []
+    attends = None
     for i in range(level.layers):
-        res = _res(c, f"resnets.{i}", before if i == 0 else level.width, level.width)
-        blocks += [res, _attends(c, level, i, level.width), Keep("")]
+        attends = _attends(c, level, i, attends)
+        blocks += [_res(c, f"resnets.{i}", before if i == 0 else level.width, level.width), attends, Keep("")]
     if last:
         return sequence(*blocks)
     if level.kind in ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"):
@@ -235,9 +243,11 @@ def _down(c: Dimensions, level: Level, before: int, *, last: bool) -> Sequence:
 def _up(c: Dimensions, level: Level, below: int, skip: int, *, last: bool) -> Sequence:
     """Layers that first join a kept state; then the map doubled and convolved."""
     blocks: list[Block | None] = []
+    attends = None
     for i in range(level.layers):
         joined = (below if i == 0 else level.width) + (skip if i == level.layers - 1 else level.width)
-        blocks += [Join(""), _res(c, f"resnets.{i}", joined, level.width), _attends(c, level, i, level.width)]
+        attends = _attends(c, level, i, attends)
+        blocks += [Join(""), _res(c, f"resnets.{i}", joined, level.width), attends]
     if last:
         return sequence(*blocks)
     if level.kind in ("ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D"):
@@ -254,7 +264,7 @@ def _middle(c: Dimensions, level: Level) -> Sequence | None:
     if kind == "UNetMidBlock2D":
         return sequence(first, name="mid_block")
     level = level._replace(kind=kind, only_cross=kind == "UNetMidBlock2DSimpleCrossAttn" and _middle_only_cross(c))
-    return sequence(first, _attends(c, level, 0, width), _res(c, "resnets.1", width, width), name="mid_block")
+    return sequence(first, _attention(c, level, 0, width), _res(c, "resnets.1", width, width), name="mid_block")
 
 
 def _middle_only_cross(c: Dimensions) -> bool:
