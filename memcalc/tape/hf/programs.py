@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.base import Stack
 from memcalc.blocks.seq2seq import Decoder, Encoder, Fork
 from memcalc.tape import functions as f
-from memcalc.tape.hf.losses import causal_lm_loss, token_loss
+from memcalc.tape.hf.losses import language_model_loss, token_loss
 from memcalc.tape.rules import Around, run
 
 if TYPE_CHECKING:
@@ -21,17 +21,17 @@ def whole(t: Tape, model: Model) -> tuple[Value, Value]:
     """…ForCausalLM.forward and its kin: (loss, logits)."""
     base, heads = split(model.body)
     x, labels = inputs(t, model)
-    hidden = body(t, base, x)
+    hidden, _encoded = body(t, base, x)  # the encoder's states are an output of the model: they stay to its end
     if model.kind == "encoder":
         return bare(t, heads, hidden)
+    if model.kind == "causal-lm":
+        return language_model_loss(t, model, heads, hidden, labels)
     logits = hidden
     around = Around()
     for head in heads:
         if isinstance(head, Fork):
             return forked(t, head, logits, labels)
         logits = run(t, head, logits, around)
-    if model.kind == "causal-lm":
-        return causal_lm_loss(t, logits, labels, fp32=model.loss_fp32), logits
     return token_loss(logits, labels, fp32=model.loss_fp32), logits
 
 
@@ -84,10 +84,10 @@ def _decodes(block: Block) -> bool:
     return any(isinstance(part, Decoder) for _, part in block.groups())
 
 
-def body(t: Tape, parts: tuple[Block, ...], x: Value) -> Value:
-    """The base model, whose local variables go when it returns."""
+def body(t: Tape, parts: tuple[Block, ...], x: Value) -> tuple[Value, Value | None]:
+    """The base model, whose local variables go when it returns: its last hidden state, and its encoder's."""
     around = Around()
     for part in parts:
         x = run(t, part, x, around)
     t.held.clear()
-    return x
+    return x, around.encoder
