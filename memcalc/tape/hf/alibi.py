@@ -20,7 +20,7 @@ def surround(t: Tape, block: Attention, x: Value, around: Around) -> None:
     batch, seq = x.shape[:2]
     match block.formula:
         case "mpt":
-            around.bias = t.new((block.heads, 1, t.context or seq), "fp32") if block.alibi else None
+            around.bias = t.new((block.heads, 1, t.context or seq), "fp32")  # whatever the config says
             around.masks[0] = f.to(built(t, batch, seq, seq, x.dtype, eager=True), "bool")
         case "falcon":
             falcon(t, block, x, around)
