@@ -78,7 +78,7 @@ def gated_attention(c: Dimensions) -> Attention:
     heads, dim, bias = c.num_attention_heads, head_dim(c), bool(c.attention_bias)
     plain = attention(c, bias=bias, rotary_dim=rotary_dim(c, 0.25))
     q = Linear("q_proj", c.hidden_size, heads * dim * 2, bias)
-    return replace(plain, q=q, gated=True, q_norm=norm("q_norm", dim), k_norm=norm("k_norm", dim))
+    return replace(plain, q=q, gated=True, formula="qwen3_next", q_norm=norm("q_norm", dim), k_norm=norm("k_norm", dim))
 
 
 def gated_delta(c: Dimensions, *, fused: bool) -> GatedDelta:

@@ -36,10 +36,11 @@ from memcalc.tape.functions.pointwise import (
     subtract,
     tanh,
     to,
+    to_contiguous,
     upper,
     where,
 )  # fmt: skip
-from memcalc.tape.functions.products import addmm, attention, baddbmm, bmm, conv, grouped_mm, linear, matmul, swap
+from memcalc.tape.functions.products import addmm, attention, baddbmm, bmm, conv, grouped_mm, linear, matmul, solve_triangular, swap
 from memcalc.tape.functions.reduce import (
     batch_norm,
     cumsum,
@@ -83,7 +84,7 @@ __all__ = [
     "index", "largest", "layer_norm", "linear", "log", "logsumexp", "lower", "masked_fill", "masked_fill_",
     "matmul", "maximum", "mean", "mse_loss", "mul", "narrow", "neg", "pad", "permute", "power", "relu",
     "repeat_interleave", "reshape", "rms_norm", "roll", "rsqrt", "scale", "select", "shift", "sigmoid", "silu",
-    "softmax", "softplus", "split", "square", "square_root", "squared", "squeeze", "stack", "subtract", "swap",
+    "softmax", "softplus", "solve_triangular", "to_contiguous", "split", "square", "square_root", "squared", "squeeze", "stack", "subtract", "swap",
     "take_along", "tanh", "to", "topk", "total", "transpose", "unbind", "unsqueeze", "upper", "vector_norm",
     "view", "where",
 ]  # fmt: skip

@@ -311,6 +311,15 @@ def to(x: Value, dtype: str) -> Value:
     return result(x, record(x.tape, _to_backward, (x,), (), x.dtype), dtype=dtype)
 
 
+def to_contiguous(x: Value, dtype: str) -> Value:
+    """x.to(dtype, memory_format=torch.contiguous_format): x itself, however it lies, where it has the dtype."""
+    if x.dtype == dtype:
+        return x
+    out = x.tape.new(x.shape, dtype)
+    out.node = record(x.tape, _to_backward, (x,), (), x.dtype)
+    return out
+
+
 def _to_backward(node: Node, g: Value) -> Gradients:
     return (to(g, node.meta),)
 

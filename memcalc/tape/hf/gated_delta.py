@@ -1,0 +1,149 @@
+"""Gated delta nets as transformers runs them without kernels: in chunks, one after the other (modeling_qwen3_next.py)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from memcalc.blocks.attention import Attention
+from memcalc.blocks.ssm import GatedDelta
+from memcalc.tape import functions as f
+from memcalc.tape.hf.attention import attend, heads, normed
+from memcalc.tape.hf.dual import causal_conv
+from memcalc.tape.hf.rotary import rotate
+from memcalc.tape.loops import loop
+from memcalc.tape.rules import Around, inside, rule, run
+
+if TYPE_CHECKING:
+    from memcalc.blocks.basic import Conv, Norm
+    from memcalc.tape.recorder import Tape
+    from memcalc.tape.values import Value
+
+
+class Mixed(NamedTuple):
+    """What the projections yield: queries, keys and values in one, the output's gate, write strengths and decays."""
+
+    qkv: Value
+    z: Value
+    b: Value
+    a: Value
+
+
+@rule(GatedDelta)
+def gated_delta(t: Tape, block: GatedDelta, x: Value, around: Around) -> Value:
+    """Qwen3NextGatedDeltaNet.forward, and Qwen3_5GatedDeltaNet's."""
+    b, s = x.shape[:2]
+    mixed = fused(t, block, x, around) if len(block.projections) == 2 else apart(t, block, x, around)  # noqa: PLR2004
+    qkv = causal_conv(t, block.conv, f.transpose(mixed.qkv, 1, 2), block.activation)  # type: ignore[arg-type]
+    keys, values = block.key_heads * block.key_dim, block.value_heads * block.value_dim
+    q, k, v = f.split(f.transpose(qkv, 1, 2), (keys, keys, values))
+    q, k = (f.reshape(part, b, s, -1, block.key_dim) for part in (q, k))
+    v = f.reshape(v, b, s, -1, block.value_dim)
+    beta = f.sigmoid(mixed.b)
+    out = chunks(t, block, q, k, v, decay(t, block, mixed.a), beta)
+    out = gated_norm(t, block.norm, f.reshape(out, -1, block.value_dim), f.reshape(mixed.z, -1, block.value_dim))  # type: ignore[arg-type]
+    return run(t, block.out_proj, f.reshape(out, b, s, -1), around)  # type: ignore[arg-type]
+
+
+def decay(t: Tape, block: GatedDelta, a: Value) -> Value:
+    """-exp(A_log) * softplus(a + dt_bias), in fp32."""
+    rate = f.neg(f.exp(f.to(t.weight("A_log", (block.value_heads,)), "fp32")))
+    return f.mul(rate, f.softplus(f.add(f.to(a, "fp32"), t.weight("dt_bias", (block.value_heads,)))))
+
+
+def fused(t: Tape, block: GatedDelta, x: Value, around: Around) -> Mixed:
+    """fix_query_key_value_ordering: what belongs to one key head lies together."""
+    b, s = x.shape[:2]
+    groups, times = block.key_heads, block.value_heads // block.key_heads
+    qkvz, ba = (f.view(run(t, part, x, around), b, s, groups, -1) for part in block.projections)
+    q, k, v, z = f.split(qkvz, (block.key_dim, block.key_dim, times * block.value_dim, times * block.value_dim), 3)
+    beta, a = (f.reshape(part, b, s, block.value_heads) for part in f.split(ba, (times, times), 3))
+    v, z = (f.reshape(part, b, s, -1, block.value_dim) for part in (v, z))
+    return Mixed(f.cat([f.reshape(part, b, s, -1) for part in (q, k, v)]), z, beta, a)
+
+
+def apart(t: Tape, block: GatedDelta, x: Value, around: Around) -> Mixed:
+    """A projection for each."""
+    qkv, z, b, a = (run(t, part, x, around) for part in block.projections)
+    return Mixed(qkv, f.reshape(z, *x.shape[:2], -1, block.value_dim), b, a)
+
+
+def chunks(t: Tape, block: GatedDelta, q: Value, k: Value, v: Value, g: Value, beta: Value) -> Value:  # noqa: PLR0913, PLR0917
+    """torch_chunk_gated_delta_rule up to its scan: everything in fp32, by heads, padded to whole chunks."""
+    dtype, seq, times = q.dtype, q.shape[1], block.value_heads // block.key_heads
+    if times > 1:
+        q, k = f.repeat_interleave(q, times, 2), f.repeat_interleave(k, times, 2)
+    q, k, v, beta, g = (f.to_contiguous(f.transpose(part, 1, 2), "fp32") for part in (q, k, v, beta, g))
+    q, k = f.scale(l2_norm(q)), l2_norm(k)
+    extra = -seq % block.chunk
+    q, k, v, beta, g = (f.pad(part, 2, extra) for part in (q, k, v, beta, g))
+    v_beta, k_beta = f.mul(v, f.unsqueeze(beta, -1)), f.mul(k, f.unsqueeze(beta, -1))
+    q, k, k_beta, v_beta = (by_chunk(part, block.chunk) for part in (q, k, k_beta, v_beta))
+    sums = f.cumsum(f.reshape(g, *g.shape[:2], -1, block.chunk))
+    out = delta_rule(t, q, k, v_beta, k_beta, sums)
+    out = f.reshape(out, out.shape[0], out.shape[1], -1, out.shape[-1])
+    out = f.narrow(out, 2, seq) if extra else out
+    return f.to_contiguous(f.transpose(out, 1, 2), dtype)
+
+
+def by_chunk(x: Value, size: int) -> Value:
+    """[batch, heads, seq, dim] as [batch, heads, chunks, size, dim]."""
+    return f.reshape(x, *x.shape[:2], -1, size, x.shape[-1])
+
+
+def l2_norm(x: Value) -> Value:
+    """x / |x|."""
+    return f.mul(x, f.rsqrt(f.shift(f.total(f.mul(x, x), -1, keep=True))))
+
+
+def delta_rule(t: Tape, q: Value, k: Value, v_beta: Value, k_beta: Value, sums: Value) -> Value:  # noqa: PLR0913, PLR0917
+    """The two phases of torch_chunk_gated_delta_rule: within all chunks at once, then from chunk to chunk."""
+    size = q.shape[3]
+    triangle = t.new((size, size), "bool")
+    pairs = f.subtract(f.unsqueeze(sums, 4), f.unsqueeze(sums, 3))
+    pairs = f.exp(f.masked_fill(pairs, triangle))
+    system = f.mul(f.matmul(k_beta, f.swap(k)), pairs)
+    within = f.mul(f.matmul(q, f.swap(k)), pairs)
+    decayed = f.mul(k_beta, f.unsqueeze(f.exp(sums), -1))
+    values, cumulated = f.solve_triangular(system, v_beta), f.solve_triangular(system, decayed)
+    out = t.new(values.shape, values.dtype, values.strides)
+    state = t.new((*q.shape[:2], q.shape[-1], values.shape[-1]), values.dtype)
+    q = f.mul(q, f.unsqueeze(f.exp(sums), -1))
+    k = f.mul(k, f.unsqueeze(f.exp(f.subtract(f.narrow(sums, -1, 1), sums)), -1))
+    decays = f.unsqueeze(f.unsqueeze(f.exp(f.select(sums, -1)), -1), -1)
+
+    def step(carried: tuple[Value, Value]) -> tuple[Value, Value]:
+        state, out = carried
+        new = f.subtract(f.select(values, 2), f.matmul(f.select(cumulated, 2), state))
+        inter = f.matmul(f.select(q, 2), state)
+        out = f.assign(out, f.add(inter, f.matmul(f.select(within, 2), new)))
+        state = f.add(f.mul(state, f.select(decays, 2)), f.matmul(f.swap(f.select(k, 2)), new))
+        return state, out
+
+    return loop(t, q.shape[2], step, (state, out))[1]
+
+
+def gated_norm(t: Tape, block: Norm, x: Value, gate: Value) -> Value:
+    """Qwen3NextRMSNormGated.forward: the norm, then times silu(gate) in fp32."""
+    dtype = x.dtype
+    with inside(t, block):
+        x = f.to(x, "fp32")
+        x = f.mul(x, f.rsqrt(f.shift(f.mean(f.square(x), -1))))
+        x = f.mul(t.weight("weight", (block.width,)), f.to(x, dtype))
+        return f.to(f.mul(x, f.silu(f.to(gate, "fp32"))), dtype)
+
+
+@rule(Attention, "qwen3_next")
+def gated_attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """Qwen3NextAttention.forward: the second half of each query head is a gate for its output."""
+    b, s = x.shape[:2]
+    wide = f.view(run(t, block.q, x, around), b, s, -1, 2 * block.head_dim)  # type: ignore[arg-type]
+    q, gate = f.chunk(wide, 2)
+    gate = f.reshape(gate, b, s, -1)
+    q = f.transpose(run(t, block.q_norm, q, around), 1, 2)  # type: ignore[arg-type]
+    k = heads(normed(t, block.k_norm, run(t, block.k, x, around), around), block.kv_heads)  # type: ignore[arg-type]
+    v = heads(run(t, block.v, x, around), block.kv_heads)  # type: ignore[arg-type]
+    tables = around.tables(block.rotary_kind)
+    if tables:
+        q, k = rotate(block, q, k, tables)
+    out = f.reshape(attend(t, block, q, k, v, around), b, s, -1)
+    return run(t, block.out, f.mul(out, f.sigmoid(gate)), around)  # type: ignore[arg-type]
