@@ -40,7 +40,7 @@ from memcalc.tape.functions.pointwise import (
     upper,
     where,
 )  # fmt: skip
-from memcalc.tape.functions.products import addmm, attention, baddbmm, bmm, conv, grouped_mm, linear, matmul, solve_triangular, swap
+from memcalc.tape.functions.products import addmm, attention, baddbmm, bmm, conv, flash, grouped_mm, linear, matmul, solve_triangular, swap
 from memcalc.tape.functions.reduce import (
     batch_norm,
     cumsum,
@@ -80,7 +80,7 @@ from memcalc.tape.functions.shaping import (
 __all__ = [
     "add", "add_", "addmm", "assign", "attention", "baddbmm", "batch_norm", "bmm", "cat", "chunk", "clamp",
     "clamp_", "clone", "compare", "contiguous", "conv", "cosine", "cross_entropy", "cumsum", "div", "dropout",
-    "einsum", "embedding", "erf", "exp", "expand", "expm1", "gather", "gelu", "group_norm", "grouped_mm",
+    "einsum", "embedding", "erf", "exp", "expand", "expm1", "flash", "gather", "gelu", "group_norm", "grouped_mm",
     "index", "largest", "layer_norm", "linear", "log", "logsumexp", "lower", "masked_fill", "masked_fill_",
     "matmul", "maximum", "mean", "mse_loss", "mul", "narrow", "neg", "pad", "permute", "power", "relu",
     "repeat_interleave", "reshape", "rms_norm", "roll", "rsqrt", "scale", "select", "shift", "sigmoid", "silu",

@@ -114,7 +114,15 @@ def attend(t: Tape, block: Attention, q: Value, k: Value, v: Value, around: Arou
     mask = None if block.cross else around.mask(block.window)
     if t.setting.attention == "eager" or eager_only(block):
         return eager(t, block, q, k, v, mask, around)
+    if t.setting.attention == "flash" and not block.scores_bias:
+        return flash(q, k, v)
     return sdpa(t, block, q, k, v, mask, around)
+
+
+def flash(q: Value, k: Value, v: Value) -> Value:
+    """flash_attention_forward (integrations/flash_attention.py): no mask, dropout by seed, heads grouped as they are."""
+    q, k, v = f.lower(q), f.lower(k), f.lower(v)
+    return f.contiguous(f.transpose(f.flash(q, k, v), 1, 2))
 
 
 EAGER_ONLY = frozenset({"bloom", "codegen", "gpt_neo", "gptj", "mpt"})  # classes without _supports_sdpa

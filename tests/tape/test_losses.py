@@ -1,0 +1,49 @@
+"""What the ways to compute the loss keep until the backward pass, for T tokens, a vocabulary of V and a width of H."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from memcalc import estimate
+
+CONFIG = {"model_type": "llama", "hidden_size": 1024, "intermediate_size": 2048, "num_attention_heads": 8,
+          "num_key_value_heads": 8, "vocab_size": 65_536, "num_hidden_layers": 2, "tie_word_embeddings": False}  # fmt: skip
+T, V, H = 4 * 1024, 65_536, 1024
+RUN = {"model": CONFIG, "precision": "bf16", "optimizer": "none", "batch_size": 4, "seq_len": 1024}
+
+
+def kept(loss: Any) -> int:
+    """Activations at the end of the forward pass, beyond those of a run without logits."""
+    return estimate({**RUN, "loss": loss}).memory.components.activations - fused_linear()
+
+
+def fused_linear() -> int:
+    run = {**RUN, "loss": "fused-linear"}
+    return estimate(run).memory.components.activations - 2 * T * H - 2 * V * H  # gradients of hidden states and weight
+
+
+@pytest.mark.parametrize(
+    ("loss", "kept_bytes"),
+    [
+        ("standard", 4 * T * V),  # log-softmax in fp32
+        ("fused", 2 * T * V),  # the logits themselves
+        ("chunked", 4 * T * V),  # every chunk's log-softmax
+    ],
+)
+def test_what_a_loss_keeps(loss: str, kept_bytes: int) -> None:
+    assert kept(loss) == pytest.approx(kept_bytes, rel=0.02)
+
+
+def test_the_peak_of_the_standard_loss_is_twelve_bytes_a_logit() -> None:
+    run = {**RUN, "checkpointing": "full"}
+    peak = estimate(run).memory.phases.backward
+    without = estimate({**run, "loss": "fused-linear"}).memory
+    ground = without.persistent - without.components.gradients
+    assert peak - ground == pytest.approx(12 * T * V, rel=0.02)
+
+
+def test_chunks_shrink_the_peak_but_not_what_is_kept() -> None:
+    peaks = [estimate({**RUN, "loss": {"kind": "chunked", "chunks": n}}).memory.phases.forward for n in (2, 8, 32)]
+    assert peaks[0] > peaks[1] > peaks[2]
