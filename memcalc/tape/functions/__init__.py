@@ -1,7 +1,7 @@
 """The torch functions that the rules call, by what they allocate and save; their names are torch's where one fits."""
 
 from memcalc.tape.functions.contractions import einsum
-from memcalc.tape.functions.lookup import cross_entropy, embedding, gather, index, mse_loss, take_along, topk
+from memcalc.tape.functions.lookup import cross_entropy, embedding, gather, index, mse_loss, scatter, take_along, topk
 from memcalc.tape.functions.pointwise import (
     add,
     add_,
@@ -64,6 +64,7 @@ from memcalc.tape.functions.shaping import (
     narrow,
     pad,
     permute,
+    repeat,
     repeat_interleave,
     reshape,
     roll,
@@ -84,7 +85,7 @@ __all__ = [
     "index", "largest", "layer_norm", "linear", "log", "logsumexp", "lower", "masked_fill", "masked_fill_",
     "matmul", "maximum", "mean", "mse_loss", "mul", "narrow", "neg", "pad", "permute", "power", "relu",
     "repeat_interleave", "reshape", "rms_norm", "roll", "rsqrt", "scale", "select", "shift", "sigmoid", "silu",
-    "softmax", "softplus", "solve_triangular", "to_contiguous", "split", "square", "square_root", "squared", "squeeze", "stack", "subtract", "swap",
+    "softmax", "softplus", "repeat", "scatter", "solve_triangular", "to_contiguous", "split", "square", "square_root", "squared", "squeeze", "stack", "subtract", "swap",
     "take_along", "tanh", "to", "topk", "total", "transpose", "unbind", "unsqueeze", "upper", "vector_norm",
     "view", "where",
 ]  # fmt: skip

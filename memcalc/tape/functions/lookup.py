@@ -58,6 +58,18 @@ def _index_backward(node: Node, g: Value) -> Gradients:
     return (out,)
 
 
+def scatter(x: Value, index: Value, source: Value) -> Value:
+    """x.scatter_(index, source), in place: saves the indices; the source's gradient is gathered."""
+    node = record(x.tape, _scatter_backward, (x, source), (index,))
+    return alias(x, x.shape, x.strides, node)
+
+
+def _scatter_backward(node: Node, g: Value) -> Gradients:
+    _index = node.load()
+    whole, part = node.edges
+    return g.tape.new(g.shape, g.dtype) if whole else None, g.tape.new(part.shape, g.dtype) if part else None
+
+
 def topk(x: Value, k: int) -> tuple[Value, Value]:
     """The k largest of each row and their indices, which are saved; the gradient is scattered into zeros."""
     node = record(x.tape, _topk_backward, (x,))

@@ -126,6 +126,17 @@ def repeat_interleave(x: Value, times: int, axis: int) -> Value:
     return reshape(clone(expand(unsqueeze(x, axis + 1), *spread)), *shape)
 
 
+def repeat(x: Value, times: int) -> Value:
+    """x.repeat(times, 1, …): copies one behind the other; the gradient is their sum."""
+    out = x.tape.new((times * x.shape[0], *x.shape[1:]), x.dtype)
+    out.node = record(x.tape, _repeat_backward, (x,), (), x.shape)
+    return out
+
+
+def _repeat_backward(node: Node, g: Value) -> Gradients:
+    return (g.tape.new(node.meta, g.dtype),)
+
+
 def narrow(x: Value, axis: int, size: int) -> Value:
     """A slice of `size` along an axis: a view; its gradient is as large as the whole (slice_backward)."""
     axis %= len(x.shape)

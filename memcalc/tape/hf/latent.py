@@ -73,9 +73,9 @@ def halved(q: Value, k: Value, tables: tuple[Value, Value]) -> tuple[Value, Valu
     return f.add(f.mul(q, cos), f.mul(rotate_half(q), sin)), f.add(f.mul(k, cos), f.mul(rotate_half(k), sin))
 
 
-def complex_rotated(q: Value, k: Value, tables: tuple[Value, Value]) -> tuple[Value, Value]:
-    """apply_rotary_emb: complex products in fp32 (modeling_deepseek_v2.py)."""
-    angles = f.unsqueeze(tables[0], 1)
+def complex_rotated(q: Value, k: Value, tables: tuple[Value, Value], heads: int = 1) -> tuple[Value, Value]:
+    """apply_rotary_emb: complex products in fp32 (modeling_deepseek_v2.py); `heads` is the axis of the heads."""
+    angles = f.unsqueeze(tables[0], heads)
     q_out, k_out = (f.to(f.mul(f.contiguous(f.to(x, "fp32")), angles), x.dtype) for x in (q, k))
     return q_out, k_out
 

@@ -62,7 +62,7 @@ def sees(mixer: Attention | Mla) -> int:
 def rotary(mixer: Attention | Mla) -> tuple[str, int, bool]:
     """The tables a layer rotates by: their kind, channels (0: none), and whether they stay in fp32."""
     if isinstance(mixer, Mla):
-        return "", mixer.rope, False
+        return "", mixer.rope, mixer.formula == "deepseek_v2"  # complex numbers, as wide as two in fp32
     return mixer.rotary_kind, 0 if mixer.rotation == "own" else mixer.rotary_dim, mixer.rotary_fp32
 
 
