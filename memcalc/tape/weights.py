@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from memcalc.tensors import Tensor
+
+_NUMBERED = re.compile(r"(.*?)\.(\d+|\{[^}]*\})\.")  # the path of a stack, and which of its layers
 
 
 class Weights:
@@ -40,7 +43,24 @@ class Weights:
 
     def adapter(self, module: str, name: str) -> Tensor | None:
         """The tensor that an adapter has put into a module, if one is there."""
-        return self.find(f"{module}.{name}") if self.adapters else None
+        if not self.adapters:
+            return None
+        full = f"{module}.{name}"
+        return self._groups.get(full) or (None if "{" in full else self._single.get(full))
+
+    def adapted_layers(self, path: str) -> dict[str, frozenset[int]]:
+        """The sets of layers below `path` that carry adapters alike, by their patterns: {'{0..31}': {0, …, 31}}."""
+        found = self._adapted.get(path, ())
+        return {pattern: frozenset(int(number) for number in expand(pattern)) for pattern in found}
+
+    @cached_property
+    def _adapted(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for tensor in self._tensors:
+            place = _NUMBERED.match(tensor.name) if tensor.role == "adapter" else None
+            if place and place[2] not in found.setdefault(place[1], []):
+                found[place[1]].append(place[2])
+        return found
 
     def of(self, name: str) -> tuple[str, bool]:
         """(dtype it is kept in, whether it learns)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.base import Block, Parallel, Residual, Sequence, Stack, Unused
+from memcalc.blocks.base import Block, Parallel, Recomputed, Residual, Sequence, Stack, Unused
 from memcalc.blocks.image import Sum
 from memcalc.tape import functions as f
 from memcalc.tape.checkpoint import checkpointed
@@ -72,10 +72,13 @@ def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:
     path, outer, setting = t.path, t.instance, t.setting
     named = _named(block)
     if outer:
-        return _inner(t, named, x, around)
+        return _inner(t, block, named, x, around)
     if not around.ready:
         prepare(t, block, x, around)
+    if _stages(t, block):
+        return _inner(t, block, named, x, around)
     named, kinds = _passes(block, named)
+    named, kinds = _apart(t, named, kinds)
     samples, order = _samples(kinds, setting.every if setting.checkpoint else 0)
     marks = Layers(path, order)
     t.stacks.append(marks)
@@ -85,7 +88,7 @@ def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:
         t.path, t.instance = f"{path}.{name}" if path else name, f"{outer}/{number if block.shared == 1 else index // block.shared}"
         marks.mark(t)
         t.like = order.count(number)
-        if setting.checkpoint and index % setting.every == 0:
+        if setting.checkpoint and index % setting.every == 0 and block.recompute != "never":
             x = checkpointed(t, _again(t, layer, around), x, reentrant=setting.reentrant)
         else:
             x = run(t, layer, x, around)
@@ -110,14 +113,43 @@ def _passes(block: Stack, named: list[tuple[Block, str]]) -> tuple[list[tuple[Bl
     return passes, list(range(len(passes))) if len(named) > 1 else [0] * len(passes)
 
 
-def _inner(t: Tape, named: list[tuple[Block, str]], x: Value, around: Around) -> Value:
-    """A stack inside a layer of another: every layer as it is."""
+def _apart(t: Tape, named: list[tuple[Block, str]], kinds: list[int]) -> tuple[list[tuple[Block, str]], list[int]]:
+    """Layers told apart by the adapters they carry, where some carry other ones than their like."""
+    sets = t.weights.adapted_layers(t.path)
+    if all(pattern in {name for _, name in named} for pattern in sets):
+        return named, kinds
+    carried = [tuple(index in members for members in sets.values()) for index in range(len(named))]
+    seen = {key: number for number, key in enumerate(dict.fromkeys(zip(kinds, carried, strict=True)))}
+    singled = [(layer, str(index)) for index, (layer, _) in enumerate(named)]
+    return singled, [seen[key] for key in zip(kinds, carried, strict=True)]
+
+
+def _stages(t: Tape, block: Stack) -> bool:
+    """Whether the layers are stages, each with a stack of like layers of its own: those are what repeats."""
+    if t.setting.checkpoint and block.recompute != "never":
+        return False
+    return len(list(block.groups())) == len(block.layers) and any(isinstance(part, Stack) for stage in block.layers for part in stage.parts())
+
+
+def _inner(t: Tape, block: Stack, named: list[tuple[Block, str]], x: Value, around: Around) -> Value:
+    """Every layer as it is: in a stack inside a layer of another, or of stages."""
     path, outer = t.path, t.instance
     for index, (layer, name) in enumerate(named):
-        t.path, t.instance = f"{path}.{name}" if path else name, f"{outer}/{index}"
-        x = run(t, layer, x, around)
+        t.path, t.instance = f"{path}.{name}" if path else name, outer and f"{outer}/{index}"
+        if t.setting.checkpoint and block.recompute == "always":
+            x = checkpointed(t, _again(t, layer, around), x)
+        else:
+            x = run(t, layer, x, around)
     t.path, t.instance = path, outer
     return x
+
+
+@rule(Recomputed)
+def recomputed(t: Tape, block: Recomputed, x: Value, around: Around) -> Value:
+    """A module that is called through a checkpoint (diffusers, _gradient_checkpointing_func)."""
+    if not t.setting.checkpoint:
+        return sequence(t, block, x, around)
+    return checkpointed(t, _again(t, Sequence("", block.blocks), around), x, reentrant=t.setting.reentrant)
 
 
 def _again(t: Tape, layer: Block, around: Around) -> Callable[[Value], Value]:
