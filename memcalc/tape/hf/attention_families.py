@@ -92,11 +92,10 @@ def bloom(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     qkv = f.view(run(t, block.qkv, x, around), b, s, h, 3, d)
     q, k, v = (f.reshape(f.transpose(f.select(qkv, 3), 1, 2), b * h, s, d) for _ in range(3))
     bias = around.bias or t.new((b * h, 1, s), x.dtype)
-    weights = f.view(f.baddbmm(bias, q, f.swap(k)), b, h, s, s)
+    scores = f.view(f.baddbmm(bias, q, f.swap(k)), b, h, s, s)
     mask = around.mask(0)
-    if mask is not None:
-        weights = f.add(weights, mask)
-    weights = around.weights = f.dropout(f.to(f.softmax(weights, "fp32"), q.dtype), block.dropout)
+    masked = scores if mask is None else f.add(scores, mask)
+    weights = around.weights = f.dropout(f.to(f.softmax(masked, "fp32"), q.dtype), block.dropout)
     out = f.bmm(f.lower(f.view(weights, b * h, s, s)), f.lower(v))
     out = f.reshape(f.transpose(f.view(out, b, h, s, d), 1, 2), b, s, h * d)
     return run(t, block.out, out, around)
@@ -110,11 +109,11 @@ def mpt(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     if block.clip:
         qkv = f.clamp(qkv)
     q, k, v = (f.transpose(f.reshape(p, b, s, block.heads, block.head_dim), 1, 2) for p in f.chunk(qkv, 3))
-    weights = f.scale(f.matmul(q, f.swap(k)))
+    scores = f.scale(f.matmul(q, f.swap(k)))
     if around.bias:
-        weights = f.add(weights, f.narrow(around.bias, -1, s))
-    weights = f.masked_fill(weights, around.masks[0])  # type: ignore[arg-type]  # alibi.surround has made it
-    weights = f.to(f.softmax(f.to(weights, "fp32")), v.dtype)
+        scores = f.add(scores, f.narrow(around.bias, -1, s))
+    scores = f.masked_fill(scores, around.masks[0])  # type: ignore[arg-type]  # alibi.surround has made it
+    weights = f.to(f.softmax(f.to(scores, "fp32")), v.dtype)
     weights = around.weights = f.dropout(weights, block.dropout)
     out = f.contiguous(f.transpose(f.matmul(weights, v), 1, 2))
     return project(t, block, out, around)
