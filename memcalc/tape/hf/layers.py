@@ -114,11 +114,12 @@ def _passes(block: Stack, named: list[tuple[Block, str]]) -> tuple[list[tuple[Bl
 
 
 def _apart(t: Tape, named: list[tuple[Block, str]], kinds: list[int]) -> tuple[list[tuple[Block, str]], list[int]]:
-    """Layers told apart by the adapters they carry, where some carry other ones than their like."""
+    """Layers told apart by the adapters they carry, and by whether one below them does, where they are not all alike."""
     sets = t.weights.adapted_layers(t.path)
     if all(pattern in {name for _, name in named} for pattern in sets):
         return named, kinds
-    carried = [tuple(index in members for members in sets.values()) for index in range(len(named))]
+    lowest = min(min(members) for members in sets.values())
+    carried = [(index > lowest, *(index in members for members in sets.values())) for index in range(len(named))]
     seen = {key: number for number, key in enumerate(dict.fromkeys(zip(kinds, carried, strict=True)))}
     singled = [(layer, str(index)) for index, (layer, _) in enumerate(named)]
     return singled, [seen[key] for key in zip(kinds, carried, strict=True)]
