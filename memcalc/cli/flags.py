@@ -1,0 +1,102 @@
+"""The flags that every command about a run shares: each is a key of a run file, and wins over what the file says."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from memcalc.question import Question
+
+
+class Asked(NamedTuple):
+    """What a command line says of a run: its file or model, the flags that were given, and every `--set`."""
+
+    source: str | None
+    flags: Mapping[str, str | None]
+    changes: tuple[str, ...]
+
+    def question(self) -> Question:
+        """The run that is meant; RunInvalid, UnknownName or UnreadableInput where there is none."""
+        from memcalc.cli.asked import asked  # noqa: PLC0415 - not for --help
+
+        return asked(self.source, self.flags, self.changes)
+
+
+def about_a_run(main: Callable[..., None]) -> Callable[..., None]:
+    """A command whose first parameter is what was Asked, with the flags of a run ahead of its own options."""
+
+    @functools.wraps(main)
+    def command(**given: Any) -> None:  # noqa: ANN401 - whatever typer read
+        of_run = {name: given.pop(name) for name in shared}
+        main(_asked(**of_run), **given)
+
+    shared = inspect.signature(_asked).parameters
+    own = list(inspect.signature(main).parameters.values())[1:]
+    hints = {**get_type_hints(_asked, include_extras=True), **get_type_hints(main, include_extras=True)}
+    both = [
+        parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in (*shared.values(), *own)
+    ]
+    command.__signature__ = inspect.Signature(both)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in both}
+    return command
+
+
+def _flag(help_text: str, *names: str, metavar: str = "TEXT") -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(*names, help=help_text, metavar=metavar)
+    return option
+
+
+def _asked(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            help="A model's name, a run file, a config.json or its folder; - reads standard input.", show_default=False
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, _flag("Preset or alias, config.json, folder, or a size such as 7b.", "--model", "-m")
+    ] = None,
+    precision: Annotated[
+        str | None, _flag("A recipe: mixed-bf16, bf16, amp-bf16, fp32, megatron-bf16 …", "--precision")
+    ] = None,
+    optimizer: Annotated[
+        str | None, _flag("Preset, alias, Trainer name or class path; none.", "--optimizer", "--opt")
+    ] = None,
+    batch_size: Annotated[
+        str | None, _flag("Micro batch of one GPU, in sequences or images.", "--batch-size", "-b", metavar="N")
+    ] = None,
+    seq_len: Annotated[str | None, _flag("Tokens of a sequence.", "--seq-len", "-s", metavar="N")] = None,
+    target_len: Annotated[
+        str | None, _flag("Tokens of a target sequence (encoder-decoders).", "--target-len", metavar="N")
+    ] = None,
+    grad_accum: Annotated[str | None, _flag("Micro batches per step.", "--grad-accum", metavar="N")] = None,
+    checkpointing: Annotated[str | None, _flag("none, full or selective.", "--checkpointing")] = None,
+    attention: Annotated[str | None, _flag("eager, sdpa or flash.", "--attention")] = None,
+    loss: Annotated[str | None, _flag("standard, fused, fused-linear or chunked.", "--loss")] = None,
+    keep_outputs: Annotated[bool, typer.Option("--keep-outputs", help="The loop holds on to the logits.")] = False,
+    implementation: Annotated[str | None, _flag("Whose modules run: hf.", "--implementation")] = None,
+    lora: Annotated[str | None, _flag("Rank, or a mapping: '{rank: 16, targets: [q_proj]}'.", "--lora")] = None,
+    quantize: Annotated[str | None, _flag("Storage of the frozen base: nf4, nf4-double, int8 …", "--quantize")] = None,
+    gpu: Annotated[str | None, _flag("Preset or alias, or a size such as 80GiB.", "--gpu", "-g")] = None,
+    gpus: Annotated[str | None, _flag("How many GPUs in all.", "--gpus", "-n", metavar="N")] = None,
+    sharding: Annotated[str | None, _flag("none, ddp, zero1, zero2, zero3 or fsdp.", "--sharding")] = None,
+    offload: Annotated[str | None, _flag("none, optimizer, optimizer+params or activations.", "--offload")] = None,
+    margin: Annotated[str | None, _flag("What must stay free: 2GiB or 5%.", "--margin")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="Any key of a run file: --set lora.rank=16", metavar="KEY=VALUE")
+    ] = None,
+) -> Asked:
+    flags = {
+        "model": model, "precision": precision, "optimizer": optimizer, "batch_size": batch_size, "seq_len": seq_len,
+        "target_len": target_len, "grad_accum": grad_accum, "checkpointing": checkpointing, "attention": attention,
+        "loss": loss, "keep_outputs": "true" if keep_outputs else None, "implementation": implementation, "lora": lora,
+        "quantize": quantize, "gpu": gpu, "gpus": gpus, "sharding": sharding, "offload": offload, "margin": margin,
+    }  # fmt: skip
+    return Asked(source, flags, tuple(change or ()))
