@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from memcalc.resolve import Plan
     from memcalc.timeline import Timeline
 
+LOSSES = {
+    "fused": "Liger's cross entropy in place of torch's: the gradient is written over the fp32 logits",
+    "fused-linear": "Liger's fused linear cross entropy: chunks of logits no larger than the hidden states",
+    "chunked": "torchtune's CEWithChunkedOutputLoss, not compiled: each chunk's log-softmax stays for the backward pass",
+}
 # kinds of models whose whole forward pass has rules
 RUNNABLE = frozenset({"causal-lm", "masked-lm", "seq2seq", "encoder", "classifier", "image"})
 
@@ -32,6 +37,8 @@ def simulate(plan: Plan) -> Timeline | None:
         return None
     if plan.model.kind == "encoder":
         plan.notes.assume("model", "loss", "a base model has no loss of its own; the mean of its last hidden state is taken")
+    if plan.run.loss.kind in ("fused-linear", "chunked") and plan.model.kind != "causal-lm":
+        plan.notes.warn("loss", "standard-loss", f"{plan.run.loss.kind} is for causal language models: the usual loss is counted")
     for path, code, message in assumed(plan):
         plan.notes.assume(path, code, message)
     for kind in timeline.unmodelled:
@@ -48,6 +55,8 @@ def assumed(plan: Plan) -> Iterator[tuple[str, str, str]]:
             yield "quantize", "no-outliers", "inputs without outliers (threshold 6.0): the columns that have some are copied too"
         elif how.library != "bitsandbytes":
             yield "quantize", "unpacked-weights", f"{how.library} unpacks a whole weight for each product, forward and backward"
+    if run.loss.kind != "standard":
+        yield "loss", "whose-loss", LOSSES[run.loss.kind]
 
 
 def setting_of(plan: Plan) -> Setting:

@@ -32,7 +32,7 @@ def whole(t: Tape, model: Model) -> tuple[Value, Value]:
         if isinstance(head, Fork):
             return forked(t, head, logits, labels)
         logits = run(t, head, logits, around)
-    return token_loss(logits, labels, fp32=model.loss_fp32), logits
+    return token_loss(t, logits, labels, fp32=model.loss_fp32), logits
 
 
 def bare(t: Tape, parts: tuple[Block, ...], hidden: Value) -> tuple[Value, Value]:
@@ -47,7 +47,7 @@ def bare(t: Tape, parts: tuple[Block, ...], hidden: Value) -> tuple[Value, Value
 def forked(t: Tape, head: Fork, hidden: Value, labels: Value) -> tuple[Value, Value]:
     """BertForPreTraining.forward: the losses of both heads, added up."""
     outputs = [run(t, branch, hidden, Around()) for branch in head.branches]
-    losses = [token_loss(output, labels) for output in outputs]
+    losses = [token_loss(t, output, labels) for output in outputs]
     return f.add(*losses), outputs[0]
 
 
@@ -87,6 +87,7 @@ def _decodes(block: Block) -> bool:
 def body(t: Tape, parts: tuple[Block, ...], x: Value) -> tuple[Value, Value | None]:
     """The base model, whose local variables go when it returns: its last hidden state, and its encoder's."""
     around = Around()
+    around.tokens = x if x.dtype == "int64" else None
     for part in parts:
         x = run(t, part, x, around)
     t.held.clear()
