@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,10 +63,25 @@ class Unused(Sequence):
 
 
 @dataclass(frozen=True, slots=True)
+class Recomputed(Sequence):
+    """Blocks that checkpointing recomputes together, by themselves, where no stack of layers does."""
+
+
+@dataclass(frozen=True, slots=True)
 class Residual(Sequence):
     """x + f(x); nameless as a rule. `fp32` where x is cast to fp32 for the sum, which then stays fp32 (Mamba)."""
 
     fp32: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PostNorm(Sequence):
+    """norm(x + f(x)), the order of the first transformer."""
+
+    norm: Block | None = None
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return (*self.blocks, self.norm) if self.norm else self.blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +102,14 @@ class Parallel(Block):
 class Stack(Block):
     """Numbered layers `name.0`, `name.1`, …: a ModuleList or Sequential. Like layers are the same (or an equal) value.
 
-    `shared` runs every layer that many times over with one set of parameters (ALBERT).
+    `shared` runs every layer that many times over with one set of parameters (ALBERT). `recompute` is where
+    checkpointing reaches its layers: where they are in no checkpoint already, never (ResNet), or always (Swin, whose
+    stages are checkpointed too).
     """
 
     layers: tuple[Block, ...] = ()
     shared: int = 1
+    recompute: Literal["outermost", "never", "always"] = "outermost"
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         return self.layers
@@ -129,6 +147,6 @@ def repeat(name: str, count: int, *layer: Block | None) -> Stack:
     return Stack(name, (sequence(*layer),) * count)
 
 
-def stack(name: str, layers: list[Block]) -> Stack:
+def stack(name: str, layers: list[Block], recompute: Literal["outermost", "never", "always"] = "outermost") -> Stack:
     """Layers that may differ, `name.0`, `name.1`, and so on."""
-    return Stack(name, tuple(layers))
+    return Stack(name, tuple(layers), recompute=recompute)

@@ -37,10 +37,11 @@ class Holder:
 class Frame:
     """One checkpointed layer: its input, how to run it again, and what that yielded."""
 
-    __slots__ = ("held", "layer", "place", "recomputed", "saved", "tape", "x")
+    __slots__ = ("held", "layer", "node", "place", "recomputed", "saved", "tape", "x")
 
     def __init__(self, tape: Tape, layer: Layer, x: Value) -> None:
-        self.tape, self.layer, self.x = tape, layer, x
+        self.tape, self.layer, self.node = tape, layer, x.node
+        self.x = tape.saving(x.detach()) if tape.saving else x  # a checkpoint in a checkpoint has its input recomputed too
         self.saved, self.recomputed = 0, None  # type: int, dict[int, Value] | None
         self.held = 0
         self.place = tape.path, tape.instance
@@ -59,6 +60,13 @@ class Frame:
             raise StopRecomputation
         return value
 
+    def given(self) -> Value:
+        """The layer's input, recomputed where another checkpoint stands in for it."""
+        if isinstance(self.x, Value):
+            return self.x
+        x = self.x.unpack()
+        return Value(self.tape, x.storage, x.shape, x.dtype, x.strides, self.node)
+
     def recompute(self) -> None:
         """Run the layer again up to the last value it saved."""
         tape, self.recomputed = self.tape, {}
@@ -68,7 +76,7 @@ class Frame:
         tape.saving, tape.grad_enabled = self.keep, True
         try:
             with tape.autocast_again():
-                self.layer(self.x)
+                self.layer(self.given())
         except StopRecomputation:
             pass
         tape.saving, tape.grad_enabled, tape.owner, tape.path, tape.instance = before

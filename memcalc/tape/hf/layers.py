@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.base import Block, Parallel, Recomputed, Residual, Sequence, Stack, Unused
+from memcalc.blocks.base import Block, Parallel, PostNorm, Recomputed, Residual, Sequence, Stack, Unused
 from memcalc.blocks.image import Sum
 from memcalc.tape import functions as f
 from memcalc.tape.checkpoint import checkpointed
@@ -38,6 +38,16 @@ def residual(t: Tape, block: Residual, x: Value, around: Around) -> Value:
         if block.fp32 and not index:
             x = f.to(x, "fp32")
     return f.add(x, y)
+
+
+@rule(PostNorm)
+def post_norm(t: Tape, block: PostNorm, x: Value, around: Around) -> Value:
+    """BertSelfOutput.forward: LayerNorm(f(x) + x), both held until it returns (modeling_bert.py)."""
+    y = x
+    for part in block.blocks:
+        y = run(t, part, y, around)
+    out = f.add(y, x)
+    return run(t, block.norm, out, around) if block.norm else out
 
 
 @rule(Parallel)
@@ -127,9 +137,10 @@ def _apart(t: Tape, named: list[tuple[Block, str]], kinds: list[int]) -> tuple[l
 
 def _stages(t: Tape, block: Stack) -> bool:
     """Whether the layers are stages, each with a stack of like layers of its own: those are what repeats."""
-    if t.setting.checkpoint and block.recompute != "never":
+    if block.shared > 1 or (t.setting.checkpoint and block.recompute != "never"):
         return False
-    return len(list(block.groups())) == len(block.layers) and any(isinstance(part, Stack) for stage in block.layers for part in stage.parts())
+    inside = any(isinstance(part, Stack) for stage in block.layers for part in stage.parts())
+    return inside and len(list(block.groups())) == len(block.layers)
 
 
 def _inner(t: Tape, block: Stack, named: list[tuple[Block, str]], x: Value, around: Around) -> Value:
@@ -156,6 +167,7 @@ def recomputed(t: Tape, block: Recomputed, x: Value, around: Around) -> Value:
 def _again(t: Tape, layer: Block, around: Around) -> Callable[[Value], Value]:
     """The layer as a function of its input: the first time as part of the model, later with what it was given then."""
     first, given = [around], handed_to(layer, around)
+    given.kept = None
     return lambda x: run(t, layer, x, first.pop() if first else given.copy())
 
 
