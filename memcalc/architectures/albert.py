@@ -8,7 +8,7 @@ from memcalc.architectures import architecture
 from memcalc.architectures.encoder import dropout, embeddings, norm
 from memcalc.architectures.heads import labels, masked_lm, with_head
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block, Sequence, Stack, repeat, residual, sequence
+from memcalc.blocks.base import Block, PostNorm, Sequence, Stack, repeat, sequence
 from memcalc.blocks.basic import Activation, Dropout, Linear
 from memcalc.blocks.image import Select
 from memcalc.blocks.mlp import Mlp
@@ -51,8 +51,8 @@ def _layer(c: Dimensions) -> Sequence:
     down = Linear("ffn_output", c.intermediate_size, hidden, bias=True)
     feed_forward = Mlp("", up=up, down=down, activation=c.hidden_act, width=c.intermediate_size)
     return sequence(
-        residual(mixer, dropout(c)), norm(c, "attention.LayerNorm"),
-        residual(feed_forward), norm(c, "full_layer_layer_norm"),
+        PostNorm("", (mixer, dropout(c)), norm(c, "attention.LayerNorm")),
+        PostNorm("", (feed_forward,), norm(c, "full_layer_layer_norm")),
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from memcalc.architectures import architecture
 from memcalc.architectures.encoder import dropout, feed_forward, norm, post_norm_layer
 from memcalc.architectures.heads import channels, labels, masked_lm, with_head
-from memcalc.blocks.base import Block, Param, Sequence, repeat, residual, sequence
+from memcalc.blocks.base import Block, Param, PostNorm, Sequence, repeat, sequence
 from memcalc.blocks.basic import Activation, Conv, Dropout, Embedding, Linear, Norm
 from memcalc.blocks.disentangled import (
     DisentangledAttention,
@@ -48,7 +48,7 @@ def deberta_v2(c: Dimensions) -> Model:
 
 def _post_norm(c: Dimensions, mixer: Block, name: str) -> Sequence:
     """norm(x + dropout(mixer(x))) with version 1's own norm."""
-    return sequence(residual(mixer, dropout(c)), Norm(name, c.hidden_size, "layer", "deberta"))
+    return PostNorm("", (mixer, dropout(c)), Norm(name, c.hidden_size, "layer", "deberta"))
 
 
 def _encoder(*blocks: Block | None) -> DisentangledEncoder:

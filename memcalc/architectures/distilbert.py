@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from memcalc.architectures import architecture
 from memcalc.architectures.heads import channels, labels, with_head
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block, Sequence, repeat, residual, sequence
+from memcalc.blocks.base import Block, PostNorm, Sequence, repeat, sequence
 from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm
 from memcalc.blocks.image import Select, Sum
 from memcalc.blocks.mlp import Mlp
@@ -25,8 +25,8 @@ def distilbert(c: Dimensions) -> Model:
     places = Embedding("position_embeddings", c.max_position_embeddings, c.dim, index="positions")
     embeddings = sequence(Sum("", (words, places)), _norm(c, "LayerNorm"), Dropout("", c.dropout), name="embeddings")
     layer = sequence(
-        residual(_attention(c)), _norm(c, "sa_layer_norm"),
-        residual(_feed_forward(c), Dropout("", c.dropout)), _norm(c, "output_layer_norm"),
+        PostNorm("", (_attention(c),), _norm(c, "sa_layer_norm")),
+        PostNorm("", (_feed_forward(c), Dropout("", c.dropout)), _norm(c, "output_layer_norm")),
     )  # fmt: skip
     layers = Sequence("transformer", (repeat("layer", c.n_layers, layer),))
     return with_head(c, "distilbert", sequence(embeddings, layers), _heads(c))

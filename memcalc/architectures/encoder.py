@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from memcalc.architectures.heads import channels
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block, Sequence, residual, sequence
+from memcalc.blocks.base import Block, PostNorm, Sequence, sequence
 from memcalc.blocks.basic import Dropout, Embedding, Linear, Norm
 from memcalc.blocks.image import Sum
 from memcalc.blocks.mlp import Mlp
@@ -72,7 +72,7 @@ def norm(c: Dimensions, name: str) -> Norm:
 
 def post_norm(c: Dimensions, mixer: Block, name: str) -> Sequence:
     """norm(x + dropout(mixer(x))), the order of the first transformer."""
-    return sequence(residual(mixer, dropout(c)), norm(c, name))
+    return PostNorm("", (mixer, dropout(c)), norm(c, name))
 
 
 def post_norm_layer(c: Dimensions, attention: Block | None = None) -> Sequence:

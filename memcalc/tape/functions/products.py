@@ -143,8 +143,7 @@ def conv(x: Value, weight: Value, bias: Value | None, out_size: tuple[int, ...])
     """
     x, weight, bias = lower(x), lower(weight), bias and lower(bias)
     last = channels_last(x)
-    saved = (x if weight.node else None, weight)
-    node = record(x.tape, _conv_backward, (x, weight, bias), saved, last)
+    node = record(x.tape, _conv_backward, (x, weight, bias), (x, weight), last)
     shape = (x.shape[0], weight.shape[0], *out_size)
     out = x.tape.new(shape, x.dtype, with_channels_last(shape) if last else None)
     out.node = node

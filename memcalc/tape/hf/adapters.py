@@ -25,4 +25,6 @@ def adapted(t: Tape, x: Value, out: Value, *, packed: bool = False) -> Value:
     added = f.scale(f.linear(f.linear(f.dropout(x, t.setting.lora_dropout), down), up))
     if packed:  # tuners/lora/bnb.py: cast back before the sum, and not at all under autocast
         return f.add(out, f.to(added, dtype) if converts else added)
-    return f.to(f.add(out, added), dtype)
+    out = f.add(out, added)
+    del added
+    return f.to(out, dtype)
