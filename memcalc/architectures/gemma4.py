@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from memcalc.architectures import architecture
 from memcalc.architectures.decoder import attention, causal_lm, gated_mlp, interleaved, rms, window
 from memcalc.architectures.experts import stacked_experts
 from memcalc.architectures.multimodal import image_text, tower
 from memcalc.blocks.base import Block, Sequence, residual, sequence
-from memcalc.blocks.basic import Activation, Embedding, Linear, Norm, Raw, Softcap
+from memcalc.blocks.basic import Activation, Embedding, Linear, Norm, Raw, Scale, Softcap
 from memcalc.blocks.image import ChannelScale, Sum
 from memcalc.blocks.mlp import LinearRouter, Moe
 from memcalc.blocks.multimodal import Images, PerLayerEmbeddings, PerLayerInput
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 class Kind(NamedTuple):
-    """What sets a layer apart: local attention, its heads, whether it takes keys and values of an earlier layer."""
+    """What sets a layer apart: local attention, its heads, whether later layers take its keys and values, or it theirs."""
 
     local: bool
     head_dim: int
     kv_heads: int
-    shares: bool
+    sharing: Literal["", "stores", "reuses"]
 
 
 @architecture("gemma4")
@@ -67,16 +67,22 @@ def _kinds(c: Dimensions) -> list[Kind]:
     types = list(c.get("layer_types") or ["full_attention" if (i + 1) % 6 == 0 else "sliding_attention" for i in range(count)])
     types[-1] = "full_attention"
     own = {int(k): v for k, v in (c.get("per_layer_config") or {}).items()}
-    first_shared = count - c.num_kv_shared_layers
-    return [_kind(c, kind, i >= first_shared, own.get(i) or {}) for i, kind in enumerate(types)]
+    roles = _sharing(types, count - c.num_kv_shared_layers)
+    return [_kind(c, kind, role, own.get(i) or {}) for i, (kind, role) in enumerate(zip(types, roles, strict=True))]
 
 
-def _kind(c: Dimensions, kind: str, shares: bool, own: dict[str, int]) -> Kind:
+def _sharing(types: list[str], first: int) -> list[Literal["", "stores", "reuses"]]:
+    """From layer `first` on the keys and values are those of the last layer of its type before (kv_sharing_modes)."""
+    last = {kind: i for i, kind in enumerate(types[:first])} if first < len(types) else {}
+    return ["reuses" if i >= first else "stores" if last.get(kind) == i else "" for i, kind in enumerate(types)]
+
+
+def _kind(c: Dimensions, kind: str, sharing: Literal["", "stores", "reuses"], own: dict[str, int]) -> Kind:
     local = kind == "sliding_attention"
     wide, few = c.get("global_head_dim", 512), c.get("num_global_key_value_heads")
     dim = c.head_dim if local else wide
     kv = few if few and not local and c.attention_k_eq_v else c.num_key_value_heads
-    return Kind(local, own.get("head_dim", dim), own.get("num_key_value_heads", kv), shares)
+    return Kind(local, own.get("head_dim", dim), own.get("num_key_value_heads", kv), sharing)
 
 
 def _norm(c: Dimensions, name: str, width: int = 0) -> Norm:
@@ -86,7 +92,7 @@ def _norm(c: Dimensions, name: str, width: int = 0) -> Norm:
 
 def _layer(c: Dimensions, kind: Kind) -> Sequence:
     """x + norm(attention(norm(x))), x + norm(feed(norm(x))), the layer's own embedding, times a constant."""
-    wide = c.intermediate_size * (2 if c.use_double_wide_mlp and kind.shares else 1)
+    wide = c.intermediate_size * (2 if c.use_double_wide_mlp and kind.sharing == "reuses" else 1)
     before, after = _norm(c, "pre_feedforward_layernorm"), _norm(c, "post_feedforward_layernorm")
     feed = gated_mlp(c, width=wide)
     both = (_beside(c, before, feed),) if c.enable_moe_block else (before, feed)
@@ -104,10 +110,10 @@ def _attention(c: Dimensions, kind: Kind) -> Attention:
     mixer = attention(
         c.but(head_dim=dim, num_key_value_heads=kind.kv_heads), bias=bool(c.attention_bias),
         window=window(c) if kind.local else 0, causal=c.get("use_bidirectional_attention") != "all",
-        rotary_dim=dim if kind.local else dim // 4, formula="gemma4",
+        rotary_dim=dim, rotary_kind="local" if kind.local else "global", formula="gemma4", sharing=kind.sharing,
         q_norm=_norm(c, "q_norm", dim), k_norm=_norm(c, "k_norm", dim), v_norm=Norm("v_norm", dim, "rms-no-weight"),
     )  # fmt: skip
-    if kind.shares:
+    if kind.sharing == "reuses":
         return replace(mixer, k=None, v=None, k_norm=None, v_norm=None)
     return replace(mixer, v=None) if c.attention_k_eq_v and not kind.local else mixer
 
@@ -117,7 +123,7 @@ def _beside(c: Dimensions, before: Norm, feed: Block) -> Sum:
     dense = sequence(before, feed, _norm(c, "post_feedforward_layernorm_1"))
     choose = LinearRouter("proj", c.hidden_size, c.num_experts, c.top_k_experts)
     router = sequence(
-        Norm("", c.hidden_size, "rms-no-weight"), ChannelScale("scale", (c.hidden_size,)), choose,
+        Norm("", c.hidden_size, "rms-no-weight"), ChannelScale("scale", (c.hidden_size,)), Scale(""), choose,
         Raw("per_expert_scale", (c.num_experts,)), name="router",
     )  # fmt: skip
     experts = stacked_experts(c, c.num_experts, c.moe_intermediate_size)

@@ -29,7 +29,8 @@ class Attention(Block):
     spread out for every use ('pairs', GLM; 'pairs-whole' where no other channels are joined to them, Helium), all of it in fp32 ('pairs-fp32', Ernie) or with tables made so and in fp32
     ('spread', Cohere); by tables that every layer keeps for itself ('own', GPT-J). The tables are those of kind `rotary_kind` (layers of different bases have their own), left in fp32
     where `rotary_fp32`. `eager_only` where the library has no fused kernel for it; `padded` where it is
-    always given a mask of padding, so that a mask is made for every sequence (BART's decoder). `formula` says whose forward it is
+    always given a mask of padding, so that a mask is made for every sequence (BART's decoder). `sharing` is whether
+    its keys and values are those that later layers take, or it takes them itself (Gemma 3n and 4). `formula` says whose forward it is
     where it is not the usual one: transformers' attention interface behind separate or fused projections.
     """
 
@@ -69,6 +70,7 @@ class Attention(Block):
     padded: bool = False
     softmax: Literal["fp32", "scores", "values"] = "fp32"
     formula: str = ""
+    sharing: Literal["", "stores", "reuses"] = ""
 
     def own(self) -> tuple[Param, ...]:  # noqa: D102
         return ((Param("sinks", (self.heads,)),) if self.sinks else ()) + self.extra

@@ -29,13 +29,17 @@ class Around:
         "distances",
         "encoder",
         "keeps", "holds",
+        "kept",
         "masks",
         "padding",
+        "per_layer",
         "positions",
         "ready",
         "ropes",
         "rotary",
+        "shared",
         "table",
+        "tokens",
         "weights",
     )  # fmt: skip
 
@@ -48,6 +52,10 @@ class Around:
         self.ropes: dict[str, tuple[Value, Value]] = {}
         self.masks: dict[int, Value | None] = {}
         self.encoder: Value | None = None
+        self.tokens: Value | None = None  # the ids that the model was given
+        self.per_layer: Value | None = None  # every layer's own embeddings (Gemma 3n and 4)
+        self.shared: dict[bool, tuple[Value, Value]] = {}  # keys and values that later layers take (of a window or not)
+        self.kept: Value | None = None  # what a stage yields beside its output, until the next stage has run
         self.bias: Value | None = None
         self.cross_bias: Value | None = None
         self.table: Value | None = None  # of relative positions

@@ -98,6 +98,12 @@ def _scale_backward(_: Node, g: Value) -> Gradients:
 neg = scale  # the same bytes
 
 
+def scale_(x: Value) -> Value:
+    """x *= a number, or a tensor that doesn't learn: in place; a new gradient."""
+    node = record(x.tape, _scale_backward, (x,))
+    return Value(x.tape, x.storage, x.shape, x.dtype, x.strides, node or x.node, 0 if node else x.slot)
+
+
 def shift(x: Value) -> Value:
     """x plus a number: a new tensor, the gradient passes through."""
     return result(x, record(x.tape, _through, (x,)))

@@ -250,6 +250,14 @@ def pad(x: Value, axis: int, extra: int) -> Value:
     return out
 
 
+def pad_both(x: Value, axes: tuple[int, int], sizes: tuple[int, int]) -> Value:
+    """The same along two axes, to these sizes."""
+    shape = tuple(sizes[axes.index(axis)] if axis in axes else size for axis, size in enumerate(x.shape))
+    out = x.tape.new(shape, x.dtype)
+    out.node = record(x.tape, _pad_backward, (x,), (), (x.shape, 1))
+    return out
+
+
 def _pad_backward(node: Node, g: Value) -> Gradients:
     shape, extra = node.meta
     return (g.tape.new(shape, g.dtype, None if extra else dense_like(shape, g.strides)),)

@@ -12,6 +12,7 @@ from memcalc.tape.hf import (
     experts,
     feed_forward,
     gated_delta,
+    gemma4,
     latent,
     layers,
     selective,
@@ -19,6 +20,7 @@ from memcalc.tape.hf import (
     seq2seq,
     short_conv,
     vision,
+    windows,
 )
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "experts",
     "feed_forward",
     "gated_delta",
+    "gemma4",
     "latent",
     "layers",
     "selective",
@@ -40,4 +43,5 @@ __all__ = [
     "seq2seq",
     "short_conv",
     "vision",
+    "windows",
 ]

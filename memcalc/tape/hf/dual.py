@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 @rule(Mamba2)
 def dual(t: Tape, block: Mamba2, x: Value, around: Around) -> Value:
     """Mamba2Mixer.forward, and those of Bamba, Granite 4, Nemotron-H and Zamba2."""
-    projected = run(t, block.in_proj, x, around)  # type: ignore[arg-type] - every mixer has one
+    projected = run(t, block.in_proj, x, around)
     decay = f.neg(f.exp(f.to(t.weight("A_log", (block.heads,)), "fp32")))
     gate, mixed, step = f.split(projected, (block.inner, channels(block), block.heads))
     mixed = causal_conv(t, block.conv, f.transpose(mixed, 1, 2), block.activation)  # type: ignore[arg-type]
     hidden, keys, queries = f.split(f.transpose(mixed, 1, 2), (block.inner, *(block.state_groups * block.state,) * 2))
     out = scanned(t, block, hidden, step, decay, keys, queries)
     out = gated_norm(t, block.norm, out, gate) if block.norm else f.mul(out, f.silu(gate))  # type: ignore[arg-type]
-    return run(t, block.out_proj, f.to(out, x.dtype), around)  # type: ignore[arg-type]
+    return run(t, block.out_proj, f.to(out, x.dtype), around)
 
 
 def channels(block: Mamba2) -> int:

@@ -60,8 +60,8 @@ def positions(t: Tape, block: Positions, x: Value, around: Around) -> Value:  # 
 
 @rule(ChannelScale)
 def channel_scale(t: Tape, block: ChannelScale, x: Value, around: Around) -> Value:  # noqa: ARG001
-    """LayerScale."""
-    return f.mul(x, t.weight("", block.shape))
+    """LayerScale; in place where it is a buffer (Gemma 4's layer_scalar)."""
+    return f.scale_(x) if block.buffer else f.mul(x, t.weight("", block.shape))
 
 
 @rule(DropPath)
@@ -69,7 +69,7 @@ def drop_path(t: Tape, block: DropPath, x: Value, around: Around) -> Value:  # n
     """drop_path(x): a random factor for each sample."""
     if not block.p:
         return x
-    kept = t.new((x.shape[0], *(1 for _ in x.shape[1:])), x.dtype)
+    kept = f.shift(f.shift(t.new((x.shape[0], *(1 for _ in x.shape[1:])), x.dtype)))
     return f.mul(f.scale(x), kept)
 
 
