@@ -26,7 +26,7 @@ def resnet(c: Dimensions) -> Model:
         _resnet_stage(c, before, width, stride, depth)
         for before, width, stride, depth in zip(widths, c.hidden_sizes, strides, c.depths, strict=False)
     ]
-    body = sequence(stem, sequence(stack("stages", stages), name="encoder"), Pool("", "average"))
+    body = sequence(stem, sequence(stack("stages", stages, "never"), name="encoder"), Pool("", "average"))
     head = Linear("classifier.1", c.hidden_sizes[-1], labels(c), bias=True) if labels(c) else None
     return convnet(c, "resnet", body, head)
 
@@ -49,7 +49,7 @@ def conv_layer(name: str, before: int, width: int, kernel: int, stride: int = 1,
 
 def _resnet_stage(c: Dimensions, before: int, width: int, stride: int, depth: int) -> Sequence:
     rest = _resnet_layer(c, width, width, 1)
-    return sequence(stack("layers", [_resnet_layer(c, before, width, stride), *[rest] * (depth - 1)]))
+    return sequence(stack("layers", [_resnet_layer(c, before, width, stride), *[rest] * (depth - 1)], "never"))
 
 
 def _resnet_layer(c: Dimensions, before: int, width: int, stride: int) -> Sequence:
@@ -63,7 +63,7 @@ def _resnet_layer(c: Dimensions, before: int, width: int, stride: int) -> Sequen
 
 def _basic(before: int, width: int, stride: int) -> Block:
     """Two 3x3 convolutions (their activation is relu whatever the config says, as in ResNetBasicLayer)."""
-    return stack("layer", [conv_layer("", before, width, 3, stride, act="relu"), conv_layer("", width, width, 3)])
+    return stack("layer", [conv_layer("", before, width, 3, stride, act="relu"), conv_layer("", width, width, 3)], "never")
 
 
 def _bottleneck(c: Dimensions, before: int, width: int, stride: int) -> Block:
@@ -71,7 +71,7 @@ def _bottleneck(c: Dimensions, before: int, width: int, stride: int) -> Block:
     narrow, early = width // 4, bool(c.downsample_in_bottleneck)
     first = conv_layer("", before, narrow, 1, stride if early else 1, act="relu")
     second = conv_layer("", narrow, narrow, 3, 1 if early else stride, act="relu")
-    return stack("layer", [first, second, conv_layer("", narrow, width, 1)])
+    return stack("layer", [first, second, conv_layer("", narrow, width, 1)], "never")
 
 
 @architecture("convnext", "convnextv2")
@@ -86,7 +86,7 @@ def convnext(c: Dimensions) -> Model:
         for i, (before, width, depth) in enumerate(zip(befores, c.hidden_sizes, c.depths, strict=False))
     ]
     last = c.hidden_sizes[-1]
-    body = sequence(stem, sequence(stack("stages", stages[: c.num_stages]), name="encoder"), Select("", "mean"),
+    body = sequence(stem, sequence(stack("stages", stages[: c.num_stages], "never"), name="encoder"), Select("", "mean"),
                     Norm("layernorm", last, "layer"))  # fmt: skip
     if class_name(c).endswith("ForImageClassification"):
         return image_classifier(c, Sequence(c.model_type, body.blocks), last, "")
@@ -101,9 +101,9 @@ def _map_norm(name: str, width: int) -> Norm:
 def _convnext_stage(c: Dimensions, before: int, width: int, depth: int, *, halve: bool) -> Sequence:
     shrink = halve or before != width
     stride = 2 if halve else 1
-    down = stack("downsampling_layer", [_map_norm("", before), Conv("", before, width, (2, 2), stride)])
+    down = stack("downsampling_layer", [_map_norm("", before), Conv("", before, width, (2, 2), stride)], "never")
     first, rest = _convnext_layer(c, width, first=not halve), _convnext_layer(c, width)
-    layers = stack("layers", [first, *[rest] * (depth - 1)])
+    layers = stack("layers", [first, *[rest] * (depth - 1)], "never")
     return sequence(down if shrink else None, layers)
 
 

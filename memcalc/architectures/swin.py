@@ -19,9 +19,9 @@ from memcalc.architectures.vision import (
 )
 from memcalc.architectures.vit import pixel_decoder
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block, Sequence, residual, sequence, stack
+from memcalc.blocks.base import Block, Sequence, sequence, stack
 from memcalc.blocks.basic import Activation, Linear, Norm, Raw
-from memcalc.blocks.image import MergeNeighbours, Positions, Select, Windows
+from memcalc.blocks.image import KeptMap, MergeNeighbours, Positions, Select, WindowLayer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
     from memcalc.model import Model
 
-    Layer = Callable[[Dimensions, "Stage", bool, bool], Sequence]
+    Layer = Callable[[Dimensions, "Stage", bool, bool], WindowLayer]
 
 
 class Stage(NamedTuple):
-    """Channels, heads and the smaller side of the map of one stage."""
+    """Channels, heads and the map (rows, columns) of one stage."""
 
     width: int
     heads: int
-    side: int
+    map: tuple[int, int]
 
 
 @architecture("swin")
@@ -85,64 +85,64 @@ def _embeddings(c: Dimensions, more: int, *, masked: bool) -> Sequence:
 def _stages(c: Dimensions, layer: Layer) -> Block:
     """Stage i: depths[i] layers of embed_dim * 2^i channels, every second one shifted, then patches merged."""
     stages: list[Block] = []
+    rows, columns = _grid(c)
     for i, (depth, heads) in enumerate(zip(c.depths, c.num_heads, strict=True)):
-        stage = Stage(c.embed_dim * 2**i, heads, min(_grid(c)) // 2**i)
+        stage = Stage(c.embed_dim * 2**i, heads, (rows, columns))
         plain, shifted = layer(c, stage, False, False), layer(c, stage, True, False)
         begin = layer(c, stage, False, True) if i == 0 else plain
-        blocks = stack("blocks", [begin, *(shifted if j % 2 else plain for j in range(1, depth))])
-        merge = _merge(stage.width, v2=c.model_type == "swinv2") if i < len(c.depths) - 1 else None
-        stages.append(sequence(blocks, merge))
+        blocks = stack("blocks", [begin, *(shifted if j % 2 else plain for j in range(1, depth))], "always")
+        merge = None
+        if i < len(c.depths) - 1:
+            merge, rows, columns = _merge(stage, v2=c.model_type == "swinv2"), (rows + 1) // 2, (columns + 1) // 2
+        stages.append(sequence(blocks, merge, KeptMap("", (rows, columns))))
     return stack("layers", stages)
 
 
-def _merge(width: int, *, v2: bool) -> Sequence:
+def _merge(stage: Stage, *, v2: bool) -> Sequence:
     """Four neighbours to one token of twice the width; Swin norms before the projection, Swin v2 behind it."""
+    width = stage.width
     reduction = Linear("reduction", 4 * width, 2 * width)
     last = (reduction, Norm("norm", 2 * width, "layer")) if v2 else (Norm("norm", 4 * width, "layer"), reduction)
-    return sequence(MergeNeighbours("", 2), *last, name="downsample")
+    return sequence(MergeNeighbours("", 2, stage.map), *last, name="downsample")
 
 
-def _layer(c: Dimensions, stage: Stage, shifted: bool, first: bool) -> Sequence:
+def _layer(c: Dimensions, stage: Stage, shifted: bool, first: bool) -> WindowLayer:
     """Norm, attention within windows, x + it; norm, MLP, x + it."""
-    width, heads, side = stage
+    width, heads, side = stage.width, stage.heads, min(stage.map)
     size = c.window_size
     table = Raw("relative_position_bias.relative_position_bias_table", ((2 * size - 1) ** 2, heads))
     mixer = _attention(c, stage, ("q_proj", "k_proj", "v_proj", "o_proj"), table)
-    inside = Windows("", (mixer, *_given(dropout(c))), min(size, side), shifted and side > size)
     feed = mlp(c, int(c.mlp_ratio * width), hidden=width)
-    before, after = Norm("layernorm_before", width, "layer"), Norm("layernorm_after", width, "layer")
-    return sequence(residual(before, inside, drop_path(c, first=first)), residual(after, feed, dropout(c)))
+    norms = Norm("layernorm_before", width, "layer"), Norm("layernorm_after", width, "layer")
+    return WindowLayer("", norms, mixer, feed, dropout(c), drop_path(c, first=first), stage.map, min(size, side),
+                       shifted and side > size)  # fmt: skip
 
 
-def _layer_v2(c: Dimensions, stage: Stage, shifted: bool, first: bool) -> Sequence:
+def _layer_v2(c: Dimensions, stage: Stage, shifted: bool, first: bool) -> WindowLayer:
     """Attention within windows, norm, x + it; MLP, norm, x + it."""
-    width, heads, side = stage
+    width, heads, side = stage.width, stage.heads, min(stage.map)
     size = min(c.window_size, side)
     network = (Linear("0", 2, 512, bias=True), Activation("", "relu"), Linear("2", 512, heads))
     biases = Sequence("self.continuous_position_bias_mlp", network)
     scale = Raw("self.logit_scale", (heads, 1, 1))
     mixer = _attention(c, stage, ("self.query", "self.key", "self.value", "output.dense"), scale, biases)
-    inside = Windows("", (mixer, *_given(dropout(c))), size, shifted and side > size)
     feed = mlp(c, int(c.mlp_ratio * width), name="", names=("intermediate.dense", "output.dense"), hidden=width)
-    before, after = Norm("layernorm_before", width, "layer"), Norm("layernorm_after", width, "layer")
-    drop = drop_path(c, first=first)
-    return sequence(residual(inside, before, drop), residual(feed, *_given(dropout(c)), after, drop))
+    norms = Norm("layernorm_before", width, "layer"), Norm("layernorm_after", width, "layer")
+    return WindowLayer("", norms, mixer, feed, dropout(c), drop_path(c, first=first), stage.map, size,
+                       shifted and side > size, behind=True)  # fmt: skip
 
 
 def _attention(c: Dimensions, stage: Stage, names: tuple[str, str, str, str], *biases: Block) -> Attention:
     """Attention with a bias on its scores; Swin v2 has no bias on its keys and compares by cosine."""
-    v2, (width, heads, _), (q, k, v, out) = c.model_type == "swinv2", stage, names
+    v2, (width, heads), (q, k, v, out) = c.model_type == "swinv2", (stage.width, stage.heads), names
     return Attention(
         "attention", heads, heads, width // heads,
         q=Linear(q, width, width, bool(c.qkv_bias)),
         k=Linear(k, width, width, bool(c.qkv_bias) and not v2),
         v=Linear(v, width, width, bool(c.qkv_bias)),
         out=Linear(out, width, width, bias=True),
-        before=biases, causal=False, scores_bias=True, formula="swinv2" if v2 else "swin",
+        before=biases, causal=False, formula="swinv2" if v2 else "swin",
         softmax="scores" if v2 else "fp32",
         dropout=float(c.attention_probs_dropout_prob),
     )  # fmt: skip
 
-
-def _given(*blocks: Block | None) -> tuple[Block, ...]:
-    return tuple(block for block in blocks if block)

@@ -104,9 +104,13 @@ class Pad(Block):
 
 @dataclass(frozen=True, slots=True)
 class MergeNeighbours(Block):
-    """`factor`² neighbouring tokens concatenated to one of `factor`² times the width (Swin, Qwen2-VL's merger)."""
+    """`factor`² neighbouring tokens concatenated to one of `factor`² times the width (Swin, Qwen2-VL's merger).
+
+    Tokens that lie row by row in a `map` (rows, columns) are gathered (Swin); others already lie side by side.
+    """
 
     factor: int = 2
+    map: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +154,36 @@ class Windows(Sequence):
 
     size: int = 7
     shifted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WindowLayer(Block):
+    """A layer whose attention runs within windows of size x size of a `map` (rows, columns) of tokens (Swin).
+
+    x + drop_path(mixer(norm(x))), then x + mlp(norm(x)); the norms stand `behind` mixer and MLP in Swin v2. `shifted`
+    rolls the map by half a window first. The map is padded to a multiple of `size`.
+    """
+
+    norms: tuple[Block, ...] = ()
+    mixer: Block | None = None
+    mlp: Block | None = None
+    dropout: Block | None = None
+    drop_path: Block | None = None
+    map: tuple[int, int] = (0, 0)
+    size: int = 7
+    shifted: bool = False
+    behind: bool = False
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        row = (self.mixer, *self.norms, self.mlp) if self.behind else (self.norms[0], self.mixer, self.norms[1], self.mlp)
+        return tuple(block for block in row if block)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptMap(Block):
+    """The tokens, of which the model also yields a copy as a map [batch, width, rows, columns] (Swin's stages)."""
+
+    map: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,144 @@
+"""Swin: attention within windows of a map, shifted in every second layer, and the maps merged between stages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.blocks.attention import Attention
+from memcalc.blocks.image import KeptMap, MergeNeighbours, WindowLayer
+from memcalc.tape import functions as f
+from memcalc.tape.hf.attention import eager, heads, project
+from memcalc.tape.rules import Around, rule, run
+
+if TYPE_CHECKING:
+    from memcalc.blocks.base import Block
+    from memcalc.tape.recorder import Tape
+    from memcalc.tape.values import Value
+
+
+@rule(WindowLayer)
+def window_layer(t: Tape, block: WindowLayer, x: Value, around: Around) -> Value:
+    """SwinLayer.forward, and Swinv2Layer.forward, which norms behind each branch."""
+    before, behind = (None, block.norms[0]) if block.behind else (block.norms[0], None)
+    held, back = attention_of_windows(t, block, _maybe(t, before, x, around), around)
+    y = f.add(x, _maybe(t, block.drop_path, _maybe(t, behind, back, around), around))
+    del held[0]
+    before, behind = (None, block.norms[1]) if block.behind else (block.norms[1], None)
+    out = _maybe(t, block.dropout, run(t, block.mlp, _maybe(t, before, y, around), around), around)
+    out = _maybe(t, behind, out, around)
+    if block.behind:
+        out = _maybe(t, block.drop_path, out, around)
+    out = f.add(out, y)
+    del held, back  # local to the layer
+    return out
+
+
+def _maybe(t: Tape, block: Block | None, x: Value, around: Around) -> Value:
+    return run(t, block, x, around) if block else x
+
+
+def attention_of_windows(t: Tape, block: WindowLayer, x: Value, around: Around) -> tuple[list[Value | None], Value]:
+    """Tokens as a map, padded, shifted and cut into windows; and all of that undone behind the attention.
+
+    What the layer still names then comes first: the padded map, the windows, their mask, what they attended to.
+    """
+    batch, width = x.shape[0], x.shape[-1]
+    (rows, columns), size = block.map, block.size
+    high, wide = (-(-n // size) * size for n in block.map)
+    x = f.clone(f.view(x, batch, rows, columns, width)) if (high, wide) == block.map else padded(x, block.map, (high, wide))
+    windows = cut(f.roll(x) if block.shifted else x, size)
+    mask = shift_mask(t, high, wide, size, x.dtype) if block.shifted else None
+    inner = around.copy()
+    inner.masks = {0: mask}
+    out = _maybe(t, block.dropout, _maybe(t, block.mixer, windows, inner), around)
+    back = joined(f.view(out, -1, size, size, width), batch, high, wide)
+    if block.shifted:
+        back = f.roll(back)
+    if (high, wide) != block.map:
+        back = f.contiguous(f.narrow(f.narrow(back, 1, rows), 2, columns))
+    return [x, windows, mask, out], f.view(back, batch, rows * columns, width)
+
+
+def padded(x: Value, given: tuple[int, int], size: tuple[int, int]) -> Value:
+    """nn.functional.pad to multiples of a window."""
+    x = f.view(x, x.shape[0], *given, x.shape[-1])
+    return f.pad(x, 1, size[0] - given[0]) if size[1] == given[1] else f.pad_both(x, (1, 2), size)
+
+
+def cut(x: Value, size: int) -> Value:
+    """window_partition: [batch · windows, size², width]."""
+    batch, rows, columns, width = x.shape
+    x = f.view(x, batch, rows // size, size, columns // size, size, width)
+    return f.view(f.contiguous(f.transpose(x, 2, 3)), -1, size * size, width)
+
+
+def joined(x: Value, batch: int, rows: int, columns: int) -> Value:
+    """window_reverse: [batch, rows, columns, width]."""
+    size, width = x.shape[1], x.shape[-1]
+    x = f.view(x, batch, rows // size, columns // size, size, size, width)
+    return f.view(f.contiguous(f.transpose(x, 2, 3)), batch, rows, columns, width)
+
+
+def shift_mask(t: Tape, rows: int, columns: int, size: int, dtype: str) -> Value:
+    """SwinLayer.get_attn_mask: which tokens of a window were neighbours before the shift: [windows, size², size²]."""
+    held = [t.new((n,), "int64") for n in (rows, columns, rows, columns)]
+    regions = t.new((1, rows, columns, 1), "int64")
+    regions = f.to(regions, dtype)
+    windows = f.view(cut(regions, size), -1, size * size)
+    mask = f.subtract(f.unsqueeze(windows, 1), f.unsqueeze(windows, 2))
+    filled = f.masked_fill(f.masked_fill(mask, f.compare(mask)), f.compare(mask))
+    del held, mask
+    return filled
+
+
+@rule(Attention, "swin")
+def swin(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """SwinAttention.forward: a learned bias of relative positions, and the mask of the shift, as one mask."""
+    q, k, v = (heads(run(t, part, x, around), block.heads) for part in (block.q, block.k, block.v) if part)
+    mask = relative_bias(t, block, x.shape[1])
+    shift = around.masks.get(0)
+    if shift is not None:
+        shift = over_batch(shift, x.shape[0])
+        mask = f.add(mask, shift)
+    if t.setting.attention == "eager":
+        out = eager(t, block, q, k, v, mask, around)
+    else:
+        out = f.contiguous(f.transpose(f.attention(q, k, v, mask, block.dropout), 1, 2))
+    return project(t, block, out, around)
+
+
+def relative_bias(t: Tape, block: Attention, area: int) -> Value:
+    """SwinRelativePositionBias.forward: [1, heads, size², size²], read from a table by a fixed index."""
+    table = block.before[0]
+    where = t.given((area * area,), "int64", "relative_position_index")
+    bias = f.index(t.weight(table.name, table.shape), where, (area * area, block.heads))  # type: ignore[attr-defined]
+    return f.unsqueeze(f.contiguous(f.permute(f.view(bias, area, area, block.heads), 2, 0, 1)), 0)
+
+
+def over_batch(mask: Value, windows: int) -> Value:
+    """The mask of one image's windows, for those of every image: [batch · windows, 1, size², size²]."""
+    count, area, _ = mask.shape
+    mask = f.unsqueeze(f.unsqueeze(mask, 1), 0)
+    return f.reshape(f.expand(mask, windows // count, count, 1, area, area), -1, 1, area, area)
+
+
+@rule(MergeNeighbours)
+def merge_neighbours(_: Tape, block: MergeNeighbours, x: Value, around: Around) -> Value:
+    """SwinPatchMerging: every second row and column, side by side; elsewhere a view of neighbours (Qwen2-VL's merger)."""
+    if not block.map:
+        return f.reshape(x, -1, x.shape[-1] * block.factor**2)
+    batch, width = x.shape[0], x.shape[-1]
+    rows, columns = block.map
+    x = f.view(x, batch, rows, columns, width)
+    if rows % 2 or columns % 2:
+        x = f.pad_both(x, (1, 2), (rows + rows % 2, columns + columns % 2))
+    parts = [f.narrow(f.narrow(x, 1, x.shape[1] // 2), 2, x.shape[2] // 2) for _ in range(4)]
+    return f.view(f.cat(parts), batch, -1, 4 * width)
+
+
+@rule(KeptMap)
+def kept_map(_: Tape, block: KeptMap, x: Value, around: Around) -> Value:
+    """SwinStage.get_reshaped_hidden_states: a copy of the stage's output as a map, there until the next stage's is."""
+    batch, width = x.shape[0], x.shape[-1]
+    around.kept = f.contiguous(f.permute(f.view(x, batch, *block.map, width), 0, 3, 1, 2))
+    return x
