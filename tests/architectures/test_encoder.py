@@ -8,7 +8,7 @@ import pytest
 
 from memcalc.architectures import build
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Residual, Stack
+from memcalc.blocks.base import PostNorm, Residual, Stack
 from memcalc.blocks.basic import Dropout, Embedding, Norm
 from memcalc.blocks.image import Select
 from memcalc.blocks.mlp import Mlp
@@ -21,10 +21,10 @@ SMALL = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3, "i
 
 def test_berts_layer_is_post_norm() -> None:
     model = build("bert", {**SMALL, "architectures": ["BertModel"]})
-    assert order(model, Residual, Attention, Mlp, Norm, Dropout) == [
+    assert order(model, PostNorm, Attention, Mlp, Norm, Dropout) == [
         "Norm", "Dropout",  # embeddings
-        "Residual", "Attention", "Dropout", "Norm",
-        "Residual", "Mlp", "Dropout", "Norm",
+        "PostNorm", "Attention", "Dropout", "Norm",
+        "PostNorm", "Mlp", "Dropout", "Norm",
     ]  # fmt: skip
 
 
