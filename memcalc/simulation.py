@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from memcalc.implementations import kernels
 from memcalc.quantization.storage import scheme
 from memcalc.tape import Setting, measure
 
@@ -35,6 +36,9 @@ def simulate(plan: Plan) -> Timeline | None:
             raise
         plan.notes.warn("model", "tape-failed", f"the forward pass of this model could not be followed ({error})")
         return None
+    if plan.run.checkpointing.mode == "full" and not plan.model.checkpoints:
+        plan.notes.warn("checkpointing", "not-supported",
+                        f"transformers has no activation checkpointing for {plan.model.architecture}: none is counted")  # fmt: skip
     if plan.model.kind == "encoder":
         plan.notes.assume("model", "loss", "a base model has no loss of its own; the mean of its last hidden state is taken")
     if plan.run.loss.kind in ("fused-linear", "chunked") and plan.model.kind != "causal-lm":
@@ -55,6 +59,8 @@ def assumed(plan: Plan) -> Iterator[tuple[str, str, str]]:
             yield "quantize", "no-outliers", "inputs without outliers (threshold 6.0): the columns that have some are copied too"
         elif how.library != "bitsandbytes":
             yield "quantize", "unpacked-weights", f"{how.library} unpacks a whole weight for each product, forward and backward"
+    if run.implementation != "hf":
+        yield "implementation", "whose-kernels", "kernels as apply_liger_kernel_to_… puts them in, its loss included"
     if run.loss.kind != "standard":
         yield "loss", "whose-loss", LOSSES[run.loss.kind]
 
@@ -63,6 +69,7 @@ def setting_of(plan: Plan) -> Setting:
     """What decides a step's allocations, in the tape's words."""
     run, recipe = plan.run, plan.recipe
     how = scheme(run.quantize) if run.quantize else None
+    fused = kernels(run.implementation, plan.model.architecture) if run.implementation != "hf" else {}
     return Setting(
         batch=run.batch_size,
         seq=plan.seq_len,
@@ -74,15 +81,15 @@ def setting_of(plan: Plan) -> Setting:
         states="" if recipe.states == "param" else recipe.states,
         autocast=recipe.autocast,
         attention=run.attention,
-        checkpoint=run.checkpointing.mode == "full",
+        checkpoint=run.checkpointing.mode == "full" and plan.model.checkpoints,
         reentrant=run.checkpointing.reentrant,
         every=run.checkpointing.every,
-        loss=run.loss.kind,
+        loss=fused.get("loss", "standard") if run.loss.kind == "standard" else run.loss.kind,
         chunks=run.loss.chunks or 0,
         keep_outputs=run.keep_outputs,
         accumulating=run.grad_accum > 1,
         lora_dropout=run.lora.dropout if run.lora else 0.0,
-        implementation=run.implementation,
+        fused=frozenset(fused.get("parts", ())),
         compute=recipe.compute,
         product=how.product if how else "",
         saves_input=how.saves_input if how else False,

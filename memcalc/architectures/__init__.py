@@ -7,6 +7,7 @@ keys of its config.json mean. A function is registered for its model types by `@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -76,11 +77,12 @@ def build(model_type: str, given: Mapping[str, Any], source: str = "the model") 
         raise UnknownName("architecture", model_type, model_types(), _OTHERWISE)
     known = dimensions(model_type, given, source)
     try:
-        return _sound(model_of(known.but(model_type=model_type)))
+        model = _sound(model_of(known.but(model_type=model_type)))
     except MemcalcError:
         raise
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
         raise fault("model", f"these dimensions do not make a {model_type}: {error}") from error
+    return model if find("architectures", model_type).get("checkpointing", True) else replace(model, checkpoints=False)
 
 
 def _sound(model: Model) -> Model:
