@@ -32,7 +32,7 @@ class Mixed(NamedTuple):
 def gated_delta(t: Tape, block: GatedDelta, x: Value, around: Around) -> Value:
     """Qwen3NextGatedDeltaNet.forward, and Qwen3_5GatedDeltaNet's."""
     b, s = x.shape[:2]
-    mixed = fused(t, block, x, around) if len(block.projections) == 2 else apart(t, block, x, around)  # noqa: PLR2004
+    mixed = MIXING[len(block.projections)](t, block, x, around)
     qkv = causal_conv(t, block.conv, f.transpose(mixed.qkv, 1, 2), block.activation)  # type: ignore[arg-type]
     keys, values = block.key_heads * block.key_dim, block.value_heads * block.value_dim
     q, k, v = f.split(f.transpose(qkv, 1, 2), (keys, keys, values))
@@ -65,6 +65,15 @@ def apart(t: Tape, block: GatedDelta, x: Value, around: Around) -> Mixed:
     """A projection for each."""
     qkv, z, b, a = (run(t, part, x, around) for part in block.projections)
     return Mixed(qkv, f.reshape(z, *x.shape[:2], -1, block.value_dim), b, a)
+
+
+def each(t: Tape, block: GatedDelta, x: Value, around: Around) -> Mixed:
+    """OlmoHybridGatedDeltaNet.forward: queries, keys and values too have projections of their own."""
+    q, k, v, a, b, z = (run(t, part, x, around) for part in block.projections)
+    return Mixed(f.cat((q, k, v)), z, b, a)
+
+
+MIXING = {2: fused, 4: apart, 6: each}  # by the number of projections
 
 
 def chunks(t: Tape, block: GatedDelta, q: Value, k: Value, v: Value, g: Value, beta: Value) -> Value:  # noqa: PLR0913, PLR0917
