@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
+from memcalc.curve import Curve
+
 SCHEMA_VERSION = "1.0"
 Level = Literal["fits", "tight", "too-big", "unknown"]
 Phase = Literal["forward", "backward", "optimizer"]
@@ -75,7 +77,10 @@ class Host:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Bytes per GPU; `at_peak` adds up to `peak_allocated`; `total` = reserved + outside the allocator."""
+    """Bytes per GPU; `at_peak` adds up to `peak_allocated`; `total` = reserved + outside the allocator.
+
+    `curve` is what is allocated over the step; it has no samples where the step was not simulated.
+    """
 
     components: Components
     persistent: int
@@ -87,6 +92,7 @@ class Memory:
     outside_allocator: Outside
     total: int
     host: Host
+    curve: Curve = Curve()
 
 
 @dataclass(frozen=True, kw_only=True)

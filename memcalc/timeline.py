@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
+from memcalc.curve import Curve, curve
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -36,7 +38,7 @@ class Timeline:
 
     `phases` holds each phase's own maximum, `peak` the largest of them. `at_peak` adds up to `peak` exactly.
     `activations` is what autograd and the program hold when the forward pass ends, beyond the base, inputs included. `curve`
-    samples the live bytes over forward and backward. `reserved` is what the caching allocator has taken from the device.
+    samples the live bytes over the whole step. `reserved` is what the caching allocator has taken from the device.
     """
 
     base: Mapping[str, int]
@@ -50,7 +52,7 @@ class Timeline:
     gradients: int
     step_temporaries: int
     reserved: int = 0
-    curve: tuple[int, ...] = ()
+    curve: Curve = Curve()
     unmodelled: tuple[str, ...] = field(default=())
 
 
@@ -79,7 +81,7 @@ def timeline(recording: Recording, base: Mapping[str, int], step_temporaries: in
         base, phases, phases[phase], phase, at_peak,
         recording.resident + after_forward, ground + after_forward, ground + after_backward,
         gradients + base.get("gradients", 0), step_temporaries, reserved,
-        tuple(ground + level for pair in levels for level in pair), recording.unmodelled,
+        curve(signed, slices, ground, phases["optimizer"]), recording.unmodelled,
     )  # fmt: skip
 
 

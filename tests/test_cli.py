@@ -82,7 +82,7 @@ def test_json_is_the_contract(run: Callable[..., Outcome]) -> None:
     }  # fmt: skip
     assert set(answer["memory"]) == {
         "components", "persistent", "phases", "peak_allocated", "peak_phase", "at_peak", "reserved",
-        "outside_allocator", "total", "host",
+        "outside_allocator", "total", "host", "curve",
     }  # fmt: skip
     assert run("estimate", "--model", "llama-7b", "--opt", "adamw8bit", "--gpu", "h100", "--format", "json")[1] == out
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memcalc.render.curve import chart, sentence
 from memcalc.render.summary import headline, mark, rows, subtitle
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ def render(report: Report, page: Page) -> str:
     lines += [
         f"| **total** | **{page.size(report.memory.total)}** | |",
         "",
+        *_curve(report, page),
         f"**{mark(report)}** {report.verdict.reason}",
     ]
     for title, notes in (("Warnings", report.warnings), ("Assumed", report.assumptions)):
@@ -25,3 +27,11 @@ def render(report: Report, page: Page) -> str:
             lines += ["", f"{title}:", ""]
             lines += [f"- {f'`{note.path}`: ' if note.path else ''}{note.message}" for note in notes]
     return "\n".join(lines) + "\n"
+
+
+def _curve(report: Report, page: Page) -> list[str]:
+    """Memory over the step, in blocks and in words."""
+    memory = report.memory
+    if not memory.curve.samples:
+        return []
+    return [f"`{chart(memory.curve, page.width)[0]}` {sentence(memory, page)}", ""]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
+from memcalc.render.curve import chart, sentence
 from memcalc.render.summary import Row, headline, mark, rows, subtitle
 from memcalc.render.text import bar, to_text
 
@@ -33,6 +35,7 @@ def _lines(report: Report, page: Page) -> Iterator[RenderableType]:
     yield Text()
     yield from _table(report, page)
     yield Text()
+    yield from _curve(report, page)
     yield Text(f"{mark(report)} {report.verdict.reason}", style=f"bold {COLOURS[report.verdict.level]}")
     yield from _notes("Warnings", report.warnings, "yellow")
     yield from _notes("Assumed", report.assumptions, "dim")
@@ -55,6 +58,21 @@ def _table(report: Report, page: Page) -> Iterator[Text]:
     host = report.memory.host.pinned + report.memory.host.pageable
     if host >= WORTH_A_LINE:
         yield Text(f"  {'host memory':<{names}}  {page.size(host):>{sizes}}", style="dim")
+
+
+def _curve(report: Report, page: Page) -> Iterator[Text]:
+    """Memory over the step: blocks, the phases below them, and the same in words."""
+    from rich.text import Text  # noqa: PLC0415
+
+    if not report.memory.curve.samples:
+        return
+    title = "  memory over the step  "
+    blocks, names = chart(report.memory.curve, page.width - len(title))
+    yield Text(title).append(blocks, style="blue")
+    yield Text(" " * len(title) + names, style="dim")
+    for line in wrap(sentence(report.memory, page), page.width - 2):
+        yield Text(f"  {line}")
+    yield Text()
 
 
 def _percent(share: float) -> str:
