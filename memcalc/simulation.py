@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from memcalc.implementations import kernels
 from memcalc.quantization.storage import scheme
 from memcalc.tape import Setting, measure
+from memcalc.tape.step import record_step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from memcalc.resolve import Plan
+    from memcalc.tape.measure import Record
     from memcalc.timeline import Timeline
 
 LOSSES = {
@@ -24,13 +26,13 @@ LOSSES = {
 RUNNABLE = frozenset({"causal-lm", "masked-lm", "seq2seq", "encoder", "classifier", "image"})
 
 
-def simulate(plan: Plan) -> Timeline | None:
+def simulate(plan: Plan, record: Record = record_step) -> Timeline | None:
     """The timeline of one steady step of one replica; None where the model has no blocks to run or no rules yet."""
     if plan.model.nominal or plan.model.tables or plan.model.kind not in RUNNABLE:
         return None
     share = None if plan.placement.strategy in ("none", "ddp") and not plan.placement.offloaded else plan.placement.share
     try:
-        timeline = measure(plan.model, plan.tensors, plan.optimizer, setting_of(plan), share)
+        timeline = measure(plan.model, plan.tensors, plan.optimizer, setting_of(plan), share, record)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         if os.environ.get("MEMCALC_TRACEBACK"):
             raise

@@ -175,7 +175,7 @@ def _measured(signed: list[int], slices: list[Slice]) -> tuple[dict[Slice, int],
 
 def _composition(recording: Recording, signed: list[int], slices: list[Slice], peak: int) -> dict[str, int]:
     """What is live at the highest event of slice number `peak`, by part; all of it since the step began."""
-    kinds = _kinds(recording)
+    kinds = fates(recording)
     total = dict.fromkeys(PARTS, 0)
     known: dict[Slice, dict[Part, int]] = {}
     for piece in slices[:peak]:
@@ -190,7 +190,7 @@ def _composition(recording: Recording, signed: list[int], slices: list[Slice], p
     return {str(part): nbytes for part, nbytes in total.items()}
 
 
-def _kinds(recording: Recording) -> list[Part]:
+def fates(recording: Recording) -> list[Part]:
     """What each storage of the log is, in the end."""
     made = len(recording.sizes)
     kinds: list[Part] = ["activations"] * recording.forward_storages

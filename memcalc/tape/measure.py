@@ -23,19 +23,26 @@ if TYPE_CHECKING:
 
 
 Share: TypeAlias = "Callable[[str, int], int]"
+Record: TypeAlias = "Callable[[Model, Setting, Weights], Recording]"
 
 
 def measure(
-    model: Model, tensors: Iterable[Tensor], optimizer: Optimizer, setting: Setting, share: Share | None = None
+    model: Model,
+    tensors: Iterable[Tensor],
+    optimizer: Optimizer,
+    setting: Setting,
+    share: Share | None = None,
+    record: Record = record_step,
 ) -> Timeline:
     """One steady step (optimizer states exist, gradients start as None) of the model with these tensors.
 
     `tensors` are the run's: after adapters and quantised storage, each trainable or not. `share` says how many of a
     component's bytes one of several ranks holds; the allocator is replayed only where a rank holds everything.
+    `record` runs the step: `explain` looks on.
     """
     found = tuple(tensor for tensor in tensors if not tensor.tied_to)
     stored = storage(setting)
-    recording = record_step(model, setting, Weights(tensors, stored))
+    recording = record(model, setting, Weights(tensors, stored))
     base = {
         "weights": sum(_bytes(tensor, stored(tensor)) for tensor in found if not tensor.buffer),
         "master_weights": sum(_bytes(tensor, setting.master) for tensor in _trained(found)) if setting.master else 0,

@@ -38,9 +38,9 @@ class Recording:
     unmodelled: tuple[str, ...]
 
 
-def record_step(model: Model, setting: Setting, weights: Weights) -> Recording:
-    """Run one micro step of the model."""
-    tape, kept, held = Tape(setting, weights, model.context), 0, -1
+def record_step(model: Model, setting: Setting, weights: Weights, tape: Tape | None = None) -> Recording:
+    """Run one micro step of the model, on a tape that is new, or the given one where it notes more than a plain one."""
+    tape, kept, held = tape or Tape(setting, weights, model.context), 0, -1
     before = tape.new((), "fp32") if setting.keep_outputs else None  # the outputs of the step before, until these come
     with tape.autocast_again():
         loss, outputs = whole(tape, model)
