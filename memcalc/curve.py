@@ -34,6 +34,9 @@ class Curve:
         return self.samples[:first], self.samples[first:second], self.samples[second:]
 
 
+EMPTY = Curve()
+
+
 class Walk(NamedTuple):
     """A slice of the log as levels above where it begins, after each event, and the highest of them."""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memcalc.curve import Curve
+from memcalc.curve import EMPTY
 from memcalc.question import Question
 from memcalc.report import (
     COMPONENTS,
@@ -94,7 +94,7 @@ def memory_of(plan: Plan, book: Ledger) -> Memory:
         outside_allocator=Outside(context=context),
         total=reserved + context,
         host=Host(pinned=plan.placement.hosted(book), pageable=pageable + paged),
-        curve=step.curve if step else Curve(),
+        curve=step.curve if step else EMPTY,
     )
 
 

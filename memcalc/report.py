@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from memcalc.curve import Curve
+from memcalc.curve import EMPTY, Curve
 
 SCHEMA_VERSION = "1.0"
 Level = Literal["fits", "tight", "too-big", "unknown"]
@@ -92,7 +92,7 @@ class Memory:
     outside_allocator: Outside
     total: int
     host: Host
-    curve: Curve = Curve()
+    curve: Curve = EMPTY
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
-from memcalc.curve import Curve, curve
+from memcalc.curve import EMPTY, Curve, curve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -52,7 +52,7 @@ class Timeline:
     gradients: int
     step_temporaries: int
     reserved: int = 0
-    curve: Curve = Curve()
+    curve: Curve = EMPTY
     unmodelled: tuple[str, ...] = field(default=())
 
 
