@@ -16,10 +16,12 @@ import yaml
 
 from memcalc.errors import UnknownName
 
-Kind = Literal["models", "gpus", "optimizers", "precisions", "architectures", "quantizations", "overheads", "adapters"]
+Kind = Literal["models", "gpus", "optimizers", "precisions", "architectures", "quantizations", "overheads", "adapters",
+               "implementations"]  # fmt: skip
 SINGULAR: dict[str, str] = {"models": "model", "gpus": "GPU", "optimizers": "optimizer", "precisions": "precision recipe",
                             "architectures": "architecture", "quantizations": "quantisation",
-                            "overheads": "table of overheads", "adapters": "adapter method"}  # fmt: skip
+                            "overheads": "table of overheads", "adapters": "adapter method",
+                            "implementations": "implementation"}  # fmt: skip
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 

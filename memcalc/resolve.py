@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.errors import Fault, RunInvalid
 from memcalc.gpus import Gpu, gpu
+from memcalc.implementations import kernels
 from memcalc.ledger import ledger
 from memcalc.models import load_model
 from memcalc.notes import Notes
@@ -71,6 +72,8 @@ def resolve(run: Run, beside: Path | None = None) -> Plan:
     optimizer = _for_model(find_optimizer(run.optimizer), model)
     card = gpu(run.gpu) if run.gpu is not None else None
     _refuse_unmodelled(run)
+    if run.implementation == "hf-liger":
+        kernels(run.implementation, model.architecture)
     place = placement(run.sharding, run.gpus, run.offload)
     chosen = place.recipe_of(chosen)
     if not run.lora:  # what does not learn is kept as the rest of the model is: fixed tables of positions
@@ -131,8 +134,8 @@ def _refuse_unmodelled(run: Run) -> None:
         faults.append(
             Fault("sharding", f"{run.sharding.strategy} is not modelled yet; use ddp, zero1, zero2, zero3 or fsdp")
         )
-    if run.implementation != "hf":
-        faults.append(Fault("implementation", f"{run.implementation} is not modelled yet; only hf is"))
+    if run.implementation == "megatron":
+        faults.append(Fault("implementation", "megatron is not modelled yet; hf and hf-liger are"))
     if run.sharding and run.sharding.strategy != "none" and run.gpus == 1:
         faults.append(
             Fault("gpus", f"sharding {run.sharding.strategy} over one GPU shares nothing; say how many: gpus: 8")

@@ -15,7 +15,8 @@ class Setting:
     parameters that do not learn; `master` and `states` are what the optimizer keeps beside them ('': no copy, the
     parameter's own dtype); `autocast` the lower dtype under torch.autocast, or ''. `checkpoint` recomputes every
     `every`-th layer. `accumulating` where an earlier micro batch has left gradients. `keep_outputs` where the training
-    loop holds on to the model's outputs until after the backward pass. Products with quantised weights are computed in
+    loop holds on to the model's outputs until after the backward pass. `fused` names the parts that fused kernels take
+    over from the model's own modules: norm, rope, mlp. Products with quantised weights are computed in
     `compute`, as `product` says; `saves_input` where their library keeps the input for the backward pass.
     """
 
@@ -37,7 +38,7 @@ class Setting:
     keep_outputs: bool = False
     accumulating: bool = False
     lora_dropout: float = 0.0
-    implementation: str = "hf"
+    fused: frozenset[str] = frozenset()
     compute: str = ""
     product: Literal["", "dequantize", "int8"] = ""
     saves_input: bool = False

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.basic import Activation, Cast, Dropout, Embedding, Linear, Norm, ProductLinear, Raw, Scale, Softcap, TransposedLinear
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Gradients, Leaf, Node, record
-from memcalc.tape.hf import quantized
+from memcalc.tape.hf import liger, quantized
 from memcalc.tape.hf.adapters import adapted
 from memcalc.tape.rules import Around, rule
 
@@ -95,6 +95,8 @@ def norm(t: Tape, block: Norm, x: Value, around: Around) -> Value:  # noqa: ARG0
 
 def rms_norm(t: Tape, block: Norm, x: Value) -> Value:
     """LlamaRMSNorm.forward."""
+    if block.kind == "rms" and liger.takes(t, block):
+        return liger.rms_norm(t, x, t.weight("weight", (block.width,)))
     dtype = x.dtype
     x = f.to(x, "fp32")
     variance = f.mean(f.square(x), -1)
@@ -107,6 +109,8 @@ def rms_norm(t: Tape, block: Norm, x: Value) -> Value:
 @rule(Norm, "gemma")
 def gemma_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
     """GemmaRMSNorm.forward: fp32 throughout, times 1 + weight (modeling_gemma.py)."""
+    if liger.takes(t, block):
+        return liger.rms_norm(t, x, t.weight("weight", (block.width,)))
     wide = f.to(x, "fp32")
     out = f.mul(wide, f.rsqrt(f.shift(f.mean(f.square(wide), -1))))
     del wide
@@ -117,6 +121,8 @@ def gemma_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
 @rule(Norm, "olmo2", "gpt_oss")
 def olmo2_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
     """Olmo2RMSNorm.forward: the weight is applied before the cast back (modeling_olmo2.py)."""
+    if liger.takes(t, block):
+        return liger.rms_norm(t, x, t.weight("weight", (block.width,)))
     dtype = x.dtype
     x = f.to(x, "fp32")
     variance = f.mean(f.square(x), -1)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.mlp import Mlp
 from memcalc.tape import functions as f
+from memcalc.tape.hf import liger
 from memcalc.tape.hf.activations import xielu
 from memcalc.tape.hf.basic import activate
 from memcalc.tape.rules import Around, rule, run
@@ -29,10 +30,14 @@ def mlp(t: Tape, block: Mlp, x: Value, around: Around) -> Value:
 def inner(t: Tape, block: Mlp, x: Value, around: Around) -> Value:
     """What goes into the last projection."""
     assert block.up  # noqa: S101 - every Mlp has one
+    if block.gate and "mlp" in t.setting.fused:
+        return liger.gated(run(t, block.gate, x, around), run(t, block.up, x, around))
     if block.gate:
         return f.mul(activate(block.activation, run(t, block.gate, x, around)), run(t, block.up, x, around))
     if block.fused:  # Phi3MLP: gate and up are halves of one projection
         gate, up = f.chunk(run(t, block.up, x, around), 2)
+        if "mlp" in t.setting.fused:
+            return liger.gated(gate, up)
         return f.mul(up, activate(block.activation, gate))
     x = run(t, block.up, x, around)
     return xielu(t, x) if block.activation == "xielu" else activate(block.activation, x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memcalc.blocks.base import Sequence
 from memcalc.blocks.basic import Linear, Scale, Softcap
 from memcalc.tape import functions as f
 from memcalc.tape.hf.lean_losses import chunked_cross_entropy, fused_linear_cross_entropy, in_place_cross_entropy
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 def language_model_loss(t: Tape, model: Model, heads: tuple[Block, ...], hidden: Value, labels: Value) -> tuple[Value, Value]:
     """(loss, what the model's outputs hold) of a causal language model, by the loss that the run asks for."""
+    heads = tuple(part for head in heads for part in (head.blocks if type(head) is Sequence else (head,)))
     if t.setting.loss == "chunked":
         return chunked_loss(t, heads, hidden, labels)
     if t.setting.loss == "fused-linear" and linear_head(heads):

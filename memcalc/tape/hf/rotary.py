@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 from memcalc.tape import functions as f
+from memcalc.tape.hf import liger
 
 if TYPE_CHECKING:
     from memcalc.blocks.attention import Attention
@@ -49,6 +50,8 @@ def rotated(q: Value, k: Value, tables: Tables, dim: int = 0) -> tuple[Value, Va
     """apply_rotary_pos_emb; where fewer than all channels are rotated the rest is put back behind them."""
     if dim and dim < q.shape[-1]:
         return rotated_part(q, k, tables, dim)
+    if "rope" in q.tape.setting.fused:
+        return liger.rope(q, k, tables)
     cos, sin = (f.unsqueeze(table, 1) for table in tables)
     q_embed = f.add(f.mul(q, cos), f.mul(rotate_half(q), sin))
     k_embed = f.add(f.mul(k, cos), f.mul(rotate_half(k), sin))
@@ -68,6 +71,8 @@ def rotated_part(q: Value, k: Value, tables: Tables | None, dim: int) -> tuple[V
     """apply_rotary_pos_emb of the first `dim` channels of each head, and a copy that joins the others to them."""
     if tables is None:
         return q, k
+    if "rope" in q.tape.setting.fused:
+        return liger.rope(q, k, tables)
     (q_rot, q_pass), (k_rot, k_pass) = parted(q, dim), parted(k, dim)
     q_rot, k_rot = rotated(q_rot, k_rot, tables)
     q_embed = f.cat((q_rot, q_pass))
