@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from memcalc.tape.step import Recording
 
 EDGE = 3  # layers at each end of a stack that are replayed whole
+MOST = 32  # layers that are replayed at all: of a longer stack, each in the middle stands for several, in wider blocks
 NEGLIGIBLE = 2**14  # blocks smaller than this part of all that persists are left to the small pool, unless it is small
 
 
@@ -84,7 +85,8 @@ def _optimizer_step(allocator: CachingAllocator, trained: list[Held], floor: int
     together: list[Block] = []
     before: list[Block] = []
     for held in trained:
-        together += [malloc(size) for size in held.together if size > floor for _ in range(held.times)]
+        blocks = min(held.times, MOST)
+        together += [malloc(_times(size, held.times / blocks)) for size in held.together if size > floor for _ in range(blocks)]
         for _ in range(min(held.times, 2) if held.each else 0):
             own = [malloc(size) for size in held.each if size > floor]
             for block in before:
@@ -92,6 +94,18 @@ def _optimizer_step(allocator: CachingAllocator, trained: list[Held], floor: int
             before = own
     for block in before + together:
         free(block)
+
+
+def _times(size: int, factor: float) -> int:
+    return size if factor == 1 else rounded(int(size * factor))
+
+
+def _thinned(order: list[int]) -> list[int]:
+    """The layers of a stack that are replayed, by the records that stand for them: all, or `MOST` of them."""
+    middle, wanted = order[EDGE:-EDGE], MOST - 2 * EDGE
+    if len(middle) <= wanted:
+        return order
+    return [*order[:EDGE], *(middle[i * len(middle) // wanted] for i in range(wanted)), *order[-EDGE:]]
 
 
 class Moves:
@@ -105,6 +119,8 @@ class Moves:
         self.home: dict[int, tuple[int, int, int, tuple[int, int]]] = {}  # storage -> stack, sample, direction, mark
         self.like: dict[tuple[int, int, int], dict[tuple[int, int], int]] = {}  # a slice's storages by their marks
         self.lasting: dict[tuple[int, int], list[int]] = {}  # a slice's events but those of storages local to it
+        self.orders = [_thinned(stack.order) for stack in recording.stacks]
+        self.wider = [self._widths(place) for place in range(len(self.orders))]
         for place, stack in enumerate(recording.stacks):
             for sample, direction, start, stop in _stretches(stack):
                 self._settle(place, sample, direction, start, stop)
@@ -114,17 +130,22 @@ class Moves:
         at = 0
         for place, stack in enumerate(self.recording.stacks):
             self._pass(at, stack.events[0])
-            for layer, sample in enumerate(stack.order):
+            for layer, sample in enumerate(self.orders[place]):
                 self._layer(place, layer, stack.events[sample], stack.events[sample + 1])
             at = stack.events[-1]
         for place, stack in reversed(list(enumerate(self.recording.stacks))):
             back = stack.returns[::-1]
             self._pass(at, back[-1])
-            for layer, sample in reversed(list(enumerate(stack.order))):
+            for layer, sample in reversed(list(enumerate(self.orders[place]))):
                 self._layer(place, layer, back[sample + 1], back[sample])
             at = back[0]
         self._pass(at, self.recording.end)
         return self.births, self.moves
+
+    def _widths(self, place: int) -> dict[int, float]:
+        """How many layers each record stands for, for every time that it is replayed in the middle."""
+        whole, thin = (Counter(order[EDGE:-EDGE]) for order in (self.recording.stacks[place].order, self.orders[place]))
+        return {sample: whole[sample] / thin[sample] for sample in thin}
 
     def _settle(self, place: int, sample: int, direction: int, start: int, stop: int) -> None:
         events, sizes = self.recording.events[start:stop], self.recording.sizes
@@ -151,37 +172,39 @@ class Moves:
                 self._bear(event, -1)
             elif ~event in self.home:
                 place, sample, _, _ = self.home[~event]
-                for layer, other in enumerate(self.recording.stacks[place].order):
+                for layer, other in enumerate(self.orders[place]):
                     if other == sample:
                         self._bury(~event, layer)
             else:
                 self._bury(~event, -1)
 
     def _layer(self, place: int, layer: int, start: int, stop: int) -> None:
-        inner = EDGE <= layer < len(self.recording.stacks[place].order) - EDGE
+        order = self.orders[place]
+        inner = EDGE <= layer < len(order) - EDGE
+        wider = self.wider[place].get(order[layer], 1.0) if inner else 1.0
         for event in self.lasting[start, stop] if inner else self.recording.events[start:stop]:
             if event >= 0:
-                self._bear(event, layer)
+                self._bear(event, layer, wider)
             else:
                 self._bury(*self._owner(place, layer, ~event))
 
     def _owner(self, place: int, layer: int, storage: int) -> tuple[int, int]:
         """The storage that really dies here, and its layer: this layer's, or its like in the neighbour's."""
         home = self.home.get(storage)
-        stack = self.recording.stacks[place]
+        shared, order = self.recording.stacks[place].shared, self.orders[place]
         if home is None or home[0] != place:
             return storage, -1 if home is None else 0
         _, sample, direction, mark = home
-        if storage in stack.shared and layer > stack.order.index(stack.order[layer]):
+        if storage in shared and layer > order.index(order[layer]):
             return -1, -1  # other layers still share it
-        step = sample - stack.order[layer]
-        if step == 0 or abs(step) > 1 or storage in stack.shared:
-            return storage, layer if step == 0 else stack.order.index(sample)
-        neighbour = stack.order[layer + step]
+        step = sample - order[layer]
+        if step == 0 or abs(step) > 1 or storage in shared:
+            return storage, layer if step == 0 else order.index(sample)
+        neighbour = order[layer + step]
         return self.like[place, neighbour, direction].get(mark, storage), layer + step
 
-    def _bear(self, storage: int, layer: int) -> None:
-        size = self.recording.sizes[storage]
+    def _bear(self, storage: int, layer: int, wider: float = 1.0) -> None:
+        size = _times(self.recording.sizes[storage], wider)
         if size > self.floor:
             self.number[storage, layer] = len(self.births)
             self.moves.append(len(self.births))
