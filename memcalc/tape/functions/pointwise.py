@@ -95,7 +95,9 @@ def _scale_backward(_: Node, g: Value) -> Gradients:
     return (result(g, None),)
 
 
-neg = scale  # the same bytes
+def neg(x: Value) -> Value:
+    """-x: saves nothing."""
+    return result(x, record(x.tape, _scale_backward, (x,)))
 
 
 def scale_(x: Value) -> Value:
@@ -134,19 +136,28 @@ def _one_step(node: Node, g: Value) -> Gradients:
 
 
 def silu(x: Value) -> Value:
-    """SiLU, saving its input; gelu, relu6, softplus, hardswish, mish … are alike."""
+    """SiLU, saving its input; relu6, hardswish, mish … are alike."""
     return _of_input(_one_step, x)
 
 
-gelu = silu
+def gelu(x: Value) -> Value:
+    """GELU, saving its input."""
+    return _of_input(_one_step, x)
 
 
 def tanh(x: Value) -> Value:
-    """Tanh, saving its output; sigmoid and relu are alike."""
+    """Tanh, saving its output."""
     return _of_output(_one_step, x)
 
 
-sigmoid = relu = tanh
+def sigmoid(x: Value) -> Value:
+    """1 / (1 + e^-x), saving its output."""
+    return _of_output(_one_step, x)
+
+
+def relu(x: Value) -> Value:
+    """ReLU, saving its output."""
+    return _of_output(_one_step, x)
 
 
 def exp(x: Value) -> Value:
@@ -174,7 +185,9 @@ def square(x: Value) -> Value:
     return _of_input(_power_backward, upper(x))
 
 
-power = square
+def power(x: Value) -> Value:
+    """x.pow(n): as with 2."""
+    return _of_input(_power_backward, upper(x))
 
 
 def squared(x: Value) -> Value:
