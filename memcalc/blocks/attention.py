@@ -28,7 +28,8 @@ class Attention(Block):
     ±clip (OLMo, MPT). `rotation` is how queries and keys are rotated: by halves, or so in fp32; by neighbouring pairs, with the tables
     spread out for every use ('pairs', GLM; 'pairs-whole' where no other channels are joined to them, Helium), all of it in fp32 ('pairs-fp32', Ernie) or with tables made so and in fp32
     ('spread', Cohere); by tables that every layer keeps for itself ('own', GPT-J). The tables are those of kind `rotary_kind` (layers of different bases have their own), left in fp32
-    where `rotary_fp32`. `eager_only` where the library has no fused kernel for it; `padded` where it is
+    where `rotary_fp32`. `heads_first` where queries and keys are
+    normed once they lie head by head (Gemma 3). `eager_only` where the library has no fused kernel for it; `padded` where it is
     always given a mask of padding, so that a mask is made for every sequence (BART's decoder). `sharing` is whether
     its keys and values are those that later layers take, or it takes them itself (Gemma 3n and 4). `formula` says whose forward it is
     where it is not the usual one: transformers' attention interface behind separate or fused projections.
@@ -67,6 +68,7 @@ class Attention(Block):
     clip: float = 0.0
     extra: tuple[Param, ...] = ()
     eager_only: bool = False
+    heads_first: bool = False
     padded: bool = False
     softmax: Literal["fp32", "scores", "values"] = "fp32"
     formula: str = ""

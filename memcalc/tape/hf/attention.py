@@ -33,9 +33,20 @@ def separate(t: Tape, block: Attention, x: Value, around: Around) -> tuple[Value
     read = around.encoder if block.cross and around.encoder else x
     if block.clip:
         return clipped(t, block, x, around)
+    if block.heads_first:
+        return headed(t, block, x, around)
     q = heads(normed(t, block.q_norm, run(t, block.q, x, around), around), block.heads)
     k = heads(normed(t, block.k_norm, run(t, block.k, read, around), around), block.kv_heads)
     v = heads(run(t, block.v, read, around), block.kv_heads)
+    return q, k, v
+
+
+def headed(t: Tape, block: Attention, x: Value, around: Around) -> tuple[Value, Value, Value]:
+    """The same normed only when all three are cut into heads (Gemma3Attention.forward)."""
+    q, k, v = (run(t, part, x, around) for part in (block.q, block.k, block.v) if part)
+    q, k, v = heads(q, block.heads), heads(k, block.kv_heads), heads(v, block.kv_heads)
+    q = run(t, block.q_norm, q, around) if block.q_norm else q
+    k = run(t, block.k_norm, k, around) if block.k_norm else k
     return q, k, v
 
 

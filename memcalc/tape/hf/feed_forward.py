@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 @rule(Mlp)
 def mlp(t: Tape, block: Mlp, x: Value, around: Around) -> Value:
     """LlamaMLP.forward: down(act(gate(x)) * up(x)); without a gate down(act(up(x)))."""
+    if block.fused and "mlp" in t.setting.fused:
+        gate, up = f.chunk(run(t, block.up, x, around), 2)  # type: ignore[arg-type] - every Mlp has one
+        return run(t, block.down, liger.gated(gate, up), around)  # type: ignore[arg-type]
     x = inner(t, block, x, around)
     if block.norm:
         x = run(t, block.norm, x, around)
@@ -36,8 +39,6 @@ def inner(t: Tape, block: Mlp, x: Value, around: Around) -> Value:
         return f.mul(activate(block.activation, run(t, block.gate, x, around)), run(t, block.up, x, around))
     if block.fused:  # Phi3MLP: gate and up are halves of one projection
         gate, up = f.chunk(run(t, block.up, x, around), 2)
-        if "mlp" in t.setting.fused:
-            return liger.gated(gate, up)
         return f.mul(up, activate(block.activation, gate))
     x = run(t, block.up, x, around)
     return xielu(t, x) if block.activation == "xielu" else activate(block.activation, x)

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING
 
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Gradients, Node, record, save
-from memcalc.tape.values import Value
 
 if TYPE_CHECKING:
     from memcalc.blocks.basic import Norm
     from memcalc.tape.recorder import Tape
+    from memcalc.tape.values import Value
 
+QUERIES_AND_KEYS = ("q_norm", "k_norm", "query_layernorm", "key_layernorm")
 MULTIPROCESSORS = 132  # of an H100 or H200: the gradient of a norm's weight is summed up in as many rows
 
 
 def takes(t: Tape, norm: Norm) -> bool:
     """Whether the kernel takes the place of this norm: those of queries and keys are left to some models."""
-    return ("qk-norm" if norm.name in ("q_norm", "k_norm") else "norm") in t.setting.fused
+    return ("qk-norm" if norm.name in QUERIES_AND_KEYS else "norm") in t.setting.fused
 
 
 def rms_norm(t: Tape, x: Value, weight: Value | None) -> Value:

@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 def causal_mask(t: Tape, batch: int, seq: int, dtype: str, window: int = 0, *, eager: bool = False) -> Value | None:
     """create_causal_mask and create_sliding_window_causal_mask, for unpadded input.
 
-    sdpa leaves the mask to the kernel's is_causal where no window is shorter than the sequence; flash always does.
+    sdpa leaves the mask to the kernel's is_causal where no window is as short as the sequence; flash always does.
     """
     attention = "eager" if eager else t.setting.attention
-    if attention == "flash" or (attention == "sdpa" and not 0 < window < seq):
+    if attention == "flash" or (attention == "sdpa" and not 0 < window <= seq):
         return None
     return built(t, batch, seq, seq, dtype, eager=attention == "eager")
 
 
-def bidirectional_mask(t: Tape, batch: int, seq: int, dtype: str, window: int = 0, *, eager: bool = False) -> Value | None:  # noqa: E501
+def bidirectional_mask(t: Tape, batch: int, seq: int, dtype: str, window: int = 0, *, eager: bool = False) -> Value | None:
     """create_bidirectional_mask: none for unpadded input, whatever the attention; a window needs one."""
-    if not 0 < window < seq or t.setting.attention == "flash":
+    if not 0 < window <= seq or t.setting.attention == "flash":
         return None
     return built(t, batch, seq, seq, dtype, eager=eager or t.setting.attention == "eager")
 
