@@ -98,11 +98,11 @@ def olmo_hybrid(c: Dimensions) -> Model:
 
     def layer(kind: str) -> Block:
         if kind == "linear_attention":
-            return pre_norm_layer(c, _olmo_delta(c), gated_mlp(c))
-        norms = rms("post_attention_layernorm", hidden), rms("post_feedforward_layernorm", hidden)
+            return pre_norm_layer(c, _olmo_delta(c), gated_mlp(c), "olmo2")
+        norms = rms("post_attention_layernorm", hidden, "olmo2"), rms("post_feedforward_layernorm", hidden, "olmo2")
         return sequence(residual(_olmo_attention(c), norms[0]), residual(gated_mlp(c), norms[1]))
 
-    return decoder(c, interleaved("layers", per_layer(c, "layer_types", default), layer))
+    return decoder(c, interleaved("layers", per_layer(c, "layer_types", default), layer), "olmo2")
 
 
 def _olmo_attention(c: Dimensions) -> Block:
@@ -110,7 +110,7 @@ def _olmo_attention(c: Dimensions) -> Block:
     rope: Any = c.get("rope_parameters") or {}
     rotary = rotary_dim(c) if (rope.get("rope_theta") or c.get("rope_theta")) else 0
     plain = attention(c, bias=bool(c.attention_bias), rotary_dim=rotary)
-    return replace(plain, q_norm=rms("q_norm", c.num_attention_heads * dim), k_norm=rms("k_norm", kv_heads(c) * dim))
+    return replace(plain, q_norm=rms("q_norm", c.num_attention_heads * dim, "olmo2"), k_norm=rms("k_norm", kv_heads(c) * dim, "olmo2"))
 
 
 def _olmo_delta(c: Dimensions) -> GatedDelta:

@@ -42,7 +42,7 @@ def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
         k = f.transpose(rotated(run(t, block.k_norm, k, around), block, around), 1, 2)
         v = f.transpose(run(t, block.v_norm, v, around), 1, 2)
         if block.sharing == "stores":
-            around.shared = {**around.shared, block.window > 0: (k, v)}
+            around.shared[block.window > 0] = k, v  # in one dictionary for all layers, also when they are recomputed
     else:
         k, v = around.shared[block.window > 0]
     out = attend(t, block, q, k, v, around)
