@@ -46,7 +46,8 @@ def _whisper_encoder(c: Dimensions, prefix: str) -> Encoder:
     places = Embedding("embed_positions", c.max_source_positions, width, trainable=False, index="positions")
     mixer = attention(c, "self_attn", c.encoder_attention_heads, key_bias=False, formula="whisper")
     blocks = (
-        Conv("conv1", c.num_mel_bins, width, (3,), padding=1), gelu, Conv("conv2", width, width, (3,), 2, padding=1), gelu,
+        Conv("conv1", c.num_mel_bins, width, (3,), padding=1, embeds=True), gelu,
+        Conv("conv2", width, width, (3,), 2, padding=1), gelu,
         Flatten(""), places, dropout(c),
         repeat("layers", c.encoder_layers, encoder_layer(c, mixer, pre_norm=True)), norm(c, "layer_norm"),
     )  # fmt: skip

@@ -105,7 +105,8 @@ class Norm(Block):
 class Conv(Block):
     """A convolution with weight [outputs, inputs / groups, *kernel] over 1, 2 or 3 axes.
 
-    `transposed` enlarges the map (nn.ConvTranspose2d): weight [inputs, outputs / groups, *kernel].
+    `transposed` enlarges the map (nn.ConvTranspose2d): weight [inputs, outputs / groups, *kernel]. `embeds` where the
+    library takes it for the input embedding, whose output adapters under checkpointing make ask for a gradient.
     """
 
     role: ClassVar[str] = "conv"
@@ -118,6 +119,7 @@ class Conv(Block):
     padding: int | tuple[int, ...] = 0
     dilation: int = 1
     transposed: bool = False
+    embeds: bool = False
 
     def own(self) -> tuple[Param, ...]:  # noqa: D102
         first, second = (self.inputs, self.outputs) if self.transposed else (self.outputs, self.inputs)
@@ -170,3 +172,10 @@ class Softcap(Block):
     """cap * tanh(x / cap) (Gemma 2's logits): three values of x's size, of which autograd keeps the tanh."""
 
     cap: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Select(Block):
+    """What a head reads of the tokens: the 'first' (class) token, the 'mean' of all, or 'first+mean', concatenated."""
+
+    what: Literal["first", "mean", "first+mean", "last"] = "first"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.basic import Conv
 from memcalc.blocks.image import ChannelScale, DropPath, Flatten, Positions, Prefix, Select
 from memcalc.tape import functions as f
+from memcalc.tape.hf.basic import asking
 from memcalc.tape.rules import Around, rule
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ def conv(t: Tape, block: Conv, x: Value, _: Around) -> Value:
     first, second = (block.inputs, block.outputs) if block.transposed else (block.outputs, block.inputs)
     weight = t.weight("weight", (first, second // block.conv_groups, *block.kernel))
     bias = t.weight("bias", (block.outputs,)) if block.bias else None
-    return f.conv(x, weight, bias, sizes(block, x.shape[2:]))
+    out = f.conv(x, weight, bias, sizes(block, x.shape[2:]))
+    return asking(t, out) if block.embeds else out
 
 
 def sizes(block: Conv, given: tuple[int, ...]) -> tuple[int, ...]:
