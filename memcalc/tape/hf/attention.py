@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from memcalc.tape.values import Value
 
 
-@rule(Attention)
+@rule(Attention, "", "phi3small")
 def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """LlamaAttention.forward, and those of the same form (modeling_llama.py)."""
     q, k, v = separate(t, block, x, around) if block.q else fused(t, block, x, around)

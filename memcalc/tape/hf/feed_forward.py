@@ -39,6 +39,14 @@ def inner(t: Tape, block: Mlp, x: Value, around: Around) -> Value:
         return f.mul(activate(block.activation, run(t, block.gate, x, around)), run(t, block.up, x, around))
     if block.fused:  # Phi3MLP: gate and up are halves of one projection
         gate, up = f.chunk(run(t, block.up, x, around), 2)
+        if block.activation == "gegelu":
+            return gegelu(gate, up)
         return f.mul(up, activate(block.activation, gate))
     x = run(t, block.up, x, around)
     return xielu(t, x) if block.activation == "xielu" else activate(block.activation, x)
+
+
+def gegelu(gate: Value, up: Value) -> Value:
+    """Phi-3-small's gegelu: quick_gelu(gate) * (up + 1), both clamped where they are finite."""
+    gate, up = (f.where(f.compare(part), part, f.clamp(part)) for part in (gate, up))
+    return f.mul(activate("quick_gelu", gate), f.shift(up))
