@@ -227,8 +227,10 @@ def activate(name: str, x: Value) -> Value:
             return gelu_new(x)
         case "gelu_python":
             return f.mul(f.scale(x), f.shift(f.erf(f.scale(x))))
+        case "silu" | "swish":
+            return f.silu(x)
         case "relu" | "tanh" | "sigmoid":
-            return f.relu(x)
+            return {"relu": f.relu, "tanh": f.tanh, "sigmoid": f.sigmoid}[name](x)
         case "relu2":
             return f.squared(f.relu(x))
         case "quick_gelu":
