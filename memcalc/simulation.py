@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from memcalc.implementations import kernels
-from memcalc.quantization.storage import scheme
 from memcalc.tape import Setting, measure
 from memcalc.tape.step import record_step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from memcalc.optimizers import Optimizer
+    from memcalc.quantization.storage import Scheme, Spec
     from memcalc.resolve import Plan
     from memcalc.tape.measure import Record
     from memcalc.timeline import Timeline
@@ -56,7 +57,7 @@ def assumed(plan: Plan) -> Iterator[tuple[str, str, str]]:
     """What the tape takes from a library's source, or decides where libraries differ: (key, code, sentence)."""
     run = plan.run
     if run.quantize:
-        how = scheme(run.quantize)
+        how = _scheme(run.quantize)
         if how.product == "int8":
             yield "quantize", "no-outliers", "inputs without outliers (threshold 6.0): the columns that have some are copied too"
         elif how.library != "bitsandbytes":
@@ -67,10 +68,16 @@ def assumed(plan: Plan) -> Iterator[tuple[str, str, str]]:
         yield "loss", "whose-loss", LOSSES[run.loss.kind]
 
 
+def _scheme(spec: Spec) -> Scheme:
+    from memcalc.quantization.storage import scheme  # noqa: PLC0415 - few runs need it
+
+    return scheme(spec)
+
+
 def setting_of(plan: Plan) -> Setting:
     """What decides a step's allocations, in the tape's words."""
     run, recipe = plan.run, plan.recipe
-    how = scheme(run.quantize) if run.quantize else None
+    how = _scheme(run.quantize) if run.quantize else None
     fused = kernels(run.implementation, plan.model.architecture) if run.implementation != "hf" else {}
     return Setting(
         batch=run.batch_size,
@@ -93,6 +100,14 @@ def setting_of(plan: Plan) -> Setting:
         lora_dropout=run.lora.dropout if run.lora else 0.0,
         fused=frozenset(fused.get("parts", ())),
         compute=recipe.compute,
+        spends=spends(plan.optimizer),
         product=how.product if how else "",
         saves_input=how.saves_input if how else False,
     )
+
+
+def spends(optimizer: Optimizer) -> Literal["", "at once", "late"]:
+    """When an optimizer uses gradients up: those built for the backward pass find the gradient before the newest."""
+    if not optimizer.frees_gradients:
+        return ""
+    return "late" if optimizer.implementation == "backward" else "at once"

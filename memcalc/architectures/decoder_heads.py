@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.architectures.heads import labels, task
 from memcalc.blocks.base import Block, Sequence, sequence
-from memcalc.blocks.basic import Activation, Dropout, Linear
-from memcalc.blocks.image import Select
+from memcalc.blocks.basic import Activation, Dropout, Linear, Select
 from memcalc.errors import fault
 from memcalc.model import Model
 

@@ -6,8 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from memcalc.blocks.base import Block, Sequence, sequence
-from memcalc.blocks.basic import Activation, Dropout, Linear, Norm, Raw
-from memcalc.blocks.image import Select
+from memcalc.blocks.basic import Activation, Dropout, Linear, Norm, Raw, Select
 from memcalc.errors import fault
 from memcalc.model import Kind, Model
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from memcalc.blocks.base import Block, Param
 
@@ -34,6 +34,8 @@ class Attention(Block):
     its keys and values are those that later layers take, or it takes them itself (Gemma 3n and 4). `formula` says whose forward it is
     where it is not the usual one: transformers' attention interface behind separate or fused projections.
     """
+
+    duty: ClassVar[str] = "attention"
 
     heads: int = 1
     kv_heads: int = 1

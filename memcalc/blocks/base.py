@@ -33,6 +33,7 @@ class Block:
 
     name: str
     role: ClassVar[str] = "parameter"
+    duty: ClassVar[str] = ""  # what others look for without knowing every kind: attention, encoder, decoder, fork
 
     def own(self) -> tuple[Param, ...]:
         """The parameters and buffers this block holds itself."""
@@ -96,6 +97,16 @@ class Parallel(Block):
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         return (self.norm, *self.branches) if self.norm else self.branches
+
+
+@dataclass(frozen=True, slots=True)
+class Sum(Block):
+    """f(x) + g(x) + …: branches that all read x, without x itself (a ResNet block with a projected shortcut)."""
+
+    branches: tuple[Block, ...] = ()
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return self.branches
 
 
 @dataclass(frozen=True, slots=True)

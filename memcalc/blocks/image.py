@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from memcalc.blocks.base import Block, Sequence
-from memcalc.blocks.basic import Raw
+from memcalc.blocks.base import Block, Sequence, Sum
+from memcalc.blocks.basic import Raw, Select
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +71,6 @@ class DropPath(Block):
 
 
 @dataclass(frozen=True, slots=True)
-class Select(Block):
-    """What a head reads of the tokens: the 'first' (class) token, the 'mean' of all, or 'first+mean', concatenated."""
-
-    what: Literal["first", "mean", "first+mean", "last"] = "first"
-
-
-@dataclass(frozen=True, slots=True)
 class Pool(Block):
     """Pooling of a map; `kernel` 0 reduces the whole map to one pixel (adaptive)."""
 
@@ -111,16 +104,6 @@ class MergeNeighbours(Block):
 
     factor: int = 2
     map: tuple[int, int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Sum(Block):
-    """f(x) + g(x) + …: branches that all read x, without x itself (a ResNet block with a projected shortcut)."""
-
-    branches: tuple[Block, ...] = ()
-
-    def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return self.branches
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from memcalc.blocks.base import Block, Param
 
@@ -17,6 +18,8 @@ class Mla(Block):
     query sees (DeepSeek-V3.2); `reuses` where the choice of the layer before is taken again (GLM-5.2). The sigmoid of
     `gate` scales each head's output (Ling).
     """
+
+    duty: ClassVar[str] = "attention"
 
     heads: int = 1
     nope: int = 0

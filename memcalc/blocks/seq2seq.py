@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from memcalc.blocks.base import Block, Param, Sequence
 from memcalc.blocks.basic import Embedding, Linear, Raw
@@ -16,12 +17,16 @@ class Encoder(Sequence):
     a 0 in it stands for `seq_len`.
     """
 
+    duty: ClassVar[str] = "encoder"
+
     source: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Decoder(Sequence):
     """Reads the target (`target_len` tokens), and the encoder's result where an Attention is `cross`."""
+
+    duty: ClassVar[str] = "decoder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,8 @@ class Sinusoids(Block):
 @dataclass(frozen=True, slots=True)
 class Fork(Block):
     """Branches that each read the same input and each yield an output of the model (BERT's two pre-training heads)."""
+
+    duty: ClassVar[str] = "fork"
 
     branches: tuple[Block, ...] = ()
 

@@ -60,15 +60,17 @@ class Node:
 class Leaf:
     """A parameter's end of the graph: the gradient accumulates here (torch/csrc/autograd/functions/accumulate_grad.h).
 
-    It holds the parameter, as AccumulateGrad does.
+    It holds the parameter, as AccumulateGrad does. `spends` are the temporaries of a step that uses the gradient up at
+    once; None where it stays for the optimizer's.
     """
 
-    __slots__ = ("dtype", "grad", "held", "shape", "storage", "tape")
+    __slots__ = ("dtype", "grad", "held", "shape", "spends", "storage", "tape")
     edges: tuple[Edge, ...] = ()
     width = 1
 
-    def __init__(self, tape: Tape, value: Value, *, held: bool = False) -> None:
+    def __init__(self, tape: Tape, value: Value, *, held: bool = False, spends: tuple[int, ...] | None = None) -> None:
         self.tape, self.shape, self.dtype, self.storage, self.held = tape, value.shape, value.dtype, value.storage, held
+        self.spends = spends
         self.grad: Value | None = None
 
     def accumulate(self, grads: list[Value]) -> None:
@@ -81,8 +83,11 @@ class Leaf:
             return
         if getrefcount(gradient) > 2 or gradient.strides is not None:
             gradient = self.tape.new(gradient.shape, gradient.dtype)
-        self.grad = gradient
         self.tape.gradients.append(gradient.storage.id)
+        if self.spends is None:
+            self.grad = gradient
+        else:
+            self.tape.spending.take(gradient, self.spends)
 
 
 def record(tape: Tape, formula: Formula, inputs: tuple[Value | None, ...], saved: tuple[Value | None, ...] = (), meta: Any = None) -> Node | None:  # noqa: E501, ANN401

@@ -42,7 +42,7 @@ def measure(
     """
     found = tuple(tensor for tensor in tensors if not tensor.tied_to)
     stored = storage(setting)
-    recording = record(model, setting, Weights(tensors, stored))
+    recording = record(model, setting, Weights(tensors, stored, lambda tensor: spent(tensor, optimizer, setting)))
     base = {
         "weights": sum(_bytes(tensor, stored(tensor)) for tensor in found if not tensor.buffer),
         "master_weights": sum(_bytes(tensor, setting.master) for tensor in _trained(found)) if setting.master else 0,
@@ -72,8 +72,16 @@ def held(tensor: Tensor, optimizer: Optimizer, setting: Setting) -> Held:
     """What an optimizer holds for each tensor of a group, in bytes as the allocator counts them."""
     dtype = state_dtype(tensor, setting)
     states = optimizer.states(tensor.shape, dtype, tensor.role, tensor.name)
+    if setting.spends:
+        return Held(tensor.count, _gpu(states), (), ())
     temporaries = optimizer.temporaries(tensor.shape, dtype, tensor.role, tensor.name)
     return Held(tensor.count, *(_gpu(group) for group in (states, temporaries.together, temporaries.each)))
+
+
+def spent(tensor: Tensor, optimizer: Optimizer, setting: Setting) -> tuple[int, ...]:
+    """Bytes of each temporary of a step with one parameter alone."""
+    temporaries = optimizer.temporaries(tensor.shape, state_dtype(tensor, setting), tensor.role, tensor.name)
+    return _gpu((*temporaries.together, *temporaries.each))
 
 
 def _gpu(tensors: Iterable[StateTensor]) -> tuple[int, ...]:
@@ -97,7 +105,9 @@ def storage(setting: Setting) -> Callable[[Tensor], str]:
 
 
 def step_temporaries(tensors: Iterable[Tensor], optimizer: Optimizer, setting: Setting) -> int:
-    """The most an optimizer step needs beside what persists."""
+    """The most an optimizer step needs beside what persists; nothing where it has stepped in the backward pass."""
+    if setting.spends:
+        return 0
     group = [
         (Parameter(tensor.shape, state_dtype(tensor, setting), tensor.role, tensor.name), tensor.count)
         for tensor in _trained(tensors)

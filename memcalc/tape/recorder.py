@@ -7,6 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from memcalc.tape.autograd import Leaf
+from memcalc.tape.spending import Spending
 from memcalc.tape.values import ITEM, Shape, Storage, Value, rounded
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Tape:
         self.stacks: list[Layers] = []
         self.held: list[Value] = []
         self.target: Value | None = None
+        self.spending = Spending(self, late=setting.spends == "late")
         self.leaves: dict[str, Value] = {}
         self.grad_enabled = True
         self.saving: Callable[[Value], Value | Holder] | None = None
@@ -88,7 +90,8 @@ class Tape:
             dtype, trainable = self.weights.of(tied_to or full)
             value = self.leaves[key] = Value(self, RESIDENT, shape, dtype)
             if trainable:
-                value.node = Leaf(self, value, held=self.setting.accumulating)
+                spends = self.weights.spent(tied_to or full) if self.setting.spends else None
+                value.node = Leaf(self, value, held=self.setting.accumulating, spends=spends)
         return value
 
     @contextmanager

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Rule: TypeAlias = "Callable[[Tape, Any, Value, Around], Value]"
 
 _RULES: dict[tuple[type[Block], str], Rule] = {}
+_MISSING: set[tuple[type[Block], str]] = set()  # looked for in vain
 
 
 class Around:
@@ -123,13 +124,26 @@ def run(t: Tape, block: Block | None, x: Value, around: Around) -> Value:
 
 def _find(t: Tape, block: Block) -> Rule:
     kind, formula = block.__class__, getattr(block, "formula", "")
-    found = _RULES.get((kind, formula))
+    found = _RULES.get((kind, formula)) or _loaded(kind, formula)
     if found is None:
         t.unmodelled[f"{kind.__name__} {formula}".strip()] = None
         found = _RULES.get((kind, ""))
     if found is None:
         found = next((_RULES[base, ""] for base in kind.__mro__ if (base, "") in _RULES), _through)
     return found
+
+
+def _loaded(kind: type[Block], formula: str) -> Rule | None:
+    """The rule, once the files that may hold it are imported; None, and not looked for again, where there is none."""
+    if (kind, formula) in _MISSING:
+        return None
+    from memcalc.tape.hf import load  # noqa: PLC0415 - the rules import this file
+
+    for _ in load(kind.__module__.rpartition(".")[2]):
+        if (kind, formula) in _RULES:
+            return _RULES[kind, formula]
+    _MISSING.add((kind, formula))
+    return None
 
 
 def _through(_: Tape, block: Block, x: Value, around: Around) -> Value:

@@ -16,7 +16,8 @@ class Setting:
     parameter's own dtype); `autocast` the lower dtype under torch.autocast, or ''. `checkpoint` recomputes every
     `every`-th layer. `accumulating` where an earlier micro batch has left gradients. `keep_outputs` where the training
     loop holds on to the model's outputs until after the backward pass. `fused` names the parts that fused kernels take
-    over from the model's own modules: norm, rope, mlp. Products with quantised weights are computed in
+    over from the model's own modules: norm, rope, mlp. `spends`
+    where the optimizer uses a gradient up in the backward pass: as soon as it is there, or when the next one is. Products with quantised weights are computed in
     `compute`, as `product` says; `saves_input` where their library keeps the input for the backward pass.
     """
 
@@ -40,5 +41,6 @@ class Setting:
     lora_dropout: float = 0.0
     fused: frozenset[str] = frozenset()
     compute: str = ""
+    spends: Literal["", "at once", "late"] = ""
     product: Literal["", "dequantize", "int8"] = ""
     saves_input: bool = False

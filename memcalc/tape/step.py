@@ -73,5 +73,6 @@ def walk_back(tape: Tape, loss: object) -> None:
     one = tape.new((), "fp32")
     backward(tape, [(loss, one)], watch)  # type: ignore[list-item]
     del one
+    tape.spending.finish()
     while turns:
         turns.pop()[1].returns.append(len(tape.events))

@@ -19,8 +19,13 @@ _NUMBERED = re.compile(r"(.*?)\.(\d+|\{[^}]*\})\.")  # the path of a stack, and 
 class Weights:
     """The tensors of a run by the names the blocks give them: whole groups by their pattern, single ones by name."""
 
-    def __init__(self, tensors: Iterable[Tensor], stored: Callable[[Tensor], str]) -> None:
-        self._tensors, self._stored = tuple(tensors), stored
+    def __init__(
+        self,
+        tensors: Iterable[Tensor],
+        stored: Callable[[Tensor], str],
+        spent: Callable[[Tensor], tuple[int, ...]] | None = None,
+    ) -> None:
+        self._tensors, self._stored, self._spent = tuple(tensors), stored, spent
         self._groups = {tensor.name: tensor for tensor in self._tensors}
         self.adapters = any(tensor.role == "adapter" for tensor in self._tensors)
         self._packed = frozenset(tensor.module for tensor in self._tensors if tensor.role == "quantized")
@@ -61,6 +66,11 @@ class Weights:
             if place and place[2] not in found.setdefault(place[1], []):
                 found[place[1]].append(place[2])
         return found
+
+    def spent(self, name: str) -> tuple[int, ...] | None:
+        """Bytes of each temporary of an optimizer's step with that parameter."""
+        tensor = self.find(name)
+        return self._spent(tensor) if self._spent and tensor else None
 
     def of(self, name: str) -> tuple[str, bool]:
         """(dtype it is kept in, whether it learns)."""

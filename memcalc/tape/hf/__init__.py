@@ -1,49 +1,38 @@
-"""Hugging Face transformers 5: what its modules do, module by module; importing this package registers the rules."""
+"""Hugging Face transformers 5: what its modules do, module by module.
 
-from memcalc.tape.hf import (
-    attention,
-    attention_encoders,
-    attention_families,
-    attention_kin,
-    basic,
-    convnets,
-    disentangled,
-    dual,
-    experts,
-    feed_forward,
-    gated_delta,
-    gemma4,
-    kimi_delta,
-    latent,
-    layers,
-    selective,
-    llama4,
-    seq2seq,
-    short_conv,
-    vision,
-    windows,
-)
+Importing a file of this folder registers its rules. The everyday ones are imported here; the others when a model first
+has a block without a rule: those that its kind points to, and then, in doubt, all of them.
+"""
 
-__all__ = [
-    "attention",
-    "attention_encoders",
-    "attention_families",
-    "attention_kin",
-    "basic",
-    "convnets",
-    "disentangled",
-    "dual",
-    "experts",
-    "feed_forward",
-    "gated_delta",
-    "gemma4",
-    "kimi_delta",
-    "latent",
-    "layers",
-    "selective",
-    "llama4",
-    "seq2seq",
-    "short_conv",
-    "vision",
-    "windows",
-]
+from __future__ import annotations
+
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING
+
+from memcalc.tape.hf import attention, basic, feed_forward, layers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# where the rules of a file of blocks are, where they are not in a file of the same name
+HOMES = {
+    "attention": ("attention_families",),
+    "mlp": ("experts",),
+    "mla": ("latent", "experts"),
+    "image": ("vision", "convnets", "windows"),
+    "ssm": ("selective", "dual", "gated_delta", "short_conv"),
+}
+
+
+def load(blocks: str) -> Iterator[None]:
+    """Import what may hold the rules of a kind defined in this file of blocks: the likeliest, then everything."""
+    known = [name for _, name, _ in iter_modules(__path__)]
+    likely = [name for name in (blocks, *HOMES.get(blocks, ())) if name in known]
+    for names in (likely, known):
+        for name in names:
+            import_module(f"{__name__}.{name}")
+        yield
+
+
+__all__ = ["attention", "basic", "feed_forward", "layers", "load"]

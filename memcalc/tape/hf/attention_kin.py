@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Sequence
 from memcalc.tape import functions as f
 from memcalc.tape.hf.attention import attend, fused, heads, normed, project, separate
 from memcalc.tape.hf.rotary import rotate, rotated, rotated_part
@@ -13,6 +12,7 @@ from memcalc.tape.rules import Around, rule, run
 from memcalc.tensors import numbers
 
 if TYPE_CHECKING:
+    from memcalc.blocks.base import Block
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
 
@@ -29,7 +29,7 @@ def hunyuan(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     return project(t, block, out, around)
 
 
-def _projections(block: Attention) -> tuple[tuple[object, int], ...]:
+def _projections(block: Attention) -> tuple[tuple[Block | None, int], ...]:
     return (block.q, block.heads), (block.k, block.kv_heads), (block.v, block.kv_heads)
 
 
@@ -43,14 +43,15 @@ def stablelm(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     return project(t, block, out, around)
 
 
-def per_head(t: Tape, norms: Sequence, x: Value, around: Around) -> Value:
+def per_head(t: Tape, norms: Block | None, x: Value, around: Around) -> Value:
     """StableLmLayerNormPerHead.forward: the heads apart, each through its norm, and together again."""
+    assert norms  # noqa: S101 - this formula has them
     path, outer = t.path, t.instance
-    (stack,) = norms.blocks
+    (stack,) = norms.parts()
     normed_heads = []
     for index, part in enumerate(f.split(x, (1,) * x.shape[1], 1)):
         ((indices, norm),) = stack.groups()
-        t.path, t.instance = f"{path}.{norms.name}.{stack.name}.{numbers(indices)}", f"{outer}/{index}"
+        t.path, t.instance = f"{path}.{norms.name}.{stack.name}.{numbers(indices or [])}", f"{outer}/{index}"
         normed_heads.append(run(t, norm, part, around))
     t.path, t.instance = path, outer
     return f.cat(normed_heads, 1)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.base import Block, Parallel, PostNorm, Recomputed, Residual, Sequence, Stack, Unused
-from memcalc.blocks.image import Sum
+from memcalc.blocks.base import Block, Parallel, PostNorm, Recomputed, Residual, Sequence, Stack, Sum, Unused
 from memcalc.tape import functions as f
 from memcalc.tape.checkpoint import checkpointed
 from memcalc.tape.hf.basic import stored

@@ -22,7 +22,9 @@ def causal_mask(t: Tape, batch: int, seq: int, dtype: str, window: int = 0, *, e
     return built(t, batch, seq, seq, dtype, eager=attention == "eager")
 
 
-def bidirectional_mask(t: Tape, batch: int, seq: int, dtype: str, window: int = 0, *, eager: bool = False) -> Value | None:
+def bidirectional_mask(
+    t: Tape, batch: int, seq: int, dtype: str, window: int = 0, *, eager: bool = False
+) -> Value | None:
     """create_bidirectional_mask: none for unpadded input, whatever the attention; a window needs one."""
     if not 0 < window <= seq or t.setting.attention == "flash":
         return None

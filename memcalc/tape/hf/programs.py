@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from memcalc.blocks.base import Stack
-from memcalc.blocks.seq2seq import Decoder, Encoder, Fork
 from memcalc.tape import functions as f
 from memcalc.tape.hf.losses import language_model_loss, token_loss
 from memcalc.tape.rules import Around, run
 
 if TYPE_CHECKING:
     from memcalc.blocks.base import Block
+    from memcalc.blocks.seq2seq import Encoder, Fork
     from memcalc.model import Model
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
@@ -29,8 +29,8 @@ def whole(t: Tape, model: Model) -> tuple[Value, Value]:
     logits = hidden
     around = Around()
     for head in heads:
-        if isinstance(head, Fork):
-            return forked(t, head, logits, labels)
+        if head.duty == "fork":
+            return forked(t, cast("Fork", head), logits, labels)
         logits = run(t, head, logits, around)
     return token_loss(t, logits, labels, fp32=model.loss_fp32), logits
 
@@ -67,7 +67,7 @@ def inputs(t: Tape, model: Model) -> tuple[Value, Value]:
     s = t.setting
     if model.image:
         return t.given((s.batch, *model.image), s.weights), t.given((s.batch,), "int64")
-    source = next((part.source for _, part in model.body.groups() if isinstance(part, Encoder)), ())
+    source = next((cast("Encoder", part).source for _, part in model.body.groups() if part.duty == "encoder"), ())
     ids = t.given((s.batch, *(size or s.seq for size in source)), s.weights) if source else t.given((s.batch, s.seq), "int64")
     match model.kind:
         case "causal-lm" | "masked-lm":
@@ -81,7 +81,7 @@ def inputs(t: Tape, model: Model) -> tuple[Value, Value]:
 
 
 def _decodes(block: Block) -> bool:
-    return any(isinstance(part, Decoder) for _, part in block.groups())
+    return any(part.duty == "decoder" for _, part in block.groups())
 
 
 def body(t: Tape, parts: tuple[Block, ...], x: Value) -> tuple[Value, Value | None]:

@@ -61,9 +61,7 @@ def rotated(q: Value, k: Value, tables: Tables, dim: int = 0) -> tuple[Value, Va
 def rotated_in_fp32(q: Value, k: Value, tables: Tables) -> tuple[Value, Value]:
     """ModernBERT's apply_rotary_pos_emb: queries and keys in fp32, cast for each product (modeling_modernbert.py)."""
     cos, sin = (f.unsqueeze(table, 1) for table in tables)
-    q_embed, k_embed = (
-        f.add(f.mul(f.to(x, "fp32"), cos), f.mul(rotate_half(f.to(x, "fp32")), sin)) for x in (q, k)
-    )
+    q_embed, k_embed = (f.add(f.mul(f.to(x, "fp32"), cos), f.mul(rotate_half(f.to(x, "fp32")), sin)) for x in (q, k))
     return f.to(q_embed, q.dtype), f.to(k_embed, k.dtype)
 
 
@@ -119,9 +117,7 @@ def spread(tables: Tables) -> Tables:
 def by_pairs_in_fp32(q: Value, k: Value, tables: Tables) -> tuple[Value, Value]:
     """Ernie's apply_rotary_pos_emb: each product in fp32, the sum cast back (modeling_ernie4_5.py)."""
     cos, sin = spread(tables)
-    q_embed, k_embed = (
-        f.add(f.mul(f.to(x, "fp32"), cos), f.mul(f.to(rotate_pairs(x), "fp32"), sin)) for x in (q, k)
-    )
+    q_embed, k_embed = (f.add(f.mul(f.to(x, "fp32"), cos), f.mul(f.to(rotate_pairs(x), "fp32"), sin)) for x in (q, k))
     return f.to(q_embed, q.dtype), f.to(k_embed, k.dtype)
 
 

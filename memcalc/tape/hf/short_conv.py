@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 def short_conv(t: Tape, block: ShortConv, x: Value, around: Around) -> Value:
     """Lfm2ShortConv.forward: out_proj(C * conv(B * x)), the convolution padded on both sides and cut."""
     seq = x.shape[1]
-    bcx = f.transpose(run(t, block.in_proj, x, around), 1, 2)  # type: ignore[arg-type] - every one has its parts
+    bcx = f.transpose(run(t, block.in_proj, x, around), 1, 2)
     gate, scale, x = f.chunk(bcx, 3, 1)
     hidden = f.mul(gate, x)
-    hidden = f.narrow(run(t, block.conv, hidden, around), -1, seq)  # type: ignore[arg-type]
+    hidden = f.narrow(run(t, block.conv, hidden, around), -1, seq)
     y = f.mul(scale, hidden)
     y = f.contiguous(f.transpose(y, 1, 2))
-    return run(t, block.out_proj, y, around)  # type: ignore[arg-type]
+    return run(t, block.out_proj, y, around)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.mla import Mla
 from memcalc.tape import functions as f
 from memcalc.tape.hf import alibi
 from memcalc.tape.hf.attention import eager_only
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from memcalc.blocks.base import Block
+    from memcalc.blocks.mla import Mla
     from memcalc.tape.recorder import Tape
     from memcalc.tape.rules import Around
     from memcalc.tape.values import Value
@@ -56,19 +56,19 @@ def handed_to(layer: Block, around: Around) -> Around:
 
 def sees(mixer: Attention | Mla) -> int:
     """The window its mask is made for; GPT-Neo's local layers keep a mask of their own beside that for all."""
-    return 0 if isinstance(mixer, Mla) or mixer.formula == "gpt_neo" else mixer.window
+    return 0 if not isinstance(mixer, Attention) or mixer.formula == "gpt_neo" else mixer.window
 
 
 def rotary(mixer: Attention | Mla) -> tuple[str, int, bool]:
     """The tables a layer rotates by: their kind, channels (0: none), and whether they stay in fp32."""
-    if isinstance(mixer, Mla):
+    if not isinstance(mixer, Attention):
         return "", mixer.rope, mixer.formula == "deepseek_v2"  # complex numbers, as wide as two in fp32
     return mixer.rotary_kind, 0 if mixer.rotation == "own" else mixer.rotary_dim, mixer.rotary_fp32
 
 
 def attentions(block: Block) -> Iterator[Attention | Mla]:
     """Every distinct attention below a block, in order."""
-    if isinstance(block, (Attention, Mla)):
-        yield block
+    if block.duty == "attention":
+        yield cast("Attention | Mla", block)
     for _, part in block.groups():
         yield from attentions(part)
