@@ -22,11 +22,10 @@ from memcalc.architectures.decoder import (
 from memcalc.architectures.experts import linear_router, mixture, per_layer, router
 from memcalc.architectures.qwen_moe import qk_normed
 from memcalc.blocks.base import Param, parallel, residual, sequence
-from memcalc.blocks.basic import Linear, Scale
+from memcalc.blocks.basic import Linear, Norm, Scale
 
 if TYPE_CHECKING:
     from memcalc.blocks.base import Block
-    from memcalc.blocks.basic import Norm
     from memcalc.blocks.mlp import Moe
     from memcalc.dimensions import Dimensions
     from memcalc.model import Model
@@ -45,7 +44,9 @@ def laguna(c: Dimensions) -> Model:
         sized, slides = c.but(num_attention_heads=kind[2]), kind[0] == "sliding_attention"
         gates = kind[2] * (1 if c.get("gating", True) in (True, "per-head") else head_dim(c))
         rotary = head_dim(c) if slides else head_dim(c) // 2
-        plain = qk_normed(sized, bias=c.attention_bias, rotary_dim=rotary, window=window(c) if slides else 0)
+        plain = qk_normed(
+            sized, bias=c.attention_bias, rotary_dim=rotary, rotary_kind=kind[0], window=window(c) if slides else 0
+        )
         mixer = replace(plain, gate=Linear("g_proj", c.hidden_size, gates), formula="laguna")
         return pre_norm_layer(c, mixer, feeds[kind[1]])
 
@@ -64,18 +65,19 @@ def afmoe(c: Dimensions) -> Model:
         slides = kind[0] == "sliding_attention"
         rotary, seen = (head_dim(c), window(c)) if slides else (0, 0)
         plain = qk_normed(c, bias=bool(c.attention_bias), rotary_dim=rotary, window=seen)
-        mixer = replace(plain, gate=Linear("gate_proj", c.hidden_size, heads * head_dim(c)))
+        plain = replace(plain, q_norm=rms("q_norm", head_dim(c), "olmo2"), k_norm=rms("k_norm", head_dim(c), "olmo2"))
+        mixer = replace(plain, gate=Linear("gate_proj", c.hidden_size, heads * head_dim(c)), formula="gated")
         feed = _afmoe_mixture(c) if kind[1] else gated_mlp(c)
         return sequence(
-            residual(_norm(c, "input_layernorm"), mixer, _norm(c, "post_attention_layernorm")),
-            residual(_norm(c, "pre_mlp_layernorm"), feed, _norm(c, "post_mlp_layernorm")),
+            residual(_afmoe_norm(c, "input_layernorm"), mixer, _afmoe_norm(c, "post_attention_layernorm")),
+            residual(_afmoe_norm(c, "pre_mlp_layernorm"), feed, _afmoe_norm(c, "post_mlp_layernorm")),
         )
 
     every = c.global_attn_every_n_layers
     default = ["sliding_attention" if (i + 1) % every else "full_attention" for i in range(count)]
     kinds = zip(per_layer(c, "layer_types", default), [i >= c.num_dense_layers for i in range(count)], strict=True)
     layers, scale = interleaved("layers", list(kinds), layer), Scale("") if c.mup_enabled else None
-    return causal_lm(c, tokens(c), scale, layers, _norm(c, "norm"), tie="embed_tokens")
+    return causal_lm(c, tokens(c), scale, layers, _afmoe_norm(c, "norm"), tie="embed_tokens")
 
 
 def _afmoe_mixture(c: Dimensions) -> Moe:
@@ -101,7 +103,7 @@ def cohere2_moe(c: Dimensions) -> Model:
     def layer(kind: tuple[str, str]) -> Block:
         sliding, dense = kind[0] == "sliding_attention", kind[1] == "dense"
         rotary = head_dim(c) if sliding or (dense and dense_every == 1) else 0
-        mixer = attention(c, bias=bool(c.attention_bias), rotary_dim=rotary, window=window(c) if sliding else 0)
+        mixer = attention(c, bias=bool(c.attention_bias), rotary_dim=rotary, rotation="spread", window=window(c) if sliding else 0)
         feed = gated_mlp(c, width=c.get("prefix_dense_intermediate_size") or 0) if dense else _cohere_mixture(c)
         return parallel(mixer, feed, norm=_cohere_norm(c, "input_layernorm"))
 
@@ -119,7 +121,11 @@ def _cohere_mixture(c: Dimensions) -> Moe:
 
 def _cohere_norm(c: Dimensions, name: str) -> Norm:
     """Cohere's LayerNorm without bias, or an RMSNorm where the config has an epsilon for one."""
-    return _norm(c, name) if c.get("rms_norm_eps") is not None else layer_norm(name, c.hidden_size, bias=False)
+    return _norm(c, name) if c.get("rms_norm_eps") is not None else Norm(name, c.hidden_size, "layer-no-bias", "cohere")
+
+
+def _afmoe_norm(c: Dimensions, name: str) -> Norm:
+    return rms(name, c.hidden_size, "olmo2")
 
 
 def _norm(c: Dimensions, name: str) -> Norm:

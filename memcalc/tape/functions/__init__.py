@@ -1,7 +1,7 @@
 """The torch functions that the rules call, by what they allocate and save; their names are torch's where one fits."""
 
 from memcalc.tape.functions.contractions import einsum
-from memcalc.tape.functions.lookup import cross_entropy, embedding, gather, index, mse_loss, scatter, take_along, topk
+from memcalc.tape.functions.lookup import cross_entropy, embedding, gather, index, index_add_, mse_loss, scatter, take_along, topk
 from memcalc.tape.functions.pointwise import (
     add,
     add_,
@@ -84,7 +84,7 @@ __all__ = [
     "add", "add_", "addmm", "assign", "attention", "baddbmm", "batch_norm", "bmm", "cat", "chunk", "clamp",
     "clamp_", "clone", "compare", "contiguous", "conv", "cosine", "cross_entropy", "cumsum", "div", "dropout",
     "einsum", "embedding", "erf", "exp", "expand", "expm1", "flash", "gather", "gelu", "group_norm", "grouped_mm",
-    "index", "largest", "layer_norm", "linear", "log", "logsumexp", "lower", "masked_fill", "masked_fill_",
+    "index", "index_add_", "largest", "layer_norm", "linear", "log", "logsumexp", "lower", "masked_fill", "masked_fill_",
     "matmul", "maximum", "mean", "mse_loss", "mul", "narrow", "neg", "pad", "pad_both", "permute", "power", "relu",
     "repeat_interleave", "reshape", "rms_norm", "roll", "rsqrt", "scale", "select", "shift", "sigmoid", "silu",
     "softmax", "softplus", "repeat", "scale_", "scatter", "solve_triangular", "to_contiguous", "split", "square", "square_root", "squared", "squeeze", "stack", "subtract", "swap",

@@ -70,6 +70,11 @@ def _scatter_backward(node: Node, g: Value) -> Gradients:
     return g.tape.new(g.shape, g.dtype) if whole else None, g.tape.new(part.shape, g.dtype) if part else None
 
 
+def index_add_(x: Value, index: Value, source: Value) -> Value:
+    """x.index_add_(0, index, source), in place: saves the indices; the source's gradient is gathered."""
+    return scatter(x, index, source)
+
+
 def topk(x: Value, k: int) -> tuple[Value, Value]:
     """The k largest of each row and their indices, which are saved; the gradient is scattered into zeros."""
     node = record(x.tape, _topk_backward, (x,))

@@ -152,9 +152,12 @@ def conv(x: Value, weight: Value, bias: Value | None, out_size: tuple[int, ...])
 
 def _conv_backward(node: Node, g: Value) -> Gradients:
     _saved = node.load()
-    layouts = [with_channels_last(edge.shape) if edge and node.meta and len(edge.shape) > 1 else None for edge in node.edges]
+    layouts = [
+        with_channels_last(edge.shape) if edge and node.meta and len(edge.shape) > 1 else None for edge in node.edges
+    ]
     return tuple(
-        g.tape.new(edge.shape, g.dtype, layout) if edge else None for edge, layout in zip(node.edges, layouts, strict=True)
+        g.tape.new(edge.shape, g.dtype, layout) if edge else None
+        for edge, layout in zip(node.edges, layouts, strict=True)
     )
 
 
@@ -214,20 +217,20 @@ def attention(
     tape = q.tape
     autocast, tape.autocast = tape.autocast, ""  # what a torch function calls inside is not cast again
     try:
-        if gqa and k.shape[1] != q.shape[1]:
-            k, v = _repeated(k, q.shape[1]), _repeated(v, q.shape[1])
-        return _plain_attention(q, k, v, mask, p, causal=causal)
+        return _plain_attention(q, k, v, mask, p, causal=causal, gqa=gqa)
     finally:
         tape.autocast = autocast
 
 
-def _plain_attention(q: Value, k: Value, v: Value, mask: Value | None, p: float, *, causal: bool) -> Value:
+def _plain_attention(q: Value, k: Value, v: Value, mask: Value | None, p: float, *, causal: bool, gqa: bool) -> Value:
     """_scaled_dot_product_attention_math (aten/src/ATen/native/transformers/attention.cpp)."""
     dtype = q.dtype
     q32, k32, v32 = to(q, "fp32"), to(k, "fp32"), to(v, "fp32")
     scaled = scale(q32)
     if causal:
         mask = _triangle(q.tape, q.shape[-2], k.shape[-2])
+    if gqa and k.shape[1] != q.shape[1]:
+        k32, v32 = _repeated(k32, q.shape[1]), _repeated(v32, q.shape[1])
     scores = matmul(scaled, scale(swap(k32)))
     if mask is not None:
         scores = add(scores, mask)

@@ -136,7 +136,7 @@ def flash(q: Value, k: Value, v: Value) -> Value:
     return f.contiguous(f.transpose(f.flash(q, k, v), 1, 2))
 
 
-EAGER_ONLY = frozenset({"bloom", "codegen", "gpt_neo", "gptj", "mpt"})  # classes without _supports_sdpa
+EAGER_ONLY = frozenset({"bloom", "codegen", "gpt_neo", "gptj", "mimo", "mpt"})  # classes without _supports_sdpa
 
 
 def eager_only(block: Attention | Mla) -> bool:

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.mlp import Experts, LinearRouter, Moe, Router
+from memcalc.blocks.basic import Linear
+from memcalc.blocks.mlp import Experts, LinearRouter, Mlp, Moe, Router
 from memcalc.tape import functions as f
 from memcalc.tape.hf.basic import activate
-from memcalc.tape.rules import Around, rule, run
+from memcalc.tape.rules import Around, inside, rule, run
+from memcalc.tensors import numbers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from memcalc.blocks.base import Block, Stack
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
 
@@ -34,7 +39,7 @@ def mixture(t: Tape, block: Moe, x: Value, around: Around) -> Value:
     out = f.view(out, *x.shape)
     if block.shared and not block.shared_gate:
         out = f.add(out, run(t, block.shared, x, around))
-    return out
+    return run(t, block.norm, out, around) if block.norm else out
 
 
 def choose(t: Tape, block: Moe, rows: Value, around: Around) -> tuple[Value, Value]:
@@ -77,6 +82,54 @@ def grouped(t: Tape, block: Experts, x: Value, weights: Value, chosen: Value) ->
     return f.to(final, x.dtype)
 
 
+def dbrx(t: Tape, block: Experts, x: Value, weights: Value, chosen: Value) -> Value:
+    """DbrxExperts.forward: a loop over the experts, here as one over as many rows as all of them get.
+
+    Which rows go to which expert depends on the data; how many there are in all does not.
+    """
+    tokens, copies = x.shape[0], x.shape[0] * chosen.shape[-1]
+    count, width, hidden = block.experts, block.width, x.shape[1]
+    w1, v1, w2 = (f.view(t.weight(param.name, param.shape), count, width, hidden) for param in block.params)
+    out, offsets = t.new(x.shape, x.dtype), t.new((count,), "int32")
+    rows = f.index(x, t.new((copies,), "int64"), (copies, hidden))
+    gate, up = (f.grouped_mm(f.lower(rows), f.lower(f.swap(w)), offsets) for w in (w1, v1))
+    states = f.grouped_mm(f.mul(activate(block.activation, gate), up), f.lower(w2), offsets)
+    where = t.new((2, copies), "int64")
+    states = f.mul(states, f.unsqueeze(f.index(weights, where, (copies,)), -1))
+    return f.index_add_(out, where, states) if tokens else out
+
+
+def apart(t: Tape, block: Stack, x: Value, weights: Value, chosen: Value) -> Value:
+    """DeepseekMoE.forward in training (remote code): a copy of the tokens for each choice, experts as MLPs of their own.
+
+    As one MLP over as many rows as all of them get.
+    """
+    copies, top_k = x.shape[0] * chosen.shape[-1], chosen.shape[-1]
+    ((indices, expert),) = block.groups()
+    count = len(indices or [])
+    rows = f.repeat_interleave(x, top_k, 0)
+    out, where = t.new(rows.shape, rows.dtype), t.new((copies,), "bool")
+    rows = f.index(rows, where, rows.shape)
+    path, t.path = t.path, f"{t.path}.{numbers(indices or [])}"
+    gate, up, down = (each_linear(part, count) for part in expert.parts())
+    states = f.mul(activate(expert.activation, gate(t, rows)), up(t, rows))
+    out = f.scatter(out, where, down(t, states))
+    t.path = path
+    return f.total(f.mul(f.view(out, *chosen.shape, -1), f.unsqueeze(weights, -1)), 1)
+
+
+def each_linear(block: Block, count: int) -> Callable[[Tape, Value], Value]:
+    """A linear layer of each of `count` experts, as one grouped product."""
+    assert isinstance(block, Linear)  # noqa: S101 - parts of a gated MLP
+
+    def product(t: Tape, x: Value) -> Value:
+        with inside(t, block):
+            weight = t.weight("weight", (count, block.outputs, block.inputs))
+            return f.grouped_mm(f.lower(x), f.lower(f.swap(weight)), t.given((count,), "int32"))
+
+    return product
+
+
 def expert_linear(t: Tape, block: Experts, which: int, x: Value, offsets: Value, order: Value) -> Value:
     """_grouped_linear: the product, and every row's bias added in place."""
     names = [param for param in block.params if not param.name.endswith("bias")]
@@ -90,16 +143,36 @@ def expert_linear(t: Tape, block: Experts, which: int, x: Value, offsets: Value,
     return out
 
 
-def gate(block: Experts, x: Value) -> Value:
-    """_default_apply_gate; GptOssExperts._apply_gate, which clamps both and adds 1."""
-    if block.formula != "gpt_oss":
-        first, up = f.chunk(x, 2)
-        return f.mul(activate(block.activation, first), up)
-    half = x.shape[-1] // 2
-    first, up = f.narrow(x, -1, half), f.narrow(x, -1, half)
-    first, up = f.clamp(first), f.clamp(up)
+CLAMPED = frozenset({"gpt_oss", "minimax_m3", "deepseek_v4"})
+
+
+@rule(Mlp, "gpt_oss")
+def clamped_mlp(t: Tape, block: Mlp, x: Value, around: Around) -> Value:
+    """MiniMaxM3VLDenseMLP.forward: gpt-oss' gate of two clamped halves."""
+    first, up = f.chunk(run(t, block.up, x, around), 2)
+    return run(t, block.down, swiglu(f.clamp(first), f.clamp(up)), around)
+
+
+def swiglu(first: Value, up: Value) -> Value:
+    """(up + 1) * first * sigmoid(alpha * first)."""
     glu = f.mul(first, f.sigmoid(f.scale(first)))
     return f.mul(f.shift(up), glu)
+
+
+def gate(block: Experts, x: Value) -> Value:
+    """_default_apply_gate; GptOssExperts._apply_gate, which clamps both and adds 1."""
+    if block.formula not in CLAMPED:
+        first, up = f.chunk(x, 2)
+        return f.mul(activate(block.activation, first), up)
+    if block.formula == "gpt_oss":
+        half = x.shape[-1] // 2
+        first, up = f.narrow(x, -1, half), f.narrow(x, -1, half)
+    else:
+        first, up = f.chunk(x, 2)
+    first, up = f.clamp(first), f.clamp(up)
+    if block.formula == "deepseek_v4":
+        return f.mul(activate(block.activation, first), up)
+    return swiglu(first, up)
 
 
 @rule(Router, "", "minimax_m2", "lfm2_moe")
@@ -136,6 +209,31 @@ def sigmoid_scored(t: Tape, block: Router, logits: Value) -> tuple[Value, Value]
     with t.no_grad():
         _, chosen = f.topk(f.shift(scores), block.top_k)
     return f.gather(scores, chosen, chosen.shape), chosen
+
+
+@rule(Router, "cohere2_moe")
+def chosen_router(t: Tape, block: Router, x: Value, around: Around) -> Value:
+    """Cohere2MoeTopKRouter.forward: the scores of the chosen logits only."""
+    logits = f.linear(x, t.weight("weight", (block.experts, block.inputs)))
+    weights, chosen = f.topk(logits, block.top_k)
+    if block.scores == "sigmoid":
+        weights = f.sigmoid(weights)
+        weights = f.div(weights, f.total(weights, -1, keep=True)) if block.normalized else weights
+    else:
+        weights = f.softmax(weights, "fp32")
+    around.chosen = (f.to(weights, x.dtype), chosen)
+    return logits
+
+
+@rule(Router, "laguna")
+@rule(LinearRouter, "afmoe")
+def widened_router(t: Tape, block: Router, x: Value, around: Around) -> Value:
+    """AfmoeTokenChoiceRouter.forward and LagunaTopKRouter's: logits widened, then a sigmoid and a corrected choice."""
+    logits = f.to(f.linear(x, t.weight("weight", (block.experts, block.inputs))), "fp32")
+    weights, chosen = sigmoid_scored(t, block, logits)
+    weights = f.div(weights, f.total(weights, -1, keep=True))
+    around.chosen = (f.to(weights, x.dtype) if block.cast_back else f.scale(weights), chosen)
+    return logits
 
 
 @rule(LinearRouter, "", "phimoe")

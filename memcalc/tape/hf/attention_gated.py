@@ -1,0 +1,55 @@
+"""Attention whose output is scaled by a projection of its input; heads of values narrower than their keys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.blocks.attention import Attention
+from memcalc.tape import functions as f
+from memcalc.tape.hf.attention import attend, heads, repeat_kv, separate, with_sinks
+from memcalc.tape.hf.rotary import rotate
+from memcalc.tape.rules import Around, rule, run
+
+if TYPE_CHECKING:
+    from memcalc.tape.recorder import Tape
+    from memcalc.tape.values import Value
+
+
+@rule(Attention, "gated", "laguna", "step")
+def gated(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """AfmoeAttention.forward, LagunaAttention's (a softplus in fp32), Step3p7Attention's (a gate for each head)."""
+    b, s = x.shape[:2]
+    q, k, v = separate(t, block, x, around)
+    gate = run(t, block.gate, x, around)
+    tables = around.tables(block.rotary_kind)
+    if block.rotary_dim and tables:
+        q, k = rotate(block, q, k, tables)
+    out = f.reshape(attend(t, block, q, k, v, around), b, s, -1)
+    gate = f.to(f.softplus(f.to(gate, "fp32")), out.dtype) if block.formula == "laguna" else gate
+    if gate.shape[-1] == block.heads:
+        gate, out = f.unsqueeze(gate, -1), f.view(out, b, s, block.heads, -1)
+    out = f.mul(out, gate if block.formula == "laguna" else f.sigmoid(gate))
+    return run(t, block.out, f.view(out, b, s, -1), around)
+
+
+@rule(Attention, "mimo")
+def mimo(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """MiMoV2FlashAttention.forward, always eager: scaled values of a width of their own, sinks where it slides."""
+    b, s = x.shape[:2]
+    q, k = heads(run(t, block.q, x, around), block.heads), heads(run(t, block.k, x, around), block.kv_heads)
+    v = f.scale(heads(run(t, block.v, x, around), block.kv_heads))
+    tables = around.tables(block.rotary_kind)
+    if tables:
+        q, k = rotate(block, q, k, tables)
+    keys, values = (repeat_kv(part, block.heads // block.kv_heads) for part in (k, v))
+    weights = f.scale(f.matmul(q, f.swap(keys)))
+    mask = around.mask(block.window)
+    if mask is not None:
+        weights = f.add(weights, mask)
+    if block.sinks:
+        out = with_sinks(t, block, weights, values, around)
+    else:
+        weights = f.subtract(weights, f.largest(weights))
+        weights = around.weights = f.to(f.dropout(f.softmax(weights, weights.dtype), block.dropout), values.dtype)
+        out = f.contiguous(f.transpose(f.matmul(weights, values), 1, 2))
+    return run(t, block.out, f.reshape(out, b, s, -1), around)
