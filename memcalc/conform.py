@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Le
 
-T = TypeVar("T")
+T = TypeVar("T", bound=object)
 
 
 class Doubt(Exception):  # noqa: N818 - it is no error yet
@@ -23,7 +23,7 @@ class Doubt(Exception):  # noqa: N818 - it is no error yet
 
 def conform(kind: type[T], given: Mapping[str, Any]) -> T:
     """The dataclass `kind` of this mapping; Doubt where a key or a value is not exactly what it names."""
-    hints = _hints(kind)
+    hints = _hints(cast("type", kind))
     if not given.keys() <= hints.keys():
         raise Doubt
     try:

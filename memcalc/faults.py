@@ -50,7 +50,7 @@ def schema() -> dict[str, Any]:
 
 
 def _names(kind: type) -> list[str]:
-    return [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    return [f.name for f in fields(kind)]
 
 
 def _unknown(kind: type, given: Mapping[str, Any], path: str) -> Iterator[Fault]:

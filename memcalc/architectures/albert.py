@@ -9,8 +9,7 @@ from memcalc.architectures.encoder import dropout, embeddings, norm
 from memcalc.architectures.heads import labels, masked_lm, with_head
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, PostNorm, Sequence, Stack, repeat, sequence
-from memcalc.blocks.basic import Activation, Dropout, Linear
-from memcalc.blocks.image import Select
+from memcalc.blocks.basic import Activation, Dropout, Linear, Select
 from memcalc.blocks.mlp import Mlp
 from memcalc.blocks.seq2seq import Fork
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from memcalc.architectures import architecture
 from memcalc.architectures.multimodal import image_text, tower
 from memcalc.architectures.seq2seq import attention, dropout, encoder_layer, norm
-from memcalc.blocks.base import repeat, sequence
+from memcalc.blocks.base import Sum, repeat, sequence
 from memcalc.blocks.basic import Activation, Conv, Embedding, Linear
-from memcalc.blocks.image import Flatten, Pool, Sum
+from memcalc.blocks.image import Flatten, Pool
 from memcalc.blocks.multimodal import Sounds
 from memcalc.model import Model
 

@@ -9,9 +9,8 @@ from memcalc.architectures import architecture
 from memcalc.architectures.heads import channels, choose, kind, labels, task
 from memcalc.architectures.seq2seq import attention, decoder_layer, dropout, encoder_layer, norm
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block, Stack, repeat, sequence
-from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear
-from memcalc.blocks.image import Select, Sum
+from memcalc.blocks.base import Block, Stack, Sum, repeat, sequence
+from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Select
 from memcalc.blocks.seq2seq import Decoder, Encoder, LogitsBias, Shared, Sinusoids
 from memcalc.errors import fault
 from memcalc.model import Model

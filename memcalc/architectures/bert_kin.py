@@ -9,9 +9,8 @@ from memcalc.architectures import architecture
 from memcalc.architectures.bert import bert_heads, roberta_model
 from memcalc.architectures.encoder import dropout, embeddings, feed_forward, norm, post_norm_layer, self_attention
 from memcalc.architectures.heads import labels, pooler, with_head
-from memcalc.blocks.base import Block, Sequence, Unused, repeat, residual, sequence
+from memcalc.blocks.base import Block, Sequence, Sum, Unused, repeat, residual, sequence
 from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm
-from memcalc.blocks.image import Sum
 from memcalc.blocks.relative import Fourier
 
 if TYPE_CHECKING:

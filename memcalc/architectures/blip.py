@@ -21,9 +21,9 @@ from memcalc.architectures.vision import (
     unknown_class,
 )
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block, Sequence, repeat, sequence, stack
+from memcalc.blocks.base import Block, Sequence, Sum, repeat, sequence, stack
 from memcalc.blocks.basic import Activation, Embedding, Linear, Norm, Raw
-from memcalc.blocks.image import Positions, Prefix, Sum
+from memcalc.blocks.image import Positions, Prefix
 from memcalc.blocks.mlp import Mlp
 from memcalc.blocks.multimodal import Images
 from memcalc.model import Model

@@ -22,8 +22,8 @@ from memcalc.architectures.vision import (
 )
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Param, Residual, Sequence, repeat, sequence
-from memcalc.blocks.basic import Embedding, Linear, Norm, Raw
-from memcalc.blocks.image import Prefix, Select
+from memcalc.blocks.basic import Embedding, Linear, Norm, Raw, Select
+from memcalc.blocks.image import Prefix
 from memcalc.blocks.seq2seq import Fork
 from memcalc.model import Model
 

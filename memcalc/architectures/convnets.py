@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from memcalc.architectures import architecture
 from memcalc.architectures.vision import class_name, drop_path, image_classifier, labels, made, pair, unknown_class
 from memcalc.blocks.base import Block, Sequence, residual, sequence, stack
-from memcalc.blocks.basic import Activation, Conv, Linear, Norm
-from memcalc.blocks.image import Axes, ChannelScale, Flatten, Pool, ResponseNorm, Select, Shortcut
+from memcalc.blocks.basic import Activation, Conv, Linear, Norm, Select
+from memcalc.blocks.image import Axes, ChannelScale, Flatten, Pool, ResponseNorm, Shortcut
 
 if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from memcalc.architectures import architecture
 from memcalc.architectures.encoder import dropout, feed_forward, norm, post_norm_layer
 from memcalc.architectures.heads import channels, labels, masked_lm, with_head
-from memcalc.blocks.base import Block, Param, PostNorm, Sequence, repeat, sequence
-from memcalc.blocks.basic import Activation, Conv, Dropout, Embedding, Linear, Norm
+from memcalc.blocks.base import Block, Param, PostNorm, Sequence, Sum, repeat, sequence
+from memcalc.blocks.basic import Activation, Conv, Dropout, Embedding, Linear, Norm, Select
 from memcalc.blocks.disentangled import (
     DisentangledAttention,
     DisentangledEncoder,
@@ -16,7 +16,6 @@ from memcalc.blocks.disentangled import (
     PaddingMask,
     RelativeTable,
 )
-from memcalc.blocks.image import Select, Sum
 from memcalc.blocks.seq2seq import Unembed
 
 if TYPE_CHECKING:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from memcalc.architectures import architecture
 from memcalc.architectures.heads import channels, labels, with_head
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block, PostNorm, Sequence, repeat, sequence
-from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm
-from memcalc.blocks.image import Select, Sum
+from memcalc.blocks.base import Block, PostNorm, Sequence, Sum, repeat, sequence
+from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm, Select
 from memcalc.blocks.mlp import Mlp
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from memcalc.architectures import architecture
 from memcalc.architectures.encoder import embeddings, post_norm_layer
 from memcalc.architectures.heads import classification_head, classifier_dropout, labels, with_head
 from memcalc.blocks.base import Sequence, repeat, sequence
-from memcalc.blocks.basic import Activation, Dropout, Linear, Norm
-from memcalc.blocks.image import Select
+from memcalc.blocks.basic import Activation, Dropout, Linear, Norm, Select
 
 if TYPE_CHECKING:
     from memcalc.architectures.heads import Heads

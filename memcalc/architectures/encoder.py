@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from memcalc.architectures.heads import channels
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block, PostNorm, Sequence, sequence
+from memcalc.blocks.base import Block, PostNorm, Sequence, Sum, sequence
 from memcalc.blocks.basic import Dropout, Embedding, Linear, Norm
-from memcalc.blocks.image import Sum
 from memcalc.blocks.mlp import Mlp
 
 if TYPE_CHECKING:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from memcalc.architectures import architecture
 from memcalc.architectures.encoder import dropout, feed_forward, norm, self_attention
 from memcalc.architectures.heads import classification_head, labels, pooler, with_head
-from memcalc.blocks.base import Block, Sequence, Unused, repeat, residual, sequence
+from memcalc.blocks.base import Block, Sequence, Sum, Unused, repeat, residual, sequence
 from memcalc.blocks.basic import Activation, Embedding, Linear, Raw, Scale
-from memcalc.blocks.image import Sum
 
 if TYPE_CHECKING:
     from memcalc.architectures.heads import Heads

@@ -9,9 +9,9 @@ from memcalc.architectures import architecture
 from memcalc.architectures.decoder import attention, causal_lm, gated_mlp, interleaved, rms, window
 from memcalc.architectures.experts import stacked_experts
 from memcalc.architectures.multimodal import image_text, tower
-from memcalc.blocks.base import Block, Sequence, residual, sequence
+from memcalc.blocks.base import Block, Sequence, Sum, residual, sequence
 from memcalc.blocks.basic import Activation, Embedding, Linear, Norm, Raw, Scale, Softcap
-from memcalc.blocks.image import ChannelScale, Sum
+from memcalc.blocks.image import ChannelScale
 from memcalc.blocks.mlp import LinearRouter, Moe
 from memcalc.blocks.multimodal import Images, PerLayerEmbeddings, PerLayerInput
 

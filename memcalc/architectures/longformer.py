@@ -11,8 +11,7 @@ from memcalc.architectures.heads import channels, classification_head, classifie
 from memcalc.architectures.seq2seq import encoder_layer
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, Stack, Unused, repeat, sequence, stack
-from memcalc.blocks.basic import Activation, Dropout, Linear
-from memcalc.blocks.image import Select
+from memcalc.blocks.basic import Activation, Dropout, Linear, Select
 from memcalc.blocks.seq2seq import Fork
 from memcalc.blocks.sparse import LocalGlobalAttention
 

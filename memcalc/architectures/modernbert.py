@@ -9,8 +9,7 @@ from memcalc.architectures.decoder import layer_norm
 from memcalc.architectures.heads import channels, labels, with_head
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, residual, sequence, stack
-from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm
-from memcalc.blocks.image import Select
+from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm, Select
 from memcalc.blocks.mlp import Mlp
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from memcalc.architectures import architecture
 from memcalc.architectures.decoder import attention, dropout, interleaved, layer_kinds, layer_norm, tokens
 from memcalc.architectures.heads import labels, with_head
 from memcalc.blocks.base import Block, residual, sequence
-from memcalc.blocks.basic import Activation, Dropout, Linear, Norm
-from memcalc.blocks.image import Select
+from memcalc.blocks.basic import Activation, Dropout, Linear, Norm, Select
 from memcalc.blocks.mlp import Mlp
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from memcalc.architectures import model_of
 from memcalc.architectures.vision import class_name, labels, unknown_class
 from memcalc.blocks.base import Block, Sequence, sequence
-from memcalc.blocks.basic import Linear
-from memcalc.blocks.image import Select
+from memcalc.blocks.basic import Linear, Select
 from memcalc.model import Model
 
 if TYPE_CHECKING:

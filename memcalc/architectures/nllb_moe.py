@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from memcalc.architectures import architecture
 from memcalc.architectures.heads import choose, kind, task
 from memcalc.architectures.seq2seq import attention, dropout, feed_forward, norm, sublayer
-from memcalc.blocks.base import Block, Sequence, Stack, residual, sequence, stack
+from memcalc.blocks.base import Block, Sequence, Stack, Sum, residual, sequence, stack
 from memcalc.blocks.basic import Dropout, Embedding, Linear
-from memcalc.blocks.image import Sum
 from memcalc.blocks.mlp import Moe
 from memcalc.blocks.seq2seq import Decoder, Encoder, Shared, Sinusoids
 from memcalc.model import Model

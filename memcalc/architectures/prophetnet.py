@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from memcalc.architectures import architecture
 from memcalc.architectures.heads import channels, choose, kind, task
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block, Sequence, repeat, residual, sequence
+from memcalc.blocks.base import Block, Sequence, Sum, repeat, residual, sequence
 from memcalc.blocks.basic import Dropout, Embedding, Linear, Norm
-from memcalc.blocks.image import Sum
 from memcalc.blocks.mlp import Mlp
 from memcalc.blocks.seq2seq import Decoder, Encoder, Shared
 from memcalc.model import Model

@@ -8,8 +8,7 @@ from memcalc.architectures import architecture
 from memcalc.architectures.electra import sequence_summary
 from memcalc.architectures.heads import labels, task, with_head
 from memcalc.blocks.base import Block, Param, Sequence, repeat, residual, sequence
-from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm, Raw
-from memcalc.blocks.image import Select
+from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm, Raw, Select
 from memcalc.blocks.mlp import Mlp
 from memcalc.blocks.relative import PoolTokens, RelativeAttention
 from memcalc.blocks.seq2seq import Fork

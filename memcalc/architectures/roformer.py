@@ -18,10 +18,9 @@ from memcalc.architectures.encoder import (
 )
 from memcalc.architectures.heads import channels, classification_head, labels, masked_lm, pooler, with_head
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Sequence, repeat, sequence
+from memcalc.blocks.base import Sequence, Sum, repeat, sequence
 from memcalc.blocks.basic import Embedding, Linear
 from memcalc.blocks.disentangled import RelativeTable
-from memcalc.blocks.image import Sum
 
 if TYPE_CHECKING:
     from memcalc.architectures.heads import Heads

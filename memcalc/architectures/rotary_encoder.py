@@ -17,8 +17,7 @@ from memcalc.architectures.heads import (
     with_head,
 )
 from memcalc.blocks.base import Block, repeat, sequence
-from memcalc.blocks.basic import Activation, Linear, Norm
-from memcalc.blocks.image import Select
+from memcalc.blocks.basic import Activation, Linear, Norm, Select
 from memcalc.blocks.mlp import Mlp
 
 if TYPE_CHECKING:

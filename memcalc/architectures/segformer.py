@@ -8,8 +8,8 @@ from memcalc.architectures import architecture
 from memcalc.architectures.vision import class_name, drop_path, dropout, labels, made, unknown_class
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, residual, sequence, stack
-from memcalc.blocks.basic import Activation, Conv, Linear, Norm
-from memcalc.blocks.image import Flatten, Select, Unflatten
+from memcalc.blocks.basic import Activation, Conv, Linear, Norm, Select
+from memcalc.blocks.image import Flatten, Unflatten
 from memcalc.blocks.seq2seq import Fork
 
 if TYPE_CHECKING:

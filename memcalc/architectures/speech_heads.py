@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.architectures.heads import labels
 from memcalc.blocks.base import Block, sequence, stack
-from memcalc.blocks.basic import Activation, Conv, Dropout, Linear, Norm, Raw
-from memcalc.blocks.image import Select
+from memcalc.blocks.basic import Activation, Conv, Dropout, Linear, Norm, Raw, Select
 from memcalc.blocks.seq2seq import Fork
 from memcalc.blocks.speech import Frames, Quantizer, Statistics
 

@@ -20,8 +20,8 @@ from memcalc.architectures.vision import (
 from memcalc.architectures.vit import pixel_decoder
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, sequence, stack
-from memcalc.blocks.basic import Activation, Linear, Norm, Raw
-from memcalc.blocks.image import KeptMap, MergeNeighbours, Positions, Select, WindowLayer
+from memcalc.blocks.basic import Activation, Linear, Norm, Raw, Select
+from memcalc.blocks.image import KeptMap, MergeNeighbours, Positions, WindowLayer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,8 +9,7 @@ from memcalc.architectures import architecture
 from memcalc.architectures.heads import choose, kind, labels, task
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, Stack, residual, sequence
-from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm, Scale
-from memcalc.blocks.image import Select
+from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm, Scale, Select
 from memcalc.blocks.mlp import Mlp
 from memcalc.blocks.seq2seq import Decoder, Encoder, Shared
 from memcalc.model import Model

@@ -10,8 +10,7 @@ from memcalc.architectures.decoder import attention, gated_mlp, head_dim, interl
 from memcalc.architectures.gemma import alternating, capped, norm
 from memcalc.architectures.heads import choose, kind, labels, task
 from memcalc.blocks.base import Block, Sequence, residual, sequence
-from memcalc.blocks.basic import Dropout, Embedding, Linear, Softcap
-from memcalc.blocks.image import Select
+from memcalc.blocks.basic import Dropout, Embedding, Linear, Select, Softcap
 from memcalc.blocks.seq2seq import Decoder, Encoder
 from memcalc.model import Model
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, residual, sequence
-from memcalc.blocks.basic import Conv, Dropout, Linear, Norm, Raw
-from memcalc.blocks.image import ChannelScale, DropPath, Flatten, Positions, Prefix, Select
+from memcalc.blocks.basic import Conv, Dropout, Linear, Norm, Raw, Select
+from memcalc.blocks.image import ChannelScale, DropPath, Flatten, Positions, Prefix
 from memcalc.blocks.mlp import Mlp
 from memcalc.errors import fault
 from memcalc.model import Model

@@ -24,8 +24,8 @@ from memcalc.architectures.vision import (
     patches,
 )
 from memcalc.blocks.base import Block, Sequence, repeat, sequence, stack
-from memcalc.blocks.basic import Activation, Conv, Linear, Norm, Raw
-from memcalc.blocks.image import Positions, Prefix, Select, Unflatten
+from memcalc.blocks.basic import Activation, Conv, Linear, Norm, Raw, Select
+from memcalc.blocks.image import Positions, Prefix, Unflatten
 from memcalc.blocks.mlp import Mlp
 
 if TYPE_CHECKING:

@@ -9,9 +9,8 @@ from memcalc.architectures.decoder import layer_norm
 from memcalc.architectures.heads import with_head
 from memcalc.architectures.speech_heads import ctc_width, speech_heads
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block, Param, Sequence, repeat, residual, sequence
+from memcalc.blocks.base import Block, Param, Sequence, Sum, repeat, residual, sequence
 from memcalc.blocks.basic import Activation, Conv, Dropout, Embedding, Linear, Norm, Raw, Scale
-from memcalc.blocks.image import Sum
 from memcalc.blocks.mlp import Mlp
 
 if TYPE_CHECKING:

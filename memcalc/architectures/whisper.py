@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from memcalc.architectures import architecture
 from memcalc.architectures.heads import choose, kind, labels, task
 from memcalc.architectures.seq2seq import attention, decoder_layer, dropout, encoder_layer, norm
-from memcalc.blocks.base import Block, repeat, sequence
-from memcalc.blocks.basic import Activation, Conv, Embedding, Linear, Raw, Scale
-from memcalc.blocks.image import Flatten, Select, Sum
+from memcalc.blocks.base import Block, Sum, repeat, sequence
+from memcalc.blocks.basic import Activation, Conv, Embedding, Linear, Raw, Scale, Select
+from memcalc.blocks.image import Flatten
 from memcalc.blocks.seq2seq import Decoder, Encoder, Sinusoids
 from memcalc.model import Model
 

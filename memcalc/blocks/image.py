@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from memcalc.blocks.base import Block, Sequence, Sum
-from memcalc.blocks.basic import Raw, Select
+from memcalc.blocks.base import Block, Sequence
+from memcalc.blocks.basic import Raw
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,7 @@ import pytest
 from memcalc.architectures import build
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import PostNorm, Residual, Stack
-from memcalc.blocks.basic import Dropout, Embedding, Norm
-from memcalc.blocks.image import Select
+from memcalc.blocks.basic import Dropout, Embedding, Norm, Select
 from memcalc.blocks.mlp import Mlp
 from memcalc.blocks.seq2seq import Fork
 from memcalc.blocks.sparse import LocalGlobalAttention

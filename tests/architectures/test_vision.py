@@ -8,8 +8,8 @@ import pytest
 
 from memcalc.architectures import build
 from memcalc.architectures.vision import pair
-from memcalc.blocks.basic import Conv, Norm
-from memcalc.blocks.image import DropPath, Positions, Prefix, Select, Windows
+from memcalc.blocks.basic import Conv, Norm, Select
+from memcalc.blocks.image import DropPath, Positions, Prefix, Windows
 from memcalc.errors import RunInvalid
 from tests.architectures.walk import kinds, order
 

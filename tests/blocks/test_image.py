@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from memcalc.blocks.base import Sum
 from memcalc.blocks.basic import Conv, Linear, Norm
 from memcalc.blocks.diffusion import Condition, JointAttention, JointBlock, Modulation, ResBlock, SingleBlock
-from memcalc.blocks.image import ChannelScale, Excite, Flatten, Positions, Prefix, ResponseNorm, Sum, Windows
+from memcalc.blocks.image import ChannelScale, Excite, Flatten, Positions, Prefix, ResponseNorm, Windows
 from memcalc.blocks.multimodal import ConvTokens, Images
 from memcalc.tensors import Tensor, tensors
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.basic import Conv
-from memcalc.blocks.image import ChannelScale, DropPath, Flatten, Positions, Prefix, Select
+from memcalc.blocks.basic import Conv, Select
+from memcalc.blocks.image import ChannelScale, DropPath, Flatten, Positions, Prefix
 from memcalc.tape import functions as f
 from memcalc.tape.hf.basic import asking
 from memcalc.tape.rules import Around, rule
