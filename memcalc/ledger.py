@@ -48,7 +48,7 @@ class Ledger:
     def total(self, component: str) -> int:
         """Bytes of one component ('weights', 'master_weights', 'gradients', 'optimizer_states') on the GPU."""
         extra = self.shared if component == "optimizer_states" else 0
-        return sum(getattr(entry, component) for entry in self.entries) + extra
+        return sum(int(getattr(entry, component)) for entry in self.entries) + extra
 
     @property
     def persistent(self) -> int:

@@ -78,7 +78,7 @@ def memory_of(plan: Plan, book: Ledger) -> Memory:
     held = {name: plan.placement.share(name, book.total(name)) for name in PERSISTENT}
     step = simulate(plan)
     _note_what_is_missing(plan, book, step)
-    phases, phase, at_peak = _live(plan, held, step)
+    phases, phase, at_peak = _live(held, step)
     peak = sum(at_peak.values())
     reserved = max(step.reserved if step else 0, peak)
     pageable, paged = book.host
@@ -98,7 +98,7 @@ def memory_of(plan: Plan, book: Ledger) -> Memory:
     )
 
 
-def _live(plan: Plan, held: dict[str, int], step: Timeline | None) -> tuple[dict[str, int], Phase, dict[str, int]]:
+def _live(held: dict[str, int], step: Timeline | None) -> tuple[dict[str, int], Phase, dict[str, int]]:
     """Each phase's maximum, the phase of the peak, and what the peak is made of."""
     whole = {**dict.fromkeys(COMPONENTS, 0), **held}
     if step is None:
@@ -108,7 +108,7 @@ def _live(plan: Plan, held: dict[str, int], step: Timeline | None) -> tuple[dict
     at_peak = {**dict.fromkeys(COMPONENTS, 0), **step.at_peak}
     at_peak["weights"] += step.base["buffers"]
     at_peak["buffers"] = 0
-    return {**step.phases}, step.peak_phase, at_peak
+    return {str(name): height for name, height in step.phases.items()}, step.peak_phase, at_peak
 
 
 def _note_what_is_missing(plan: Plan, book: Ledger, step: Timeline | None) -> None:
