@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
 from memcalc.architectures.decoder import causal_lm, dropout, fused_attention, layer_norm, plain_mlp, tokens
-from memcalc.blocks.base import Block, repeat, residual, sequence
+from memcalc.blocks.base import Block, Sum, repeat, residual, sequence
 from memcalc.blocks.basic import Linear, ProductLinear
-from memcalc.blocks.image import Sum
 
 if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions

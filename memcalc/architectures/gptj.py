@@ -20,7 +20,12 @@ def gptj(c: Dimensions) -> Model:
     """x + attention(norm(x)) + mlp(norm(x)); only the MLP and the head have biases (Wang & Komatsuzaki 2021)."""
     rotary = c.get("rotary_dim") or c.hidden_size // c.num_attention_heads
     mixer = attention(
-        c, "attn", out="out_proj", rotary_dim=rotary, dropout=float(c.attn_pdrop), rotation="own",
+        c,
+        "attn",
+        out="out_proj",
+        rotary_dim=rotary,
+        dropout=float(c.attn_pdrop),
+        rotation="own",
         formula="gptj",
     )
     return frame(c, mixer)

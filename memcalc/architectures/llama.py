@@ -46,7 +46,9 @@ def ministral(c: Dimensions) -> Model:
     """Llama with some layers local, as `layer_types` says (Ministral: all; CWM: all but every fourth)."""
     every = 4 if c.model_type == "cwm" else 0
     local = bool(window(c))
-    kinds = layer_kinds(c, lambda i: "sliding_attention" if local and not (every and i % every == 0) else "full_attention")
+    kinds = layer_kinds(
+        c, lambda i: "sliding_attention" if local and not (every and i % every == 0) else "full_attention"
+    )
 
     def layer(kind: str) -> Block:
         seen = window(c) if kind == "sliding_attention" else 0
@@ -79,7 +81,9 @@ def seed_oss(c: Dimensions) -> Model:
     layer = sequence(
         residual(rms("input_layernorm", c.hidden_size), mixer, dropout(c, "residual_dropout")),
         residual(
-            rms("post_attention_layernorm", c.hidden_size), gated_mlp(c, bias=c.mlp_bias), dropout(c, "residual_dropout")
+            rms("post_attention_layernorm", c.hidden_size),
+            gated_mlp(c, bias=c.mlp_bias),
+            dropout(c, "residual_dropout"),
         ),
     )
     return decoder(c, repeat("layers", c.num_hidden_layers, layer))

@@ -66,9 +66,7 @@ def normed_attention(c: Dimensions, seen: int = 0, kind: str = "") -> Attention:
     """Attention with an RMSNorm over the whole width of the queries and one over the keys."""
     dim = head_dim(c)
     q, k = norm("q_norm", c.num_attention_heads * dim), norm("k_norm", kv_heads(c) * dim)
-    return attention(
-        c, bias=c.attention_bias, window=seen, q_norm=q, k_norm=k, rotary_fp32=True, rotary_kind=kind
-    )
+    return attention(c, bias=c.attention_bias, window=seen, q_norm=q, k_norm=k, rotary_fp32=True, rotary_kind=kind)
 
 
 def post_norm_layer(c: Dimensions, mixer: Block) -> Block:

@@ -85,7 +85,7 @@ def persimmon(c: Dimensions) -> Model:
     mixer = fused_attention(
         c, "self_attn", "query_key_value", "dense", bias=True, rotary_dim=rotary_dim(c, 0.5), q_norm=q, k_norm=k,
         formula="persimmon",
-    )
+    )  # fmt: skip
     mlp = plain_mlp(c, "dense_h_to_4h", "dense_4h_to_h", c.intermediate_size)
     layer = sequence(
         residual(layer_norm("input_layernorm", c.hidden_size), mixer),
