@@ -56,7 +56,7 @@ def _layer(c: Dimensions, mixer: Block, mlp: Block) -> Block:
     hidden = c.hidden_size
     if not c.parallel_attn:
         return sequence(
-            residual(layer_norm("input_layernorm", hidden), mixer, dropout(c, "attention_dropout")),
+            residual(layer_norm("input_layernorm", hidden), mixer, dropout(c, "attention_dropout"), kept=True),
             residual(layer_norm("post_attention_layernorm", hidden), mlp, dropout(c, "hidden_dropout")),
         )
     drop = dropout(c, "hidden_dropout")

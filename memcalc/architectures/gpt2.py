@@ -46,7 +46,7 @@ def conv1d(name: str, inputs: int, outputs: int) -> TransposedLinear:
 
 def _gpt2(c: Dimensions, mixer: Block, mlp: Block, crossing: Block | None = None) -> Model:
     layer = sequence(
-        residual(layer_norm("ln_1", c.hidden_size), mixer, dropout(c, "resid_pdrop")),
+        residual(layer_norm("ln_1", c.hidden_size), mixer, dropout(c, "resid_pdrop"), kept=True),
         crossing,
         residual(layer_norm("ln_2", c.hidden_size), mlp, dropout(c, "resid_pdrop")),
     )

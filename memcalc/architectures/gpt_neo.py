@@ -23,7 +23,9 @@ def gpt_neo(c: Dimensions) -> Model:
         seen = c.window_size if kind == "local" else 0
         mixer = attention(c, "attention", out="out_proj", out_bias=True, rotary_dim=0, window=seen, formula="gpt_neo")
         return sequence(
-            residual(layer_norm("ln_1", c.hidden_size), sequence(mixer, name="attn"), dropout(c, "resid_dropout")),
+            residual(
+                layer_norm("ln_1", c.hidden_size), sequence(mixer, name="attn"), dropout(c, "resid_dropout"), kept=True
+            ),
             residual(
                 layer_norm("ln_2", c.hidden_size), plain_mlp(c, "c_fc", "c_proj", width), dropout(c, "resid_dropout")
             ),

@@ -26,7 +26,7 @@ def mpt(c: Dimensions) -> Model:
     )  # fmt: skip
     mlp = plain_mlp(c.but(hidden_act="gelu"), "up_proj", "down_proj", 4 * c.hidden_size, name="ffn", bias=False)
     layer = sequence(
-        residual(layer_norm("norm_1", c.hidden_size, bias=False), mixer, drop),
+        residual(layer_norm("norm_1", c.hidden_size, bias=False), mixer, drop, kept=True),
         residual(layer_norm("norm_2", c.hidden_size, bias=False), mlp, drop),
     )
     return causal_lm(

@@ -70,9 +70,13 @@ class Recomputed(Sequence):
 
 @dataclass(frozen=True, slots=True)
 class Residual(Sequence):
-    """x + f(x); nameless as a rule. `fp32` where x is cast to fp32 for the sum, which then stays fp32 (Mamba)."""
+    """x + f(x); nameless as a rule. `fp32` where x is cast to fp32 for the sum, which then stays fp32 (Mamba).
+
+    `kept` where the library gives f(x) a name of its own, which lasts as long as its layer runs (GPT-2's attn_output).
+    """
 
     fp32: bool = False
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +147,9 @@ def sequence(*blocks: Block | None, name: str = "") -> Sequence:
     return Sequence(name, tuple(block for block in blocks if block))
 
 
-def residual(*blocks: Block | None) -> Residual:
+def residual(*blocks: Block | None, kept: bool = False) -> Residual:
     """x + the blocks in a row."""
-    return Residual("", tuple(block for block in blocks if block))
+    return Residual("", tuple(block for block in blocks if block), kept=kept)
 
 
 def parallel(*branches: Block | None, norm: Block | None = None) -> Parallel:

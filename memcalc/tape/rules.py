@@ -24,6 +24,7 @@ class Around:
     __slots__ = (
         "after_first",
         "bias",
+        "branch",
         "causal",
         "chosen",
         "cross_bias",
@@ -48,6 +49,7 @@ class Around:
         self.ready = False
         self.causal = True
         self.weights: Value | None = None  # of an eager attention: the layer holds on to them to its end
+        self.branch: Value | None = None  # what was added to the residual stream, if the layer holds on to it, too
         self.chosen: tuple[Value, Value] | None = None
         self.rotary: tuple[Value, Value] | None = None
         self.ropes: dict[str, tuple[Value, Value]] = {}

@@ -36,6 +36,8 @@ def residual(t: Tape, block: Residual, x: Value, around: Around) -> Value:
         y = run(t, part, y, around)
         if block.fp32 and not index:
             x = f.to(x, "fp32")
+    if block.kept:
+        around.branch = y
     return f.add(x, y)
 
 
@@ -101,7 +103,7 @@ def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:
             x = checkpointed(t, _again(t, layer, around), x, reentrant=setting.reentrant)
         else:
             x = run(t, layer, x, around)
-        around.weights = None
+        around.weights = around.branch = None
         if not number and around.after_first:
             x = around.after_first(first, x)
         if around.keeps:
