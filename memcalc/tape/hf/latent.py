@@ -8,6 +8,7 @@ from memcalc.blocks.attention import Attention
 from memcalc.blocks.mla import Mla
 from memcalc.tape import functions as f
 from memcalc.tape.hf.attention import attend, project
+from memcalc.tape.hf.indexer import sparse
 from memcalc.tape.hf.rotary import rotate_half
 from memcalc.tape.rules import Around, rule, run
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 def latent(t: Tape, block: Mla, x: Value, around: Around) -> Value:
     """DeepseekV3Attention.forward."""
     b, s = x.shape[:2]
-    q = queries(t, block, x, around)
+    compressed_q = None if block.q else run(t, block.q_norm, run(t, block.q_a, x, around), around)
+    q = run(t, block.q, x, around) if compressed_q is None else run(t, block.q_b, compressed_q, around)
     q = f.transpose(f.view(q, b, s, block.heads, block.head_dim), 1, 2)
     q_pass, q_rot = f.split(q, (block.nope, block.rope))
     compressed = run(t, block.kv_a, x, around)
@@ -32,15 +34,12 @@ def latent(t: Tape, block: Mla, x: Value, around: Around) -> Value:
         q_rot, k_rot = rotate(q_rot, k_rot, around.rotary)
     q = f.cat((q_pass, q_rot))
     k, v = expanded(t, block, kv, k_rot, around)
-    out = attend(t, kernel(block), q, k, v, around)
+    seen = sparse(t, block, x, compressed_q, around) if block.indexer or block.reuses else around
+    out = attend(t, kernel(block), q, k, v, seen)
+    if block.gate:
+        gate = f.unsqueeze(f.sigmoid(run(t, block.gate, x, around)), -1)
+        out = f.mul(out, gate)
     return project(t, kernel(block), out, around)
-
-
-def queries(t: Tape, block: Mla, x: Value, around: Around) -> Value:
-    """Queries, through a latent of their own where there is one."""
-    if block.q:
-        return run(t, block.q, x, around)
-    return run(t, block.q_b, run(t, block.q_norm, run(t, block.q_a, x, around), around), around)
 
 
 def expanded(t: Tape, block: Mla, kv: Value, k_rot: Value, around: Around) -> tuple[Value, Value]:

@@ -8,7 +8,7 @@ from memcalc.blocks.attention import Attention
 from memcalc.tape import functions as f
 from memcalc.tape.hf import alibi
 from memcalc.tape.hf.attention import eager_only
-from memcalc.tape.hf.masks import bidirectional_mask, causal_mask, padded_mask
+from memcalc.tape.hf.masks import bidirectional_mask, built, causal_mask, padded_mask
 from memcalc.tape.hf.rotary import rotary_tables
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def prepare(t: Tape, layers: Block, x: Value, around: Around) -> None:
     for window, causal, eager in dict.fromkeys((sees(m), m.causal, eager_only(m)) for m in mixers):
         build = causal_mask if causal else bidirectional_mask
         around.masks[window] = build(t, batch, seq, x.dtype, window, eager=eager)
+    if any(getattr(m, "indexer", None) for m in mixers) and t.setting.attention == "sdpa":  # it is needed as a tensor
+        around.masks[0] = built(t, batch, seq, seq, x.dtype, eager=False)
     first = mixers[0] if mixers else None
     if isinstance(first, Attention) and first.padded and not around.masks[first.window]:
         around.masks[first.window] = padded_mask(t, batch, seq, x.dtype, eager=eager_only(first))
