@@ -24,7 +24,7 @@ LOSSES = {
     "chunked": "torchtune's CEWithChunkedOutputLoss, not compiled: each chunk's log-softmax stays for the backward pass",
 }
 # kinds of models whose whole forward pass has rules
-RUNNABLE = frozenset({"causal-lm", "masked-lm", "seq2seq", "encoder", "classifier", "image"})
+RUNNABLE = frozenset({"causal-lm", "masked-lm", "seq2seq", "encoder", "classifier", "speech", "image"})
 
 
 def simulate(plan: Plan, record: Record = record_step) -> Timeline | None:
@@ -39,7 +39,7 @@ def simulate(plan: Plan, record: Record = record_step) -> Timeline | None:
             raise
         plan.notes.warn("model", "tape-failed", f"the forward pass of this model could not be followed ({error})")
         return None
-    if plan.run.checkpointing.mode == "full" and not plan.model.checkpoints:
+    if plan.run.checkpointing.mode != "none" and not plan.model.checkpoints:
         plan.notes.warn("checkpointing", "not-supported",
                         f"transformers has no activation checkpointing for {plan.model.architecture}: none is counted")  # fmt: skip
     if plan.model.kind == "encoder":
@@ -64,6 +64,9 @@ def assumed(plan: Plan) -> Iterator[tuple[str, str, str]]:
             yield "quantize", "unpacked-weights", f"{how.library} unpacks a whole weight for each product, forward and backward"
     if run.implementation != "hf":
         yield "implementation", "whose-kernels", "kernels as apply_liger_kernel_to_… puts them in, its loss included"
+    if run.checkpointing.mode == "selective":
+        yield "checkpointing", "whose-choice", ("transformers has no selective checkpointing: outputs of attention and of every "
+                                                "second product are kept, as torchtitan's policy says")  # fmt: skip
     if run.loss.kind != "standard":
         yield "loss", "whose-loss", LOSSES[run.loss.kind]
 
@@ -90,7 +93,9 @@ def setting_of(plan: Plan) -> Setting:
         states="" if recipe.states == "param" else recipe.states,
         autocast=recipe.autocast,
         attention=run.attention,
-        checkpoint=run.checkpointing.mode == "full" and plan.model.checkpoints,
+        checkpoint=run.checkpointing.mode != "none" and plan.model.checkpoints,
+        selective=run.checkpointing.mode == "selective",
+        offload_inputs=run.checkpointing.offload,
         reentrant=run.checkpointing.reentrant,
         every=run.checkpointing.every,
         loss=fused.get("loss", "standard") if run.loss.kind == "standard" else run.loss.kind,

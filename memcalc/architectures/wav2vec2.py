@@ -9,7 +9,7 @@ from memcalc.architectures.decoder import layer_norm
 from memcalc.architectures.heads import channels, with_head
 from memcalc.architectures.speech_heads import adapter, speech_heads
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block, Param, Sequence, residual, sequence, stack
+from memcalc.blocks.base import Block, Param, Sequence, Stack, residual, sequence, stack
 from memcalc.blocks.basic import Activation, Conv, Dropout, Embedding, Linear, Norm, Raw
 from memcalc.blocks.image import Flatten
 from memcalc.blocks.mlp import Mlp
@@ -43,13 +43,13 @@ def _features(c: Dimensions) -> Sequence:
         )
         for i, (n, m, size, stride) in enumerate(shapes)
     ]  # fmt: skip
-    return Sequence("feature_extractor", (stack("conv_layers", layers),))
+    return Sequence("feature_extractor", (Stack("conv_layers", tuple(layers), resizing=True),))
 
 
 def _feature_norm(c: Dimensions, index: int, width: int) -> Norm | None:
     if c.feat_extract_norm == "layer":
-        return layer_norm("layer_norm", width)
-    return Norm("layer_norm", width, "group", groups_of=1) if index == 0 else None
+        return Norm("layer_norm", width, "layer", "frames")
+    return Norm("layer_norm", width, "group", "channel-groups", groups_of=1) if index == 0 else None
 
 
 def _projection(c: Dimensions) -> Sequence:

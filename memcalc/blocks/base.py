@@ -119,12 +119,14 @@ class Stack(Block):
 
     `shared` runs every layer that many times over with one set of parameters (ALBERT). `recompute` is where
     checkpointing reaches its layers: where they are in no checkpoint already, never (ResNet), or always (Swin, whose
-    stages are checkpointed too).
+    stages are checkpointed too). `resizing` where a layer passes on fewer or more than it is given, so that even equal
+    layers work on different sizes (strided convolutions).
     """
 
     layers: tuple[Block, ...] = ()
     shared: int = 1
     recompute: Literal["outermost", "never", "always"] = "outermost"
+    resizing: bool = False
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         return self.layers

@@ -1,7 +1,7 @@
 """The torch functions that the rules call, by what they allocate and save; their names are torch's where one fits."""
 
 from memcalc.tape.functions.contractions import einsum
-from memcalc.tape.functions.lookup import cross_entropy, embedding, gather, index, index_add_, mse_loss, scatter, take_along, topk
+from memcalc.tape.functions.lookup import cross_entropy, ctc_loss, embedding, gather, index, index_add_, mse_loss, scatter, take_along, topk
 from memcalc.tape.functions.pointwise import (
     add,
     add_,
@@ -54,6 +54,7 @@ from memcalc.tape.functions.reduce import (
     softmax,
     total,
     vector_norm,
+    weight_norm,
 )  # fmt: skip
 from memcalc.tape.functions.shaping import (
     assign,
@@ -82,12 +83,12 @@ from memcalc.tape.functions.shaping import (
 
 __all__ = [
     "add", "add_", "addmm", "assign", "attention", "baddbmm", "batch_norm", "bmm", "cat", "chunk", "clamp",
-    "clamp_", "clone", "compare", "contiguous", "conv", "cosine", "cross_entropy", "cumsum", "div", "dropout",
+    "clamp_", "clone", "compare", "contiguous", "conv", "cosine", "cross_entropy", "ctc_loss", "cumsum", "div", "dropout",
     "einsum", "embedding", "erf", "exp", "expand", "expm1", "flash", "gather", "gelu", "group_norm", "grouped_mm",
     "index", "index_add_", "largest", "layer_norm", "linear", "log", "logsumexp", "lower", "masked_fill", "masked_fill_",
     "matmul", "maximum", "mean", "mse_loss", "mul", "narrow", "neg", "pad", "pad_both", "permute", "power", "relu",
     "repeat_interleave", "reshape", "rms_norm", "roll", "rsqrt", "scale", "select", "shift", "sigmoid", "silu",
     "softmax", "softplus", "repeat", "scale_", "scatter", "solve_triangular", "to_contiguous", "split", "square", "square_root", "squared", "squeeze", "stack", "subtract", "swap",
     "take_along", "tanh", "to", "topk", "total", "transpose", "unbind", "unsqueeze", "upper", "vector_norm",
-    "view", "where",
+    "view", "weight_norm", "where",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.tape.autograd import Gradients, Node, record, save
 from memcalc.tape.functions.pointwise import result, to, upper
-from memcalc.tape.functions.reduce import log_softmax
+from memcalc.tape.functions.reduce import log_softmax, mean
 from memcalc.tape.functions.shaping import alias
 
 if TYPE_CHECKING:
@@ -108,6 +108,21 @@ def cross_entropy(logits: Value, labels: Value) -> Value:
 
 
 def _nll_backward(node: Node, g: Value) -> Gradients:
+    scores, *_ = node.load()
+    return (g.tape.new(scores.shape, scores.dtype),)
+
+
+def ctc_loss(scores: Value, targets: int) -> Value:
+    """F.ctc_loss of log-probabilities [frames, batch, classes]: saves them and the paths' own [batch, frames, 2 n + 1]."""
+    tape, (frames, batch, _) = scores.tape, scores.shape
+    node = record(tape, _ctc_backward, (scores,), (scores,))
+    each = tape.new((batch,), scores.dtype)
+    each.node = node
+    save(tape, node, tape.new((batch, frames, 2 * targets + 1), scores.dtype))
+    return mean(each, 0, keep=False)
+
+
+def _ctc_backward(node: Node, g: Value) -> Gradients:
     scores, *_ = node.load()
     return (g.tape.new(scores.shape, scores.dtype),)
 

@@ -145,6 +145,20 @@ def group_norm(x: Value, weight: Value | None, bias: Value | None, groups: int) 
     return out
 
 
+def weight_norm(direction: Value, length: Value) -> Value:
+    """length * direction / |direction| (_weight_norm_interface): saves both and the norms."""
+    node = record(direction.tape, _weight_norm_backward, (direction, length), (direction, length))
+    out = direction.tape.new(direction.shape, direction.dtype)
+    out.node = node
+    save(direction.tape, node, direction.tape.new(length.shape, "fp32"))
+    return out
+
+
+def _weight_norm_backward(node: Node, g: Value) -> Gradients:
+    _saved = node.load()
+    return tuple(g.tape.new(edge.shape, edge.dtype) if edge else None for edge in node.edges)
+
+
 def batch_norm(x: Value, weight: Value | None, bias: Value | None) -> Value:
     """F.batch_norm in training: saves its input and two statistics of each channel."""
     node = record(x.tape, _norm_backward, (x, weight, bias), (x, weight))

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 # where the rules of a file of blocks are, where they are not in a file of the same name
 HOMES = {
-    "attention": ("attention_families",),
+    "attention": ("attention_families", "attention_encoders"),
+    "disentangled": ("attention_encoders",),
     "mlp": ("experts",),
-    "mla": ("latent", "experts"),
+    "mla": ("latent", "indexer", "experts"),
     "image": ("vision", "convnets", "windows"),
-    "ssm": ("selective", "dual", "gated_delta", "short_conv"),
+    "ssm": ("selective", "dual", "gated_delta", "kimi_delta", "lightning", "short_conv"),
 }
 
 

@@ -118,6 +118,8 @@ def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:
 
 def _passes(block: Stack, named: list[tuple[Block, str]]) -> tuple[list[tuple[Block, str]], list[int]]:
     """Every pass through a layer, in order, and what kind each is; passes with the same parameters stand side by side."""
+    if block.resizing:
+        return named, list(range(len(named)))
     if block.shared == 1:
         return named, [id(layer) for layer, _ in named]
     passes = [entry for entry in named for _ in range(block.shared)]

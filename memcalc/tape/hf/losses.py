@@ -101,3 +101,11 @@ def chunks(t: Tape, hidden: Value) -> tuple[Value, ...]:
 
 
 CHUNKS = 8  # torchtune's num_output_chunks
+
+
+def speech_loss(t: Tape, logits: Value, labels: Value) -> Value:
+    """ForCTCLoss of frames [batch, frames, vocab] (loss/loss_ctc.py); cross entropy where clips are classified."""
+    if len(logits.shape) == 2:
+        return token_loss(t, logits, labels)
+    scores = f.transpose(f.softmax(logits, "fp32"), 0, 1)
+    return f.ctc_loss(scores, t.setting.target or -(-logits.shape[1] // 4))

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, cast
 
 from memcalc.blocks.base import Stack
 from memcalc.tape import functions as f
-from memcalc.tape.hf.losses import language_model_loss, token_loss
+from memcalc.tape.autograd import Leaf
+from memcalc.tape.hf.losses import language_model_loss, speech_loss, token_loss
 from memcalc.tape.rules import Around, run
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def whole(t: Tape, model: Model) -> tuple[Value, Value]:
     base, heads = split(model.body)
     x, labels = inputs(t, model)
     hidden, _encoded = body(t, base, x)  # the encoder's states are an output of the model: they stay to its end
-    if model.kind == "encoder":
+    if model.kind == "encoder" or (model.kind == "speech" and not heads):
         return bare(t, heads, hidden)
     if model.kind == "causal-lm":
         return language_model_loss(t, model, heads, hidden, labels)
@@ -32,6 +33,8 @@ def whole(t: Tape, model: Model) -> tuple[Value, Value]:
         if head.duty == "fork":
             return forked(t, cast("Fork", head), logits, labels)
         logits = run(t, head, logits, around)
+    if model.kind == "speech":
+        return speech_loss(t, logits, labels), logits
     return token_loss(t, logits, labels, fp32=model.loss_fp32), logits
 
 
@@ -68,6 +71,8 @@ def inputs(t: Tape, model: Model) -> tuple[Value, Value]:
     if model.image:
         return t.given((s.batch, *model.image), s.weights), t.given((s.batch,), "int64")
     source = next((cast("Encoder", part).source for _, part in model.body.groups() if part.duty == "encoder"), ())
+    if model.kind == "speech":
+        return waveform(t), t.given((s.batch,), "int64")
     ids = t.given((s.batch, *(size or s.seq for size in source)), s.weights) if source else t.given((s.batch, s.seq), "int64")
     match model.kind:
         case "causal-lm" | "masked-lm":
@@ -78,6 +83,13 @@ def inputs(t: Tape, model: Model) -> tuple[Value, Value]:
             return ids, labels
         case _:
             return ids, t.given((s.batch,), "int64")
+
+
+def waveform(t: Tape) -> Value:
+    """Wav2Vec2FeatureEncoder.forward: [batch, 1, samples], which asks for a gradient itself."""
+    x = f.unsqueeze(t.given((t.setting.batch, t.setting.seq), t.setting.weights), 1)
+    x.node = Leaf(t, x)
+    return x
 
 
 def _decodes(block: Block) -> bool:
