@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from memcalc.tape.recorder import Tape
 
 StateT = TypeVar("StateT")
+EXPLICIT = 4  # iterations that are run at most
 
 
 def loop(t: Tape, count: int, step: Callable[[StateT], StateT], state: StateT) -> StateT:
     """step(… step(step(state))), `count` times; `step` may keep values beside what it returns."""
-    if count <= 4:
+    if count <= EXPLICIT:
         for _ in range(count):
             state = step(state)
         return state
@@ -33,5 +34,5 @@ def loop(t: Tape, count: int, step: Callable[[StateT], StateT], state: StateT) -
     dead = {~event for event in t.events[begin:] if event < 0}
     for storage in range(first, last):
         if storage not in dead:
-            t.sizes[storage] *= count - 3
+            t.sizes[storage] *= count - EXPLICIT + 1
     return state

@@ -56,7 +56,10 @@ def routed(t: Tape, block: Moe, rows: Value, weights: Value, chosen: Value) -> V
     before = t.path
     experts = block.experts
     t.path = t.owner = f"{before}.{experts.name}" if experts and experts.name else before
-    out = grouped(t, experts, rows, weights, chosen)  # type: ignore[arg-type]  # stacked in transformers 5
+    if isinstance(experts, Experts):
+        out = (dbrx if experts.formula == "dbrx" else grouped)(t, experts, rows, weights, chosen)
+    else:
+        out = apart(t, experts, rows, weights, chosen)  # type: ignore[arg-type]  # a stack of MLPs
     t.path = t.owner = before
     return out
 
@@ -105,7 +108,9 @@ def apart(t: Tape, block: Stack, x: Value, weights: Value, chosen: Value) -> Val
     As one MLP over as many rows as all of them get.
     """
     copies, top_k = x.shape[0] * chosen.shape[-1], chosen.shape[-1]
-    ((indices, expert),) = block.groups()
+    ((indices, layer),) = block.groups()
+    (expert,) = layer.parts()
+    assert isinstance(expert, Mlp)  # noqa: S101 - the architecture has made it so
     count = len(indices or [])
     rows = f.repeat_interleave(x, top_k, 0)
     out, where = t.new(rows.shape, rows.dtype), t.new((copies,), "bool")
@@ -175,7 +180,7 @@ def gate(block: Experts, x: Value) -> Value:
     return swiglu(first, up)
 
 
-@rule(Router, "", "minimax_m2", "lfm2_moe")
+@rule(Router, "", "hy_v3", "lfm2_moe", "minimax_m2")
 def router(t: Tape, block: Router, x: Value, around: Around) -> Value:
     """MixtralTopKRouter.forward and its kin: scores in fp32, the best of them, as weights that sum to 1."""
     weight = t.weight("weight", (block.experts, block.inputs))
@@ -236,7 +241,7 @@ def widened_router(t: Tape, block: Router, x: Value, around: Around) -> Value:
     return logits
 
 
-@rule(LinearRouter, "", "phimoe")
+@rule(LinearRouter, "", "dbrx", "hunyuan", "phimoe")
 def linear_router(t: Tape, block: LinearRouter, x: Value, around: Around) -> Value:
     """A router that is an nn.Linear."""
     return router(t, block, x, around)
