@@ -64,7 +64,18 @@ def _lora(lora: dict[str, Any] | None) -> str:
 @lru_cache(maxsize=1)
 def steps() -> tuple[Step, ...]:
     """Every recorded step, in the order of the files."""
-    return tuple(step for file in FILES for step in _read(Path(__file__).with_name(file)))
+    here = Path(__file__).parent
+    rows = (step for path in sorted((here / "steps").glob("*.jsonl")) for step in _lines(path))
+    return (*(step for file in FILES for step in _read(here / file)), *rows)
+
+
+def _lines(path: Path) -> Iterator[Step]:
+    for line in path.read_text("utf-8").splitlines():
+        row = json.loads(line)
+        yield Step(
+            row["run"]["model"], row["run"], row["config"],
+            row["peak_allocated"], row["peak_phase"], row["after_forward"], row["reserved"],
+        )  # fmt: skip
 
 
 def _read(path: Path) -> Iterator[Step]:
