@@ -47,7 +47,7 @@ def estimate_run(run: Run, beside: Path | None = None) -> Report:
     memory = memory_of(plan, book)
     return Report(
         run=resolved_run(plan),
-        model=_model_part(plan),
+        model=model_part(plan),
         memory=memory,
         gpu=GpuPart(
             name=plan.gpu.name if plan.gpu else None, count=plan.run.gpus, usable=plan.gpu.usable if plan.gpu else None
@@ -93,7 +93,7 @@ def memory_of(plan: Plan, book: Ledger) -> Memory:
         reserved=reserved,
         outside_allocator=Outside(context=context),
         total=reserved + context,
-        host=Host(pinned=plan.placement.hosted(book), pageable=pageable + paged),
+        host=Host(pinned=plan.placement.hosted(book) + (step.pinned if step else 0), pageable=pageable + paged),
         curve=step.curve if step else EMPTY,
     )
 
@@ -122,7 +122,8 @@ def _note_what_is_missing(plan: Plan, book: Ledger, step: Timeline | None) -> No
                           "paged optimizer states are counted in host memory; the driver moves them as they are used")  # fmt: skip
 
 
-def _model_part(plan: Plan) -> ModelPart:
+def model_part(plan: Plan) -> ModelPart:
+    """Which model a plan is of, its adapters counted in."""
     model = plan.model
     return ModelPart(
         name=model.name,

@@ -19,12 +19,13 @@ from memcalc.sharding import Placement, placement
 from memcalc.units import parse_margin
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from memcalc.adapters import Adapted
     from memcalc.ledger import Ledger
     from memcalc.model import Model
-    from memcalc.run import Run
+    from memcalc.run import Checkpointing, Run
     from memcalc.tensors import Tensor
 
 DEFAULT_SEQUENCE = 2048
@@ -136,12 +137,21 @@ def _refuse_unmodelled(run: Run) -> None:
         )
     if run.implementation == "megatron":
         faults.append(Fault("implementation", "megatron is not modelled yet; hf and hf-liger are"))
+    faults += _contradicting_checkpoints(run.checkpointing)
     if run.sharding and run.sharding.strategy != "none" and run.gpus == 1:
         faults.append(
             Fault("gpus", f"sharding {run.sharding.strategy} over one GPU shares nothing; say how many: gpus: 8")
         )
     if faults:
         raise RunInvalid(faults)
+
+
+def _contradicting_checkpoints(checkpointing: Checkpointing) -> Iterator[Fault]:
+    """What torch.utils.checkpoint, or the code around it, does not do together."""
+    if checkpointing.mode == "selective" and checkpointing.reentrant:
+        yield Fault("checkpointing.reentrant", "selective checkpointing passes a context_fn: torch takes it without re-entrance only")
+    if checkpointing.offload and checkpointing.mode != "full":
+        yield Fault("checkpointing.offload", f"inputs of layers are saved where mode is full; it is {checkpointing.mode}")
 
 
 def _margin(run: Run, card: Gpu | None) -> int:

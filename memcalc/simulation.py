@@ -67,6 +67,10 @@ def assumed(plan: Plan) -> Iterator[tuple[str, str, str]]:
     if run.checkpointing.mode == "selective":
         yield "checkpointing", "whose-choice", ("transformers has no selective checkpointing: outputs of attention and of every "
                                                 "second product are kept, as torchtitan's policy says")  # fmt: skip
+    if run.checkpointing.offload:
+        yield "checkpointing.offload", "whose-offload", "layer inputs go to host memory and back as Unsloth's checkpointing does it"
+    if run.offload == "activations":
+        yield "offload", "whose-offload", "what autograd saves goes to host memory as torchtune's OffloadActivations does it"
     if run.loss.kind != "standard":
         yield "loss", "whose-loss", LOSSES[run.loss.kind]
 
@@ -96,6 +100,7 @@ def setting_of(plan: Plan) -> Setting:
         checkpoint=run.checkpointing.mode != "none" and plan.model.checkpoints,
         selective=run.checkpointing.mode == "selective",
         offload_inputs=run.checkpointing.offload,
+        offload_activations=run.offload == "activations",
         reentrant=run.checkpointing.reentrant,
         every=run.checkpointing.every,
         loss=fused.get("loss", "standard") if run.loss.kind == "standard" else run.loss.kind,

@@ -38,7 +38,8 @@ class Timeline:
 
     `phases` holds each phase's own maximum, `peak` the largest of them. `at_peak` adds up to `peak` exactly.
     `activations` is what autograd and the program hold when the forward pass ends, beyond the base, inputs included. `curve`
-    samples the live bytes over the whole step. `reserved` is what the caching allocator has taken from the device.
+    samples the live bytes over the whole step. `reserved` is what the caching allocator has taken from the device,
+    `pinned` what of the activations waits in host memory.
     """
 
     base: Mapping[str, int]
@@ -54,6 +55,7 @@ class Timeline:
     reserved: int = 0
     curve: Curve = EMPTY
     unmodelled: tuple[str, ...] = field(default=())
+    pinned: int = 0
 
 
 def timeline(recording: Recording, base: Mapping[str, int], step_temporaries: int, reserved: int = 0) -> Timeline:
@@ -81,7 +83,7 @@ def timeline(recording: Recording, base: Mapping[str, int], step_temporaries: in
         base, phases, phases[phase], phase, at_peak,
         recording.resident + after_forward, ground + after_forward, ground + after_backward,
         gradients + base.get("gradients", 0), step_temporaries, reserved,
-        curve(signed, slices, ground, phases["optimizer"]), recording.unmodelled,
+        curve(signed, slices, ground, phases["optimizer"]), recording.unmodelled, recording.pinned,
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from memcalc.tape.checkpoint import Holder
+    from memcalc.tape.offload import Away
     from memcalc.tape.recorder import Tape
 
 Gradients: TypeAlias = "tuple[Value | None, ...]"
@@ -40,7 +41,7 @@ class Node:
     def __init__(self, tape: Tape, formula: Formula, inputs: tuple[Value | None, ...], meta: Any) -> None:  # noqa: ANN401 - what each formula asks for
         self.sequence = tape.next_sequence()
         self.formula, self.meta, self.owner, self.width = formula, meta, tape.owner, 1
-        self.saved: list[Value | Holder | None] = []
+        self.saved: list[Value | Holder | Away | None] = []
         self.edges = [Edge(x.node, x.slot, x.shape, x.dtype) if x is not None and x.node else None for x in inputs]
 
     def load(self) -> list[Any]:

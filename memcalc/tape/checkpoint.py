@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.tape.autograd import Gradients, Leaf, Node, backward, record
-from memcalc.tape.values import Value
+from memcalc.tape.keeping import Keeping
+from memcalc.tape.values import ITEM, Value, rounded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,13 +38,14 @@ class Holder:
 class Frame:
     """One checkpointed layer: its input, how to run it again, and what that yielded."""
 
-    __slots__ = ("held", "layer", "node", "place", "recomputed", "saved", "tape", "x")
+    __slots__ = ("held", "keeping", "layer", "node", "place", "recomputed", "saved", "tape", "x")
 
     def __init__(self, tape: Tape, layer: Layer, x: Value) -> None:
         self.tape, self.layer, self.node = tape, layer, x.node
         self.x = tape.saving(x.detach()) if tape.saving else x  # a checkpoint in a checkpoint has its input recomputed too
         self.saved, self.recomputed = 0, None  # type: int, dict[int, Value] | None
         self.held = 0
+        self.keeping = Keeping() if tape.setting.selective else None
         self.place = tape.path, tape.instance
 
     def hold(self, _: Value) -> Holder:
@@ -70,34 +72,42 @@ class Frame:
     def recompute(self) -> None:
         """Run the layer again up to the last value it saved."""
         tape, self.recomputed = self.tape, {}
-        before = tape.saving, tape.grad_enabled, tape.owner, tape.path, tape.instance
+        before = tape.saving, tape.keeping, tape.grad_enabled, tape.owner, tape.path, tape.instance
         tape.path, tape.instance = self.place
         first = len(tape.sizes)
         tape.saving, tape.grad_enabled = self.keep, True
+        tape.keeping = self.keeping and self.keeping.replay()
         try:
             with tape.autocast_again():
                 self.layer(self.given())
         except StopRecomputation:
             pass
-        tape.saving, tape.grad_enabled, tape.owner, tape.path, tape.instance = before
+        tape.saving, tape.keeping, tape.grad_enabled, tape.owner, tape.path, tape.instance = before
         tape.recomputed.append((first, len(tape.sizes)))
 
 
 def checkpointed(tape: Tape, layer: Layer, x: Value, *, reentrant: bool = False) -> Value:
-    """layer(x), keeping x alone for the backward pass."""
-    if reentrant:
+    """layer(x), keeping x for the backward pass (in host memory where it is offloaded), and what is kept by choice."""
+    if reentrant or tape.setting.offload_inputs:
         return _reentrant(tape, layer, x)
-    frame, before = Frame(tape, layer, x), tape.saving
-    tape.saving = frame.hold
+    frame, before = Frame(tape, layer, x), (tape.saving, tape.keeping)
+    tape.saving, tape.keeping = frame.hold, frame.keeping
     try:
         return layer(x)
     finally:
-        tape.saving = before
+        tape.saving, tape.keeping = before
 
 
 def _reentrant(tape: Tape, layer: Layer, x: Value) -> Value:
-    """CheckpointFunction: forward without a graph; backward builds one and runs it at once."""
-    node = record(tape, _reentrant_backward, (x,), (x,), (layer, tape.path, tape.instance))
+    """CheckpointFunction: forward without a graph; backward builds one and runs it at once.
+
+    Offloaded, the input is copied to the host and back (unsloth_zoo, gradient_checkpointing.py,
+    Unsloth_Offloaded_Gradient_Checkpointer; Axolotl's `gradient_checkpointing: offload`).
+    """
+    away = tape.setting.offload_inputs
+    node = record(tape, _reentrant_backward, (x,), (None if away else x,), (layer, tape.path, tape.instance))
+    if away:
+        tape.pinned += tape.like * rounded(x.elements * ITEM[x.dtype])
     enabled, tape.grad_enabled = tape.grad_enabled, False
     try:
         out = layer(x)
@@ -107,8 +117,9 @@ def _reentrant(tape: Tape, layer: Layer, x: Value) -> Value:
 
 
 def _reentrant_backward(node: Node, g: Value) -> Gradients:
-    (saved,) = node.load()
-    tape = saved.tape
+    saved, tape, edge = node.load()[0], g.tape, node.edges[0]
+    if saved is None:
+        saved = tape.new(edge.shape, edge.dtype)  # type: ignore[union-attr] - a gradient is asked for, or this wouldn't run
     leaf = Leaf(tape, saved)
     x = Value(tape, saved.storage, saved.shape, saved.dtype, saved.strides, leaf)
     layer, *place = node.meta

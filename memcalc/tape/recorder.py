@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from memcalc.tape.checkpoint import Holder
+    from memcalc.tape.keeping import Keeping
+    from memcalc.tape.offload import Away
     from memcalc.tape.setting import Setting
     from memcalc.tape.weights import Weights
 
@@ -51,7 +53,9 @@ class Tape:
         self.spending = Spending(self, late=setting.spends == "late")
         self.leaves: dict[str, Value] = {}
         self.grad_enabled = True
-        self.saving: Callable[[Value], Value | Holder] | None = None
+        self.saving: Callable[[Value], Value | Holder | Away] | None = None
+        self.keeping: Keeping | None = None
+        self.pinned = 0  # bytes of host memory that checkpoints keep their inputs in
         self.autocast = ""
         self.casts: dict[Leaf, Value] = {}
         self.sequence, self.like, self.context = 0, 1, context

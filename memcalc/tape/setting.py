@@ -10,15 +10,17 @@ from typing import Literal
 class Setting:
     """One micro step of one GPU.
 
-    `batch` sequences of `seq` tokens (`target` for the decoder of an encoder-decoder; an image model's own size where
-    `seq` is 0). `weights` and `gradients` are the dtypes parameters are kept in and autograd sees; `frozen` that of
-    parameters that do not learn; `master` and `states` are what the optimizer keeps beside them ('': no copy, the
-    parameter's own dtype); `autocast` the lower dtype under torch.autocast, or ''. `checkpoint` recomputes every
-    `every`-th layer. `accumulating` where an earlier micro batch has left gradients. `keep_outputs` where the training
-    loop holds on to the model's outputs until after the backward pass. `fused` names the parts that fused kernels take
-    over from the model's own modules: norm, rope, mlp. `spends`
-    where the optimizer uses a gradient up in the backward pass: as soon as it is there, or when the next one is. Products with quantised weights are computed in
-    `compute`, as `product` says; `saves_input` where their library keeps the input for the backward pass.
+    `batch` sequences of `seq` tokens (`target` for the decoder of an encoder-decoder; an image model's own size
+    where `seq` is 0). `weights` and `gradients` are the dtypes parameters are kept in and autograd sees; `frozen`
+    that of parameters that do not learn; `master` and `states` are what the optimizer keeps beside them ('': no
+    copy, the parameter's own dtype); `autocast` the lower dtype under torch.autocast, or ''. `checkpoint`
+    recomputes every `every`-th layer; `selective` keeps the outputs of dear operations, `offload_inputs` the
+    layers' inputs in host memory, `offload_activations` all that autograd saves. `accumulating` where an earlier
+    micro batch has left gradients. `keep_outputs` where the training loop holds on to the model's outputs until
+    after the backward pass. `fused` names the parts that fused kernels take over from the model's own modules:
+    norm, rope, mlp. `spends` where the optimizer uses a gradient up in the backward pass: as soon as it is there,
+    or when the next one is. Products with quantised weights are computed in `compute`, as `product` says;
+    `saves_input` where their library keeps the input for the backward pass.
     """
 
     batch: int = 1
@@ -34,6 +36,9 @@ class Setting:
     checkpoint: bool = False
     reentrant: bool = False
     every: int = 1
+    selective: bool = False
+    offload_inputs: bool = False
+    offload_activations: bool = False
     loss: Literal["standard", "fused", "fused-linear", "chunked"] = "standard"
     chunks: int = 0
     keep_outputs: bool = False

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.tape.autograd import backward
 from memcalc.tape.hf.programs import whole
+from memcalc.tape.offload import Offloading
 from memcalc.tape.recorder import Layers, Tape
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ class Recording:
     """What a tape holds when the step is over: see Tape for the fields; `forward_end`, `end` are lengths of the log.
 
     `kept` are the bytes of outputs that the training loop still holds when the step is over, `outputs` their
-    storage (-1: none).
+    storage (-1: none). `pinned` is what lies in host memory until the backward pass.
     """
 
     events: list[int]
@@ -36,11 +37,13 @@ class Recording:
     kept: int
     outputs: int
     unmodelled: tuple[str, ...]
+    pinned: int = 0
 
 
 def record_step(model: Model, setting: Setting, weights: Weights, tape: Tape | None = None) -> Recording:
     """Run one micro step of the model, on a tape that is new, or the given one where it notes more than a plain one."""
     tape, kept, held = tape or Tape(setting, weights, model.context), 0, -1
+    tape.saving = Offloading(tape) if setting.offload_activations else None
     before = tape.new((), "fp32") if setting.keep_outputs else None  # the outputs of the step before, until these come
     with tape.autocast_again():
         loss, outputs = whole(tape, model)
@@ -50,13 +53,14 @@ def record_step(model: Model, setting: Setting, weights: Weights, tape: Tape | N
         before = None
     else:
         del outputs
+    tape.saving = None
     forward_end, forward_storages = len(tape.events), len(tape.sizes)
     walk_back(tape, loss)
     del loss
     return Recording(
         tape.events, tape.sizes, tape.owners, frozenset(tape.gradients), tape.recomputed, tape.stacks,
         forward_end, forward_storages, len(tape.events), tape.resident, kept, held,
-        tuple(tape.unmodelled),
+        tuple(tape.unmodelled), tape.pinned,
     )  # fmt: skip
 
 

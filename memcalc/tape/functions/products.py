@@ -9,6 +9,7 @@ from memcalc.tape.autograd import Gradients, Node, record, save
 from memcalc.tape.functions.pointwise import add, dropout, lower, scale, to
 from memcalc.tape.functions.reduce import softmax
 from memcalc.tape.functions.shaping import contiguous, expand, reshape, transpose, unsqueeze
+from memcalc.tape.keeping import output
 from memcalc.tape.values import Shape, Value, broadcast, contiguous_strides, dense_like, normal
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ def linear(x: Value, weight: Value, bias: Value | None = None) -> Value:
         return reshape(linear(reshape(x, -1, x.shape[-1]), weight, bias), *x.shape[:-1], weight.shape[0])
     saved = (x if weight.node else None, weight if x.node else None)
     node = record(x.tape, _linear_backward if bias is None else _biased_backward, (x, weight, bias), saved)
-    out = x.tape.new((*x.shape[:-1], weight.shape[0]), x.dtype)
+    shape = (*x.shape[:-1], weight.shape[0])
+    out = output(x.tape, "mm", shape, x.dtype) if bias is None else x.tape.new(shape, x.dtype)
     out.node = node
     return out
 
@@ -185,10 +187,10 @@ def flash(q: Value, k: Value, v: Value, mask: Value | None = None) -> Value:
     The output lies in memory like q, the gradients as [batch, tokens, heads, channels] (torch/_meta_registrations.py).
     """
     node = record(q.tape, _flash_backward, (q, k, v), (q, k, v, mask))
-    out = q.tape.new(q.shape, q.dtype, dense_like(q.shape, q.strides))
+    out = output(q.tape, "attention", q.shape, q.dtype, dense_like(q.shape, q.strides))
     out.node = node
     save(q.tape, node, out)
-    save(q.tape, node, q.tape.new(q.shape[:3], "fp32"))
+    save(q.tape, node, output(q.tape, "attention", q.shape[:3], "fp32"))
     return out
 
 
