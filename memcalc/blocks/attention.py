@@ -14,25 +14,26 @@ Rotation = Literal["", "fp32", "pairs", "pairs-whole", "pairs-fp32", "spread", "
 class Attention(Block):
     """softmax(q kᵀ) v over `heads` query and `kv_heads` key/value heads of `head_dim` (Ainslie et al. 2023, GQA).
 
-    Either `q`, `k`, `v` or one fused `qkv`; `out` projects back. `before` holds what runs inside the module ahead of
-    them and `after` behind them (norms, dropouts). `rotary_dim` is how many of head_dim's channels are rotated (0:
-    none). `window` limits how far a query sees. `cross` reads keys and values from another sequence. `scores_bias`
-    adds a bias [1, heads, seq, seq] to the scores: what the layer that has `bias_table` (an embedding [buckets, heads]
-    of distances) looked up for itself and the layers after it (T5); zeros where no layer before has a table;
-    with `own_bias` every layer makes its own (UMT5). `sinks`
-    adds a logit per head (gpt-oss).
-    `softmax` is where the eager one runs: in fp32 and cast back, in the
-    dtype of the scores, or so and then cast to that of the values (GPT-2); it matters under autocast. The output is scaled by a sigmoid where it is gated: of the second
-    half of a `q` twice as wide (`gated`, Qwen3-Next), or of its own projection `gate` of the input (Step 3.7).
-    `value_dim` is the width of a value head where it is not head_dim. `clip` > 0 clamps queries, keys and values to
-    ±clip (OLMo, MPT). `rotation` is how queries and keys are rotated: by halves, or so in fp32; by neighbouring pairs, with the tables
-    spread out for every use ('pairs', GLM; 'pairs-whole' where no other channels are joined to them, Helium), all of it in fp32 ('pairs-fp32', Ernie) or with tables made so and in fp32
-    ('spread', Cohere); by tables that every layer keeps for itself ('own', GPT-J). The tables are those of kind `rotary_kind` (layers of different bases have their own), left in fp32
-    where `rotary_fp32`. `heads_first` where queries and keys are
-    normed once they lie head by head (Gemma 3). `eager_only` where the library has no fused kernel for it; `padded` where it is
-    always given a mask of padding, so that a mask is made for every sequence (BART's decoder). `sharing` is whether
-    its keys and values are those that later layers take, or it takes them itself (Gemma 3n and 4). `formula` says whose forward it is
-    where it is not the usual one: transformers' attention interface behind separate or fused projections.
+    Either `q`, `k`, `v` or one fused `qkv`; `out` projects back. `before` holds what runs inside the module ahead
+    of them and `after` behind them (norms, dropouts). `rotary_dim` is how many of head_dim's channels are rotated
+    (0: none). `window` limits how far a query sees. `cross` reads keys and values from another sequence.
+    `scores_bias` adds a bias [1, heads, seq, seq] to the scores: what the layer that has `bias_table` (an embedding
+    [buckets, heads] of distances) looked up for itself and the layers after it (T5); zeros where no layer before
+    has a table; with `own_bias` every layer makes its own (UMT5). `sinks` adds a logit per head (gpt-oss).
+    `softmax` is where the eager one runs: in fp32 and cast back, in the dtype of the scores, or so and then cast to
+    that of the values (GPT-2); it matters under autocast. The output is scaled by a sigmoid where it is gated: of
+    the second half of a `q` twice as wide (`gated`, Qwen3-Next), or of its own projection `gate` of the input (Step
+    3.7). `value_dim` is the width of a value head where it is not head_dim. `clip` > 0 clamps queries, keys and
+    values to ±clip (OLMo, MPT). `rotation` is how queries and keys are rotated: by halves, or so in fp32; by
+    neighbouring pairs, with the tables spread out for every use ('pairs', GLM; 'pairs-whole' where no other
+    channels are joined to them, Helium), all of it in fp32 ('pairs-fp32', Ernie) or with tables made so and in fp32
+    ('spread', Cohere); by tables that every layer keeps for itself ('own', GPT-J). The tables are those of kind
+    `rotary_kind` (layers of different bases have their own), left in fp32 where `rotary_fp32`. `heads_first` where
+    queries and keys are normed once they lie head by head (Gemma 3). `eager_only` where the library has no fused
+    kernel for it; `padded` where it is always given a mask of padding, so that a mask is made for every sequence
+    (BART's decoder). `sharing` is whether its keys and values are those that later layers take, or it takes them
+    itself (Gemma 3n and 4). `formula` says whose forward it is where it is not the usual one: transformers'
+    attention interface behind separate or fused projections.
     """
 
     duty: ClassVar[str] = "attention"

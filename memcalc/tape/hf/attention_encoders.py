@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
+from memcalc.blocks.basic import Embedding
 from memcalc.blocks.disentangled import RelativeTable
 from memcalc.tape import functions as f
 from memcalc.tape.hf.attention import attend, buckets, heads, project, separate
@@ -12,7 +13,6 @@ from memcalc.tape.hf.rotary import rotate, rotate_pairs
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:
-    from memcalc.blocks.basic import Embedding
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
 
@@ -80,6 +80,7 @@ def mpnet(t: Tape, block: Attention, x: Value, around: Around) -> Value:
 def relative_table(t: Tape, block: RelativeTable, x: Value, around: Around) -> Value:
     """What all layers read of one table; the main path goes on as it was."""
     table, *norms = block.blocks
+    assert isinstance(table, Embedding)  # noqa: S101 - the kind begins with one
     if block.use == "bias":
         around.bias = shared_bias(t, table, x)
     elif block.use == "rotation":

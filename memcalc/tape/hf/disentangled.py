@@ -56,12 +56,12 @@ def beside(t: Tape, block: FirstLayerConv, path: str, x: Value, first: Value) ->
     before, instance = (t.path, t.instance), t.instance
     t.path, t.instance = path, ""
     with inside(t, block):
-        out = run(t, block.conv, f.contiguous(f.permute(x, 0, 2, 1)), Around())  # type: ignore[arg-type]  # it has one
+        out = run(t, block.conv, f.contiguous(f.permute(x, 0, 2, 1)), Around())
         out = f.contiguous(f.permute(out, 0, 2, 1))
         out = f.masked_fill_(out, t.new(x.shape[:2], "bool"))
         out = activate(block.activation, f.dropout(out, block.dropout))
         summed = f.add(first, out)
-        normal = f.to(run(t, block.norm, summed, Around()), summed.dtype)  # type: ignore[arg-type]
+        normal = f.to(run(t, block.norm, summed, Around()), summed.dtype)
     t.path, t.instance = before[0], instance
     return f.mul(normal, f.unsqueeze(t.new(x.shape[:2], normal.dtype), -1))
 
@@ -69,7 +69,7 @@ def beside(t: Tape, block: FirstLayerConv, path: str, x: Value, first: Value) ->
 @rule(DisentangledAttention, "deberta-v2")
 def attention_v2(t: Tape, block: DisentangledAttention, x: Value, around: Around) -> Value:
     """DisentangledSelfAttention.forward: heads folded into the batch (modeling_deberta_v2.py)."""
-    q, k, v = (by_head(run(t, part, x, around), block.heads) for part in (block.q, block.k, block.v))  # type: ignore[arg-type]
+    q, k, v = (by_head(run(t, part, x, around), block.heads) for part in (block.q, block.k, block.v))
     scores = f.bmm(q, f.scale(f.swap(k)))
     if around.table is not None:
         rel = f.dropout(around.table, block.position_dropout)
@@ -106,9 +106,9 @@ def bias_v2(t: Tape, block: DisentangledAttention, q: Value, k: Value, rel: Valu
     to_query, to_key = (block.q, block.k) if block.shared else (block.pos_query, block.pos_key)
     repeats = q.shape[0] // block.heads
     if block.shared or block.p2c:
-        pos_query = repeated(by_head(run(t, to_query, rel, around), block.heads), repeats)  # type: ignore[arg-type]
+        pos_query = repeated(by_head(run(t, to_query, rel, around), block.heads), repeats)
     if block.shared or block.c2p:
-        pos_key = repeated(by_head(run(t, to_key, rel, around), block.heads), repeats)  # type: ignore[arg-type]
+        pos_key = repeated(by_head(run(t, to_key, rel, around), block.heads), repeats)
     score: Value | None = None
     if block.c2p:
         forth = clamped(around.distances)
@@ -142,7 +142,7 @@ def picked(scores: Value, where: Value) -> Value:
 @rule(DisentangledAttention, "deberta")
 def attention_v1(t: Tape, block: DisentangledAttention, x: Value, around: Around) -> Value:
     """DisentangledSelfAttention.forward: one projection, two biases beside it (modeling_deberta.py)."""
-    qkv = run(t, block.qkv, x, around)  # type: ignore[arg-type]  # it has one
+    qkv = run(t, block.qkv, x, around)
     q, k, v = f.chunk(f.permute(f.view(qkv, *x.shape[:2], block.heads, -1), 0, 2, 1, 3), 3)
     q, v = added(t, block, q, "self.q_bias"), added(t, block, v, "self.v_bias")
     q = f.scale(q)
@@ -177,13 +177,13 @@ def bias_v1(t: Tape, block: DisentangledAttention, q: Value, k: Value, rel: Valu
     rel = f.unsqueeze(f.narrow(rel, 0, 2 * span), 0)
     score: Value | None = None
     if block.c2p:
-        pos_key = split_heads(run(t, block.pos_key, rel, around), block.heads)  # type: ignore[arg-type]
+        pos_key = split_heads(run(t, block.pos_key, rel, around), block.heads)
         forth = clamped(around.distances)
         c2p = picked(f.matmul(q, f.swap(pos_key)), forth)
         score = f.shift(c2p)
     if block.p2c:
-        pos_query = split_heads(run(t, block.pos_query, rel, around), block.heads)  # type: ignore[arg-type]
-        back = clamped(f.neg(around.distances))  # type: ignore[arg-type]
+        pos_query = split_heads(run(t, block.pos_query, rel, around), block.heads)
+        back = clamped(f.neg(around.distances))  # type: ignore[arg-type]  # the encoder has made them
         p2c = f.swap(picked(f.matmul(k, f.to(f.swap(pos_query), k.dtype)), back))
         score = f.shift(p2c) if score is None else f.add_(score, p2c)
     return score

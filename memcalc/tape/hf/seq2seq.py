@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @rule(Shared)
-def shared(_: Tape, block: Shared, x: Value, around: Around) -> Value:  # noqa: ARG001
+def shared(_: Tape, block: Shared, x: Value, around: Around) -> Value:
     """A table that encoder and decoder read under names of their own."""
     return x
 
