@@ -22,7 +22,7 @@ HOMES = {
     "mlp": ("experts",),
     "mla": ("latent", "indexer", "experts"),
     "image": ("vision", "convnets", "windows"),
-    "ssm": ("selective", "dual", "gated_delta", "kimi_delta", "lightning", "short_conv"),
+    "ssm": ("selective", "dual", "gated_delta", "kimi_delta", "lightning", "griffin", "short_conv"),
 }
 
 

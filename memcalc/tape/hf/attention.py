@@ -71,7 +71,8 @@ def normed(t: Tape, norm: Block | None, x: Value, around: Around, dim: int = 0) 
 def fused(t: Tape, block: Attention, x: Value, around: Around) -> tuple[Value, Value, Value]:
     """Queries, keys and values as parts of one projection, cut along its columns (GPT-2's split)."""
     widths = [n * block.head_dim for n in (block.heads, block.kv_heads, block.kv_heads)]
-    q, k, v = f.split(run(t, block.qkv, x, around), widths)
+    qkv = run(t, block.qkv, x, around)
+    q, k, v = f.split(f.clamp(qkv) if block.clip else qkv, widths)
     k, v = heads(k, block.kv_heads), heads(v, block.kv_heads)
     return heads(q, block.heads), k, v
 
