@@ -63,5 +63,5 @@ def _layer(c: Dimensions, mixer: Block, mlp: Block) -> Block:
     norms = c.get("num_ln_in_parallel_attn") or (2 if c.new_decoder_architecture else 1)
     if norms == 2:
         branches = sequence(layer_norm("ln_attn", hidden), mixer), sequence(layer_norm("ln_mlp", hidden), mlp)
-        return residual(Sum("", branches), drop)
-    return residual(layer_norm("input_layernorm", hidden), Sum("", (mixer, mlp)), drop)
+        return residual(Sum("", branches, in_place=True), drop)
+    return residual(layer_norm("input_layernorm", hidden), Sum("", (mixer, mlp), in_place=True), drop)

@@ -105,9 +105,13 @@ class Parallel(Block):
 
 @dataclass(frozen=True, slots=True)
 class Sum(Block):
-    """f(x) + g(x) + …: branches that all read x, without x itself (a ResNet block with a projected shortcut)."""
+    """f(x) + g(x) + …: branches that all read x, without x itself (a ResNet block with a projected shortcut).
+
+    `in_place` where the later ones take the earlier in (Falcon).
+    """
 
     branches: tuple[Block, ...] = ()
+    in_place: bool = False
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         return self.branches

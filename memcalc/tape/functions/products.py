@@ -219,13 +219,14 @@ def attention(
     tape = q.tape
     autocast, tape.autocast = tape.autocast, ""  # what a torch function calls inside is not cast again
     try:
-        return _plain_attention(q, k, v, mask, p, causal=causal, gqa=gqa)
+        out, _weights = _plain_attention(q, k, v, mask, p, causal=causal, gqa=gqa)
+        return out
     finally:
         tape.autocast = autocast
 
 
-def _plain_attention(q: Value, k: Value, v: Value, mask: Value | None, p: float, *, causal: bool, gqa: bool) -> Value:
-    """_scaled_dot_product_attention_math (aten/src/ATen/native/transformers/attention.cpp)."""
+def _plain_attention(q: Value, k: Value, v: Value, mask: Value | None, p: float, *, causal: bool, gqa: bool) -> tuple[Value, Value]:
+    """_scaled_dot_product_attention_math (aten/src/ATen/native/transformers/attention.cpp): (output, weights)."""
     dtype = q.dtype
     q32, k32, v32 = to(q, "fp32"), to(k, "fp32"), to(v, "fp32")
     scaled = scale(q32)
@@ -239,9 +240,7 @@ def _plain_attention(q: Value, k: Value, v: Value, mask: Value | None, p: float,
     scores = softmax(scores)
     scores = dropout(scores, p)
     weights = to(scores, dtype)
-    out = to(matmul(scores, v32), dtype)
-    del weights
-    return out
+    return to(matmul(scores, v32), dtype), weights
 
 
 def _triangle(tape: Tape, rows: int, columns: int) -> Value:

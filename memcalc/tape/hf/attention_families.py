@@ -123,7 +123,8 @@ def mpt(t: Tape, block: Attention, x: Value, around: Around) -> Value:
 def falcon(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """FalconAttention.forward: the mask is always built; eager scores are not widened (modeling_falcon.py)."""
     b, s = x.shape[:2]
-    q, k, v = split_falcon(t, block, run(t, block.qkv, x, around))
+    qkv = run(t, block.qkv, x, around)
+    q, k, v = split_falcon(t, block, qkv)
     if around.rotary and not block.alibi:
         q, k = rotated(q, k, around.rotary)
     if t.setting.attention == "eager":

@@ -67,7 +67,8 @@ def total(t: Tape, block: Sum, x: Value, around: Around) -> Value:
     """f(x) + g(x) + …"""
     out = run(t, block.branches[0], x, around)
     for branch in block.branches[1:]:
-        out = f.add(out, run(t, branch, x, around))
+        later = run(t, branch, x, around)
+        out = f.add_(later, out) if block.in_place else f.add(out, later)
     return out
 
 
