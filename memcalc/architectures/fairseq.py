@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memcalc.architectures import architecture
 from memcalc.architectures.decoder import attention, causal_lm, dropout, layer_norm, plain_mlp
@@ -36,7 +36,7 @@ def biogpt(c: Dimensions) -> Model:
         _tokens(c),
         Embedding("embed_positions", c.max_position_embeddings + OFFSET, c.hidden_size, index="token-positions"),
         dropout(c, "hidden_dropout_prob"),
-        repeat("layers", c.num_hidden_layers, _layer(c, c.intermediate_size, *drops)),
+        repeat("layers", c.num_hidden_layers, _layer(c, c.intermediate_size, *drops, padded=True)),
         layer_norm("layer_norm", c.hidden_size),
         prefix="biogpt", tie="embed_tokens", head="output_projection", classifier="classifier",
     )  # fmt: skip
@@ -46,11 +46,11 @@ def _tokens(c: Dimensions) -> Embedding:
     return Embedding("embed_tokens", c.vocab_size, c.hidden_size, scaled=bool(c.scale_embedding))
 
 
-def _layer(c: Dimensions, width: int, scores: str, hidden: str, formula: str = "") -> Block:
+def _layer(c: Dimensions, width: int, scores: str, hidden: str, **more: Any) -> Block:  # noqa: ANN401 - fields of Attention
     """One layer; `scores` and `hidden` are the keys of its dropout probabilities."""
     p = float(c.get(scores) or 0.0)
     mlp = replace(plain_mlp(c, "fc1", "fc2", width, name=""), dropout=float(c.get("activation_dropout") or 0.0))
-    mixer = attention(c, bias=True, out="out_proj", rotary_dim=0, dropout=p, softmax="scores", formula=formula)
+    mixer = attention(c, bias=True, out="out_proj", rotary_dim=0, dropout=p, softmax="scores", **more)
     return sequence(
         residual(layer_norm("self_attn_layer_norm", c.hidden_size), mixer, dropout(c, hidden)),
         _crossing(c),
