@@ -34,10 +34,15 @@ def t5(c: Dimensions) -> Model:
     return Model(body, kind="encoder" if name in {"Model", "EncoderModel"} else kind(name), loss_fp32=False)
 
 
+def _scaled(c: Dimensions, *, tied: bool) -> bool:
+    """As the config says, else with a tied table; mT5 never scales, UMT5 always does (modeling_mt5.py, modeling_umt5.py)."""
+    return {"mt5": False, "umt5": True}.get(c.model_type, bool(c.get("scale_decoder_outputs", tied)))
+
+
 def _heads(c: Dimensions, *, tied: bool) -> Heads:
-    """What each class adds; logits from a tied table are made of hidden states scaled by 1 / √d_model."""
+    """What each class adds; where `_scaled` the logits are made of hidden states scaled by 1 / √d_model."""
     head = Linear("lm_head", c.d_model, c.vocab_size, tied_to="shared.weight" if tied else "")
-    with_lm = (Scale(""), head) if tied else (head,)
+    with_lm = (Scale(""), head) if _scaled(c, tied=tied) else (head,)
     drop, out = Dropout("", float(c.classifier_dropout)), labels(c)
     dense, project = Linear("dense", c.d_model, c.d_model, bias=True), Linear("out_proj", c.d_model, out, bias=True)
     classify = sequence(
