@@ -27,6 +27,7 @@ class Model:
     `loss_fp32` where the loss reads an fp32 copy of the logits (transformers' loss functions), not the logits as they
     are (BERT, T5, BART).
     `image` is one input image or latent: (channels, height, width), or (channels, frames, height, width) of a video.
+    `text` is how many tokens of text a denoiser's pipeline gives it.
     `checkpoints` where the library's class supports activation checkpointing.
     """
 
@@ -41,6 +42,7 @@ class Model:
     nominal: bool = False
     notes: tuple[str, ...] = field(default=())
     image: tuple[int, ...] = ()
+    text: int = 0
     checkpoints: bool = True
 
     @cached_property

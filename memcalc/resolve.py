@@ -149,7 +149,7 @@ def _refuse_unmodelled(run: Run) -> None:
 def _contradicting_checkpoints(checkpointing: Checkpointing) -> Iterator[Fault]:
     """What torch.utils.checkpoint, or the code around it, does not do together."""
     if checkpointing.mode == "selective" and checkpointing.reentrant:
-        yield Fault("checkpointing.reentrant", "selective checkpointing passes a context_fn: torch takes it without re-entrance only")
+        yield Fault("checkpointing.reentrant", "selective checkpointing has a context_fn: torch takes it without re-entrance only")
     if checkpointing.offload and checkpointing.mode != "full":
         yield Fault("checkpointing.offload", f"inputs of layers are saved where mode is full; it is {checkpointing.mode}")
 
@@ -166,6 +166,8 @@ def _sequence(run: Run, model: Model, notes: Notes) -> int:
     if model.kind == "image":
         notes.assume("model", "input", f"{'latents' if model.image[0] != 3 else 'images'} of {_extents(model.image)}")
         return 0
+    if model.kind == "diffusion":
+        return _text(run, model, notes)
     if run.seq_len is None:
         length = min(DEFAULT_SEQUENCE, model.context or DEFAULT_SEQUENCE)
         capped = f", the model's limit of positions being {model.context}" if length < DEFAULT_SEQUENCE else ""
@@ -175,6 +177,15 @@ def _sequence(run: Run, model: Model, notes: Notes) -> int:
         notes.warn("seq_len", "beyond-positions",
                    f"{run.seq_len} tokens are more than the {model.context} positions of {model.name}")  # fmt: skip
     return run.seq_len
+
+
+def _text(run: Run, model: Model, notes: Notes) -> int:
+    """Tokens of text a denoiser is given: as asked, else what its pipeline gives it; none where it reads no text."""
+    notes.assume("model", "input", f"{'latents' if model.image[0] != 3 else 'images'} of {_extents(model.image)}")
+    notes.assume("model", "loss", "the mean squared error of the output against a target of its size")
+    if run.seq_len is None and model.text:
+        notes.assume("seq_len", "default", f"text of {model.text} tokens, as the model's pipeline cuts and pads it")
+    return run.seq_len or model.text
 
 
 def _extents(shape: tuple[int, ...]) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from memcalc.implementations import kernels
 from memcalc.tape import Setting, measure
+from memcalc.tape.hf.surroundings import runs_eagerly
 from memcalc.tape.step import record_step
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ LOSSES = {
     "chunked": "torchtune's CEWithChunkedOutputLoss, not compiled: each chunk's log-softmax stays for the backward pass",
 }
 # kinds of models whose whole forward pass has rules
-RUNNABLE = frozenset({"causal-lm", "masked-lm", "seq2seq", "encoder", "classifier", "speech", "image"})
+RUNNABLE = frozenset({"causal-lm", "masked-lm", "seq2seq", "encoder", "classifier", "speech", "image", "diffusion"})
 
 
 def simulate(plan: Plan, record: Record = record_step) -> Timeline | None:
@@ -56,6 +57,8 @@ def simulate(plan: Plan, record: Record = record_step) -> Timeline | None:
 def assumed(plan: Plan) -> Iterator[tuple[str, str, str]]:
     """What the tape takes from a library's source, or decides where libraries differ: (key, code, sentence)."""
     run = plan.run
+    if run.attention != "eager" and runs_eagerly(plan.model.body):
+        yield "attention", "eager-only", "transformers has no fused attention for this model: it runs as if eager were asked for"
     if run.quantize:
         how = _scheme(run.quantize)
         if how.product == "int8":

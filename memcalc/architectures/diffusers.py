@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block, Sequence, residual, sequence
+from memcalc.blocks.base import Block, Sequence, Sum, sequence
 from memcalc.blocks.basic import Activation, Conv, Dropout, Linear, Norm
 from memcalc.blocks.diffusion import Condition, ResBlock
 from memcalc.blocks.image import Flatten, Unflatten
@@ -25,16 +25,21 @@ def latent(c: Dimensions, channels: str = "in_channels") -> tuple[int, ...]:
     return (c[channels], height, width)
 
 
-def denoiser(c: Dimensions, *blocks: Block | None) -> Model:
-    """A model that reads latents of `sample_size`, a time step and a context."""
-    return Model(sequence(*blocks), "diffusion", image=latent(c))
+def denoiser(c: Dimensions, *blocks: Block | None, text: int = 0, image: tuple[int, ...] = ()) -> Model:
+    """A model that reads latents of `sample_size`, a time step and a context; `text` tokens where a run says nothing."""
+    return Model(sequence(*blocks), "diffusion", image=image or latent(c), text=text)
 
 
-def embedded(name: str, inputs: int, width: int, *, act: str = "silu", condition: int = 0, bias: bool = True) -> Condition:
-    """TimestepEmbedding: linear_2(act(linear_1(x))); `condition` adds a projected guidance vector first."""
+def embedded(
+    name: str, inputs: int, width: int, *, act: str = "silu", condition: int = 0, bias: bool = True, **more: Any  # noqa: ANN401 - fields of Condition
+) -> Condition:
+    """TimestepEmbedding: linear_2(act(linear_1(x))); `condition` adds a projected guidance vector first.
+
+    x are sinusoids of the time step, or a vector that is `given`.
+    """
     guide = Linear("cond_proj", condition, inputs) if condition else None
     pair = Linear("linear_1", inputs, width, bias), Activation("", act), Linear("linear_2", width, width, bias)
-    return Condition(name, (*((guide,) if guide else ()), *pair))
+    return Condition(name, (*((guide,) if guide else ()), *pair), **more)
 
 
 def attention(
@@ -57,7 +62,7 @@ def attention(
         k=Linear("to_k", source, kv * head_dim, bias),
         v=Linear("to_v", source, kv * head_dim, bias),
         out=Linear("to_out.0", inner, width, out_bias),
-        causal=False, cross=bool(context), **more,
+        causal=False, cross=bool(context), **{"formula": "diffusers", **more},
     )  # fmt: skip
 
 
@@ -75,7 +80,7 @@ _FUNCTIONS = {"geglu": "gelu", "swiglu": "silu", "gelu-approximate": "gelu_pytor
 
 def group_norm(name: str, width: int, groups: int) -> Norm:
     """GroupNorm (Wu & He 2018)."""
-    return Norm(name, width, "group", groups_of=groups)
+    return Norm(name, width, "group", "group", groups)
 
 
 def conv3(name: str, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, padding: int | None = None) -> Conv:
@@ -110,7 +115,7 @@ def res_block(
 def map_attention(name: str, width: int, heads: int, groups: int) -> Sequence:
     """Self-attention over the pixels of a map, group norm first, x + it (AttnProcessor with residual_connection)."""
     mixer = attention("", width, heads, width // heads, bias=True, before=(group_norm("group_norm", width, groups),))
-    return sequence(residual(Flatten(""), mixer, Unflatten("")), name=name)
+    return sequence(Sum("", (sequence(Flatten(""), mixer, Unflatten("", copied=False)), sequence())), name=name)
 
 
 def dropped(p: float) -> Dropout | None:

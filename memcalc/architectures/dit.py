@@ -8,15 +8,16 @@ from memcalc.architectures import architecture
 from memcalc.architectures.diffusers import attention, denoiser, embedded, feed_forward
 from memcalc.blocks.base import Sequence, repeat, residual, sequence
 from memcalc.blocks.basic import Activation, Conv, Embedding, Linear, Norm, Raw
-from memcalc.blocks.diffusion import Condition, Gate, Modulate, Modulation
+from memcalc.blocks.diffusion import Condition, Gate, Modulate, ModulatedBlock, Modulation, TablePositions
 from memcalc.blocks.image import Flatten, Unflatten
-from memcalc.blocks.seq2seq import Sinusoids
+from memcalc.tensors import numbers
 
 if TYPE_CHECKING:
     from memcalc.blocks.base import Block
     from memcalc.dimensions import Dimensions
     from memcalc.model import Model
 
+T5_TOKENS = 120  # what the pipeline of PixArt-alpha cuts and pads every prompt to
 SINES = 256  # channels of the sinusoidal time features (diffusers, Timesteps(num_channels=256))
 
 
@@ -26,16 +27,18 @@ def dit(c: Dimensions) -> Model:
     width = c.num_attention_heads * c.attention_head_dim
     vectors = sequence(
         time_embedder(width),
-        sequence(Embedding("embedding_table", c.num_embeds_ada_norm + 1, width), name="class_embedder"), name="emb",
+        Condition("class_embedder", (Embedding("embedding_table", c.num_embeds_ada_norm + 1, width),), given=True), name="emb",
     )  # fmt: skip
     modulation = Modulation("norm1", Linear("linear", width, 6 * width, bias=True), 6, vectors)
     mixer = attention("attn1", width, *heads(c), bias=c.attention_bias)
     norms = bare_norm(width), _norm(c, "norm3", width)
-    block = sequence(modulation, *modulated(mixer, _feed(c, width), norms))
+    block = ModulatedBlock("", modulation, None, norms, mixer, None, _feed(c, width))
     out = c.patch_size**2 * (c.get("out_channels") or c.in_channels)
+    first = f"transformer_blocks.{numbers(list(range(c.num_layers)))}.norm1"
     return denoiser(
         c, patch_embed(c, width), repeat("transformer_blocks", c.num_layers, block),
-        Modulation("", Linear("proj_out_1", width, 2 * width, bias=True), 2), bare_norm(width), Modulate(""),
+        Modulation("", Linear("proj_out_1", width, 2 * width, bias=True), 2, vectors, borrowed=first),
+        bare_norm(width), Modulate(""),
         Linear("proj_out_2", width, out, bias=True), Unflatten("", c.patch_size),
     )  # fmt: skip
 
@@ -52,10 +55,11 @@ def pixart(c: Dimensions) -> Model:
     return denoiser(
         c, patch_embed(c, width), shared_modulation(width, sized=sized),
         projected_caption("caption_projection", caption, width) if caption else None,
-        repeat("transformer_blocks", c.num_layers, Raw("scale_shift_table", (6, width)),
-               *modulated(mixer, _feed(c, width), norms, cross if c.get("cross_attention_dim") else None)),
-        Raw("scale_shift_table", (2, width)), bare_norm(width), Modulate(""),
-        Linear("proj_out", width, c.patch_size**2 * out, bias=True), Unflatten("", c.patch_size),
+        repeat("transformer_blocks", c.num_layers, ModulatedBlock(
+            "", None, Raw("scale_shift_table", (6, width)), norms, mixer, cross if c.get("cross_attention_dim") else None,
+            _feed(c, width))),
+        Modulation("", None, 2, table=Raw("scale_shift_table", (2, width))), bare_norm(width), Modulate(""),
+        Linear("proj_out", width, c.patch_size**2 * out, bias=True), Unflatten("", c.patch_size), text=T5_TOKENS,
     )  # fmt: skip
 
 
@@ -72,9 +76,7 @@ def bare_norm(width: int, name: str = "") -> Norm:
 def patch_embed(c: Dimensions, width: int) -> Sequence:
     """PatchEmbed: patches by a convolution, fixed sinusoidal positions (a buffer that is not stored)."""
     patch = (c.patch_size, c.patch_size)
-    tokens = (c.sample_size // c.patch_size) ** 2
-    return sequence(Conv("proj", c.in_channels, width, patch, patch), Flatten(""), Sinusoids("", tokens, width),
-                    name="pos_embed")  # fmt: skip
+    return sequence(Conv("proj", c.in_channels, width, patch, patch), Flatten(""), TablePositions(""), name="pos_embed")
 
 
 def time_embedder(width: int, name: str = "timestep_embedder") -> Condition:
@@ -84,9 +86,9 @@ def time_embedder(width: int, name: str = "timestep_embedder") -> Condition:
 
 def shared_modulation(width: int, *, sized: bool = False) -> Modulation:
     """AdaLayerNormSingle: time (and image size and aspect ratio, `sized`) to six vectors, once for all blocks."""
-    sizes = tuple(embedded(f"{name}_embedder", SINES, width // 3) for name in ("resolution", "aspect_ratio"))
+    sizes = (embedded("resolution_embedder", SINES, width // 3, rows=2), embedded("aspect_ratio_embedder", SINES, width // 3))
     vectors = sequence(time_embedder(width), *(sizes if sized else ()), name="emb")
-    return Modulation("adaln_single", Linear("linear", width, 6 * width, bias=True), 6, vectors)
+    return Modulation("adaln_single", Linear("linear", width, 6 * width, bias=True), 6, vectors, shared=True)
 
 
 def projected_caption(name: str, inputs: int, width: int, act: str = "gelu_pytorch_tanh") -> Condition:

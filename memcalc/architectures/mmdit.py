@@ -10,9 +10,18 @@ from memcalc.architectures.diffusers import attention, denoiser, embedded, feed_
 from memcalc.architectures.dit import bare_norm, heads, time_embedder
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, repeat, sequence
-from memcalc.blocks.basic import Conv, Linear, Norm
-from memcalc.blocks.diffusion import Condition, JointAttention, JointBlock, Modulate, Modulation, SingleBlock
-from memcalc.blocks.image import Flatten, Positions, Unflatten
+from memcalc.blocks.basic import Conv, Linear, Norm, Raw
+from memcalc.blocks.diffusion import (
+    AxialRotary,
+    Condition,
+    JointAttention,
+    JointBlock,
+    Modulate,
+    Modulation,
+    SingleBlock,
+    TablePositions,
+)
+from memcalc.blocks.image import Flatten, Unflatten
 
 if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
@@ -28,23 +37,27 @@ def sd3(c: Dimensions) -> Model:
     return denoiser(
         c, _sd3_patches(c, width), time_and_text(width, c.pooled_projection_dim),
         context_embedder(c.joint_attention_dim, c.caption_projection_dim), blocks,
-        *unpatched(width, c.patch_size**2 * (c.get("out_channels") or c.in_channels), c.patch_size),
+        *unpatched(width, c.patch_size**2 * (c.get("out_channels") or c.in_channels), c.patch_size), text=SD3_TOKENS,
     )  # fmt: skip
+
+
+SD3_TOKENS = 77 + 256  # CLIP's and T5's, side by side, as the pipeline makes them
 
 
 def _sd3_patches(c: Dimensions, width: int) -> Sequence:
     """Patches, plus the middle of a table of fixed positions for the largest image (a stored buffer)."""
     patch, largest = (c.patch_size, c.patch_size), c.get("pos_embed_max_size")
     side = largest or c.sample_size // c.patch_size
-    table = Positions("pos_embed", (1, side**2, width), buffer=True)
-    return sequence(Conv("proj", c.in_channels, width, patch, patch), Flatten(""), table if largest else None,
+    table = Raw("pos_embed", (1, side**2, width), buffer=True, dtype="fp32")
+    places = TablePositions("", cropped=bool(largest))
+    return sequence(Conv("proj", c.in_channels, width, patch, patch), Flatten(""), table if largest else None, places,
                     name="pos_embed")  # fmt: skip
 
 
 def time_and_text(width: int, pooled: int, *, guidance: bool = False) -> Sequence:
     """The conditioning vector: time, and guidance where the model is distilled for it, plus pooled text."""
     strength = embedded("guidance_embedder", 256, width) if guidance else None
-    return sequence(time_embedder(width), strength, embedded("text_embedder", pooled, width), name="time_text_embed")
+    return sequence(time_embedder(width), strength, embedded("text_embedder", pooled, width, given=True), name="time_text_embed")
 
 
 def context_embedder(inputs: int, width: int) -> Condition:
@@ -59,8 +72,9 @@ def modulation(name: str, width: int, chunks: int) -> Modulation:
 
 def unpatched(width: int, out: int, patch: int) -> tuple[Block, ...]:
     """norm_out, modulated by scale and shift, and the projection back to pixels of a patch."""
-    return (modulation("norm_out", width, 2), bare_norm(width), Modulate(""), Linear("proj_out", width, out, bias=True),
-            Unflatten("", patch))  # fmt: skip
+    end = (Unflatten("", patch),) if patch else ()
+    last = Linear("proj_out", width, out, bias=True)
+    return (modulation("norm_out", width, 2), bare_norm(width), Modulate(""), last, *end)  # fmt: skip
 
 
 def joint_attention(c: Dimensions, width: int, qk_norm: str = "", *, last: bool = False, rotary: int = 0) -> JointAttention:
@@ -76,14 +90,15 @@ def joint_attention(c: Dimensions, width: int, qk_norm: str = "", *, last: bool 
         q_norm=q, k_norm=k, causal=False, rotary_dim=rotary,
         context=tuple(Linear(f"add_{x}_proj", width, width, bias=True) for x in "qkv"),
         context_norms=tuple(norm for norm in (added_q, added_k) if norm),
-        context_out=None if last else Linear("to_add_out", width, width, bias=True),
+        context_out=None if last else Linear("to_add_out", width, width, bias=True), formula="flux" if rotary else "",
     )  # fmt: skip
 
 
 def qk_norms(names: tuple[str, ...], dim: int, kind: str) -> list[Norm | None]:
     """Norms of queries and keys per head: none, 'rms_norm', 'layer_norm', or 'fp32_layer_norm' without weights."""
-    kinds = {"rms_norm": "rms", "layer_norm": "layer", "fp32_layer_norm": "none"}
-    return [Norm(name, dim, kinds[kind]) if kind else None for name in names]  # type: ignore[arg-type]
+    kinds = {"rms_norm": ("rms", "t5"), "torch_rms_norm": ("rms", "olmo2"), "layer_norm": ("layer", ""),
+             "fp32_layer_norm": ("none", "")}  # fmt: skip
+    return [Norm(name, dim, *kinds[kind]) if kind else None for name in names]  # type: ignore[arg-type]
 
 
 def _sd3_block(c: Dimensions, width: int, *, dual: bool, last: bool) -> JointBlock:
@@ -98,32 +113,36 @@ def _sd3_block(c: Dimensions, width: int, *, dual: bool, last: bool) -> JointBlo
     )  # fmt: skip
 
 
+PACKED = 64 * 64  # tokens of a 1024 x 1024 image: 16 channels at an eighth of its size, packed two by two
+
+
 @architecture("FluxTransformer2DModel")
 def flux(c: Dimensions) -> Model:
     """Joint layers, then layers over text and image tokens in one row, attention and MLP at once."""
     width, rotary = c.num_attention_heads * c.attention_head_dim, sum(c.axes_dims_rope)
     joint = JointBlock(
         "", width, modulation("norm1", width, 6), modulation("norm1_context", width, 6),
-        joint_attention(c, width, "rms_norm", rotary=rotary), None,
+        joint_attention(c, width, "torch_rms_norm", rotary=rotary), None,
         feed_forward("ff", width, act="gelu-approximate"), feed_forward("ff_context", width, act="gelu-approximate"),
     )  # fmt: skip
     return denoiser(
         c, time_and_text(width, c.pooled_projection_dim, guidance=bool(c.guidance_embeds)),
         context_embedder(c.joint_attention_dim, width), Linear("x_embedder", c.in_channels, width, bias=True),
-        repeat("transformer_blocks", c.num_layers, joint),
+        AxialRotary("", tuple(c.axes_dims_rope)), repeat("transformer_blocks", c.num_layers, joint),
         repeat("single_transformer_blocks", c.num_single_layers, _flux_single(c, width, rotary)),
-        *unpatched(width, c.patch_size**2 * (c.get("out_channels") or c.in_channels), c.patch_size),
+        *unpatched(width, c.patch_size**2 * (c.get("out_channels") or c.in_channels), 0), text=512,
+        image=(PACKED, c.in_channels),
     )  # fmt: skip
 
 
 def _flux_single(c: Dimensions, width: int, rotary: int) -> SingleBlock:
-    q, k = qk_norms(("norm_q", "norm_k"), c.attention_head_dim, "rms_norm")
+    q, k = qk_norms(("norm_q", "norm_k"), c.attention_head_dim, "torch_rms_norm")
     mixer = Attention(
         "attn", *(c.num_attention_heads,) * 2, c.attention_head_dim,
         q=Linear("to_q", width, width, bias=True),
         k=Linear("to_k", width, width, bias=True),
         v=Linear("to_v", width, width, bias=True),
-        q_norm=q, k_norm=k, causal=False, rotary_dim=rotary,
+        q_norm=q, k_norm=k, causal=False, rotary_dim=rotary, formula="flux",
     )  # fmt: skip
     inner = 4 * width
     return SingleBlock("", width, modulation("norm", width, 3), mixer, Linear("proj_mlp", width, inner, bias=True),

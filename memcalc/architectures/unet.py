@@ -16,7 +16,7 @@ from memcalc.architectures.diffusers import (
     map_attention,
     res_block,
 )
-from memcalc.blocks.base import Block, Sequence, repeat, residual, sequence, stack
+from memcalc.blocks.base import Block, Recomputed, Sequence, repeat, residual, sequence, stack
 from memcalc.blocks.basic import Activation, Embedding, Linear, Norm, Raw
 from memcalc.blocks.diffusion import Condition, ResBlock
 from memcalc.blocks.image import Flatten, Join, Keep, Resample, Unflatten
@@ -25,6 +25,9 @@ from memcalc.errors import fault
 if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
     from memcalc.model import Model
+
+
+CLIP_TOKENS = 77  # what the pipelines of Stable Diffusion cut and pad every prompt to
 
 
 class Level(NamedTuple):
@@ -48,11 +51,11 @@ def unet(c: Dimensions) -> Model:
     return denoiser(
         c, *_conditions(c), conv3("conv_in", c.in_channels, widths[0], c.conv_in_kernel), Keep(""),
         stack("down_blocks", [_down(c, level, before, last=i == len(down) - 1)
-                              for i, (level, before) in enumerate(zip(down, [widths[0], *widths], strict=False))]),
+                              for i, (level, before) in enumerate(zip(down, [widths[0], *widths], strict=False))], "never"),
         _middle(c, down[-1]),
         stack("up_blocks", [_up(c, level, before, skip, last=i == len(up) - 1)
-                            for i, (level, before, skip) in enumerate(_reversed(up, widths))]),
-        *end, conv3("conv_out", widths[0], c.out_channels, c.conv_out_kernel),
+                            for i, (level, before, skip) in enumerate(_reversed(up, widths))], "never"),
+        *end, conv3("conv_out", widths[0], c.out_channels, c.conv_out_kernel), text=CLIP_TOKENS,
     )  # fmt: skip
 
 
@@ -116,7 +119,7 @@ def _class(c: Dimensions, inputs: int, wide: int) -> Block | None:
         case "timestep":
             return embedded("class_embedding", inputs, wide, act=c.act_fn)
         case "projection":
-            return embedded("class_embedding", given, wide)
+            return embedded("class_embedding", given, wide, given=True)
         case "simple_projection":
             return Condition("", (Linear("class_embedding", given, wide, bias=True),))
         case other:
@@ -129,7 +132,7 @@ def _addition(c: Dimensions, wide: int) -> Block | None:
         case None:
             return None
         case "text_time":
-            return embedded("add_embedding", c.projection_class_embeddings_input_dim, wide)
+            return embedded("add_embedding", c.projection_class_embeddings_input_dim, wide, given=True)
         case "text":
             return _text_time(c.get("encoder_hid_dim") or c.cross_attention_dim, wide)
         case "image":
@@ -230,7 +233,8 @@ def _down(c: Dimensions, level: Level, before: int, *, last: bool) -> Sequence:
     attends = None
     for i in range(level.layers):
         attends = _attends(c, level, i, attends)
-        blocks += [_res(c, f"resnets.{i}", before if i == 0 else level.width, level.width), attends, Keep("")]
+        res = _res(c, f"resnets.{i}", before if i == 0 else level.width, level.width)
+        blocks += [Recomputed("", (res,)), attends, Keep("")]
     if last:
         return sequence(*blocks)
     if level.kind in ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"):
@@ -247,7 +251,8 @@ def _up(c: Dimensions, level: Level, below: int, skip: int, *, last: bool) -> Se
     for i in range(level.layers):
         joined = (below if i == 0 else level.width) + (skip if i == level.layers - 1 else level.width)
         attends = _attends(c, level, i, attends)
-        blocks += [Join(""), _res(c, f"resnets.{i}", joined, level.width), attends]
+        res = Recomputed("", (_res(c, f"resnets.{i}", joined, level.width),))
+        blocks += [Join("", first=i == 0), res, attends]
     if last:
         return sequence(*blocks)
     if level.kind in ("ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D"):
@@ -264,7 +269,8 @@ def _middle(c: Dimensions, level: Level) -> Sequence | None:
     if kind == "UNetMidBlock2D":
         return sequence(first, name="mid_block")
     level = level._replace(kind=kind, only_cross=kind == "UNetMidBlock2DSimpleCrossAttn" and _middle_only_cross(c))
-    return sequence(first, _attention(c, level, 0, width), _res(c, "resnets.1", width, width), name="mid_block")
+    second = Recomputed("", (_res(c, "resnets.1", width, width),))
+    return sequence(first, _attention(c, level, 0, width), second, name="mid_block")
 
 
 def _middle_only_cross(c: Dimensions) -> bool:

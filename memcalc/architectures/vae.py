@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
 from memcalc.architectures.diffusers import conv3, group_norm, latent, map_attention, res_block
-from memcalc.blocks.base import Block, Sequence, sequence, stack
+from memcalc.blocks.base import Block, Recomputed, Sequence, sequence, stack
 from memcalc.blocks.basic import Activation
+from memcalc.blocks.diffusion import Sample
 from memcalc.blocks.image import Pad, Resample
 from memcalc.errors import fault
 from memcalc.model import Model
@@ -23,7 +24,7 @@ def autoencoder(c: Dimensions) -> Model:
     z = c.latent_channels
     into = conv3("quant_conv", 2 * z, 2 * z, 1) if c.use_quant_conv else None
     out = conv3("post_quant_conv", z, z, 1) if c.use_post_quant_conv else None
-    return Model(sequence(_encoder(c), into, out, _decoder(c)), "image", image=latent(c))
+    return Model(sequence(_encoder(c), into, Sample(""), out, _decoder(c)), "diffusion", image=latent(c))
 
 
 def _encoder(c: Dimensions) -> Sequence:
@@ -87,4 +88,5 @@ def _middle(c: Dimensions) -> Sequence:
     """A residual block, one head of attention over all pixels, a residual block."""
     width = c.block_out_channels[-1]
     attends = map_attention("attentions.0", width, 1, c.norm_num_groups) if c.mid_block_add_attention else None
-    return sequence(_res(c, "resnets.0", width, width), attends, _res(c, "resnets.1", width, width), name="mid_block")
+    blocks = (_res(c, "resnets.0", width, width), attends, _res(c, "resnets.1", width, width))
+    return Recomputed("mid_block", tuple(block for block in blocks if block))

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence
+
+if TYPE_CHECKING:
+    from memcalc.blocks.basic import Raw
 
 
 @dataclass(frozen=True, slots=True)
 class Condition(Sequence):
     """Blocks that make or change the conditioning vector [batch, width] (time, class, pooled text), not the stream.
 
-    `tokens` where they make the other sequence that cross or joint attention reads (projected captions).
+    `tokens` where they make the other sequence that cross or joint attention reads (projected captions). A vector is
+    made of the time step, or of one that is `given` (pooled text). Of numbers that come by `rows` for each sample the
+    vectors stand side by side (PixArt's height and width).
     """
 
     tokens: bool = False
+    given: bool = False
+    rows: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Sample(Block):
+    """A latent drawn from the mean and the logarithm of the variance that an encoder yields, side by side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +60,53 @@ class Modulation(Block):
     """Shifts, scales and gates for a block: linear(silu(condition)), `chunks` vectors of the stream's width.
 
     Adaptive layer norm (Peebles & Xie 2023). `condition` are blocks of its own that make the vector first (DiT embeds
-    time and class in every block). `silu` False where the condition comes activated.
+    time and class in every block). `silu` False where the condition comes activated. `shared` where the vectors are
+    those of all blocks (PixArt); a `table` [chunks, width] in place of the linear is added to the condition itself.
+    `borrowed` is the path of the module whose parameters make the condition, where they are not its own.
     """
 
     linear: Block | None = None
     chunks: int = 6
     condition: Block | None = None
     silu: bool = True
+    shared: bool = False
+    table: Raw | None = None
+    borrowed: str = ""
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return _given(self.condition, self.linear)
+        return _given(None if self.borrowed else self.condition, self.linear, self.table)
+
+
+@dataclass(frozen=True, slots=True)
+class ModulatedBlock(Block):
+    """A layer of one stream: x + gate · mixer(modulate(norm(x))), x + cross(x), x + gate · feed(modulate(norm(x))).
+
+    Its six vectors come from a `modulation` of its own (DiT), or are the shared ones plus its `table` (PixArt).
+    """
+
+    modulation: Block | None = None
+    table: Raw | None = None
+    norms: tuple[Block, ...] = ()
+    mixer: Block | None = None
+    cross: Block | None = None
+    feed: Block | None = None
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return _given(self.modulation, self.table, self.norms[0], self.mixer, self.cross, self.norms[1], self.feed)
+
+
+@dataclass(frozen=True, slots=True)
+class TablePositions(Block):
+    """Fixed positions in fp32 added to the tokens; `cropped` from the middle of a table for larger images."""
+
+    cropped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AxialRotary(Block):
+    """Tables that rotate text and image tokens, of `axes` channels for each axis of their positions (FLUX)."""
+
+    axes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +150,7 @@ class JointBlock(Block):
     width: int = 0
     modulation: Block | None = None
     context_modulation: Block | None = None
-    attention: Block | None = None
+    attention: JointAttention | None = None
     dual: Block | None = None
     mlp: Block | None = None
     context_mlp: Block | None = None

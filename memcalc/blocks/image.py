@@ -32,9 +32,13 @@ class Axes(Block):
 
 @dataclass(frozen=True, slots=True)
 class Unflatten(Block):
-    """Tokens back to a map; `patch` > 1 spreads each token over patch x patch pixels (a DiT's unpatchify)."""
+    """Tokens back to a map; `patch` > 1 spreads each token over patch x patch pixels (a DiT's unpatchify).
+
+    A view of the tokens, unless `copied` to lie in memory as maps do.
+    """
 
     patch: int = 1
+    copied: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,9 @@ class Keep(Block):
 
 @dataclass(frozen=True, slots=True)
 class Join(Block):
-    """x concatenated along its channels with what the last open Keep remembered."""
+    """x concatenated along its channels with what the last open Keep remembered; `first` of its level, or a later one."""
+
+    first: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +164,9 @@ class WindowLayer(Block):
     behind: bool = False
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        row = (self.mixer, *self.norms, self.mlp) if self.behind else (self.norms[0], self.mixer, self.norms[1], self.mlp)
+        first, second = self.norms
+        row = (self.mixer, first, self.mlp, second) if self.behind else (first, self.mixer, second, self.mlp)
+        row = (*row, self.drop_path)
         return tuple(block for block in row if block)
 
 

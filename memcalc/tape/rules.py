@@ -34,12 +34,14 @@ class Around:
         "keeps",
         "kept",
         "masks",
+        "original",
         "padding",
         "per_layer",
         "positions",
         "ready",
         "ropes",
         "rotary",
+        "scene",
         "shared",
         "table",
         "tokens",
@@ -57,8 +59,10 @@ class Around:
         self.masks: dict[int, Value | None] = {}
         self.encoder: Value | None = None
         self.tokens: Value | None = None  # the ids that the model was given
+        self.original: Value | None = None  # a copy of the embeddings (Zamba)
         self.per_layer: Value | None = None  # every layer's own embeddings (Gemma 3n and 4)
         self.shared: dict[bool, tuple[Value, Value]] = {}  # keys and values that later layers take (of a window or not)
+        self.scene: Any = None  # of a denoiser
         self.kept: Value | None = None  # what a stage yields beside its output, until the next stage has run
         self.bias: Value | None = None
         self.cross_bias: Value | None = None

@@ -9,7 +9,7 @@ import pytest
 from memcalc.architectures import build
 from memcalc.architectures.vision import pair
 from memcalc.blocks.basic import Conv, Norm, Select
-from memcalc.blocks.image import DropPath, Positions, Prefix, Windows
+from memcalc.blocks.image import DropPath, Positions, Prefix, WindowLayer
 from memcalc.errors import RunInvalid
 from tests.architectures.walk import kinds, order
 
@@ -64,9 +64,9 @@ def test_rates_that_rise_from_layer_to_layer_begin_with_none() -> None:
 
 
 def test_every_second_layer_is_shifted_while_the_map_is_larger_than_a_window() -> None:
-    windows = kinds(build("swin", {**SWIN, "window_size": 8}), Windows)  # maps of 16 and 8 tokens a side
+    windows = kinds(build("swin", {**SWIN, "window_size": 8}), WindowLayer)  # maps of 16 and 8 tokens a side
     assert [(w.size, w.shifted) for w in windows] == [(8, False), (8, True), (8, False), (8, False), (8, False)]
-    narrow = kinds(build("swin", {**SWIN, "window_size": 12}), Windows)
+    narrow = kinds(build("swin", {**SWIN, "window_size": 12}), WindowLayer)
     assert [(w.size, w.shifted) for w in narrow[2:]] == [(8, False)] * 3
 
 

@@ -21,7 +21,8 @@ HOMES = {
     "disentangled": ("attention_encoders",),
     "mlp": ("experts",),
     "mla": ("latent", "indexer", "experts"),
-    "image": ("vision", "convnets", "windows"),
+    "image": ("vision", "convnets", "windows", "unet"),
+    "diffusion": ("dit", "unet"),
     "ssm": ("selective", "dual", "gated_delta", "kimi_delta", "lightning", "griffin", "short_conv"),
 }
 

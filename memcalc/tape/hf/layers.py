@@ -143,8 +143,11 @@ def _stages(t: Tape, block: Stack) -> bool:
     """Whether the layers are stages, each with a stack of like layers of its own: those are what repeats."""
     if block.shared > 1 or (t.setting.checkpoint and block.recompute != "never"):
         return False
-    inside = any(isinstance(part, Stack) for stage in block.layers for part in stage.parts())
-    return inside and len(list(block.groups())) == len(block.layers)
+    return len(list(block.groups())) == len(block.layers) and any(_holds_stack(stage) for stage in block.layers)
+
+
+def _holds_stack(block: Block) -> bool:
+    return any(isinstance(part, Stack) or _holds_stack(part) for part in block.parts())
 
 
 def _inner(t: Tape, block: Stack, named: list[tuple[Block, str]], x: Value, around: Around) -> Value:

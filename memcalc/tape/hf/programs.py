@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 def whole(t: Tape, model: Model) -> tuple[Value, Value]:
     """…ForCausalLM.forward and its kin: (loss, logits)."""
+    if model.kind == "diffusion":
+        from memcalc.tape.hf.diffusion import denoise  # noqa: PLC0415 - other models need none of it
+
+        return denoise(t, model)
     base, heads = split(model.body)
     x, labels = inputs(t, model)
     hidden, _encoded = body(t, base, x)  # the encoder's states are an output of the model: they stay to its end

@@ -40,35 +40,37 @@ def _each(value: int | tuple[int, ...], axes: int) -> tuple[int, ...]:
 
 
 @rule(Flatten)
-def flatten(_: Tape, block: Flatten, x: Value, around: Around) -> Value:  # noqa: ARG001
+def flatten(_: Tape, block: Flatten, x: Value, around: Around) -> Value:
     """x.flatten(2).transpose(1, 2); x.flatten(1)."""
     if block.whole:
         return f.reshape(x, x.shape[0], -1)
+    if around.scene:
+        around.scene.sizes.append(x.shape[2:])
     return f.transpose(f.reshape(x, *x.shape[:2], -1), 1, 2)
 
 
 @rule(Prefix)
-def prefix(t: Tape, block: Prefix, x: Value, around: Around) -> Value:  # noqa: ARG001
+def prefix(t: Tape, block: Prefix, x: Value, around: Around) -> Value:
     """Learned tokens put before the others (ViTEmbeddings.forward)."""
     tokens = f.expand(t.weight("", block.shape), x.shape[0], *block.shape[1:])
     return f.cat((tokens, x), 1)
 
 
 @rule(Positions)
-def positions(t: Tape, block: Positions, x: Value, around: Around) -> Value:  # noqa: ARG001
+def positions(t: Tape, block: Positions, x: Value, around: Around) -> Value:
     """A table added to the tokens."""
     return f.add(x, t.weight("", block.shape))
 
 
 @rule(ChannelScale)
-def channel_scale(t: Tape, block: ChannelScale, x: Value, around: Around) -> Value:  # noqa: ARG001
+def channel_scale(t: Tape, block: ChannelScale, x: Value, around: Around) -> Value:
     """LayerScale; in place where it is a buffer (Gemma 4's layer_scalar)."""
     return f.scale_(x) if block.buffer else f.mul(x, t.weight("", block.shape))
 
 
 @rule(DropPath)
-def drop_path(t: Tape, block: DropPath, x: Value, around: Around) -> Value:  # noqa: ARG001
-    """drop_path(x): a random factor for each sample."""
+def drop_path(t: Tape, block: DropPath, x: Value, around: Around) -> Value:
+    """A random factor for each sample (…DropPath.forward)."""
     if not block.p:
         return x
     kept = f.shift(f.shift(t.new((x.shape[0], *(1 for _ in x.shape[1:])), x.dtype)))
@@ -76,11 +78,11 @@ def drop_path(t: Tape, block: DropPath, x: Value, around: Around) -> Value:  # n
 
 
 @rule(Select)
-def select(_: Tape, block: Select, x: Value, around: Around) -> Value:  # noqa: ARG001
+def select(_: Tape, block: Select, x: Value, around: Around) -> Value:
     """What a head reads of the tokens."""
     match block.what:
         case "mean":
-            return f.mean(x, *((2, 3) if len(x.shape) == 4 else (1,)), keep=False)  # noqa: PLR2004 - a map, or tokens
+            return f.mean(x, *((2, 3) if len(x.shape) == 4 else (1,)), keep=False)
         case "first+mean":
             return f.cat((f.select(x, 1), f.mean(f.narrow(x, 1, x.shape[1] - 1), 1, keep=False)))
         case _:

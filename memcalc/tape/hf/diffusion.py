@@ -1,0 +1,124 @@
+"""Denoisers of diffusers: what they are given, their conditioning vector, and the loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.blocks.attention import Attention
+from memcalc.blocks.basic import Embedding, Linear
+from memcalc.blocks.diffusion import Condition, Sample
+from memcalc.tape import functions as f
+from memcalc.tape.rules import Around, rule, run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memcalc.blocks.base import Block
+    from memcalc.model import Model
+    from memcalc.tape.recorder import Tape
+    from memcalc.tape.values import Value
+
+
+class Scene:
+    """What the blocks of a denoiser hand to each other beside the stream.
+
+    `vector` is the conditioning vector [batch, width], `sizes` the maps that are read as tokens just now, `skips` what
+    a UNet keeps on its way down, `used` the ones that the level on its way up has taken. `chunks` are the vectors of the
+    last modulation, `shared` those of all layers, `rotary` the tables; `pieces` are parts of a vector.
+    """
+
+    def __init__(self) -> None:
+        self.vector: Value | None = None
+        self.sizes: list[tuple[int, ...]] = []
+        self.skips: list[Value] = []
+        self.used: list[Value] = []
+        self.chunks: list[Value] = []
+        self.shared: Value | None = None
+        self.rotary: tuple[Value, Value] | None = None
+        self.pieces: list[Value] = []
+
+
+def denoise(t: Tape, model: Model) -> tuple[Value, Value]:
+    """mse_loss(model(latents, time step, text), target), the target as large as the output: (loss, output)."""
+    s = t.setting
+    x, around = t.given((s.batch, *model.image), s.weights), Around()
+    around.ready, around.scene = True, Scene()
+    width = text_width(model.body)
+    if width and s.seq:
+        around.encoder = t.given((s.batch, s.seq, width), s.weights)
+    out = body(t, model.body, x, around)
+    return f.mse_loss(out, t.given(out.shape, s.weights)), out
+
+
+def body(t: Tape, block: Block, x: Value, around: Around) -> Value:
+    """The model's forward, whose local variables go when it returns."""
+    for part in block.parts():
+        x = run(t, part, x, around)
+    return x
+
+
+def text_width(block: Block) -> int:
+    """Channels of the text states that a model reads: what its first projection of them, or cross attention, takes."""
+    return next(_text_widths(block), 0)
+
+
+def _text_widths(block: Block) -> Iterator[int]:
+    if isinstance(block, Condition) and block.tokens:
+        first = block.blocks[0]
+        yield first.inputs if isinstance(first, Linear) else getattr(first, "width", 0)
+    elif isinstance(block, Attention) and block.cross and isinstance(block.k, Linear):
+        yield block.k.inputs
+    else:
+        for _, part in block.groups():
+            yield from _text_widths(part)
+
+
+@rule(Condition)
+def condition(t: Tape, block: Condition, x: Value, around: Around) -> Value:
+    """The text's states projected; or a vector made of the time step, or of what is given, added to the others."""
+    if block.tokens:
+        assert around.encoder is not None  # noqa: S101 - a model with text is given some
+        around.encoder = through(t, block, around.encoder, around)
+        return x
+    made = through(t, block, given(t, block, x.shape[0]), around)
+    scene = around.scene
+    if scene.vector is not None and made.shape[-1] != scene.vector.shape[-1]:
+        scene.pieces.append(f.reshape(made, x.shape[0], -1))
+        if sum(piece.shape[-1] for piece in scene.pieces) < scene.vector.shape[-1]:
+            return x
+        made, scene.pieces = f.cat(scene.pieces), []
+    scene.vector = made if scene.vector is None else f.add(scene.vector, made)
+    return x
+
+
+def given(t: Tape, block: Condition, batch: int) -> Value:
+    """What a vector is made of: class labels, something given, or sinusoids of the time step or other numbers."""
+    if isinstance(block.blocks[0], Embedding):
+        return t.given((batch,), "int64")
+    inputs = next(part.inputs for part in block.blocks if isinstance(part, Linear))
+    return t.given((batch, inputs), t.setting.weights) if block.given else sinusoids(t, batch * block.rows, inputs)
+
+
+def through(t: Tape, block: Condition, x: Value, around: Around) -> Value:
+    """The blocks of a condition, one after the other."""
+    for part in block.blocks:
+        x = run(t, part, x, around)
+    return x
+
+
+def sinusoids(t: Tape, batch: int, width: int) -> Value:
+    """get_timestep_embedding: sines and cosines of the time steps, in fp32, cast to the model's dtype."""
+    t.given((batch,), "int64", ".timestep")
+    angles = t.new((batch, width // 2), "fp32")
+    waves = f.cat((f.scale(angles), f.scale(angles)))
+    del angles
+    return f.to(f.clone(waves), t.setting.weights)
+
+
+@rule(Sample)
+def sample(t: Tape, block: Sample, x: Value, around: Around) -> Value:
+    """DiagonalGaussianDistribution: mean + exp(logvar / 2) * noise (diffusers, autoencoders/vae.py)."""
+    mean, logarithm = f.chunk(x, 2, 1)
+    logarithm = f.clamp(logarithm)
+    deviation, _variance = f.exp(f.scale(logarithm)), f.exp(logarithm)
+    return f.add(mean, f.mul(deviation, t.new(mean.shape, x.dtype)))

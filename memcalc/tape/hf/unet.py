@@ -1,0 +1,115 @@
+"""UNets and the autoencoder: residual blocks, maps read as tokens, long skip connections (diffusers)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.blocks.attention import Attention
+from memcalc.blocks.basic import Norm
+from memcalc.blocks.diffusion import ResBlock
+from memcalc.blocks.image import Join, Keep, Pad, Resample, Unflatten
+from memcalc.tape import functions as f
+from memcalc.tape.functions import maps
+from memcalc.tape.hf.attention import heads
+from memcalc.tape.hf.basic import activate
+from memcalc.tape.rules import Around, rule, run
+
+if TYPE_CHECKING:
+    from memcalc.tape.recorder import Tape
+    from memcalc.tape.values import Value
+
+
+@rule(ResBlock)
+def res_block(t: Tape, block: ResBlock, x: Value, around: Around) -> Value:
+    """ResnetBlock2D.forward."""
+    assert block.norm1 and block.conv1 and block.norm2 and block.conv2  # noqa: S101, PT018 - every ResBlock has them
+    y = activate(block.activation, run(t, block.norm1, x, around))
+    if block.up or block.down:
+        x, y = resized(x, up=block.up), resized(y, up=block.up)
+    y = run(t, block.conv1, y, around)
+    vector = None
+    if block.time:
+        vector = run(t, block.time, activate(block.activation, around.scene.vector), around)
+        vector = f.unsqueeze(f.unsqueeze(vector, 2), 3)
+    if vector is not None and block.scale_shift:
+        scale, shift = f.chunk(vector, 2, 1)
+        y = run(t, block.norm2, y, around)
+        y = f.add(f.mul(y, f.shift(scale)), shift)
+    else:
+        y = y if vector is None else f.add(y, vector)
+        y = run(t, block.norm2, y, around)
+    y = f.dropout(activate(block.activation, y), block.dropout)
+    y = run(t, block.conv2, y, around)
+    x = run(t, block.shortcut, f.contiguous(x), around) if block.shortcut else x
+    return f.scale(f.add(x, y))
+
+
+def resized(x: Value, *, up: bool) -> Value:
+    """Twice, or (by the mean of every four pixels) half as large."""
+    rows, columns = x.shape[2:]
+    if up:
+        return maps.interpolate(x, (2 * rows, 2 * columns))
+    return maps.average_pool(x, (rows // 2, columns // 2))
+
+
+@rule(Norm, "group")
+def group_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
+    """nn.GroupNorm."""
+    return f.group_norm(x, t.weight("weight", (block.width,)), t.weight("bias", (block.width,)), block.groups_of)
+
+
+@rule(Keep)
+def keep(_: Tape, block: Keep, x: Value, around: Around) -> Value:
+    """down_block_res_samples += (x,)."""
+    around.scene.skips.append(x)
+    return x
+
+
+@rule(Join)
+def join(_: Tape, block: Join, x: Value, around: Around) -> Value:
+    """torch.cat([x, res_hidden_states], dim=1); a level holds all of its own until it is done."""
+    scene = around.scene
+    if block.first:
+        scene.used.clear()
+    scene.used.append(scene.skips.pop())
+    return f.cat((x, scene.used[-1]), 1)
+
+
+@rule(Resample)
+def resample(_: Tape, block: Resample, x: Value, around: Around) -> Value:
+    """F.interpolate(x, scale_factor, mode)."""
+    return maps.interpolate(x, tuple(size * block.factor for size in x.shape[2:]))
+
+
+@rule(Pad)
+def pad(_: Tape, block: Pad, x: Value, around: Around) -> Value:
+    """F.pad of a map."""
+    return f.pad_both(x, (2, 3), (x.shape[2] + block.amount, x.shape[3] + block.amount))
+
+
+@rule(Unflatten)
+def unflatten(_: Tape, block: Unflatten, x: Value, around: Around) -> Value:
+    """Tokens back to a map: a copy, or (AttnProcessor2_0) a view; or each token spread over patch x patch pixels."""
+    rows, columns = around.scene.sizes.pop()
+    batch, width = x.shape[0], x.shape[-1]
+    if block.patch == 1:
+        made = f.permute(f.reshape(x, batch, rows, columns, width), 0, 3, 1, 2)
+        return f.contiguous(made) if block.copied else made
+    channels = width // block.patch**2
+    x = f.reshape(x, batch, rows, columns, block.patch, block.patch, channels)
+    return f.reshape(f.permute(x, 0, 5, 1, 3, 2, 4), batch, channels, rows * block.patch, columns * block.patch)
+
+
+@rule(Attention, "diffusers")
+def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """AttnProcessor2_0: always the fused kernel; its output divided by a factor that is 1."""
+    for part in block.before:  # a group norm over channels
+        x = f.transpose(run(t, part, f.transpose(x, 1, 2), around), 1, 2)
+    read = around.encoder if block.cross and around.encoder is not None else x
+    q, k, v = (run(t, part, source, around) for part, source in ((block.q, x), (block.k, read), (block.v, read)) if part)
+    q, k, v = heads(q, block.heads), heads(k, block.kv_heads), heads(v, block.kv_heads)
+    q = run(t, block.q_norm, q, around) if block.q_norm else q
+    k = run(t, block.k_norm, k, around) if block.k_norm else k
+    out = f.transpose(f.attention(q, k, v), 1, 2)
+    out = f.reshape(out, *out.shape[:2], -1)
+    return f.scale(run(t, block.out, f.to(out, q.dtype), around))
