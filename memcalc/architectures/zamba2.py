@@ -12,7 +12,7 @@ from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Sequence, residual, sequence, stack
 from memcalc.blocks.basic import Linear
 from memcalc.blocks.mlp import Mlp
-from memcalc.blocks.shared import Shared
+from memcalc.blocks.shared import Hybrid, Shared
 from memcalc.blocks.ssm import MambaHeads
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ def zamba2(c: Dimensions) -> Model:
         again = count >= owners and c.tie_word_embeddings
         shared = Shared("shared_transformer", Sequence("", block.blocks), first) if again else block
         linear = Linear("linear", c.hidden_size, c.hidden_size)
-        layers[index] = sequence(shared, linear, sequence(mamba, name="mamba_decoder"))
+        inner, owner = sequence(mamba, name="mamba_decoder"), first if c.tie_word_embeddings else ""
+        layers[index] = Hybrid("", (shared, linear, inner), block, owner, count)
     return causal_lm(c, tokens(c), stack("layers", layers), rms("final_layernorm", c.hidden_size), tie="embed_tokens")
 
 
@@ -56,9 +57,11 @@ def zamba(c: Dimensions) -> Model:
     block, first = _zamba_block(c), kinds.index(hybrid) if hybrid in kinds else 0
     shared = Shared("shared_transf", Sequence("", block.blocks), f"{_prefix(c)}layers.{first}.shared_transf")
     linear, inner = Linear("linear", c.hidden_size, c.hidden_size), sequence(mamba, name="mamba_decoder")
-    uses = {i: block if i == first or not c.tie_word_embeddings else shared for i in range(count)}
+    tied = c.tie_word_embeddings
+    uses = {i: block if i == first or not tied else shared for i in range(count)}
     layers: list[Block] = [
-        sequence(uses[i], linear, inner) if kind == hybrid else mamba for i, kind in enumerate(kinds)
+        Hybrid("", (uses[i], linear, inner), block, shared.owner if tied else "") if kind == hybrid else mamba
+        for i, kind in enumerate(kinds)
     ]
     return causal_lm(c, tokens(c), stack("layers", layers), rms("final_layernorm", c.hidden_size), tie="embed_tokens")
 

@@ -40,6 +40,8 @@ def prepare(t: Tape, layers: Block, x: Value, around: Around) -> None:
         around.masks[first.window] = padded_mask(t, batch, seq, x.dtype, eager=eager_only(first))
     if isinstance(first, Attention) and (first.alibi or first.formula in ("falcon", "mpt")):
         alibi.surround(t, first, x, around)
+    if any(layer.__class__.__name__ == "Hybrid" for _, layer in layers.groups()):
+        around.original = f.clone(x)
     for kind, dim, wide in tables:
         around.ropes[kind] = around.rotary = rotary_tables(t, 1, seq, dim, "fp32" if wide else x.dtype)
 
@@ -59,6 +61,11 @@ def handed_to(layer: Block, around: Around) -> Around:
 def sees(mixer: Attention | Mla) -> int:
     """The window its mask is made for; GPT-Neo's local layers keep a mask of their own beside that for all."""
     return 0 if not isinstance(mixer, Attention) or mixer.formula == "gpt_neo" else mixer.window
+
+
+def runs_eagerly(model: Block) -> bool:
+    """Whether a part of the model attends eagerly whatever is asked for."""
+    return any(eager_only(mixer) for mixer in attentions(model))
 
 
 def rotary(mixer: Attention | Mla) -> tuple[str, int, bool]:
