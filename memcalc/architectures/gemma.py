@@ -83,7 +83,7 @@ def capped(c: Dimensions, kind: str) -> Attention:
     seen = window(c) if kind == "sliding_attention" else 0
     causal = not c.get("use_bidirectional_attention")
     cap = float(c.get("attn_logit_softcapping") or 0.0)
-    return attention(c, bias=c.attention_bias, window=seen, causal=causal, softcap=cap)
+    return attention(c, bias=c.attention_bias, window=seen, causal=causal, softcap=cap, eager_only=True)
 
 
 def norm(c: Dimensions, name: str, width: int = 0) -> Norm:

@@ -137,7 +137,9 @@ def flash(q: Value, k: Value, v: Value) -> Value:
     return f.contiguous(f.transpose(f.flash(q, k, v), 1, 2))
 
 
-EAGER_ONLY = frozenset({"bloom", "codegen", "gpt_neo", "gptj", "mimo", "mpt"})  # classes without _supports_sdpa
+EAGER_ONLY = frozenset({  # classes without _supports_sdpa
+    "bloom", "codegen", "gpt_neo", "gpt_neox_japanese", "gptj", "mimo", "mpt", "openai-gpt", "xglm",
+})  # fmt: skip
 
 
 def eager_only(block: Attention | Mla) -> bool:
