@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.ssm import Mamba
+from memcalc.blocks.ssm import Mamba, MambaHeads
 from memcalc.tape import functions as f
 from memcalc.tape.hf.dual import causal_conv
 from memcalc.tape.loops import loop
@@ -29,6 +29,32 @@ def selective(t: Tape, block: Mamba, x: Value, around: Around) -> Value:
         bias = f.to(t.weight("bias", (block.inner,)), "fp32")
     skip = f.to(t.weight("D", (block.inner,)), "fp32")
     out = scan(t, f.transpose(hidden, 1, 2), f.add(step, f.unsqueeze(f.to(bias, step.dtype), -1)), decay, keys, queries, skip, gate)
+    return run(t, block.out_proj, f.to(f.transpose(out, 1, 2), x.dtype), around)
+
+
+@rule(MambaHeads)
+def in_heads(t: Tape, block: MambaHeads, x: Value, around: Around) -> Value:
+    """ZambaMambaMixer.forward: every head selects by weights of its own, one scan after the other."""
+    b, s = x.shape[:2]
+    heads, dim, size = block.heads, block.inner // block.heads, block.dt_rank + 2 * block.state
+    projected = f.view(f.transpose(run(t, block.in_proj, x, around), 1, 2), b, -1, 2, s)
+    hidden, gate = f.chunk(projected, 2, 2)
+    hidden = f.contiguous(f.squeeze(hidden, 2))
+    gate = f.transpose(f.reshape(gate, b, heads, dim, s), 0, 1)
+    hidden = causal_conv(t, block.conv, hidden, block.activation)  # type: ignore[arg-type]
+    hidden = f.transpose(f.reshape(hidden, b, heads, dim, s), 0, 1)
+    chosen = f.matmul(f.unsqueeze(t.weight("x_proj_weight", (heads, size, dim)), 1), hidden)
+    step, keys, queries = f.split(f.transpose(chosen, -1, -2), (block.dt_rank, block.state, block.state))
+    step = f.matmul(f.unsqueeze(t.weight("dt_proj_weight", (heads, dim, block.dt_rank)), 1), f.transpose(step, -1, -2))
+    bias = f.to(t.weight("dt_proj_bias", (heads, dim)), "fp32")
+    decay = f.neg(f.exp(f.to(t.weight("A_log", (heads, dim, block.state)), "fp32")))
+    skip = t.weight("D", (heads, dim))
+    outputs = []
+    for _ in range(heads):
+        one, dt, a, k, q, z, own = (f.select(part, 0) for part in (hidden, step, decay, keys, queries, gate, bias))
+        dt = f.add(dt, f.unsqueeze(f.to(own, dt.dtype), -1))
+        outputs.append(scan(t, one, dt, a, k, q, f.to(f.select(skip, 0), "fp32"), z))
+    out = f.cat(outputs, 1)
     return run(t, block.out_proj, f.to(f.transpose(out, 1, 2), x.dtype), around)
 
 
