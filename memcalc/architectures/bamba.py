@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
@@ -38,6 +39,7 @@ def falcon_h1(c: Dimensions) -> Model:
     width = int(c.get("mamba_d_ssm") or c.mamba_expand * c.hidden_size)
     mixer = bamba_mixer(c, bias=c.mamba_proj_bias, width=width, normed=c.mamba_rms_norm, out_bias=c.projectors_bias)
     attend = sequence(Scale(""), attention(c, bias=bool(c.attention_bias)), Scale(""))
+    mixer = replace(mixer, scaled=True)
     both = parallel(sequence(mixer, Scale("")), attend, norm=rms("input_layernorm", c.hidden_size))
     feed = residual(rms("pre_ff_layernorm", c.hidden_size), gated_mlp(c, "feed_forward", bias=c.mlp_bias))
     layers, norm = repeat("layers", c.num_hidden_layers, both, feed), rms("final_layernorm", c.hidden_size)

@@ -43,7 +43,7 @@ def ernie4_5_moe(c: Dimensions) -> Model:
     kinds = [
         (i + 1) % c.moe_layer_interval == 0 and c.moe_layer_start_index <= i <= last for i in range(c.num_hidden_layers)
     ]
-    mixer = attention(c, bias=c.use_bias, dropout=0.0)
+    mixer = attention(c, bias=c.use_bias, dropout=0.0, rotation="pairs-fp32")
     layers = interleaved("layers", kinds, lambda kind: pre_norm_layer(c, mixer, feeds[kind]))
     return decoder(c, layers, head_bias=c.use_bias)
 

@@ -41,7 +41,8 @@ class Mamba2(Block):
 
     in_proj gives the gate (`inner`), x (`inner`), B and C (`state_groups` times `state` each) and a time step per
     head; x, B and C go through the convolution; `heads` of `head_dim` channels keep `state` values a channel, in
-    chunks of `chunk` tokens; a gated norm over groups; out_proj.
+    chunks of `chunk` tokens; a gated norm over groups; out_proj. `scaled` where what in_proj gives is multiplied by a
+    buffer (Falcon-H1).
     """
 
     inner: int = 1
@@ -56,6 +57,7 @@ class Mamba2(Block):
     norm: Block | None = None
     out_proj: Block | None = None
     formula: str = ""
+    scaled: bool = False
 
     def own(self) -> tuple[Param, ...]:  # noqa: D102
         return tuple(Param(name, (self.heads,)) for name in ("dt_bias", "A_log", "D"))

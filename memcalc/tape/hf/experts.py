@@ -230,6 +230,21 @@ def chosen_router(t: Tape, block: Router, x: Value, around: Around) -> Value:
     return logits
 
 
+@rule(Router, "ernie4_5_moe")
+def ernie_router(t: Tape, block: Router, x: Value, around: Around) -> Value:
+    """Ernie4_5_MoeTopKRouter.forward: all in fp32, autocast or not; probabilities corrected for the choice."""
+    before, t.autocast = t.autocast, ""
+    logits = f.linear(f.to(x, "fp32"), f.to(t.weight("weight", (block.experts, block.inputs)), "fp32"))
+    scores = f.softmax(logits, "fp32")
+    with t.no_grad():
+        _, chosen = f.topk(f.shift(scores), block.top_k)
+    weights = f.gather(scores, chosen, chosen.shape)
+    weights = f.div(weights, f.clamp(f.total(weights, -1, keep=True)))
+    t.autocast = before
+    around.chosen = (f.to(weights, x.dtype), chosen)
+    return logits
+
+
 @rule(Router, "laguna")
 @rule(LinearRouter, "afmoe")
 def widened_router(t: Tape, block: Router, x: Value, around: Around) -> Value:
