@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from memcalc.report import Memory
 
-FILES = ("steps.json", "kinds.json", "encoders.json", "seq2seq.json")
+FILES = ("steps.json", "kinds.json", "encoders.json", "seq2seq.json", "speech.json")
 
 
 @dataclass(frozen=True)
