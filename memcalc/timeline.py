@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Phase: TypeAlias = Literal["forward", "backward", "optimizer"]
 Part: TypeAlias = Literal["activations", "gradients", "temporary"]
+Moved: TypeAlias = "dict[int, list[tuple[int, int]]]"  # event -> (storage, bytes) of others that die with it
 PARTS: tuple[Part, ...] = ("activations", "gradients", "temporary")
 
 
@@ -60,7 +61,8 @@ class Timeline:
 
 def timeline(recording: Recording, base: Mapping[str, int], step_temporaries: int, reserved: int = 0) -> Timeline:
     """The bytes of a step over `base`; `step_temporaries` is the most an optimizer step needs beside what persists."""
-    signed, slices = signed_sizes(recording), schedule(recording)
+    moved: Moved = {}
+    signed, slices = signed_sizes(recording, moved), schedule(recording)
     ground, levels = sum(base.values()) + recording.resident, _levels(signed, slices)
     tops = {phase: _highest(slices, levels, phase) for phase in ("forward", "backward")}
     forwards = sum(piece.phase == "forward" for piece in slices)
@@ -75,7 +77,7 @@ def timeline(recording: Recording, base: Mapping[str, int], step_temporaries: in
     if phase == "optimizer":
         parts = {"activations": recording.kept, "gradients": gradients, "temporary": step_temporaries}
     else:
-        parts = _composition(recording, signed, slices, tops[phase][0])
+        parts = _composition(recording, signed, moved, slices, tops[phase][0])
     parts["gradients"] += base.get("gradients", 0)
     parts["activations"] += recording.resident
     at_peak = {**base, **parts}
@@ -103,11 +105,12 @@ def _highest(slices: list[Slice], levels: list[tuple[int, int]], phase: Phase) -
     return index, levels[index][0]
 
 
-def signed_sizes(recording: Recording) -> list[int]:
+def signed_sizes(recording: Recording, moved: Moved | None = None) -> list[int]:
     """Bytes that each event of the log adds or takes away, so that every storage dies as often as it was born.
 
     A storage made in a layer that stands for several, and let go outside the stack (autocast's cached copies, when
-    autocast ends), goes as many times. One that all layers share is let go by the layer that runs last, once.
+    autocast ends), goes as many times. One that all layers share is let go by the layer that runs last, once: `moved` notes
+    at which event, whose bytes are then not its own storage's alone.
     """
     sizes, events = recording.sizes, recording.events
     signed = [sizes[event] if event >= 0 else -sizes[~event] for event in events[: recording.end]]
@@ -125,6 +128,8 @@ def signed_sizes(recording: Recording) -> list[int]:
         for start, stop, _ in stretches:
             for at in range(start, stop):
                 if events[at] < 0 and ~events[at] not in within:
+                    if moved is not None:
+                        moved.setdefault(stack.returns[-2], []).append((~events[at], signed[at]))
                     signed[stack.returns[-2]] += signed[at]
                     signed[at] = 0
     return signed
@@ -175,19 +180,22 @@ def _measured(signed: list[int], slices: list[Slice]) -> tuple[dict[Slice, int],
     return heights, totals
 
 
-def _composition(recording: Recording, signed: list[int], slices: list[Slice], peak: int) -> dict[str, int]:
+def _composition(
+    recording: Recording, signed: list[int], moved: Moved, slices: list[Slice], peak: int
+) -> dict[str, int]:
     """What is live at the highest event of slice number `peak`, by part; all of it since the step began."""
     kinds = fates(recording)
     total = dict.fromkeys(PARTS, 0)
     known: dict[Slice, dict[Part, int]] = {}
     for piece in slices[:peak]:
         if piece not in known:
-            known[piece] = _parts(recording, signed, kinds, piece.start, piece.stop)
+            known[piece] = _parts(recording, signed, moved, kinds, piece.start, piece.stop)
         for part, nbytes in known[piece].items():
             total[part] += nbytes
     last = slices[peak]
     path = list(accumulate(signed[last.start : last.stop]))
-    for part, nbytes in _parts(recording, signed, kinds, last.start, last.start + path.index(max(path)) + 1).items():
+    stop = last.start + path.index(max(path)) + 1
+    for part, nbytes in _parts(recording, signed, moved, kinds, last.start, stop).items():
         total[part] += nbytes
     return {str(part): nbytes for part, nbytes in total.items()}
 
@@ -204,8 +212,16 @@ def fates(recording: Recording) -> list[Part]:
     return kinds
 
 
-def _parts(recording: Recording, signed: list[int], kinds: list[Part], start: int, stop: int) -> dict[Part, int]:
+def _parts(
+    recording: Recording, signed: list[int], moved: Moved, kinds: list[Part], start: int, stop: int
+) -> dict[Part, int]:
     found = dict.fromkeys(PARTS, 0)
+    for at, others in moved.items():
+        if start <= at < stop:
+            event = recording.events[at]
+            for storage, nbytes in others:
+                found[kinds[storage]] += nbytes
+                found[kinds[event if event >= 0 else ~event]] -= nbytes
     for event, nbytes in zip(recording.events[start:stop], signed[start:stop], strict=True):
         found[kinds[event if event >= 0 else ~event]] += nbytes
     return found
