@@ -111,6 +111,7 @@ def setting_of(plan: Plan) -> Setting:
         keep_outputs=run.keep_outputs,
         accumulating=run.grad_accum > 1,
         lora_dropout=run.lora.dropout if run.lora else 0.0,
+        adapter=run.lora.method if run.lora else "",
         fused=frozenset(fused.get("parts", ())),
         compute=recipe.compute,
         spends=spends(plan.optimizer),

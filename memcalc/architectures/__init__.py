@@ -77,7 +77,7 @@ def build(model_type: str, given: Mapping[str, Any], source: str = "the model") 
         raise UnknownName("architecture", model_type, model_types(), _OTHERWISE)
     known = dimensions(model_type, given, source)
     try:
-        model = _sound(model_of(known.but(model_type=model_type)))
+        model = _sound(replace(model_of(known.but(model_type=model_type)), dimensions=known))
     except MemcalcError:
         raise
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:

@@ -118,8 +118,8 @@ def _reentrant(tape: Tape, layer: Layer, x: Value) -> Value:
 
 def _reentrant_backward(node: Node, g: Value) -> Gradients:
     saved, tape, edge = node.load()[0], g.tape, node.edges[0]
-    if saved is None:
-        saved = tape.new(edge.shape, edge.dtype)  # type: ignore[union-attr] - a gradient is asked for, or this wouldn't run
+    if saved is None and edge:
+        saved = tape.new(edge.shape, edge.dtype)
     leaf = Leaf(tape, saved)
     x = Value(tape, saved.storage, saved.shape, saved.dtype, saved.strides, leaf)
     layer, *place = node.meta

@@ -86,8 +86,13 @@ class Tape:
         return sum(self.residents.values())
 
     def weight(self, name: str, shape: Shape, tied_to: str = "") -> Value:
-        """A parameter of the block that runs; a tied one is the parameter it shares."""
-        full = f"{self.path}.{name}" if name and self.path else name or self.path
+        """A parameter of the block that runs; a tied one is the parameter it shares. A dot before a name: the whole model's.
+
+        Where a module is trained as a copy, it is the copy's.
+        """
+        full = name[1:] if name[:1] == "." else f"{self.path}.{name}" if name and self.path else name or self.path
+        if full in self.weights.copies:
+            full, tied_to = self.weights.copies[full], ""
         key = tied_to or f"{full}@{self.instance}"
         value = self.leaves.get(key) or self.leaves.get(f"{tied_to}@" if tied_to else full)
         if value is None:

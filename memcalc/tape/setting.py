@@ -44,6 +44,7 @@ class Setting:
     keep_outputs: bool = False
     accumulating: bool = False
     lora_dropout: float = 0.0
+    adapter: str = ""
     fused: frozenset[str] = frozenset()
     compute: str = ""
     spends: Literal["", "at once", "late"] = ""

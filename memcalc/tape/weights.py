@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 _NUMBERED = re.compile(r"(.*?)\.(\d+|\{[^}]*\})\.")  # the path of a stack, and which of its layers
 
 
+COPIES = (".modules_to_save.default", ".ln_tuning_layers.default")  # in the names of trainable copies
+
+
+def copied(name: str) -> str:
+    """The name of the tensor that a trainable copy stands in for; '' where it is no copy."""
+    return next((name.replace(mark, "") for mark in COPIES if mark in name), "")
+
+
 class Weights:
     """The tensors of a run by the names the blocks give them: whole groups by their pattern, single ones by name."""
 
@@ -28,6 +36,7 @@ class Weights:
         self._tensors, self._stored, self._spent = tuple(tensors), stored, spent
         self._groups = {tensor.name: tensor for tensor in self._tensors}
         self.adapters = any(tensor.role == "adapter" for tensor in self._tensors)
+        self.copies = {original: tensor.name for tensor in self._tensors if (original := copied(tensor.name))}
         self._packed = frozenset(tensor.module for tensor in self._tensors if tensor.role == "quantized")
 
     @cached_property

@@ -1,18 +1,35 @@
-"""Adapters on linear layers (peft, tuners/lora/layer.py)."""
+"""Adapters on linear layers and embeddings: what peft's layers run around the base layer (peft 0.21, tuners/…/layer.py)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from memcalc.tape import functions as f
+from memcalc.tape.hf.lycoris import adalora, ia3, loha, lokr, oft, vera
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
 
 
-def adapted(t: Tape, x: Value, out: Value, *, packed: bool = False) -> Value:
-    """Linear.forward of a LoRA layer: the base layer's output, plus B(A(dropout(x))) scaled, where there is an adapter."""
+def prepared(t: Tape, x: Value) -> Value:
+    """What the base layer reads: the input rotated by OFT, or scaled by IA3 on a feed-forward layer."""
+    if not t.weights.adapters or t.setting.adapter not in ("oft", "ia3"):
+        return x
+    if t.setting.adapter == "oft":
+        return oft(t, x)
+    return ia3(t, x, before=True)
+
+
+def adapted(t: Tape, x: Value, out: Value, weight: Callable[[], Value] | None = None, *, packed: bool = False) -> Value:
+    """What the layer puts out for the input x and the base layer's output; `weight` yields the base weight where it is plain."""
+    if not t.weights.adapters:
+        return out
+    method = _METHODS.get(t.setting.adapter)
+    if method:
+        return method(t, x, out)
     first = t.weights.adapter(t.path, "lora_A.default.weight")
     second = t.weights.adapter(t.path, "lora_B.default.weight")
     if first is None or second is None:
@@ -22,9 +39,80 @@ def adapted(t: Tape, x: Value, out: Value, *, packed: bool = False) -> Value:
         out = f.clone(out)
     dtype, converts = out.dtype, not (packed and t.autocast)
     x = f.to(x, down.dtype) if converts else x
+    if t.weights.adapter(t.path, "lora_magnitude_vector.default.weight"):
+        return f.to(dora(t, x, out, (down, up), weight), dtype)
     added = f.scale(f.linear(f.linear(f.dropout(x, t.setting.lora_dropout), down), up))
     if packed:  # tuners/lora/bnb.py: cast back before the sum, and not at all under autocast
         return f.add(out, f.to(added, dtype) if converts else added)
     out = f.add(out, added)
-    del added
+    del added  # peft has let go of both summands before it casts
     return f.to(out, dtype)
+
+
+def dora(t: Tape, x: Value, out: Value, pair: tuple[Value, Value], weight: Callable[[], Value] | None) -> Value:
+    """DoraLinearVariant.forward and DoraLinearLayer.forward: the norm of the whole updated weight, at every step.
+
+    B A is made as B(A(1)), with an identity matrix as wide as the input (tuners/lora/dora.py).
+    """
+    down, up = pair
+    base = None if t.setting.lora_dropout else out
+    x = f.dropout(x, t.setting.lora_dropout)
+    update = f.to(f.swap(f.linear(f.linear(t.new((down.shape[1],) * 2, down.dtype), down), up)), x.dtype)
+    magnitude = t.weight("lora_magnitude_vector.default.weight", (up.shape[0],))
+    whole = f.to(weight().detach() if weight else t.new((up.shape[0], down.shape[1]), t.setting.frozen), x.dtype)
+    scaled = f.scale(update.detach())
+    norm = f.add(whole, scaled)
+    del scaled
+    norm = t.new((up.shape[0],), norm.dtype)
+    scale = f.reshape(f.div(magnitude, norm), 1, -1)
+    added = f.linear(f.linear(x, down), up)
+    bias = t.weights.find(f"{t.path}.bias")
+    if base is None:
+        base = f.linear(x, whole)
+    elif bias:
+        base = f.add(base, t.weight("bias", bias.shape))
+    added = f.add(f.mul(f.shift(scale), base), f.scale(f.mul(scale, added)))
+    return f.add(out, added)
+
+
+def embedded(t: Tape, x: Value, out: Value) -> Value:
+    """Embedding.forward of a LoRA layer: rows of A, times B."""
+    first = t.weights.adapter(t.path, "lora_embedding_A.default")
+    if first is None:
+        return out
+    dtype, width = out.dtype, out.shape[-1]
+    down = f.swap(t.weight("lora_embedding_A.default", first.shape))
+    up = f.swap(t.weight("lora_embedding_B.default", (width, first.shape[0])))
+    added = f.scale(f.linear(f.embedding(x, down), f.swap(up)))
+    return f.to(f.add(out, added), dtype)
+
+
+def prompted(t: Tape, out: Value) -> Value:
+    """PeftModelForCausalLM.forward: virtual tokens before those of the embedding, from a table or what it feeds.
+
+    (peft_model.py, get_prompt.) One prompt is made, and repeated for every sequence.
+    """
+    table = t.weights.find("prompt_encoder.default.embedding.weight") if t.setting.adapter in ("prompt", "p-tuning") else None
+    if table is None:
+        return out
+    tokens = t.new((out.shape[0], table.shape[0]), "int64")
+    rows = f.embedding(tokens, t.weight(".prompt_encoder.default.embedding.weight", table.shape))
+    for index in (0, 2, 4) if t.setting.adapter == "p-tuning" else ():
+        rows = head(t, rows, index)
+    return f.cat((f.to(rows, out.dtype), out), 1)
+
+
+def head(t: Tape, x: Value, index: int) -> Value:
+    """A linear of PromptEncoder's mlp_head, and the ReLU between two of them (tuners/p_tuning/model.py)."""
+    name = f"prompt_encoder.default.mlp_head.{index}"
+    tensor = t.weights.find(f"{name}.weight")
+    if tensor is None:
+        return x
+    out = f.linear(x, t.weight(f".{name}.weight", tensor.shape), t.weight(f".{name}.bias", tensor.shape[:1]))
+    return f.relu(out) if index < 4 else out
+
+
+_METHODS: dict[str, Callable[[Tape, Value, Value], Value]] = {
+    "adalora": adalora, "loha": loha, "lokr": lokr, "vera": vera,
+    "ia3": lambda t, _, out: ia3(t, out, before=False), "oft": lambda _, x, out: f.to(out, x.dtype),
+}  # fmt: skip

@@ -8,7 +8,7 @@ from memcalc.blocks.basic import Activation, Cast, Dropout, Embedding, Linear, N
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Gradients, Leaf, Node, record
 from memcalc.tape.hf import liger, quantized
-from memcalc.tape.hf.adapters import adapted
+from memcalc.tape.hf.adapters import adapted, embedded, prepared, prompted
 from memcalc.tape.rules import Around, rule
 
 if TYPE_CHECKING:
@@ -19,32 +19,33 @@ if TYPE_CHECKING:
 @rule(Linear)
 def linear(t: Tape, block: Linear, x: Value, _: Around) -> Value:
     """nn.Linear, or the class that takes its place where the weight is packed."""
+    read = prepared(t, x)
     if t.weights.packed(t.path):
-        return adapted(t, x, quantized.product(t, block, x), packed=True)
+        return adapted(t, x, quantized.product(t, block, read), packed=True)
     weight = t.weight("weight", (block.outputs, block.inputs), block.tied_to)
     bias = t.weight("bias", (block.outputs,), block.bias_tied_to) if block.bias else None
-    return adapted(t, x, f.linear(x, weight, bias))
+    return adapted(t, x, f.linear(read, weight, bias), lambda: weight)
 
 
 @rule(TransposedLinear)
 def transposed_linear(t: Tape, block: TransposedLinear, x: Value, _: Around) -> Value:
     """Conv1D.forward: addmm over flattened rows (transformers, pytorch_utils.py)."""
+    read = prepared(t, x)
     if t.weights.packed(t.path):
-        return adapted(t, x, quantized.product(t, block, x), packed=True)
+        return adapted(t, x, quantized.product(t, block, read), packed=True)
     shape = (*x.shape[:-1], block.outputs)
     weight, bias = t.weight("weight", (block.inputs, block.outputs)), t.weight("bias", (block.outputs,))
-    out = f.addmm(f.view(x, -1, block.inputs), weight, bias)
-    return adapted(t, x, f.view(out, *shape))
+    flat = f.view(read, -1, block.inputs)
+    return adapted(t, x, f.view(f.addmm(flat, weight, bias), *shape), lambda: f.swap(weight))
 
 
 @rule(ProductLinear)
 def product_linear(t: Tape, block: ProductLinear, x: Value, _: Around) -> Value:
     """FalconLinear.forward; the transposed weight is no leaf, so autocast keeps no copy of it (modeling_falcon.py)."""
     weight = f.swap(f.swap(t.weight("weight", (block.outputs, block.inputs))))
-    out = f.linear(x, weight)
     if block.bias:
-        out = f.add(out, t.weight("bias", (block.outputs,)))
-    return adapted(t, x, out)
+        return adapted(t, x, f.add(f.linear(x, weight), t.weight("bias", (block.outputs,))))
+    return adapted(t, x, f.linear(x, weight))
 
 
 @rule(Embedding)
@@ -54,6 +55,8 @@ def embedding(t: Tape, block: Embedding, x: Value, around: Around) -> Value:
     if x.dtype == "int64" and block.index == "tokens":
         out = f.embedding(x, weight)
         out = f.scale(out) if block.scaled else out
+        if t.weights.adapters:
+            out = prompted(t, embedded(t, x, out))
         if around.holds:
             t.held.append(out)
         return asking(t, out)

@@ -1,0 +1,145 @@
+"""The adapters that are no LoRA: AdaLoRA, LoHa, LoKr, IA3, VeRA and OFT (peft 0.21, tuners/<method>/layer.py)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.tape import functions as f
+from memcalc.tape.autograd import Gradients, Node, record
+
+if TYPE_CHECKING:
+    from memcalc.tape.recorder import Tape
+    from memcalc.tape.values import Value
+
+
+def parameter(t: Tape, name: str) -> Value | None:
+    """A tensor of the adapter on the module that runs, or None where it has none."""
+    tensor = t.weights.adapter(t.path, name)
+    return t.weight(name, tensor.shape) if tensor else None
+
+
+def adalora(t: Tape, x: Value, out: Value) -> Value:
+    """SVDLinear.forward: result += dropout(x) @ (A * E).T @ B.T * scaling / ranknum."""
+    first, up, values = parameter(t, "lora_A.default"), parameter(t, "lora_B.default"), parameter(t, "lora_E.default")
+    count = parameter(t, "ranknum.default")
+    if first is None or up is None or values is None or count is None:
+        return out
+    count = f.shift(count)
+    x = f.dropout(f.to(x, first.dtype), t.setting.lora_dropout)
+    added = f.scale(f.linear(f.linear(x, f.mul(first, values)), up))
+    return f.add_(out, f.div(added, count))
+
+
+def loha(t: Tape, x: Value, out: Value) -> Value:
+    """LoHaLayer.get_delta_weight: (w1a w1b) * (w2a w2b), a weight as large as the layer's own."""
+    factors = [parameter(t, f"hada_w{n}_{part}.default") for n in (1, 2) for part in "ab"]
+    if None in factors:
+        return out
+    return with_weight(x, out, hadamard(t, [factor for factor in factors if factor]))
+
+
+def hadamard(t: Tape, factors: list[Value]) -> Value:
+    """HadaWeight: saves the factors alone."""
+    shape, dtype = (factors[0].shape[0], factors[1].shape[1]), factors[0].dtype
+    node = record(t, _hadamard_backward, tuple(factors), tuple(factors), shape)
+    first, second = t.new(shape, dtype), t.new(shape, dtype)
+    product = t.new(shape, dtype)
+    del first, second
+    out = t.new(shape, dtype)
+    del product
+    out.node = node
+    return out
+
+
+def _hadamard_backward(node: Node, g: Value) -> Gradients:
+    """One product is made again for the gradients of the other pair."""
+    factors, tape = node.load(), g.tape
+    scaled, made = tape.new(g.shape, g.dtype), []
+    for pair in (factors[:2], factors[2:]):
+        other = tape.new(g.shape, g.dtype)
+        inner = tape.new(g.shape, g.dtype)
+        del other
+        made += [tape.new(factor.shape, g.dtype) for factor in pair]
+        del inner
+    del scaled
+    return tuple(made)
+
+
+def lokr(t: Tape, x: Value, out: Value) -> Value:
+    """LoKrLayer.get_delta_weight: the Kronecker product of w1 and w2, a weight as large as the layer's own."""
+    first, second = whole_or_product(t, "lokr_w1"), whole_or_product(t, "lokr_w2")
+    if first is None or second is None:
+        return out
+    (p, q), (r, s) = first.shape, second.shape
+    product = f.mul(f.reshape(first, p, 1, q, 1), f.reshape(second, 1, r, 1, s))
+    return with_weight(x, out, f.scale(f.reshape(product, p * r, q * s)))
+
+
+def whole_or_product(t: Tape, name: str) -> Value | None:
+    """A factor: a parameter, or the product of two."""
+    first, second = parameter(t, f"{name}_a.default"), parameter(t, f"{name}_b.default")
+    if first is None or second is None:
+        return parameter(t, f"{name}.default")
+    return f.linear(first, f.swap(second))
+
+
+def with_weight(x: Value, out: Value, weight: Value) -> Value:
+    """LycorisLayer.forward: result + F.linear(x, delta_weight)."""
+    return f.to(f.add(out, f.linear(f.to(x, weight.dtype), weight)), x.dtype)
+
+
+def ia3(t: Tape, x: Value, *, before: bool) -> Value:
+    """Linear.forward of IA3: the input of a feed-forward layer, or the output of another, times a vector."""
+    factor = parameter(t, "ia3_l.default")
+    if factor is None or (factor.shape[0] == 1) != before:
+        return x
+    factor = f.scale(f.reshape(factor, -1))
+    return f.to(f.mul(f.to(x, factor.dtype) if before else x, factor), x.dtype)
+
+
+def vera(t: Tape, x: Value, out: Value) -> Value:
+    """Linear.forward of VeRA: result + b * B(d * A(x)), with A and B parts of random matrices that all layers share."""
+    after, between = parameter(t, "vera_lambda_b.default"), parameter(t, "vera_lambda_d.default")
+    if after is None or between is None:
+        return out
+    rank, dtype = between.shape[0], out.dtype
+    down, up = (f.expand(t.new((), between.dtype).detach(), *shape) for shape in ((rank, x.shape[-1]), (after.shape[0], rank)))
+    x = f.to(x, between.dtype)
+    inner = f.mul(between, f.linear(f.dropout(x, t.setting.lora_dropout), down))
+    return f.to(f.add(out, f.mul(after, f.linear(inner, up))), dtype)
+
+
+def oft(t: Tape, x: Value) -> Value:
+    """OFTRotationModule.forward: the input, block by block, times an orthogonal matrix made by a series of five terms."""
+    tensor = t.weights.adapter(t.path, "oft_R.default.weight")
+    if tensor is None:
+        return x
+    angles, dtype = t.weight("oft_R.default.weight", tensor.shape), x.dtype
+    blocks, block = tensor.shape[0], (1 + int((1 + 8 * tensor.shape[1]) ** 0.5)) // 2
+    x = f.to(x, angles.dtype)
+    turn = cayley(t, angles, blocks, block)
+    rows = f.permute(f.reshape(x, -1, x.shape[-1] // block, block), 1, 0, 2)
+    if blocks == 1:
+        turn = f.expand(turn, rows.shape[0], block, block)
+    turned = f.permute(f.bmm(f.contiguous(rows), turn), 1, 0, 2)
+    return f.to(f.reshape(turned, *x.shape), dtype)
+
+
+def cayley(t: Tape, angles: Value, blocks: int, block: int) -> Value:
+    """OFTRotationModule._cayley_batch: 1 + 2Q + 2Q² + 2Q³ + Q⁴ of skew-symmetric blocks Q."""
+    shape = (blocks, block, block)
+    skew = t.new(shape, angles.dtype)
+    skew.node = record(t, _gathered_backward, (angles,), (), angles.shape)
+    skew = f.subtract(skew, f.swap(skew))
+    turn = t.new(shape, angles.dtype)
+    turn = f.add_(turn, skew)
+    power = f.bmm(skew, skew)
+    turn = f.add_(turn, power)
+    for _ in range(2):
+        power = f.bmm(power, skew)
+        turn = f.add_(turn, power)
+    return turn
+
+
+def _gathered_backward(node: Node, g: Value) -> Gradients:
+    return (g.tape.new(node.meta, g.dtype),)
