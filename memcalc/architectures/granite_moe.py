@@ -49,7 +49,7 @@ def granitemoe_swa(c: Dimensions) -> Model:
     def layer(kind: tuple[str, bool]) -> Block:
         rotary, seen = head_dim(c) if kind[1] else 0, window(c) if kind[0] == "sliding_attention" else 0
         bias = bool(c.attention_bias)
-        mixer = attention(c, bias=bias, sinks=True, window=seen, rotary_dim=rotary, softmax="scores")
+        mixer = attention(c, bias=bias, sinks=True, window=seen, rotary_dim=rotary, formula="granite_swa")
         return granite_layer(c, mixer, shared=c.shared_intermediate_size)
 
     return _scaled(
