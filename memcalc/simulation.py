@@ -25,7 +25,7 @@ LOSSES = {
     "chunked": "torchtune's CEWithChunkedOutputLoss, not compiled: each chunk's log-softmax stays for the backward pass",
 }
 # kinds of models whose whole forward pass has rules
-RUNNABLE = frozenset({"causal-lm", "masked-lm", "seq2seq", "encoder", "classifier", "speech", "image", "diffusion"})
+RUNNABLE = frozenset({"causal-lm", "masked-lm", "seq2seq", "encoder", "classifier", "speech", "image", "image-text", "diffusion"})
 
 
 def simulate(plan: Plan, record: Record = record_step) -> Timeline | None:

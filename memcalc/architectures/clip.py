@@ -102,7 +102,7 @@ def text_embeddings(c: Dimensions) -> Sequence:
 def clip_text_tower(c: Dimensions) -> tuple[Block, ...]:
     """Embeddings, causal layers, a final norm, the end-of-text token's state."""
     end = Norm("final_layer_norm", c.hidden_size, "layer")
-    return (text_embeddings(c), layers(c, causal=True), end, Select("", "last"))
+    return (text_embeddings(c), layers(c, causal=True), end, Select("", "end"))
 
 
 def clip_vision_tower(c: Dimensions, *, pooled: bool = True) -> tuple[Block, ...]:

@@ -176,6 +176,6 @@ class Softcap(Block):
 
 @dataclass(frozen=True, slots=True)
 class Select(Block):
-    """What a head reads of the tokens: the 'first' (class) token, the 'mean' of all, or 'first+mean', concatenated."""
+    """What a head reads of the tokens: the 'first' (class) token, the 'mean' of all, or 'first+mean', concatenated; the 'last', or the 'end' of a text, looked up."""
 
-    what: Literal["first", "mean", "first+mean", "last"] = "first"
+    what: Literal["first", "mean", "first+mean", "last", "end"] = "first"

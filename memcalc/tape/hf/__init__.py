@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # where the rules of a file of blocks are, where they are not in a file of the same name
 HOMES = {
-    "attention": ("attention_families", "attention_encoders"),
+    "attention": ("attention_families", "attention_encoders", "contrastive"),
     "disentangled": ("attention_encoders",),
     "mlp": ("experts",),
     "mla": ("latent", "indexer", "experts"),

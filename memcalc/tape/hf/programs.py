@@ -24,6 +24,10 @@ def whole(t: Tape, model: Model) -> tuple[Value, Value]:
         from memcalc.tape.hf.diffusion import denoise  # noqa: PLC0415 - other models need none of it
 
         return denoise(t, model)
+    if model.kind == "image-text":
+        from memcalc.tape.hf.contrastive import contrast  # noqa: PLC0415
+
+        return contrast(t, model)
     base, heads = split(model.body)
     x, labels = inputs(t, model)
     hidden, _encoded = body(t, base, x)  # the encoder's states are an output of the model: they stay to its end

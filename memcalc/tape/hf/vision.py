@@ -52,7 +52,7 @@ def flatten(_: Tape, block: Flatten, x: Value, around: Around) -> Value:
 @rule(Prefix)
 def prefix(t: Tape, block: Prefix, x: Value, around: Around) -> Value:
     """Learned tokens put before the others (ViTEmbeddings.forward)."""
-    tokens = f.expand(t.weight("", block.shape), x.shape[0], *block.shape[1:])
+    tokens = f.expand(t.weight("", block.shape), x.shape[0], *(block.shape[1:] or (1, *block.shape)))
     return f.cat((tokens, x), 1)
 
 
@@ -78,12 +78,14 @@ def drop_path(t: Tape, block: DropPath, x: Value, around: Around) -> Value:
 
 
 @rule(Select)
-def select(_: Tape, block: Select, x: Value, around: Around) -> Value:
+def select(t: Tape, block: Select, x: Value, around: Around) -> Value:
     """What a head reads of the tokens."""
     match block.what:
         case "mean":
             return f.mean(x, *((2, 3) if len(x.shape) == 4 else (1,)), keep=False)
         case "first+mean":
             return f.cat((f.select(x, 1), f.mean(f.narrow(x, 1, x.shape[1] - 1), 1, keep=False)))
+        case "end":  # of the text, looked up (CLIPTextModel.forward)
+            return f.index(x, t.new((x.shape[0],), "int64"), (x.shape[0], x.shape[-1]))
         case _:
             return f.select(x, 1)
