@@ -51,6 +51,7 @@ class Tape:
         self.held: list[Value] = []
         self.target: Value | None = None
         self.spending = Spending(self, late=setting.spends == "late")
+        self.prefix: list[Value] = []  # keys and values of virtual tokens, a pair of each layer
         self.leaves: dict[str, Value] = {}
         self.grad_enabled = True
         self.saving: Callable[[Value], Value | Holder | Away] | None = None
@@ -58,7 +59,7 @@ class Tape:
         self.pinned = 0  # bytes of host memory that checkpoints keep their inputs in
         self.autocast = ""
         self.casts: dict[Leaf, Value] = {}
-        self.sequence, self.like, self.context = 0, 1, context
+        self.sequence, self.like, self.context, self.layers = 0, 1, context, 0
         self.residents: dict[str, int] = {}
 
     def next_sequence(self) -> int:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from memcalc.tape.recorder import Tape
-    from memcalc.tape.values import Value
+    from memcalc.tape.values import Shape, Value
 
 
 def prepared(t: Tape, x: Value) -> Value:
@@ -92,14 +92,41 @@ def prompted(t: Tape, out: Value) -> Value:
 
     (peft_model.py, get_prompt.) One prompt is made, and repeated for every sequence.
     """
-    table = t.weights.find("prompt_encoder.default.embedding.weight") if t.setting.adapter in ("prompt", "p-tuning") else None
+    table = t.weights.find("prompt_encoder.default.embedding.weight")
     if table is None:
+        return out
+    if t.setting.adapter == "prefix":
+        t.prefix = prefix(t, table.shape, out)
         return out
     tokens = t.new((out.shape[0], table.shape[0]), "int64")
     rows = f.embedding(tokens, t.weight(".prompt_encoder.default.embedding.weight", table.shape))
     for index in (0, 2, 4) if t.setting.adapter == "p-tuning" else ():
         rows = head(t, rows, index)
     return f.cat((f.to(rows, out.dtype), out), 1)
+
+
+def prefix(t: Tape, shape: Shape, out: Value) -> list[Value]:
+    """Keys and values of every layer for the virtual tokens: [2, batch, tokens, width] each (get_prompt, PREFIX_TUNING)."""
+    batch, tokens = out.shape[0], shape[0]
+    rows = f.embedding(t.new((batch, tokens), "int64"), t.weight(".prompt_encoder.default.embedding.weight", shape))
+    outer = t.weights.find("prompt_encoder.default.transform.0.weight")
+    inner = t.weights.find("prompt_encoder.default.transform.2.weight")
+    if outer and inner:
+        for name, weight in (("0", outer.shape), ("2", inner.shape)):
+            stem = f".prompt_encoder.default.transform.{name}"
+            rows = f.linear(rows, t.weight(f"{stem}.weight", weight), t.weight(f"{stem}.bias", weight[:1]))
+            rows = f.tanh(rows) if name == "0" else rows
+    rows = f.to(rows, out.dtype)
+    layers = t.layers or 1
+    parts = f.reshape(rows, batch, tokens, 2 * layers, -1)
+    return list(f.split(f.contiguous(f.permute(parts, 2, 0, 1, 3)), (2,) * layers, 0))
+
+
+def before(t: Tape, k: Value, v: Value) -> tuple[Value, Value]:
+    """DynamicCache.update: the next layer's virtual keys and values before those of the tokens."""
+    both = t.prefix.pop(0) if len(t.prefix) > 1 else t.prefix[0]
+    parts = [f.transpose(f.reshape(f.select(both, 0), k.shape[0], -1, k.shape[1], k.shape[3]), 1, 2) for _ in range(2)]
+    return f.cat((parts[0], k), 2), f.cat((parts[1], v), 2)
 
 
 def head(t: Tape, x: Value, index: int) -> Value:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.attention import Attention
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Leaf
+from memcalc.tape.hf.adapters import before
 from memcalc.tape.hf.rotary import rotate, rotated_part
 from memcalc.tape.rules import Around, rule, run
 
@@ -124,6 +125,8 @@ def heads(x: Value, count: int) -> Value:
 def attend(t: Tape, block: Attention, q: Value, k: Value, v: Value, around: Around) -> Value:
     """ALL_ATTENTION_FUNCTIONS[implementation]: [batch, seq, heads, dim]."""
     mask = None if block.cross else around.mask(block.window)
+    if t.prefix and not block.cross:
+        k, v = before(t, k, v)
     if t.setting.attention == "eager" or eager_only(block):
         return eager(t, block, q, k, v, mask, around)
     if t.setting.attention == "flash" and not block.scores_bias:

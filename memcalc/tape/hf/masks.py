@@ -17,9 +17,10 @@ def causal_mask(t: Tape, batch: int, seq: int, dtype: str, window: int = 0, *, e
     sdpa leaves the mask to the kernel's is_causal where no window is as short as the sequence; flash always does.
     """
     attention = "eager" if eager else t.setting.attention
-    if attention == "flash" or (attention == "sdpa" and not 0 < window <= seq):
+    ahead = t.prefix[0].shape[2] if t.prefix else 0  # virtual tokens, which every token sees
+    if attention == "flash" or (attention == "sdpa" and not (ahead or 0 < window <= seq)):
         return None
-    return built(t, batch, seq, seq, dtype, eager=attention == "eager")
+    return built(t, batch, seq, seq + ahead, dtype, eager=attention == "eager")
 
 
 def bidirectional_mask(

@@ -29,6 +29,7 @@ def whole(t: Tape, model: Model) -> tuple[Value, Value]:
 
         return contrast(t, model)
     base, heads = split(model.body)
+    t.layers = depth(model.body)
     x, labels = inputs(t, model)
     hidden, _encoded = body(t, base, x)  # the encoder's states are an output of the model: they stay to its end
     if model.kind == "encoder" or (model.kind == "speech" and not heads):
@@ -67,6 +68,12 @@ def split(block: Block) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
     parts = tuple(block.parts())
     last = max((i for i, part in enumerate(parts) if _layered(part)), default=0)
     return parts[: last + 1], parts[last + 1 :]
+
+
+def depth(block: Block) -> int:
+    """How many layers the longest stack has."""
+    own = len(block.layers) if isinstance(block, Stack) else 0
+    return max(own, *(depth(part) for _, part in block.groups()), 0)
 
 
 def _layered(block: Block) -> bool:
