@@ -110,7 +110,8 @@ def _olmo_attention(c: Dimensions) -> Block:
     rope: Any = c.get("rope_parameters") or {}
     rotary = rotary_dim(c) if (rope.get("rope_theta") or c.get("rope_theta")) else 0
     plain = attention(c, bias=bool(c.attention_bias), rotary_dim=rotary)
-    return replace(plain, q_norm=rms("q_norm", c.num_attention_heads * dim, "olmo2"), k_norm=rms("k_norm", kv_heads(c) * dim, "olmo2"))
+    norms = rms("q_norm", c.num_attention_heads * dim, "olmo2"), rms("k_norm", kv_heads(c) * dim, "olmo2")
+    return replace(plain, q_norm=norms[0], k_norm=norms[1])
 
 
 def _olmo_delta(c: Dimensions) -> GatedDelta:

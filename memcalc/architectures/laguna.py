@@ -13,7 +13,6 @@ from memcalc.architectures.decoder import (
     gated_mlp,
     head_dim,
     interleaved,
-    layer_norm,
     pre_norm_layer,
     rms,
     tokens,

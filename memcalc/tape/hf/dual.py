@@ -60,7 +60,7 @@ def gated_norm(t: Tape, block: Norm, x: Value, gate: Value) -> Value:
         return f.mul(t.weight("weight", (block.width,)), f.to(x, dtype))
 
 
-def scanned(  # noqa: PLR0913, PLR0917 - as mamba2_chunk_scan
+def scanned(
     t: Tape, block: Mamba2, hidden: Value, step: Value, decay: Value, keys: Value, queries: Value
 ) -> Value:
     """mamba2_chunk_scan around its products: the time step, heads, padding to whole chunks, and D."""

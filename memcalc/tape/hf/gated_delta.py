@@ -14,7 +14,7 @@ from memcalc.tape.loops import loop
 from memcalc.tape.rules import Around, inside, rule, run
 
 if TYPE_CHECKING:
-    from memcalc.blocks.basic import Conv, Norm
+    from memcalc.blocks.basic import Norm
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
 
@@ -41,7 +41,7 @@ def gated_delta(t: Tape, block: GatedDelta, x: Value, around: Around) -> Value:
     beta = f.sigmoid(mixed.b)
     out = chunks(t, block, q, k, v, decay(t, block, mixed.a), beta)
     out = gated_norm(t, block.norm, f.reshape(out, -1, block.value_dim), f.reshape(mixed.z, -1, block.value_dim))  # type: ignore[arg-type]
-    return run(t, block.out_proj, f.reshape(out, b, s, -1), around)  # type: ignore[arg-type]
+    return run(t, block.out_proj, f.reshape(out, b, s, -1), around)
 
 
 def decay(t: Tape, block: GatedDelta, a: Value) -> Value:
@@ -76,7 +76,7 @@ def each(t: Tape, block: GatedDelta, x: Value, around: Around) -> Mixed:
 MIXING = {2: fused, 4: apart, 6: each}  # by the number of projections
 
 
-def chunks(t: Tape, block: GatedDelta, q: Value, k: Value, v: Value, g: Value, beta: Value) -> Value:  # noqa: PLR0913, PLR0917
+def chunks(t: Tape, block: GatedDelta, q: Value, k: Value, v: Value, g: Value, beta: Value) -> Value:
     """torch_chunk_gated_delta_rule up to its scan: everything in fp32, by heads, padded to whole chunks."""
     dtype, seq, times = q.dtype, q.shape[1], block.value_heads // block.key_heads
     if times > 1:
@@ -104,7 +104,7 @@ def l2_norm(x: Value) -> Value:
     return f.mul(x, f.rsqrt(f.shift(f.total(f.mul(x, x), -1, keep=True))))
 
 
-def delta_rule(t: Tape, q: Value, k: Value, v_beta: Value, k_beta: Value, sums: Value) -> Value:  # noqa: PLR0913, PLR0917
+def delta_rule(t: Tape, q: Value, k: Value, v_beta: Value, k_beta: Value, sums: Value) -> Value:
     """The two phases of torch_chunk_gated_delta_rule: within all chunks at once, then from chunk to chunk."""
     size = q.shape[3]
     triangle = t.new((size, size), "bool")
@@ -145,14 +145,14 @@ def gated_norm(t: Tape, block: Norm, x: Value, gate: Value) -> Value:
 def gated_attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """Qwen3NextAttention.forward: the second half of each query head is a gate for its output."""
     b, s = x.shape[:2]
-    wide = f.view(run(t, block.q, x, around), b, s, -1, 2 * block.head_dim)  # type: ignore[arg-type]
+    wide = f.view(run(t, block.q, x, around), b, s, -1, 2 * block.head_dim)
     q, gate = f.chunk(wide, 2)
     gate = f.reshape(gate, b, s, -1)
-    q = f.transpose(run(t, block.q_norm, q, around), 1, 2)  # type: ignore[arg-type]
-    k = heads(normed(t, block.k_norm, run(t, block.k, x, around), around), block.kv_heads)  # type: ignore[arg-type]
-    v = heads(run(t, block.v, x, around), block.kv_heads)  # type: ignore[arg-type]
+    q = f.transpose(run(t, block.q_norm, q, around), 1, 2)
+    k = heads(normed(t, block.k_norm, run(t, block.k, x, around), around), block.kv_heads)
+    v = heads(run(t, block.v, x, around), block.kv_heads)
     tables = around.tables(block.rotary_kind)
     if tables:
         q, k = rotate(block, q, k, tables)
     out = f.reshape(attend(t, block, q, k, v, around), b, s, -1)
-    return run(t, block.out, f.mul(out, f.sigmoid(gate)), around)  # type: ignore[arg-type]
+    return run(t, block.out, f.mul(out, f.sigmoid(gate)), around)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.basic import Norm
-from memcalc.blocks.mlp import Moe
+from memcalc.blocks.mlp import Experts, Moe
 from memcalc.blocks.multimodal import PerLayerEmbeddings, PerLayerInput
 from memcalc.tape import functions as f
 from memcalc.tape.hf.attention import attend, project
@@ -63,7 +63,8 @@ def mixture(t: Tape, block: Moe, x: Value, around: Around) -> Value:
     """The experts' half of Gemma4TextDecoderLayer.forward: weights times a learned scale of each expert."""
     rows = f.reshape(x, -1, x.shape[-1])
     weights, chosen = choose(t, block, rows, around)
-    with inside(t, block.router):
+    assert isinstance(block.experts, Experts)  # noqa: S101 - the architecture has made it so
+    with inside(t, block.router):  # type: ignore[arg-type]
         scales = t.weight("per_expert_scale", (block.experts.experts,))
         weights = f.mul(weights, f.index(scales, chosen, chosen.shape))
     out = routed(t, block, run(t, block.into, rows, around), weights, chosen)
@@ -74,6 +75,7 @@ def mixture(t: Tape, block: Moe, x: Value, around: Around) -> Value:
 def per_layer_embeddings(t: Tape, block: PerLayerEmbeddings, x: Value, around: Around) -> Value:
     """get_per_layer_inputs and project_per_layer_inputs: [batch, seq, layers, width], and x as it was."""
     table, projection, normed = block.blocks
+    assert isinstance(normed, Norm)  # noqa: S101 - the architecture has made it so
     b, s = x.shape[:2]
     own = f.reshape(run(t, table, around.tokens or t.given((b, s), "int64"), around), b, s, -1, normed.width)
     made = f.reshape(f.scale(run(t, projection, x, around)), *own.shape)
@@ -82,6 +84,6 @@ def per_layer_embeddings(t: Tape, block: PerLayerEmbeddings, x: Value, around: A
 
 
 @rule(PerLayerInput)
-def per_layer_input(_: Tape, block: PerLayerInput, x: Value, around: Around) -> Value:  # noqa: ARG001
+def per_layer_input(_: Tape, block: PerLayerInput, x: Value, around: Around) -> Value:
     """x times the layer's slice."""
     return f.mul(x, f.select(around.per_layer, 2)) if around.per_layer else x

@@ -41,7 +41,7 @@ def recurrence(t: Tape, block: RgLru, x: Value) -> Value:
     return scan(t, f.mul(gated, f.to(factor, x.dtype)), f.mul(forget, f.compare(start)))
 
 
-def gate(t: Tape, name: str, x: Value, heads: int, width: int, like: Value) -> Value:  # noqa: PLR0913, PLR0917
+def gate(t: Tape, name: str, x: Value, heads: int, width: int, like: Value) -> Value:
     """The sigmoid of a product for each head; `x` is [heads, tokens, width]."""
     weight = t.weight(f"rg_lru.{name}_gate_weight", (heads, width, width))
     bias = t.weight(f"rg_lru.{name}_gate_bias", (heads, width))

@@ -31,7 +31,7 @@ def sparse(t: Tape, block: Mla, x: Value, latent: Value | None, around: Around) 
     return given
 
 
-def choose(t: Tape, block: Indexer, x: Value, latent: Value, mask: Value, around: Around) -> None:  # noqa: PLR0913, PLR0917
+def choose(t: Tape, block: Indexer, x: Value, latent: Value, mask: Value, around: Around) -> None:
     """DeepseekV32Indexer.forward: scores in fp32 of every key for every query and head, summed up; the best of them."""
     b, s = x.shape[:2]
     with inside(t, block):

@@ -24,9 +24,9 @@ SIZE = 64  # tokens of a chunk
 def kimi_delta(t: Tape, block: KimiDelta, x: Value, around: Around) -> Value:
     """KimiLinearDeltaAttention.forward, and BailingHybridDeltaAttention's (modeling_kimi_linear.py)."""
     b, s = x.shape[:2]
-    q, k, v, beta, *gates = block.projections
+    beta, *gates = block.projections[3:]
     width = block.value_heads * block.value_dim
-    qkv = f.transpose(f.cat([run(t, part, x, around) for part in (q, k, v)]), 1, 2)
+    qkv = f.transpose(f.cat([run(t, part, x, around) for part in block.projections[:3]]), 1, 2)
     qkv = f.transpose(causal_conv(t, block.conv, qkv, block.activation), 1, 2)  # type: ignore[arg-type]
     q, k, v = (f.view(part, b, s, -1, block.value_dim) for part in f.split(qkv, (width, width, width)))
     out = chunks(t, q, k, v, decay(t, block, x, around), f.sigmoid(run(t, beta, x, around)))
@@ -55,7 +55,7 @@ def decay(t: Tape, block: KimiDelta, x: Value, around: Around) -> Value:
     return f.mul(f.neg(rate), soft)
 
 
-def chunks(t: Tape, q: Value, k: Value, v: Value, g: Value, beta: Value) -> Value:  # noqa: PLR0913, PLR0917
+def chunks(t: Tape, q: Value, k: Value, v: Value, g: Value, beta: Value) -> Value:
     """chunk_kimi_delta_attention: in fp32, by heads, padded to whole chunks."""
     dtype, seq = q.dtype, q.shape[1]
     q, k, v, beta, g = (f.to(f.contiguous(f.transpose(part, 1, 2)), "fp32") for part in (q, k, v, beta, g))
@@ -71,7 +71,7 @@ def chunks(t: Tape, q: Value, k: Value, v: Value, g: Value, beta: Value) -> Valu
     return f.to(f.contiguous(f.transpose(out, 1, 2)), dtype)
 
 
-def delta_rule(t: Tape, q: Value, k: Value, v_beta: Value, k_beta: Value, g: Value) -> Value:  # noqa: PLR0913, PLR0917
+def delta_rule(t: Tape, q: Value, k: Value, v_beta: Value, k_beta: Value, g: Value) -> Value:
     """Within all chunks at once, then from chunk to chunk; `g` is the decay summed up within each chunk."""
     mask, strict = t.new((SIZE, SIZE), "bool"), t.new((SIZE, SIZE), "bool")
     pairs = f.exp(f.masked_fill(f.subtract(f.unsqueeze(g, -2), f.unsqueeze(g, -3)), f.unsqueeze(strict, -1)))

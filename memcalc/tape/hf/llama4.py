@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @rule(Norm, "llama4")
-def l2_norm(t: Tape, block: Norm, x: Value, around: Around) -> Value:  # noqa: ARG001
+def l2_norm(t: Tape, block: Norm, x: Value, around: Around) -> Value:
     """Llama4TextL2Norm.forward."""
     return rms_norm(t, block, x)
 
@@ -29,7 +29,7 @@ def l2_norm(t: Tape, block: Norm, x: Value, around: Around) -> Value:  # noqa: A
 def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """Llama4TextAttention.forward: rotated before the heads are transposed; without a rotation a temperature."""
     b, s = x.shape[:2]
-    q, k, v = (f.view(run(t, part, x, around), b, s, -1, block.head_dim) for part in (block.q, block.k, block.v))  # type: ignore[arg-type]
+    q, k, v = (f.view(run(t, part, x, around), b, s, -1, block.head_dim) for part in (block.q, block.k, block.v))
     tables = around.tables(block.rotary_kind)
     if block.rotary_dim and tables:
         q, k = complex_rotated(q, k, tables, 2)
@@ -37,7 +37,8 @@ def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
         q = f.to(f.mul(q, t.new((1, s, 1, 1), "fp32")), q.dtype)
     if block.q_norm:
         q, k = run(t, block.q_norm, q, around), run(t, block.q_norm, k, around)
-    out = attend(t, block, *(f.transpose(part, 1, 2) for part in (q, k, v)), around)
+    q, k, v = (f.transpose(part, 1, 2) for part in (q, k, v))
+    out = attend(t, block, q, k, v, around)
     return project(t, block, out, around)
 
 
@@ -45,11 +46,11 @@ def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
 def mixture(t: Tape, block: Moe, x: Value, around: Around) -> Value:
     """Llama4TextMoe.forward: a copy of all tokens for each expert, most of them times zero."""
     rows = f.reshape(x, -1, x.shape[-1])
-    scores = routed(t, block.router, rows)  # type: ignore[arg-type] - every mixture has one
+    scores = routed(t, block.router, rows)  # type: ignore[arg-type]
     copies = f.repeat(rows, scores.shape[1])
     copies = f.mul(copies, f.reshape(f.transpose(scores, 0, 1), -1, 1))
     out = through(t, block.experts, copies)  # type: ignore[arg-type]
-    shared = run(t, block.shared, rows, around)  # type: ignore[arg-type]
+    shared = run(t, block.shared, rows, around)
     out = f.total(f.reshape(out, scores.shape[1], -1, out.shape[-1]), 0)
     return f.view(f.add_(shared, out), *x.shape)
 

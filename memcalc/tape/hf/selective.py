@@ -58,7 +58,7 @@ def in_heads(t: Tape, block: MambaHeads, x: Value, around: Around) -> Value:
     return run(t, block.out_proj, f.to(f.transpose(out, 1, 2), x.dtype), around)
 
 
-def scan(  # noqa: PLR0913, PLR0917 - as mamba_selective_scan
+def scan(
     t: Tape, hidden: Value, step: Value, decay: Value, keys: Value, queries: Value, skip: Value, gate: Value
 ) -> Value:
     """mamba_selective_scan: [batch, channels, seq]; the decay and the input of every token are there all at once."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Sequence, Stack
 from memcalc.blocks.mlp import Mlp
 from memcalc.blocks.shared import Hybrid
@@ -19,6 +18,7 @@ from memcalc.tensors import numbers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from memcalc.blocks.attention import Attention
     from memcalc.blocks.base import Block
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
