@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from memcalc.explanation import explain
     from memcalc.errors import Fault, MemcalcError, RunInvalid, UnknownName, UnreadableInput, UsageError
     from memcalc.pipeline import estimate
     from memcalc.optimizers import state as optimizer_state
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Fault", "MemcalcError", "Report", "Run", "RunInvalid", "UnknownName", "UnreadableInput", "UsageError",
-    "__version__", "estimate", "optimizer_state",
+    "__version__", "estimate", "explain", "optimizer_state",
 ]  # fmt: skip
 
 _HOMES = {
     "estimate": ("memcalc.pipeline", "estimate"),
+    "explain": ("memcalc.explanation", "explain"),
     "optimizer_state": ("memcalc.optimizers", "state"),
     "Report": ("memcalc.report", "Report"),
     "Run": ("memcalc.run", "Run"),

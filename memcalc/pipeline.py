@@ -49,9 +49,7 @@ def estimate_run(run: Run, beside: Path | None = None) -> Report:
         run=resolved_run(plan),
         model=model_part(plan),
         memory=memory,
-        gpu=GpuPart(
-            name=plan.gpu.name if plan.gpu else None, count=plan.run.gpus, usable=plan.gpu.usable if plan.gpu else None
-        ),
+        gpu=gpu_part(plan),
         verdict=verdict(plan, memory),
         assumptions=tuple(Note(code=n.code, path=n.path, message=n.message) for n in plan.notes.assumptions),
         warnings=tuple(Note(code=n.code, path=n.path, message=n.message) for n in plan.notes.warnings),
@@ -132,3 +130,9 @@ def model_part(plan: Plan) -> ModelPart:
         trainable=plan.trainable,
         active=model.active + plan.added,
     )
+
+
+def gpu_part(plan: Plan) -> GpuPart:
+    """Which GPU a plan runs on, and how many of them."""
+    card = plan.gpu
+    return GpuPart(name=card.name if card else None, count=plan.run.gpus, usable=card.usable if card else None)

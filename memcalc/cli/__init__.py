@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # command: (module below memcalc.cli, one line of help)
 COMMANDS: dict[str, tuple[str, str]] = {
     "estimate": ("estimate", "The memory a run takes per GPU, itemised, and whether it fits."),
+    "explain": ("explain", "Where each byte of a run comes from, and which peak binds."),
     "models": ("models", "List, filter and show model presets."),
     "gpus": ("gpus", "List, filter and show GPU presets."),
     "optimizers": ("optimizers", "List, filter and show optimizers; what one keeps for a tensor."),

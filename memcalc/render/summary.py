@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from memcalc.units import format_count
 
 if TYPE_CHECKING:
+    from memcalc.explanation.values import Explanation
     from memcalc.report import Report
 
 TITLES = {
@@ -41,7 +42,7 @@ def name_of(spec: Any) -> str:  # noqa: ANN401 - a preset's name or a mapping wi
     return f"{name} ({', '.join(more)})" if more else str(name)
 
 
-def headline(report: Report) -> str:
+def headline(report: Report | Explanation) -> str:
     """llama-2-7b · adamw-8bit · mixed-bf16 · 8 x h100-80gb (zero2)."""
     run, gpu = report.run, report.gpu
     where = f"{gpu.count} x {gpu.name}" if gpu.name else f"{gpu.count} GPUs" if gpu.count > 1 else ""
@@ -51,7 +52,7 @@ def headline(report: Report) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def subtitle(report: Report) -> str:
+def subtitle(report: Report | Explanation) -> str:
     """Parameters, what of them is trained, and the batch."""
     model, run = report.model, report.run
     trained = "all trained" if model.trainable == model.parameters else f"{format_count(model.trainable)} trained"
