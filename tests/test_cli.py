@@ -48,6 +48,8 @@ SHOWN = {  # golden file: the command line; each is a page a person reads
     "estimate-markdown": "estimate gpt2 --precision fp32 --format markdown",
     "estimate-csv": "estimate gpt2 --precision fp32 --format csv",
     "estimate-units": "estimate gpt2 --precision fp32 --units MB",
+    "explain": "explain llama-2-7b --precision bf16 --gpu h100",
+    "explain-qlora": "explain llama-3-8b --lora 16 --quantize nf4 --checkpointing full",
     "models-qwen3": "models qwen3",
     "models-one": "models llama-2-7b",
     "gpus-hopper": "gpus hopper",

@@ -36,8 +36,7 @@ def _rules(plan: Plan, book: Ledger, kept: Live | None) -> Iterator[Thumb]:
     if kept is None or stack is None or first is None or not hidden or not plan.seq_len or plan.model.kind == "seq2seq":
         return
     name, formula, says, where = _of_layers(plan, first, hidden, len(stack.layers))
-    inside = tuple(f"{stack.name}." if i else f".{stack.name}." for i in (0, 1))
-    actual = sum(share.bytes for share in kept.modules if any(part in f"{share.module}." for part in inside))
+    actual = sum(share.bytes for share in kept.modules if f".{stack.name}." in f".{share.module}")
     yield _thumb(name, formula, says, actual, "what autograd keeps of the layers", f"{KORTHIKANTI}, {where}")
 
 
