@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from memcalc.compatibility import incompatible
 from memcalc.errors import Fault, RunInvalid
 from memcalc.gpus import Gpu, gpu
 from memcalc.implementations import kernels
@@ -75,6 +76,9 @@ def resolve(run: Run, beside: Path | None = None) -> Plan:
     _refuse_unmodelled(run)
     if run.implementation == "hf-liger":
         kernels(run.implementation, model.architecture)
+    faults = list(incompatible(run, model, chosen))
+    if faults:
+        raise RunInvalid(faults)
     place = placement(run.sharding, run.gpus, run.offload)
     chosen = place.recipe_of(chosen)
     if not run.lora:  # what does not learn is kept as the rest of the model is: fixed tables of positions

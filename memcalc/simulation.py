@@ -57,7 +57,7 @@ def simulate(plan: Plan, record: Record = record_step) -> Timeline | None:
 def assumed(plan: Plan) -> Iterator[tuple[str, str, str]]:
     """What the tape takes from a library's source, or decides where libraries differ: (key, code, sentence)."""
     run = plan.run
-    if run.attention != "eager" and runs_eagerly(plan.model.body):
+    if run.attention != "eager" and runs_eagerly(plan.model.body, run.attention):
         yield "attention", "eager-only", "transformers has no fused attention for this model: it runs as if eager were asked for"
     if run.quantize:
         how = _scheme(run.quantize)

@@ -203,6 +203,45 @@ def _flash_backward(node: Node, g: Value) -> Gradients:
     return tuple(made)
 
 
+def flash_attn(q: Value, k: Value, v: Value) -> Value:
+    """flash_attn_func of [batch, heads, tokens, channels] views, for which no mask is ever made (flash-attn 2.8, flash_api.cpp).
+
+    Saves q, k, v, its output [batch, tokens, heads, channels], a log-sum-exp a row and the random state; dropout is drawn
+    again in the backward pass.
+    """
+    node = record(q.tape, _flash_attn_backward, (q, k, v), (q, k, v))
+    b, h, s, d = q.shape
+    out = output(q.tape, "attention", q.shape, q.dtype, dense_like(q.shape, (s * h * d, d, h * d, 1)))
+    out.node = node
+    save(q.tape, node, out)
+    save(q.tape, node, output(q.tape, "attention", (b, h, s), "fp32"))
+    save(q.tape, node, output(q.tape, "attention", (2,), "int64"))
+    return out
+
+
+def _flash_attn_backward(node: Node, g: Value) -> Gradients:
+    """mha_bwd: an fp32 sum of the queries' gradient, a number a row, and gradients of keys and values for every query head.
+
+    Rows are rounded up to 128, channels to 32 (64 beyond 128 of them).
+    """
+    q, k, v, *_ = node.load()
+    made = [q.tape.new(x.shape, x.dtype, dense_like(x.shape, _by_tokens(x.shape))) for x in (q, k, v)]
+    b, h, s, d = q.shape
+    step = 32 if d <= 128 else 64
+    rows, channels = -(-s // 128) * 128, -(-d // step) * step
+    work = [q.tape.new((b, h, rows), "fp32"), q.tape.new((b, rows, h, channels), "fp32")]
+    if k.shape[1] != h:
+        work += [q.tape.new((b, k.shape[2], h, d), q.dtype) for _ in range(2)]
+    del work, g
+    return tuple(made)
+
+
+def _by_tokens(shape: Shape) -> Shape:
+    """Strides of [batch, tokens, heads, channels] seen as [batch, heads, tokens, channels]."""
+    _, h, s, d = shape
+    return (s * h * d, d, h * d, 1)
+
+
 def attention(
     q: Value, k: Value, v: Value, mask: Value | None = None, p: float = 0.0, *, causal: bool = False, gqa: bool = True
 ) -> Value:

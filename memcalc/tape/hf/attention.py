@@ -127,17 +127,26 @@ def attend(t: Tape, block: Attention, q: Value, k: Value, v: Value, around: Arou
     mask = None if block.cross else around.mask(block.window)
     if t.prefix and not block.cross:
         k, v = before(t, k, v)
-    if t.setting.attention == "eager" or eager_only(block):
+    if t.setting.attention == "eager" or eager_only(block, t.setting.attention):
         return eager(t, block, q, k, v, mask, around)
     if t.setting.attention == "flash" and not block.scores_bias:
-        return flash(q, k, v)
+        return flash(t, q, k, v)
     return sdpa(t, block, q, k, v, mask, around)
 
 
-def flash(q: Value, k: Value, v: Value) -> Value:
-    """flash_attention_forward (integrations/flash_attention.py): no mask, dropout by seed, heads grouped as they are."""
-    q, k, v = f.lower(q), f.lower(k), f.lower(v)
-    return f.contiguous(f.transpose(f.flash(q, k, v), 1, 2))
+def flash(t: Tape, q: Value, k: Value, v: Value) -> Value:
+    """flash_attention_forward (integrations/flash_attention.py): no mask, dropout by seed, heads grouped as they are.
+
+    Queries in fp32 are cast with the rest: to autocast's dtype, else to that of the layer's weights. Narrower values are
+    padded to the queries' width, and the output cut.
+    """
+    half = t.autocast or t.setting.compute
+    if q.dtype == "fp32" and half in ("bf16", "fp16"):
+        q, k, v = f.to(q, half), f.to(k, half), f.to(v, half)
+    width = v.shape[-1]
+    if width < q.shape[-1]:
+        v = f.pad(v, -1, q.shape[-1] - width)
+    return f.narrow(f.transpose(f.flash_attn(q, k, v), 1, 2), -1, width)
 
 
 EAGER_ONLY = frozenset({  # classes without _supports_sdpa
@@ -145,8 +154,10 @@ EAGER_ONLY = frozenset({  # classes without _supports_sdpa
 })  # fmt: skip
 
 
-def eager_only(block: Attention | Mla) -> bool:
-    """Whether the library runs it eagerly whatever is asked for: no sdpa kernel caps scores or has sinks."""
+def eager_only(block: Attention | Mla, attention: str = "sdpa") -> bool:
+    """Whether the library runs it eagerly whatever is asked for: no sdpa kernel caps scores or has sinks; flash has both."""
+    if attention == "flash" and isinstance(block, Attention) and (block.softcap or block.sinks):
+        return False
     if block.formula in EAGER_ONLY or not isinstance(block, Attention):
         return block.formula in EAGER_ONLY
     return bool(block.eager_only or block.softcap or block.sinks)

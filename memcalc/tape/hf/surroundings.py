@@ -30,14 +30,14 @@ def prepare(t: Tape, layers: Block, x: Value, around: Around) -> None:
     tables = dict.fromkeys(table for mixer in mixers if (table := rotary(mixer))[1])
     if tables and around.positions is None:
         around.positions = f.shift(t.new((seq,), "int64"))
-    for window, causal, eager in dict.fromkeys((sees(m), m.causal, eager_only(m)) for m in mixers):
+    for window, causal, eager in dict.fromkeys((sees(m), m.causal, eager_only(m, t.setting.attention)) for m in mixers):
         build = causal_mask if causal else bidirectional_mask
         around.masks[window] = build(t, batch, seq, x.dtype, window, eager=eager)
     if any(getattr(m, "indexer", None) for m in mixers) and t.setting.attention == "sdpa":  # it is needed as a tensor
         around.masks[0] = built(t, batch, seq, seq, x.dtype, eager=False)
     first = mixers[0] if mixers else None
     if isinstance(first, Attention) and first.padded and not around.masks[first.window]:
-        around.masks[first.window] = padded_mask(t, batch, seq, x.dtype, eager=eager_only(first))
+        around.masks[first.window] = padded_mask(t, batch, seq, x.dtype, eager=eager_only(first, t.setting.attention))
     if isinstance(first, Attention) and (first.alibi or first.formula in ("falcon", "mpt")):
         alibi.surround(t, first, x, around)
     if any(layer.__class__.__name__ == "Hybrid" for _, layer in layers.groups()):
@@ -63,9 +63,9 @@ def sees(mixer: Attention | Mla) -> int:
     return 0 if not isinstance(mixer, Attention) or mixer.formula == "gpt_neo" else mixer.window
 
 
-def runs_eagerly(model: Block) -> bool:
-    """Whether a part of the model attends eagerly whatever is asked for."""
-    return any(eager_only(mixer) for mixer in attentions(model))
+def runs_eagerly(model: Block, attention: str = "sdpa") -> bool:
+    """Whether a part of the model attends eagerly though that attention is asked for."""
+    return any(eager_only(mixer, attention) for mixer in attentions(model))
 
 
 def rotary(mixer: Attention | Mla) -> tuple[str, int, bool]:

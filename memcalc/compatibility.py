@@ -1,0 +1,55 @@
+"""What a model, a precision and a run's switches do not do together, in the words the libraries would use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.blocks.basic import Embedding
+from memcalc.errors import Fault
+from memcalc.presets import find
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memcalc.blocks.base import Block
+    from memcalc.model import Model
+    from memcalc.precision import Recipe
+    from memcalc.run import Run
+
+
+def incompatible(run: Run, model: Model, recipe: Recipe) -> Iterator[Fault]:
+    """Every fault that shows once the model and the recipe are known."""
+    if run.attention == "flash" and model.kind != "tensors":
+        yield from _flash(model, recipe)
+    yield from _positions(run, model)
+
+
+def _flash(model: Model, recipe: Recipe) -> Iterator[Fault]:
+    """flash_attn takes half precision only, and transformers asks the class whether it may be used."""
+    if recipe.compute == "fp32" and not recipe.autocast:
+        yield Fault("attention", "FlashAttention only supports fp16 and bf16; this precision computes in fp32: "
+                                 "take bf16 or amp-bf16, or attention: sdpa")  # fmt: skip
+    if model.architecture in find("implementations", "flash-attention")["unsupported"]:
+        yield Fault("attention", f"transformers' {model.architecture} does not support Flash Attention 2; use sdpa or eager")
+
+
+def _positions(run: Run, model: Model) -> Iterator[Fault]:
+    """A table of learned positions has no row for a token beyond it: `IndexError: index out of range in self`."""
+    if model.kind in ("image", "diffusion", "tensors"):
+        return
+    rows = [table.rows for table in _tables(model.body)]
+    if not rows:
+        return
+    most = min(*rows, model.context or rows[0])
+    for key, length in (("seq_len", run.seq_len), ("target_len", run.target_len)):
+        if length and length > most and not (key == "seq_len" and model.kind == "speech"):
+            yield Fault(key, f"{length} tokens are more than the {most} learned positions of {model.name or 'this model'}: "
+                             "index out of range in self")  # fmt: skip
+
+
+def _tables(block: Block) -> Iterator[Embedding]:
+    """Learned tables of positions below a block."""
+    if isinstance(block, Embedding) and block.trainable and block.index in ("positions", "token-positions"):
+        yield block
+    for _, part in block.groups():
+        yield from _tables(part)
