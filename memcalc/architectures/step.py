@@ -69,7 +69,7 @@ def _attention(c: Dimensions, *, slides: bool) -> Attention:
     dim, window = head_dim(c), (c.get("sliding_window") or 0) if slides else 0
     return attention(
         c, bias=c.attention_bias, q_norm=_norm("q_norm", dim), k_norm=_norm("k_norm", dim),
-        gate=Linear("g_proj", c.hidden_size, c.num_attention_heads), rotary_dim=rotary_dim(c), window=window,
+        gate=Linear("g_proj", c.hidden_size, c.num_attention_heads), formula="step", rotary_dim=rotary_dim(c), window=window,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.attention import Attention
 from memcalc.tape import functions as f
 from memcalc.tape.hf.attention import attend, heads, repeat_kv, separate, with_sinks
-from memcalc.tape.hf.rotary import rotate
+from memcalc.tape.hf.rotary import rotate, rotated_part
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:
@@ -22,8 +22,9 @@ def gated(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     q, k, v = separate(t, block, x, around)
     gate = run(t, block.gate, x, around)
     tables = around.tables(block.rotary_kind)
-    if block.rotary_dim and tables:
-        q, k = rotate(block, q, k, tables)
+    if block.rotary_dim and tables:  # these two join the rest of a head to it also where nothing is left
+        joined = block.formula in ("laguna", "step")
+        q, k = rotated_part(q, k, tables, block.rotary_dim) if joined else rotate(block, q, k, tables)
     out = f.reshape(attend(t, block, q, k, v, around), b, s, -1)
     gate = f.to(f.softplus(f.to(gate, "fp32")), out.dtype) if block.formula == "laguna" else gate
     if gate.shape[-1] == block.heads:
