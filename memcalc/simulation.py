@@ -13,6 +13,7 @@ from memcalc.tape.step import record_step
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from memcalc.blocks.base import Block
     from memcalc.optimizers import Optimizer
     from memcalc.quantization.storage import Scheme, Spec
     from memcalc.resolve import Plan
@@ -59,6 +60,9 @@ def assumed(plan: Plan) -> Iterator[tuple[str, str, str]]:
     run = plan.run
     if run.attention != "eager" and runs_eagerly(plan.model.body, run.attention):
         yield "attention", "eager-only", "transformers has no fused attention for this model: it runs as if eager were asked for"
+    if recurrent(plan.model.body):
+        yield "model", "no-kernels", ("recurrent layers as transformers runs them where mamba-ssm, causal-conv1d or "
+                                      "flash-linear-attention is not installed: their kernels keep far less")  # fmt: skip
     if run.quantize:
         how = _scheme(run.quantize)
         if how.product == "int8":
@@ -76,6 +80,11 @@ def assumed(plan: Plan) -> Iterator[tuple[str, str, str]]:
         yield "offload", "whose-offload", "what autograd saves goes to host memory as torchtune's OffloadActivations does it"
     if run.loss.kind != "standard":
         yield "loss", "whose-loss", LOSSES[run.loss.kind]
+
+
+def recurrent(block: Block) -> bool:
+    """Whether a layer below has a recurrence for which transformers prefers somebody's kernels."""
+    return block.duty == "recurrence" or any(recurrent(part) for _, part in block.groups())
 
 
 def _scheme(spec: Spec) -> Scheme:

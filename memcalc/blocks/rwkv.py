@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from memcalc.blocks.base import Block, Param
 
@@ -15,6 +16,7 @@ class TimeMix(Block):
     wkv(time_decay, time_first, k, v)), where wkv runs in fp32.
     """
 
+    duty: ClassVar[str] = "recurrence"
     hidden: int = 1
     inner: int = 1
     key: Block | None = None

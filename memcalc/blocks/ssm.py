@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from memcalc.blocks.base import Block, Param
 
@@ -16,6 +17,7 @@ class Mamba(Block):
     the gate; out_proj. `norms` are those of the time step, B and C (Jamba, Falcon-Mamba).
     """
 
+    duty: ClassVar[str] = "recurrence"
     inner: int = 1
     state: int = 16
     dt_rank: int = 1
@@ -45,6 +47,7 @@ class Mamba2(Block):
     buffer (Falcon-H1).
     """
 
+    duty: ClassVar[str] = "recurrence"
     inner: int = 1
     state: int = 128
     heads: int = 1
@@ -75,6 +78,7 @@ class GatedDelta(Block):
     per head; out_proj. Computed in chunks of `chunk` tokens (transformers, torch_chunk_gated_delta_rule).
     """
 
+    duty: ClassVar[str] = "recurrence"
     key_heads: int = 1
     value_heads: int = 1
     key_dim: int = 128
