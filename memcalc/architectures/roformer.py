@@ -65,7 +65,7 @@ def mpnet(c: Dimensions) -> Model:
     places = Embedding("position_embeddings", c.max_position_embeddings, hidden, index="token-positions")
     before = Sequence("embeddings", (Sum("", (words, places)), norm(c, "LayerNorm"), dropout(c)))
     biases = Embedding(
-        "relative_attention_bias", c.relative_attention_num_buckets, c.num_attention_heads, index="positions"
+        "relative_attention_bias", c.relative_attention_num_buckets, c.num_attention_heads, index="distances"
     )
     layer = sequence(
         post_norm(c, _mpnet_attention(c), "attention.LayerNorm"), post_norm(c, feed_forward(c), "output.LayerNorm")

@@ -101,7 +101,7 @@ def norm(c: Dimensions, name: str) -> Norm:
 def attention(c: Dimensions, name: str, *, causal: bool = False, cross: bool = False, table: bool = False) -> Attention:
     """heads * d_kv need not be d_model; scores are not scaled; a bias is added to them everywhere (T5Attention)."""
     heads, inner = c.num_heads, c.num_heads * c.d_kv
-    biases = Embedding("relative_attention_bias", c.relative_attention_num_buckets, heads, index="positions")
+    biases = Embedding("relative_attention_bias", c.relative_attention_num_buckets, heads, index="distances")
     return Attention(
         name, heads, heads, c.d_kv,
         q=Linear("q", c.d_model, inner), k=Linear("k", c.d_model, inner), v=Linear("v", c.d_model, inner),
@@ -123,7 +123,7 @@ def _encoder_attention(c: Dimensions, *, table: bool) -> Attention:
 
 def _global_table(c: Dimensions, *, table: bool) -> tuple[Embedding, ...]:
     rows = c.relative_attention_num_buckets
-    return (Embedding("global_relative_attention_bias", rows, c.num_heads, index="positions"),) if table else ()
+    return (Embedding("global_relative_attention_bias", rows, c.num_heads, index="distances"),) if table else ()
 
 
 def _feed_forward(c: Dimensions) -> Mlp:

@@ -106,7 +106,7 @@ def _attention(c: Dimensions, *, first: bool) -> Attention:
     }  # fmt: skip
     if c.model_type != "wavlm":
         return Attention("attention", **same)
-    biases = Embedding("rel_attn_embed", c.num_buckets, heads, index="positions")
+    biases = Embedding("rel_attn_embed", c.num_buckets, heads, index="distances")
     gate = Linear("gru_rel_pos_linear", head, 8, bias=True)
     return GatedBiasAttention(
         "attention", **same, scores_bias=True, bias_table=biases if first else None, gate_rows=gate,

@@ -80,7 +80,7 @@ def _attention(c: Dimensions, hidden: int, *, positions: bool = True) -> Attenti
     more: dict[str, Any] = {}
     if kind == "relative_key":
         rows = c.left_max_position_embeddings + c.right_max_position_embeddings + 1
-        more = {"scores_bias": True, "bias_table": Embedding("distance_embedding", rows, head, index="positions")}
+        more = {"scores_bias": True, "bias_table": Embedding("distance_embedding", rows, head, index="distances")}
     elif kind == "relative":
         biases = (Param("pos_bias_u", (heads, head)), Param("pos_bias_v", (heads, head)))
         more = {"scores_bias": True, "bias_table": Linear("linear_pos", hidden, hidden), "extra": biases}

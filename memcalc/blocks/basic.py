@@ -10,7 +10,7 @@ from memcalc.blocks.base import Block, Param
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Index = Literal["tokens", "types", "positions", "token-positions"]
+Index = Literal["tokens", "types", "positions", "token-positions", "distances"]
 NormKind = Literal["rms", "rms-no-weight", "layer", "layer-no-bias", "group", "batch", "none"]
 
 
@@ -53,7 +53,8 @@ class Embedding(Block):
     """A table [rows, width] read by index; `trainable` False for fixed (sinusoidal) tables that are parameters.
 
     `index` is what it is read by: token ids [batch, seq]; token types [batch, seq]; positions [1, seq], the same for
-    every sequence; or each token's own position [batch, seq] (RoBERTa). `scaled` multiplies what was read by √width.
+    every sequence; each token's own position [batch, seq] (RoBERTa); or the distances of all pairs [seq, seq] (T5).
+    `scaled` multiplies what was read by √width.
     """
 
     role: ClassVar[str] = "embedding"

@@ -75,9 +75,9 @@ def asking(t: Tape, out: Value) -> Value:
 
 
 def indices(t: Tape, kind: str, x: Value, around: Around) -> Value:
-    """What a table is read by: positions [1, seq], those of each token [batch, seq], or token types."""
+    """What a table is read by: distances, as given; positions [1, seq], those of each token [batch, seq], token types."""
     batch, seq = x.shape[:2]
-    if x.dtype == "int64" and len(x.shape) == 2 and kind == "positions" and x.shape[0] == x.shape[1]:
+    if kind == "distances":
         return x
     if kind == "positions":
         if around.positions is None:
