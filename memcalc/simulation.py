@@ -58,11 +58,7 @@ def simulate(plan: Plan, record: Record = record_step) -> Timeline | None:
 def assumed(plan: Plan) -> Iterator[tuple[str, str, str]]:
     """What the tape takes from a library's source, or decides where libraries differ: (key, code, sentence)."""
     run = plan.run
-    if run.attention != "eager" and runs_eagerly(plan.model.body, run.attention):
-        yield "attention", "eager-only", "transformers has no fused attention for this model: it runs as if eager were asked for"
-    if recurrent(plan.model.body):
-        yield "model", "no-kernels", ("recurrent layers as transformers runs them where mamba-ssm, causal-conv1d or "
-                                      "flash-linear-attention is not installed: their kernels keep far less")  # fmt: skip
+    yield from _of_the_model(plan)
     if run.quantize:
         how = _scheme(run.quantize)
         if how.product == "int8":
@@ -80,6 +76,15 @@ def assumed(plan: Plan) -> Iterator[tuple[str, str, str]]:
         yield "offload", "whose-offload", "what autograd saves goes to host memory as torchtune's OffloadActivations does it"
     if run.loss.kind != "standard":
         yield "loss", "whose-loss", LOSSES[run.loss.kind]
+
+
+def _of_the_model(plan: Plan) -> Iterator[tuple[str, str, str]]:
+    body, attention = plan.model.body, plan.run.attention
+    if attention != "eager" and runs_eagerly(body, attention):
+        yield "attention", "eager-only", "transformers has no fused attention for this model: it runs as if eager were asked for"
+    if recurrent(body):
+        yield "model", "no-kernels", ("recurrent layers as transformers runs them where mamba-ssm, causal-conv1d or "
+                                      "flash-linear-attention is not installed: their kernels keep far less")  # fmt: skip
 
 
 def recurrent(block: Block) -> bool:

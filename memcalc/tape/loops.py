@@ -30,9 +30,10 @@ def loop(t: Tape, count: int, step: Callable[[StateT], StateT], state: StateT) -
     first, begin = len(t.sizes), len(t.events)
     state = step(state)
     last = len(t.sizes)
-    state = step(step(state))
-    dead = {~event for event in t.events[begin:] if event < 0}
-    for storage in range(first, last):
-        if storage not in dead:
-            t.sizes[storage] *= count - EXPLICIT + 1
-    return state
+    try:
+        return step(step(state))
+    finally:  # also where a recomputation has all it needs before the loop ends
+        dead = {~event for event in t.events[begin:] if event < 0}
+        for storage in range(first, last):
+            if storage not in dead:
+                t.sizes[storage] *= count - EXPLICIT + 1
