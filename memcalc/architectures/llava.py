@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memcalc.architectures import architecture
 from memcalc.architectures.multimodal import image_text, tied, tower
 from memcalc.architectures.vision import grid, image
 from memcalc.blocks.base import Sequence, sequence
 from memcalc.blocks.basic import Activation, Linear, Norm, Raw
-from memcalc.blocks.image import MergeNeighbours, Pool
-from memcalc.blocks.multimodal import Images
+from memcalc.blocks.image import MergeNeighbours
+from memcalc.blocks.multimodal import Images, Matrix, PooledTokens
 
 if TYPE_CHECKING:
     from memcalc.blocks.base import Block
@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 def llava(c: Dimensions) -> Model:
     """CLIP's image tokens through a two-layer projector; OneVision adds a token that ends a row of patches."""
     newline = (_newline(c),) if c.model_type == "llava_onevision" else ()
-    return image_text(c, _images(c, _projector(c)), tower(c.text_config, "language_model"), tie=tied(c), extra=newline)
+    layer = c.get("vision_feature_layer", -2)
+    one = c.model_type == "llava" and isinstance(layer, int)
+    read = {"feature": layer if one else -1, "listed": True, "scattered": one,
+            "without_first": c.get("vision_feature_select_strategy", "default") == "default"}  # fmt: skip
+    return image_text(c, _images(c, _projector(c), **read), tower(c.text_config, "language_model"), tie=tied(c), extra=newline)
 
 
 @architecture("llava_next")
@@ -36,11 +40,18 @@ def _newline(c: Dimensions) -> Raw:
     return Raw("image_newline", (c.text_config.hidden_size,))
 
 
-def _images(c: Dimensions, projector: Block, *, tokens: int = -1, name: str = "vision_tower") -> Images:
+def _images(
+    c: Dimensions,
+    projector: Block,
+    *,
+    tokens: int = -1,
+    name: str = "vision_tower",
+    **more: Any,  # noqa: ANN401 - fields of Images
+) -> Images:
     """The image tower and the projector; as many tokens as patches where nothing else is said."""
     v = c.vision_config
     count = tokens if tokens >= 0 else grid(v) if "image_size" in v else 0
-    return Images("", (tower(v, name), projector), image(v), count)
+    return Images("", (tower(v, name), projector), image(v), count, **more)
 
 
 def _features(c: Dimensions) -> int:
@@ -64,7 +75,7 @@ def _projector(c: Dimensions) -> Sequence:
 def paligemma(c: Dimensions) -> Model:
     """SigLIP's image tokens through one linear layer, Gemma on top (Beyer et al. 2024)."""
     linear = Linear("linear", c.vision_config.hidden_size, c.projection_dim, bias=True)
-    images = _images(c, sequence(linear, name="multi_modal_projector"))
+    images = _images(c, sequence(linear, name="multi_modal_projector"), masked=True, scattered=True)
     return image_text(c, images, tower(c.text_config, "language_model"), tie=bool(c.tie_word_embeddings))
 
 
@@ -72,12 +83,13 @@ def paligemma(c: Dimensions) -> Model:
 def gemma3(c: Dimensions) -> Model:
     """SigLIP's image tokens pooled to `mm_tokens_per_image`, normed, projected; Gemma 3 on top."""
     wide, hidden = c.vision_config.hidden_size, c.text_config.hidden_size
-    side = int(grid(c.vision_config) ** 0.5) // int(c.mm_tokens_per_image**0.5)
+    side = int(grid(c.vision_config) ** 0.5)
+    pool = PooledTokens("", side, side // int(c.mm_tokens_per_image**0.5))
     projector = sequence(
-        Pool("", "average", side, side), Norm("mm_soft_emb_norm", wide, "rms", "gemma"),
-        Raw("mm_input_projection_weight", (wide, hidden)), name="multi_modal_projector",
+        pool, Norm("mm_soft_emb_norm", wide, "rms", "gemma"),
+        Matrix("mm_input_projection_weight", (wide, hidden)), name="multi_modal_projector",
     )  # fmt: skip
-    images = _images(c, projector, tokens=c.mm_tokens_per_image)
+    images = _images(c, projector, tokens=c.mm_tokens_per_image, masked=True, scattered=True)
     return image_text(c, images, tower(c.text_config, "language_model"), tie=bool(c.tie_word_embeddings))
 
 

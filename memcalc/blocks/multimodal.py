@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memcalc.blocks.base import Block, Sequence
+from memcalc.blocks.basic import Raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,11 +14,31 @@ class Images(Sequence):
 
     `image` is (channels, height, width) of one image, empty where images may have any size. `tokens` is how many
     tokens of the text one image becomes, 0 where that depends on its size. The text runs without it where a batch has
-    no images.
+    no images. `feature` is which of the tower's states is read, `without_first` leaves out its class token; `listed`
+    where what comes of each image is put together again by a copy, `masked` where a mask tells image tokens apart.
+    `scattered` where one image of that size to a sequence is what a step is counted with; else the text runs alone.
     """
 
     image: tuple[int, ...] = ()
     tokens: int = 0
+    feature: int = -1
+    without_first: bool = False
+    listed: bool = False
+    masked: bool = False
+    scattered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PooledTokens(Block):
+    """Tokens of a square map of `side` tokens a side, averaged over squares of `kernel` x `kernel` (Gemma 3)."""
+
+    side: int = 1
+    kernel: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix(Raw):
+    """A bare matrix [inputs, outputs] that the stream is multiplied by."""
 
 
 @dataclass(frozen=True, slots=True)

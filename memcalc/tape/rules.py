@@ -31,6 +31,8 @@ class Around:
         "distances",
         "encoder",
         "holds",
+        "images",
+        "sighted",
         "keeps",
         "kept",
         "masks",
@@ -62,6 +64,8 @@ class Around:
         self.original: Value | None = None  # a copy of the embeddings (Zamba)
         self.per_layer: Value | None = None  # every layer's own embeddings (Gemma 3n and 4)
         self.shared: dict[bool, tuple[Value, Value]] = {}  # keys and values that later layers take (of a window or not)
+        self.images: Value | None = None  # as tokens of the text
+        self.sighted = False  # where a mask tells the tokens of images from others
         self.scene: Any = None  # of a denoiser
         self.kept: Value | None = None  # what a stage yields beside its output, until the next stage has run
         self.bias: Value | None = None

@@ -12,6 +12,7 @@ from memcalc.tape.functions.lookup import (
     scatter,
     take_along,
     topk,
+    masked_scatter,
 )
 from memcalc.tape.functions.pointwise import (
     add,
@@ -146,7 +147,7 @@ __all__ = [
     "log",
     "logsumexp",
     "lower",
-    "masked_fill",
+    "masked_fill", "masked_scatter",
     "masked_fill_",
     "matmul",
     "maximum",

@@ -93,6 +93,20 @@ def _topk_backward(node: Node, g: Value) -> Gradients:
     return (out,)
 
 
+def masked_scatter(x: Value, mask: Value, source: Value) -> Value:
+    """x.masked_scatter(mask, source): x with the rows of `source` where the mask says so; saves the mask."""
+    node = record(x.tape, _masked_scatter_backward, (x, source), (mask,))
+    out = x.tape.new(x.shape, x.dtype)
+    out.node = node
+    return out
+
+
+def _masked_scatter_backward(node: Node, g: Value) -> Gradients:
+    _mask = node.load()
+    rest = g.tape.new(g.shape, g.dtype) if node.edges[0] else None
+    return rest, g.tape.new(node.edges[1].shape, g.dtype) if node.edges[1] else None
+
+
 def cross_entropy(logits: Value, labels: Value) -> Value:
     """F.cross_entropy of [rows, classes]: log-softmax and the negative log-likelihood of the labels."""
     logits = upper(logits)

@@ -59,12 +59,20 @@ def embedding(t: Tape, block: Embedding, x: Value, around: Around) -> Value:
             out = prompted(t, embedded(t, x, out))
         if around.holds:
             t.held.append(out)
-        return asking(t, out)
+        return with_images(t, asking(t, out), around)
     index = indices(t, block.index, x, around)
     out = f.embedding(index, weight)
     if around.holds:
         t.held.append(x)
     return out if x.dtype == "int64" else f.add(x, out)
+
+
+def with_images(t: Tape, out: Value, around: Around) -> Value:
+    """The embeddings with what came of the images in place of their tokens (LlavaModel.forward)."""
+    if around.images is None:
+        return out
+    mask = t.new((*out.shape[:2], 1), "bool")
+    return f.masked_scatter(out, mask, around.images)
 
 
 def asking(t: Tape, out: Value) -> Value:

@@ -35,6 +35,9 @@ def prepare(t: Tape, layers: Block, x: Value, around: Around) -> None:
         around.masks[window] = build(t, batch, seq, x.dtype, window, eager=eager)
     if any(getattr(m, "indexer", None) for m in mixers) and t.setting.attention == "sdpa":  # it is needed as a tensor
         around.masks[0] = built(t, batch, seq, seq, x.dtype, eager=False)
+    if around.sighted:
+        eagerly = t.setting.attention == "eager"
+        around.masks = {window: built(t, batch, seq, seq, x.dtype, eager=eagerly) for window in around.masks}
     first = mixers[0] if mixers else None
     if isinstance(first, Attention) and first.padded and not around.masks[first.window]:
         around.masks[first.window] = padded_mask(t, batch, seq, x.dtype, eager=eager_only(first, t.setting.attention))
