@@ -12,7 +12,7 @@ SMALL = {"vocab_size": 1000, "hidden_size": 128, "num_hidden_layers": 2}
 MAMBA = {**SMALL, "model_type": "mamba", "state_size": 16}
 
 
-def activations(model: dict[str, Any], seq: int, **more: Any) -> int:  # noqa: ANN401 - keys of a run
+def activations(model: dict[str, Any], seq: int, **more: Any) -> int:
     run = {"model": model, "precision": "bf16", "batch_size": 1, "seq_len": seq, "optimizer": "none", **more}
     return estimate(run).memory.components.activations
 
