@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memcalc.blocks.base import Stack
 from memcalc.blocks.basic import Embedding
 from memcalc.errors import Fault
 from memcalc.presets import find
@@ -48,7 +49,9 @@ def _positions(run: Run, model: Model) -> Iterator[Fault]:
 
 
 def _tables(block: Block) -> Iterator[Embedding]:
-    """Learned tables of positions below a block."""
+    """Learned tables of positions before the layers; those within are of distances (T5)."""
+    if isinstance(block, Stack):
+        return
     if isinstance(block, Embedding) and block.trainable and block.index in ("positions", "token-positions"):
         yield block
     for _, part in block.groups():

@@ -56,7 +56,7 @@ def measure(
     parts = sum(base.values())
     trained = [held(tensor, optimizer, setting) for tensor in _trained(found)]
     sizes = [(nbytes(tensor.elements, stored(tensor)), tensor.count) for tensor in found]
-    taken = reserved(recording, [*sizes, *_masters(found, setting)], trained, parts)
+    taken = reserved(recording, [*sizes, *_masters(found, setting), *_accumulated(found, setting)], trained, parts)
     return timeline(recording, base, step_temporaries(found, optimizer, setting), taken)
 
 
@@ -92,6 +92,14 @@ def _masters(tensors: Iterable[Tensor], setting: Setting) -> list[tuple[int, int
     if not setting.master:
         return []
     return [(nbytes(tensor.elements, setting.master), tensor.count) for tensor in _trained(tensors)]
+
+
+def _accumulated(tensors: Iterable[Tensor], setting: Setting) -> list[tuple[int, int]]:
+    """Gradients that earlier micro batches have left: (bytes, how many)."""
+    if not setting.accumulating:
+        return []
+    stored = storage(setting)
+    return [(nbytes(t.elements, setting.gradients or stored(t)), t.count) for t in _trained(tensors)]
 
 
 def state_dtype(tensor: Tensor, setting: Setting) -> str:

@@ -41,14 +41,24 @@ class Step:
         length = f"x{run['seq_len']}" if "seq_len" in run else ""
         kept = "outputs kept" if run.get("keep_outputs") else ""
         words = (run["precision"], run["attention"], _word(run["checkpointing"]), f"{run['batch_size']}{length}",
-                 _optimizer(run["optimizer"]), _lora(run.get("lora")), kept)  # fmt: skip
+                 _optimizer(run["optimizer"]), _lora(run.get("lora")), kept, *_switches(run))  # fmt: skip
         return " · ".join((self.model, *(word for word in words if word)))
 
 
 def _word(checkpointing: str | dict[str, Any]) -> str:
     if isinstance(checkpointing, dict):
         return f"{checkpointing['mode']}{' reentrant' if checkpointing.get('reentrant') else ''}"
-    return "" if checkpointing == "none" else "checkpointed"
+    return {"none": "", "full": "checkpointed"}.get(checkpointing, checkpointing)
+
+
+def _switches(run: dict[str, Any]) -> Iterator[str]:
+    """What else is switched on, in its own words."""
+    for key in ("implementation", "quantize", "loss"):
+        value = run.get(key)
+        if isinstance(value, dict):
+            value = " ".join(str(word) for word in value.values())
+        yield f"{key} {value}" if value else ""
+    yield "accumulating" if run.get("grad_accum", 1) > 1 else ""
 
 
 def _optimizer(optimizer: str | dict[str, Any]) -> str:
@@ -58,7 +68,12 @@ def _optimizer(optimizer: str | dict[str, Any]) -> str:
 
 
 def _lora(lora: dict[str, Any] | None) -> str:
-    return f"LoRA {lora['rank']} on {len(lora['targets'])}, {lora['dtype']}" if lora else ""
+    if not lora:
+        return ""
+    method, targets = lora.get("method", "LoRA"), lora.get("targets", ())
+    where = targets if isinstance(targets, str) else len(targets)
+    rest = "".join(f", {key} {lora[key]}" for key in ("dropout", "bias") if lora.get(key))
+    return f"{method} {lora.get('rank', '')} on {where}, {lora.get('dtype', 'fp32')}{rest}"
 
 
 @lru_cache(maxsize=1)
