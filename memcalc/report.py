@@ -1,17 +1,16 @@
 """Report: the answer, as the document other tools read (`schema_version` 1.0). Bytes are integers, all per GPU.
 
-The same document leaves `memcalc estimate --format json` and `memcalc.estimate(...).model_dump(mode="json")`. The values
-are light; pydantic, which is slow to load, comes in only where a schema or a foreign document asks for it.
+The same document leaves `memcalc estimate --format json` and `memcalc.estimate(...).model_dump(mode="json")`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from memcalc.curve import EMPTY, Curve
+from memcalc.document import Document
 
 SCHEMA_VERSION = "1.0"
 Level = Literal["fits", "tight", "too-big", "unknown"]
@@ -124,8 +123,8 @@ class Note:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
-    """The whole answer to one run; its methods are named as pydantic's."""
+class Report(Document):
+    """The whole answer to one run."""
 
     schema_version: Literal["1.0"] = "1.0"
     kind: Literal["estimate"] = "estimate"
@@ -136,27 +135,3 @@ class Report:
     verdict: Verdict
     assumptions: tuple[Note, ...] = ()
     warnings: tuple[Note, ...] = ()
-
-    def model_dump(self, mode: Literal["json", "python"] = "json") -> dict[str, Any]:
-        """The document as plain data; `json` has lists where `python` has tuples."""
-        data = asdict(self)
-        plain: dict[str, Any] = json.loads(json.dumps(data)) if mode == "json" else data
-        return plain
-
-    def model_dump_json(self, indent: int | None = None) -> str:
-        """The document as JSON text."""
-        return json.dumps(asdict(self), indent=indent, ensure_ascii=False)
-
-    @classmethod
-    def model_validate(cls, document: Mapping[str, Any]) -> Report:
-        """A Report from a saved document; pydantic's ValidationError where it is none."""
-        from pydantic import TypeAdapter  # noqa: PLC0415 - slow to load, and only foreign documents need it
-
-        return TypeAdapter(cls).validate_python(document)
-
-    @classmethod
-    def model_json_schema(cls) -> dict[str, Any]:
-        """The JSON Schema of the document."""
-        from pydantic import TypeAdapter  # noqa: PLC0415
-
-        return TypeAdapter(cls).json_schema(mode="serialization")

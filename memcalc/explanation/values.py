@@ -5,11 +5,11 @@ Bytes are integers, per GPU but where a field says `whole`: then they are those 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping  # noqa: TC003 - pydantic reads these annotations at run time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
+from memcalc.document import Document
 from memcalc.report import Components, GpuPart, ModelPart, Note, Phase  # noqa: TC001 - as above
 
 
@@ -142,7 +142,7 @@ class Correction:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Explanation:
+class Explanation(Document):
     """The whole answer. `kept`: what autograd and the program hold when the forward pass ends. `live`: at the peak.
 
     `at_peak` adds up to `peak_allocated`; `live` to its activations, gradients and temporaries.
@@ -165,13 +165,3 @@ class Explanation:
     corrections: tuple[Correction, ...]
     assumptions: tuple[Note, ...] = ()
     warnings: tuple[Note, ...] = ()
-
-    def model_dump(self, mode: Literal["json", "python"] = "json") -> dict[str, Any]:
-        """The document as plain data; `json` has lists where `python` has tuples."""
-        data = asdict(self)
-        plain: dict[str, Any] = json.loads(json.dumps(data)) if mode == "json" else data
-        return plain
-
-    def model_dump_json(self, indent: int | None = None) -> str:
-        """The document as JSON text."""
-        return json.dumps(asdict(self), indent=indent, ensure_ascii=False)
