@@ -10,11 +10,11 @@ import typer
 from memcalc.cli.output import OutputOption, write
 from memcalc.errors import UsageError, nearest_names
 
-KINDS = ("run", "report")
+KINDS = ("run", "report", "explanation")
 
 
 def main(
-    kind: Annotated[str, typer.Argument(help="run or report.")] = "run",
+    kind: Annotated[str, typer.Argument(help="run, report or explanation.")] = "run",
     output: OutputOption = None,
 ) -> None:
     """Example: memcalc schema run --output run.schema.json"""  # noqa: D400
@@ -31,6 +31,10 @@ def _schema(kind: str) -> dict[str, object]:
         from memcalc.faults import schema  # noqa: PLC0415
 
         return schema()
+    if kind == "explanation":
+        from memcalc.explanation.values import Explanation  # noqa: PLC0415
+
+        return Explanation.model_json_schema()
     from memcalc.report import Report  # noqa: PLC0415
 
     return Report.model_json_schema()
