@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from memcalc.implementations import kernels
 from memcalc.tape import Setting, measure
+from memcalc.tape.hf.surroundings import attentions
 from memcalc.tape.hf.surroundings import runs_eagerly
 from memcalc.tape.step import record_step
 
@@ -59,6 +60,9 @@ def assumed(plan: Plan) -> Iterator[tuple[str, str, str]]:
     """What the tape takes from a library's source, or decides where libraries differ: (key, code, sentence)."""
     run = plan.run
     yield from _of_the_model(plan)
+    if run.attention == "sdpa" and any(getattr(mixer, "dropout", 0) for mixer in attentions(plan.model.body)):
+        yield "attention", "sdpa-dropout", ("attention dropout makes sdpa run as plain operations, as recorded with PyTorch's CPU "
+                                            "build; a GPU's fused kernel keeps less: see attention: flash")  # fmt: skip
     if run.quantize:
         how = _scheme(run.quantize)
         if how.product == "int8":
