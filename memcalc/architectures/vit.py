@@ -25,7 +25,7 @@ from memcalc.architectures.vision import (
 )
 from memcalc.blocks.base import Block, Sequence, repeat, sequence, stack
 from memcalc.blocks.basic import Activation, Conv, Linear, Norm, Raw, Select
-from memcalc.blocks.image import Positions, Prefix, Unflatten
+from memcalc.blocks.image import BiasedLayer, Positions, Prefix, Unflatten
 from memcalc.blocks.mlp import Mlp
 
 if TYPE_CHECKING:
@@ -179,11 +179,20 @@ def _relative_bias(c: Dimensions) -> Raw:
 
 
 def _beit_layer(c: Dimensions, *, first: bool = False) -> Sequence:
+    """A pre-norm layer, with biases of relative positions where the config asks for them."""
+    if c.use_relative_position_bias:
+        rows, columns = (size // pair(c.patch_size)[0] for size in pair(c.image_size))
+        table = Sequence("relative_position_bias", (_relative_bias(c),))
+        return BiasedLayer("", _beit_blocks(c, first=first), table, (rows, columns))
+    return sequence(*_beit_blocks(c, first=first))
+
+
+def _beit_blocks(c: Dimensions, *, first: bool) -> tuple[Block, ...]:
+    """Its parts: norms, attention, MLP, and scales where it has them."""
     scaled = c.layer_scale_init_value > 0
     scales = layer_scales(c, "lambda_1", "lambda_2") if scaled else (None, None)
     norms = layer_norms(c, "layernorm_before", "layernorm_after")
-    table = Sequence("relative_position_bias", (_relative_bias(c),)) if c.use_relative_position_bias else None
     layer = encoder_layer(
         attention(c, "attention", k_bias=False), mlp(c), norms, scales, dropout(c) or drop_path(c, first=first)
     )
-    return sequence(table, *layer.blocks)
+    return layer.blocks

@@ -171,6 +171,20 @@ class WindowLayer(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class BiasedLayer(Sequence):
+    """A layer whose attention adds biases of relative positions to its scores, from a `table` of its own (BEiT).
+
+    `map` is (rows, columns) of the patches, to which a class token comes.
+    """
+
+    table: Sequence | None = None
+    map: tuple[int, int] = (0, 0)
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return (self.table, *self.blocks) if self.table else self.blocks
+
+
+@dataclass(frozen=True, slots=True)
 class KeptMap(Block):
     """The tokens, of which the model also yields a copy as a map [batch, width, rows, columns] (Swin's stages)."""
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.image import KeptMap, MergeNeighbours, WindowLayer
+from memcalc.blocks.image import BiasedLayer, KeptMap, MergeNeighbours, WindowLayer
 from memcalc.tape import functions as f
+from memcalc.tape.functions import maps
 from memcalc.tape.hf.attention import eager, heads, project
 from memcalc.tape.rules import Around, rule, run
 
@@ -142,3 +143,30 @@ def kept_map(_: Tape, block: KeptMap, x: Value, around: Around) -> Value:
     batch, width = x.shape[0], x.shape[-1]
     around.kept = f.contiguous(f.permute(f.view(x, batch, *block.map, width), 0, 3, 1, 2))
     return x
+
+
+@rule(BiasedLayer)
+def biased_layer(t: Tape, block: BiasedLayer, x: Value, around: Around) -> Value:
+    """BeitLayer.forward: the biases, made anew by every layer, are its mask."""
+    before, around.masks = around.masks, {0: beit_bias(t, block, x)}
+    for part in block.blocks:
+        x = run(t, part, x, around)
+    around.masks = before
+    return x
+
+
+def beit_bias(t: Tape, block: BiasedLayer, x: Value) -> Value:
+    """BeitRelativePositionBias.forward: the table resampled, three rows for the class token, read by a fixed index."""
+    assert block.table  # noqa: S101 - such a layer has one
+    raw, before = block.table.blocks[0], t.path
+    t.path = f"{before}.{block.table.name}" if before else block.table.name
+    table = t.weight(raw.name, raw.shape)  # type: ignore[attr-defined]
+    t.path = before
+    (distances, heads), tokens = table.shape, x.shape[1]
+    rows, columns = (2 * size - 1 for size in block.map)
+    map_of = f.permute(f.reshape(f.narrow(table, 0, distances - 3), 1, columns, rows, heads), 0, 3, 1, 2)
+    resampled = maps.interpolate(map_of, (rows, columns))
+    resampled = f.reshape(f.permute(resampled, 0, 2, 3, 1), distances - 3, heads)
+    whole = f.cat((resampled, f.narrow(table, 0, 3)), 0)
+    bias = f.index(whole, t.given((tokens * tokens,), "int64", ".relative_position_index"), (tokens * tokens, heads))
+    return f.unsqueeze(f.contiguous(f.permute(f.reshape(bias, tokens, tokens, heads), 2, 0, 1)), 0)
