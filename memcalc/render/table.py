@@ -70,7 +70,8 @@ def _curve(report: Report, page: Page) -> Iterator[Text]:
     blocks, names = chart(report.memory.curve, page.width - len(title))
     yield Text(title).append(blocks, style="blue")
     yield Text(" " * len(title) + names, style="dim")
-    for line in wrap(sentence(report.memory, page), page.width - 2):
+    said = f"{sentence(report.memory, page)}; activations up to {page.size(report.memory.components.activations)}"
+    for line in wrap(said, page.width - 2):
         yield Text(f"  {line}")
     yield Text()
 
