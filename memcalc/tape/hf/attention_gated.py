@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
 from memcalc.tape import functions as f
-from memcalc.tape.hf.attention import attend, heads, repeat_kv, separate, with_sinks
+from memcalc.tape.hf.attention import attend, attention, heads, repeat_kv, separate, with_sinks
 from memcalc.tape.hf.rotary import rotate, rotated_part
 from memcalc.tape.rules import Around, rule, run
 
@@ -54,3 +54,11 @@ def mimo(t: Tape, block: Attention, x: Value, around: Around) -> Value:
         weights = around.weights = f.to(f.dropout(f.softmax(weights, weights.dtype), block.dropout), values.dtype)
         out = f.contiguous(f.transpose(f.matmul(weights, values), 1, 2))
     return run(t, block.out, f.reshape(out, b, s, -1), around)
+
+
+@rule(Attention, "minimax_m3")
+def minimax_m3(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """MiniMaxM3VLAttention.forward; where an indexer chooses blocks of keys, as if it chose all of them."""
+    if block.before:
+        t.unmodelled["Indexer minimax_m3"] = None
+    return attention(t, block, x, around)

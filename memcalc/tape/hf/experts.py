@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.basic import Linear
 from memcalc.blocks.mlp import Experts, LinearRouter, Mlp, Moe, Router
 from memcalc.tape import functions as f
+from memcalc.tape.hf import liger
 from memcalc.tape.hf.basic import activate
 from memcalc.tape.rules import Around, inside, rule, run
 from memcalc.tensors import numbers
@@ -56,7 +57,9 @@ def routed(t: Tape, block: Moe, rows: Value, weights: Value, chosen: Value) -> V
     before = t.path
     experts = block.experts
     t.path = t.owner = f"{before}.{experts.name}" if experts and experts.name else before
-    if isinstance(experts, Experts):
+    if isinstance(experts, Experts) and "experts" in t.setting.fused:
+        out = liger.experts(t, experts, rows, weights, chosen)
+    elif isinstance(experts, Experts):
         out = (dbrx if experts.formula == "dbrx" else grouped)(t, experts, rows, weights, chosen)
     else:
         out = apart(t, experts, rows, weights, chosen)  # type: ignore[arg-type]  # a stack of MLPs
@@ -256,7 +259,7 @@ def widened_router(t: Tape, block: Router, x: Value, around: Around) -> Value:
     return logits
 
 
-@rule(LinearRouter, "", "dbrx", "hunyuan", "phimoe")
+@rule(LinearRouter, "", "dbrx", "hunyuan", "longcat", "phimoe")
 def linear_router(t: Tape, block: LinearRouter, x: Value, around: Around) -> Value:
     """A router that is an nn.Linear."""
     return router(t, block, x, around)

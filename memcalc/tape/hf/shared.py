@@ -9,6 +9,7 @@ from memcalc.blocks.base import Sequence, Stack
 from memcalc.blocks.mlp import Mlp
 from memcalc.blocks.shared import Hybrid
 from memcalc.tape import functions as f
+from memcalc.tape.autograd import Node
 from memcalc.tape.hf.attention import attend, heads, project
 from memcalc.tape.hf.basic import activate
 from memcalc.tape.hf.rotary import rotated
@@ -31,7 +32,11 @@ def hybrid(t: Tape, block: Hybrid, x: Value, around: Around) -> Value:
     out = run(t, linear, transformed(t, block, x, around), around)
     with inside(t, recurrent):
         ((norm, mixer),) = (part.parts() for part in recurrent.parts())
-        out = run(t, mixer, run(t, norm, f.add(x, out), around), around)
+        both = f.add(x, out)
+        if t.saving and isinstance(both.node, Node):  # a checkpoint in the layer's: it holds on to what it is given by name
+            both.node.saved.append(out.detach())
+        out = run(t, mixer, run(t, norm, both, around), around)
+        del both
     return f.add(x, out)
 
 
