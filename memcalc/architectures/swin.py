@@ -26,6 +26,7 @@ from memcalc.blocks.image import KeptMap, MergeNeighbours, Positions, WindowLaye
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from memcalc.blocks.base import Recompute
     from memcalc.dimensions import Dimensions
     from memcalc.model import Model
 
@@ -86,15 +87,17 @@ def _stages(c: Dimensions, layer: Layer) -> Block:
     """Stage i: depths[i] layers of embed_dim * 2^i channels, every second one shifted, then patches merged."""
     stages: list[Block] = []
     rows, columns = _grid(c)
+    inner: Recompute = "outermost" if c.model_type == "swinv2" else "always"
     for i, (depth, heads) in enumerate(zip(c.depths, c.num_heads, strict=True)):
         stage = Stage(c.embed_dim * 2**i, heads, (rows, columns))
         plain, shifted = layer(c, stage, False, False), layer(c, stage, True, False)
         begin = layer(c, stage, False, True) if i == 0 else plain
-        blocks = stack("blocks", [begin, *(shifted if j % 2 else plain for j in range(1, depth))], "always")
+        blocks = stack("blocks", [begin, *(shifted if j % 2 else plain for j in range(1, depth))], inner)
         merge = None
         if i < len(c.depths) - 1:
             merge, rows, columns = _merge(stage, v2=c.model_type == "swinv2"), (rows + 1) // 2, (columns + 1) // 2
-        stages.append(sequence(blocks, merge, KeptMap("", (rows, columns))))
+        kept = None if c.model_type == "swinv2" else KeptMap("", (rows, columns))
+        stages.append(sequence(blocks, merge, kept))
     return stack("layers", stages)
 
 

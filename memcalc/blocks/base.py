@@ -117,6 +117,9 @@ class Sum(Block):
         return self.branches
 
 
+Recompute = Literal["outermost", "never", "always"]
+
+
 @dataclass(frozen=True, slots=True)
 class Stack(Block):
     """Numbered layers `name.0`, `name.1`, …: a ModuleList or Sequential. Like layers are the same (or an equal) value.
@@ -129,7 +132,7 @@ class Stack(Block):
 
     layers: tuple[Block, ...] = ()
     shared: int = 1
-    recompute: Literal["outermost", "never", "always"] = "outermost"
+    recompute: Recompute = "outermost"
     resizing: bool = False
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
@@ -168,6 +171,6 @@ def repeat(name: str, count: int, *layer: Block | None) -> Stack:
     return Stack(name, (sequence(*layer),) * count)
 
 
-def stack(name: str, layers: list[Block], recompute: Literal["outermost", "never", "always"] = "outermost") -> Stack:
+def stack(name: str, layers: list[Block], recompute: Recompute = "outermost") -> Stack:
     """Layers that may differ, `name.0`, `name.1`, and so on."""
     return Stack(name, tuple(layers), recompute=recompute)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isqrt
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
@@ -106,6 +107,42 @@ def swin(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     else:
         out = f.contiguous(f.transpose(f.attention(q, k, v, mask, block.dropout), 1, 2))
     return project(t, block, out, around)
+
+
+@rule(Attention, "swinv2")
+def swinv2(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """Swinv2SelfAttention.forward: cosines times a learned scale, biases from a small network, the shift's mask twice."""
+    q, k, v = (heads(run(t, part, x, around), block.heads) for part in (block.q, block.k, block.v) if part)
+    scores = f.matmul(unit(q), f.swap(unit(k)))
+    raw, network = block.before
+    scale = f.exp(f.clamp(t.weight(raw.name, (block.heads, 1, 1))))
+    scores = f.mul(scores, scale)
+    scores = f.add(scores, network_bias(t, network, block.heads, x.shape[1], around))
+    mask = around.masks.get(0)
+    if mask is not None:
+        shape, mask = scores.shape, f.unsqueeze(f.unsqueeze(mask, 1), 0)
+        scores = f.reshape(scores, -1, mask.shape[1], *shape[1:])
+        scores = f.add(scores, mask)
+        scores = f.add(scores, mask)
+        scores = f.reshape(scores, *shape)
+    out = f.matmul(f.dropout(f.softmax(scores), block.dropout), v)
+    return project(t, block, f.contiguous(f.transpose(out, 1, 2)), around)
+
+
+def unit(x: Value) -> Value:
+    """F.normalize: x / max(its length, a small number)."""
+    x = f.upper(x)
+    return f.div(x, f.clamp(f.vector_norm(x, -1)))
+
+
+def network_bias(t: Tape, network: Block, count: int, area: int, around: Around) -> Value:
+    """Biases [1, heads, area, area] that a network makes of distances, read by a fixed index, through a sigmoid."""
+    side = isqrt(area)
+    distances = t.given(((2 * side - 1) ** 2, 2), t.setting.weights, "relative_coords_table")
+    where = t.given((area * area,), "int64", "relative_position_index")
+    table = run(t, network, distances, around)
+    bias = f.reshape(f.index(table, where, (area * area, count)), area, area, count)
+    return f.unsqueeze(f.scale(f.sigmoid(f.contiguous(f.permute(bias, 2, 0, 1)))), 0)
 
 
 def relative_bias(t: Tape, block: Attention, area: int) -> Value:
