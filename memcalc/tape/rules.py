@@ -32,7 +32,6 @@ class Around:
         "encoder",
         "holds",
         "images",
-        "sighted",
         "keeps",
         "kept",
         "masks",
@@ -45,6 +44,7 @@ class Around:
         "rotary",
         "scene",
         "shared",
+        "sighted",
         "table",
         "tokens",
         "weights",
@@ -150,7 +150,7 @@ def _loaded(kind: type[Block], formula: str) -> Rule | None:
         return None
     from memcalc.tape.hf import load  # noqa: PLC0415 - the rules import this file
 
-    for _ in load(kind.__module__.rpartition(".")[2]):
+    for _ in load(formula, kind.__module__.rpartition(".")[2]):
         if (kind, formula) in _RULES:
             return _RULES[kind, formula]
     _MISSING.add((kind, formula))

@@ -15,8 +15,14 @@ from memcalc.tape.hf import attention, basic, feed_forward, layers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# where the rules of a file of blocks are, where they are not in a file of the same name
+# where the rules of a formula, or of a file of blocks, are, where they are not in a file of the same name
 HOMES = {
+    "gated": ("attention_gated",),
+    "laguna": ("attention_gated", "experts"),
+    "mimo": ("attention_gated",),
+    "minimax_m3": ("attention_gated",),
+    "qwen3_next": ("gated_delta",),
+    "step": ("attention_gated",),
     "attention": ("attention_families", "attention_encoders", "contrastive"),
     "disentangled": ("attention_encoders",),
     "mlp": ("experts",),
@@ -27,11 +33,11 @@ HOMES = {
 }
 
 
-def load(blocks: str) -> Iterator[None]:
-    """Import what may hold the rules of a kind defined in this file of blocks: the likeliest, then everything."""
+def load(formula: str, blocks: str) -> Iterator[None]:
+    """Import what may hold the rules of a formula and of a kind in this file of blocks: the likeliest, then everything."""
     known = [name for _, name, _ in iter_modules(__path__)]
-    likely = [name for name in (blocks, *HOMES.get(blocks, ())) if name in known]
-    for names in (likely, known):
+    likely = [[name for name in (word, *HOMES.get(word, ())) if name in known] for word in (formula, blocks)]
+    for names in (*likely, known):
         for name in names:
             import_module(f"{__name__}.{name}")
         yield
