@@ -126,6 +126,7 @@ def setting_of(plan: Plan) -> Setting:
         every=run.checkpointing.every,
         loss=fused.get("loss", "standard") if run.loss.kind == "standard" else run.loss.kind,
         chunks=run.loss.chunks or 0,
+        chunk_size=fused.get("chunk_size", 1),
         keep_outputs=run.keep_outputs,
         accumulating=run.grad_accum > 1,
         lora_dropout=run.lora.dropout if run.lora else 0.0,

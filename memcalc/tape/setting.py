@@ -20,6 +20,7 @@ class Setting:
     after the backward pass. `fused` names the parts that fused kernels take over from the model's own modules:
     norm, rope, mlp. `spends` where the optimizer uses a gradient up in the backward pass: as soon as it is there,
     or when the next one is. Products with quantised weights are computed in `compute`, as `product` says;
+    `chunks` are those of the loss, or `chunk_size` how many times the hidden states' elements one may have;
     `saves_input` where their library keeps the input for the backward pass.
     """
 
@@ -41,6 +42,7 @@ class Setting:
     offload_activations: bool = False
     loss: Literal["standard", "fused", "fused-linear", "chunked"] = "standard"
     chunks: int = 0
+    chunk_size: int = 1
     keep_outputs: bool = False
     accumulating: bool = False
     lora_dropout: float = 0.0

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def mlp(t: Tape, block: Mlp, x: Value, around: Around) -> Value:
     """LlamaMLP.forward: down(act(gate(x)) * up(x)); without a gate down(act(up(x)))."""
     if block.fused and "mlp" in t.setting.fused:
-        gate, up = f.chunk(run(t, block.up, x, around), 2)  # type: ignore[arg-type] - every Mlp has one
-        return run(t, block.down, liger.gated(gate, up), around)  # type: ignore[arg-type]
+        gate, up = f.chunk(run(t, block.up, x, around), 2)
+        return run(t, block.down, liger.gated(gate, up), around)
     x = inner(t, block, x, around)
     if block.norm:
         x = run(t, block.norm, x, around)

@@ -43,7 +43,7 @@ def fused_linear_cross_entropy(t: Tape, hidden: Value, weight: Value) -> Value:
     are of one dtype a single buffer serves all chunks, else (autocast) the weight is cast anew for each.
     """
     rows = hidden.shape[0]
-    chunk = chunk_rows(rows, weight.shape[0], weight.shape[1], t.setting.chunks)
+    chunk = chunk_rows(rows, weight.shape[0], weight.shape[1] * t.setting.chunk_size, t.setting.chunks)
     node = record(t, _saved_backward, (hidden, weight))
     towards_input = t.new(hidden.shape, hidden.dtype)
     towards_weight = t.new(weight.shape, weight.dtype) if weight.node else None

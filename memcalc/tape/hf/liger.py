@@ -13,6 +13,7 @@ from memcalc.tape.autograd import Gradients, Node, record, save
 
 if TYPE_CHECKING:
     from memcalc.blocks.basic import Norm
+    from memcalc.blocks.mlp import Experts
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
 
@@ -91,3 +92,36 @@ def gated(gate: Value, up: Value) -> Value:
 def _gated_backward(node: Node, g: Value) -> Gradients:
     _flat = f.contiguous(g)
     return tuple(node.load())
+
+
+def experts(t: Tape, block: Experts, x: Value, weights: Value, chosen: Value) -> Value:
+    """LigerFusedMoEFunction over tokens [tokens, hidden]: saves them, what precedes the activation, and indices.
+
+    (ops/fused_moe.py.) The activated rows and those of the second product go when the forward pass is over; the backward
+    pass makes the first again.
+    """
+    up, down = (t.weight(param.name, param.shape) for param in block.params[:2])
+    tokens, rows, width = x.shape[0], chosen.elements, down.shape[-1]
+    places = [t.new((rows,), "int32") for _ in range(4)]  # the chosen experts and three orders of the rows
+    before = t.new((rows, 2 * width), x.dtype)
+    after, second = t.new((rows, width), x.dtype), t.new((rows, x.shape[1]), x.dtype)
+    out = t.new((tokens, x.shape[1]), x.dtype)
+    out.node = record(t, _experts_backward, (x, up, down, weights), (x, up, down), (rows, width))
+    for kept in (before, weights, *places[1:]):
+        save(t, out.node, kept)
+    del after, second
+    return out
+
+
+def _experts_backward(node: Node, g: Value) -> Gradients:
+    """Gradients of the second product's weight, of every copy of a token, of the tokens, and of the first's weight."""
+    x, up, down, *_ = node.load()
+    (rows, width), tape = node.meta, g.tape
+    before, after = tape.new((rows, 2 * width), g.dtype), tape.new((rows, width), g.dtype)
+    scores = tape.new((rows,), g.dtype)
+    towards_down = tape.new(down.shape, down.dtype)
+    copies = tape.new((rows, x.shape[1]), g.dtype)
+    towards_x = tape.new(x.shape, g.dtype)
+    towards_up = tape.new(up.shape, up.dtype)
+    del before, after, copies
+    return towards_x, towards_up if node.edges[1] else None, towards_down if node.edges[2] else None, scores
