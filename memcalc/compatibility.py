@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.base import Stack
-from memcalc.blocks.basic import Embedding
+from memcalc.blocks.basic import Conv, Embedding
 from memcalc.errors import Fault
 from memcalc.presets import find
 
@@ -49,10 +49,14 @@ def _positions(run: Run, model: Model) -> Iterator[Fault]:
 
 
 def _tables(block: Block) -> Iterator[Embedding]:
-    """Learned tables of positions before the layers; those within are of distances (T5)."""
-    if isinstance(block, Stack):
+    """Learned tables of positions before the layers; within, they are of distances (T5); behind convolutions, of patches."""
+    if isinstance(block, Stack) or any(_convolves(part) for _, part in block.groups()):
         return
     if isinstance(block, Embedding) and block.trainable and block.index in ("positions", "token-positions"):
         yield block
     for _, part in block.groups():
         yield from _tables(part)
+
+
+def _convolves(block: Block) -> bool:
+    return isinstance(block, Conv) or (not block.name and any(isinstance(part, Conv) for part in block.parts()))

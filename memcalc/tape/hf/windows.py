@@ -48,17 +48,21 @@ def attention_of_windows(t: Tape, block: WindowLayer, x: Value, around: Around) 
     (rows, columns), size = block.map, block.size
     high, wide = (-(-n // size) * size for n in block.map)
     x = f.clone(f.view(x, batch, rows, columns, width)) if (high, wide) == block.map else padded(x, block.map, (high, wide))
-    windows = cut(f.roll(x) if block.shifted else x, size)
+    rolled = f.roll(x) if block.shifted else x
+    windows = cut(rolled, size)
+    kept = [rolled] if block.behind else []  # Swinv2Layer has names for them
+    del rolled
     mask = shift_mask(t, high, wide, size, x.dtype) if block.shifted else None
     inner = around.copy()
     inner.masks = {0: mask}
     out = _maybe(t, block.dropout, _maybe(t, block.mixer, windows, inner), around)
     back = joined(f.view(out, -1, size, size, width), batch, high, wide)
     if block.shifted:
+        kept += [back] if block.behind else []
         back = f.roll(back)
     if (high, wide) != block.map:
         back = f.contiguous(f.narrow(f.narrow(back, 1, rows), 2, columns))
-    return [x, windows, mask, out], f.view(back, batch, rows * columns, width)
+    return [x, windows, mask, out, *kept], f.view(back, batch, rows * columns, width)
 
 
 def padded(x: Value, given: tuple[int, int], size: tuple[int, int]) -> Value:
