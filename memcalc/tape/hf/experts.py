@@ -19,7 +19,7 @@ from memcalc.tensors import numbers
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from memcalc.blocks.base import Block, Stack
+    from memcalc.blocks.base import Block, Param, Stack
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
 
@@ -77,9 +77,11 @@ def grouped(t: Tape, block: Experts, x: Value, weights: Value, chosen: Value) ->
     weights = f.index(weights, permutation, (copies,))
     counted = f.to(order.detach(), "fp32")
     counts, offsets = t.new((block.experts,), "fp32"), t.new((block.experts,), "int32")
-    out = expert_linear(t, block, 0, selected, offsets, order)
+    bias = expert_bias(t, block, 0, copies, order)  # held until the next takes its name
+    out = expert_linear(t, block, 0, selected, offsets, bias)
     out = gate(block, out) if block.gated else activate(block.activation, out)
-    out = expert_linear(t, block, 1, out, offsets, order)
+    bias = expert_bias(t, block, 1, copies, order)
+    out = expert_linear(t, block, 1, out, offsets, bias)
     weighted = f.mul(out, f.unsqueeze(weights, -1))
     inverse = t.new((copies,), "int64")
     weighted = f.index(weighted, inverse, weighted.shape)
@@ -138,17 +140,24 @@ def each_linear(block: Block, count: int) -> Callable[[Tape, Value], Value]:
     return product
 
 
-def expert_linear(t: Tape, block: Experts, which: int, x: Value, offsets: Value, order: Value) -> Value:
+def weight_of(block: Experts, which: int) -> Param:
+    """The experts' first weight, or their second."""
+    return [param for param in block.params if not param.name.endswith("bias")][which]
+
+
+def expert_bias(t: Tape, block: Experts, which: int, rows: int, order: Value) -> Value | None:
+    """Every row's bias, where the experts have one."""
+    name = f"{weight_of(block, which).name}_bias"
+    bias = next((param for param in block.params if param.name == name), None)
+    return f.index(t.weight(name, bias.shape), order, (rows, bias.shape[1])) if bias else None
+
+
+def expert_linear(t: Tape, block: Experts, which: int, x: Value, offsets: Value, bias: Value | None) -> Value:
     """_grouped_linear: the product, and every row's bias added in place."""
-    names = [param for param in block.params if not param.name.endswith("bias")]
-    param, transposed = names[which], block.formula == "gpt_oss"
+    param, transposed = weight_of(block, which), block.formula == "gpt_oss"
     weight = t.weight(param.name, param.shape)
     out = f.grouped_mm(f.to(x, weight.dtype), weight if transposed else f.swap(weight), offsets)
-    bias = next((p for p in block.params if p.name == f"{param.name}_bias"), None)
-    if bias:
-        rows = f.index(t.weight(bias.name, bias.shape), order, (x.shape[0], bias.shape[1]))
-        out = f.add_(out, rows)
-    return out
+    return f.add_(out, bias) if bias else out
 
 
 CLAMPED = frozenset({"gpt_oss", "minimax_m3", "deepseek_v4"})
