@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from memcalc.implementations import kernels
 from memcalc.tape import Setting, measure
-from memcalc.tape.hf.surroundings import attentions
-from memcalc.tape.hf.surroundings import runs_eagerly
+from memcalc.tape.hf.surroundings import attentions, runs_eagerly
 from memcalc.tape.step import record_step
 
 if TYPE_CHECKING:
@@ -136,6 +135,7 @@ def setting_of(plan: Plan) -> Setting:
         spends=spends(plan.optimizer),
         product=how.product if how else "",
         saves_input=how.saves_input if how else False,
+        unpacks_parameters=how.library == "bitsandbytes" if how else False,
     )
 
 

@@ -86,9 +86,12 @@ class Frame:
         tape.recomputed.append((first, len(tape.sizes)))
 
 
-def checkpointed(tape: Tape, layer: Layer, x: Value, *, reentrant: bool = False) -> Value:
-    """layer(x), keeping x for the backward pass (in host memory where it is offloaded), and what is kept by choice."""
-    if reentrant or tape.setting.offload_inputs:
+def checkpointed(tape: Tape, layer: Layer, x: Value, *, reentrant: bool = False, alone: bool = True) -> Value:
+    """layer(x), keeping x for the backward pass (in host memory where it is offloaded), and what is kept by choice.
+
+    Where x is not `alone` in asking for a gradient, the other inputs are as the graph without re-entrance has them.
+    """
+    if alone and (reentrant or tape.setting.offload_inputs):
         return _reentrant(tape, layer, x)
     frame, before = Frame(tape, layer, x), (tape.saving, tape.keeping)
     tape.saving, tape.keeping = frame.hold, frame.keeping

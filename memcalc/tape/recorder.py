@@ -26,6 +26,7 @@ class Resident:
     id = -1
 
 
+PACKED = frozenset({"uint8", "int8", "fp8"})
 RESIDENT: Storage = Resident()  # type: ignore[assignment]  # a storage without a log
 
 
@@ -98,6 +99,7 @@ class Tape:
         value = self.leaves.get(key) or self.leaves.get(f"{tied_to}@" if tied_to else full)
         if value is None:
             dtype, trainable = self.weights.of(tied_to or full)
+            dtype = self.setting.compute if dtype in PACKED else dtype  # kernels unpack it as they read
             value = self.leaves[key] = Value(self, RESIDENT, shape, dtype)
             if trainable:
                 spends = self.weights.spent(tied_to or full) if self.setting.spends else None

@@ -21,7 +21,8 @@ class Setting:
     norm, rope, mlp. `spends` where the optimizer uses a gradient up in the backward pass: as soon as it is there,
     or when the next one is. Products with quantised weights are computed in `compute`, as `product` says;
     `chunks` are those of the loss, or `chunk_size` how many times the hidden states' elements one may have;
-    `saves_input` where their library keeps the input for the backward pass.
+    `saves_input` where their library keeps the input for the backward pass,
+    `unpacks_parameters` where stacked experts are unpacked whole.
     """
 
     batch: int = 1
@@ -52,3 +53,4 @@ class Setting:
     spends: Literal["", "at once", "late"] = ""
     product: Literal["", "dequantize", "int8"] = ""
     saves_input: bool = False
+    unpacks_parameters: bool = False

@@ -250,3 +250,30 @@ def test_learned_positions_end(model: str, asked: dict[str, int], where: str) ->
 @pytest.mark.parametrize(("model", "seq_len"), [("llama-2-7b", 8192), ("t5-small", 1024), ("opt-125m", 2048)])
 def test_other_positions_only_warn(model: str, seq_len: int) -> None:
     assert report(model, seq_len=seq_len).memory.peak_allocated
+
+
+# --- experts
+
+
+MIXTRAL = {"model_type": "mixtral", "vocab_size": V, "hidden_size": H, "intermediate_size": WIDTH, "num_hidden_layers": 2,
+           "num_attention_heads": HEADS, "num_key_value_heads": KV, "num_local_experts": 4, "num_experts_per_tok": 2}  # fmt: skip
+EXPERTS = 2 * 4 * 3 * H * WIDTH  # bytes of one layer's experts in bf16
+
+
+def test_experts_that_bitsandbytes_packs_are_unpacked_whole_and_kept() -> None:
+    lora = {"rank": 8, "targets": ["q_proj"]}
+    plain, packed = (memory(MIXTRAL, lora=lora, quantize=q) for q in ("nf4", {"name": "nf4", "experts": True}))
+    more = packed.components.activations - plain.components.activations
+    assert more == pytest.approx(2 * EXPERTS, rel=0.01)
+    assert packed.components.weights < plain.components.weights
+
+
+def test_lora_on_a_parameter_makes_it_anew() -> None:
+    aimed, beside = ({"rank": 8, "parameters": ["mlp.experts.gate_up_proj"]}, {"rank": 8, "targets": ["q_proj"]})
+    more = memory(MIXTRAL, lora=aimed).components.activations - memory(MIXTRAL, lora=beside).components.activations
+    assert more > 2 * EXPERTS * 2 // 3
+
+
+def test_liger_keeps_less_of_experts() -> None:
+    fused = memory(MIXTRAL, implementation="hf-liger", loss="standard").components.activations
+    assert fused < memory(MIXTRAL).components.activations

@@ -87,6 +87,22 @@ def embedded(t: Tape, x: Value, out: Value) -> Value:
     return f.to(f.add(out, added), dtype)
 
 
+def adapted_weight(t: Tape, weight: Value) -> Value:
+    """A parameter that LoRA targets itself: W + B A of every expert, a new tensor as large (ParamWrapper, _LoraFactorsProxy).
+
+    Wrappers of several parameters of one module lie around each other; each is known by its features.
+    """
+    for depth in range(3 if t.weights.adapters else 0):
+        name = f"{'base_layer.' * depth}lora_{{}}.default.weight"
+        first, second = (t.weights.adapter(t.path, name.format(part)) for part in "AB")
+        if first and second and {first.shape[1], second.shape[0]} == set(weight.shape[1:]):
+            experts, rank = weight.shape[0], first.shape[0] // weight.shape[0]
+            down = f.reshape(t.weight(name.format("A"), first.shape), experts, rank, -1)
+            up = f.permute(f.reshape(t.weight(name.format("B"), second.shape), -1, rank, experts), 2, 0, 1)
+            return f.baddbmm(weight, f.to(up, weight.dtype), f.to(down, weight.dtype))
+    return weight
+
+
 def prompted(t: Tape, out: Value) -> Value:
     """PeftModelForCausalLM.forward: virtual tokens before those of the embedding, from a table or what it feeds.
 

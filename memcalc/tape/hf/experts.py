@@ -12,6 +12,7 @@ from memcalc.blocks.basic import Linear
 from memcalc.blocks.mlp import Experts, LinearRouter, Mlp, Moe, Router
 from memcalc.tape import functions as f
 from memcalc.tape.hf import liger
+from memcalc.tape.hf.adapters import adapted_weight
 from memcalc.tape.hf.basic import activate
 from memcalc.tape.rules import Around, inside, rule, run
 from memcalc.tensors import numbers
@@ -145,6 +146,13 @@ def weight_of(block: Experts, which: int) -> Param:
     return [param for param in block.params if not param.name.endswith("bias")][which]
 
 
+def expert_weight(t: Tape, param: Param) -> Value:
+    """The weight, unpacked whole where bitsandbytes keeps it by parametrization (nn/parametrize.py): autograd saves the copy."""
+    if t.setting.unpacks_parameters and t.weights.packed(t.path):
+        return t.new(param.shape, t.setting.compute)
+    return t.weight(param.name, param.shape)
+
+
 def expert_bias(t: Tape, block: Experts, which: int, rows: int, order: Value) -> Value | None:
     """Every row's bias, where the experts have one."""
     name = f"{weight_of(block, which).name}_bias"
@@ -155,7 +163,7 @@ def expert_bias(t: Tape, block: Experts, which: int, rows: int, order: Value) ->
 def expert_linear(t: Tape, block: Experts, which: int, x: Value, offsets: Value, bias: Value | None) -> Value:
     """_grouped_linear: the product, and every row's bias added in place."""
     param, transposed = weight_of(block, which), block.formula == "gpt_oss"
-    weight = t.weight(param.name, param.shape)
+    weight = adapted_weight(t, expert_weight(t, param))
     out = f.grouped_mm(f.to(x, weight.dtype), weight if transposed else f.swap(weight), offsets)
     return f.add_(out, bias) if bias else out
 

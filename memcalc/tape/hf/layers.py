@@ -101,7 +101,7 @@ def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:
         marks.mark(t)
         t.like = order.count(number)
         if setting.checkpoint and index % setting.every == 0 and block.recompute != "never":
-            x = checkpointed(t, _again(t, layer, around), x, reentrant=setting.reentrant)
+            x = checkpointed(t, _again(t, layer, around), x, reentrant=setting.reentrant, alone=_alone(around))
         else:
             x = run(t, layer, x, around)
         around.weights = around.branch = None
@@ -169,6 +169,11 @@ def recomputed(t: Tape, block: Recomputed, x: Value, around: Around) -> Value:
     if not t.setting.checkpoint:
         return sequence(t, block, x, around)
     return checkpointed(t, _again(t, Sequence("", block.blocks), around), x, reentrant=t.setting.reentrant)
+
+
+def _alone(around: Around) -> bool:
+    """Whether a layer's input is all that its gradient goes back to: no encoder's states, no bias made by another layer."""
+    return around.encoder is None and around.bias is None
 
 
 def _again(t: Tape, layer: Block, around: Around) -> Callable[[Value], Value]:
