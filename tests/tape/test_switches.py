@@ -269,9 +269,10 @@ def test_experts_that_bitsandbytes_packs_are_unpacked_whole_and_kept() -> None:
 
 
 def test_lora_on_a_parameter_makes_it_anew() -> None:
-    aimed, beside = ({"rank": 8, "parameters": ["mlp.experts.gate_up_proj"]}, {"rank": 8, "targets": ["q_proj"]})
+    beside = {"rank": 8, "targets": ["q_proj"]}
+    aimed = {**beside, "parameters": ["mlp.experts.gate_up_proj"]}
     more = memory(MIXTRAL, lora=aimed).components.activations - memory(MIXTRAL, lora=beside).components.activations
-    assert more > 2 * EXPERTS * 2 // 3
+    assert more == pytest.approx(2 * EXPERTS * 2 // 3, rel=0.1)
 
 
 def test_liger_keeps_less_of_experts() -> None:
