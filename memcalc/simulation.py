@@ -51,7 +51,9 @@ def simulate(plan: Plan, record: Record = record_step) -> Timeline | None:
     for path, code, message in assumed(plan):
         plan.notes.assume(path, code, message)
     for kind in timeline.unmodelled:
-        plan.notes.warn("model", "block-not-modelled", f"activations of {kind} blocks are not modelled yet: too low")
+        plan.notes.warn("model", "block-not-modelled",
+                        f"no rule for {kind} blocks yet: counted as the plain form of their kind, or by an upper bound "
+                        "(fp32 inputs and outputs of their matrices, and scores)")  # fmt: skip
     return timeline
 
 

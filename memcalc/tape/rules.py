@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from memcalc.tape.bound import bounded
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -140,7 +142,7 @@ def _find(t: Tape, block: Block) -> Rule:
         t.unmodelled[f"{kind.__name__} {formula}".strip()] = None
         found = _RULES.get((kind, ""))
     if found is None:
-        found = next((_RULES[base, ""] for base in kind.__mro__ if (base, "") in _RULES), _through)
+        found = next((_RULES[base, ""] for base in kind.__mro__ if (base, "") in _RULES), bounded)
     return found
 
 
@@ -155,7 +157,3 @@ def _loaded(kind: type[Block], formula: str) -> Rule | None:
             return _RULES[kind, formula]
     _MISSING.add((kind, formula))
     return None
-
-
-def _through(_: Tape, block: Block, x: Value, around: Around) -> Value:
-    return x

@@ -50,7 +50,8 @@ def full(found: list[Row]) -> str:
     """model · setting · recorded · estimated · error, a line each."""
     lines = ["| step | recorded | estimated | error | reserved |", "|---|---:|---:|---:|---:|"]
     lines += [
-        f"| {row.step.name} | {row.step.peak / GIB:.3f} GiB | {row.estimate / GIB:.3f} GiB | {row.peak:+.3f} % | {row.reserved:+.1f} % |"
+        f"| {row.step.name} | {row.step.peak / GIB:.3f} GiB | {row.estimate / GIB:.3f} GiB "
+        f"| {row.peak:+.3f} % | {row.reserved:+.1f} % |"
         for row in found
     ]
     return "\n".join(lines)
@@ -86,7 +87,8 @@ def _middle(values: list[float]) -> float:
 def _distribution(found: list[Row]) -> list[str]:
     within = {bound: sum(abs(row.peak) <= bound for row in found) for bound in (0.01, 0.1, 0.5, 2)}
     counts = ", ".join(f"{count} within {bound:g} %" for bound, count in within.items())
-    return [f"Of {len(found)} recorded peaks: {counts}; reserved memory: median error {_middle([r.reserved for r in found]):.1f} %."]
+    reserved = _middle([row.reserved for row in found])
+    return [f"Of {len(found)} recorded peaks: {counts}; reserved memory: median error {reserved:.1f} %."]
 
 
 def readme(found: list[Row]) -> str:
