@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from memcalc.explanation import explain
     from memcalc.errors import Fault, MemcalcError, RunInvalid, UnknownName, UnreadableInput, UsageError
-    from memcalc.pipeline import estimate
+    from memcalc.explanation import explain
     from memcalc.optimizers import state as optimizer_state
+    from memcalc.pipeline import estimate
     from memcalc.report import Report
     from memcalc.run import Run
 

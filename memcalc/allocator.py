@@ -45,7 +45,13 @@ class CachingAllocator:
             block = self._free.pop(pool.pop(at))
             block.entry = 0
         else:
-            taken = SMALL_SEGMENT if small else LARGE_SEGMENT if size < OWN_SEGMENT else -(-size // ROUND_SEGMENT) * ROUND_SEGMENT
+            taken = (
+                SMALL_SEGMENT
+                if small
+                else LARGE_SEGMENT
+                if size < OWN_SEGMENT
+                else -(-size // ROUND_SEGMENT) * ROUND_SEGMENT
+            )
             block = Block(taken, small)
             self.reserved += taken
         rest = block.size - size

@@ -31,7 +31,9 @@ def _flash(model: Model, recipe: Recipe) -> Iterator[Fault]:
         yield Fault("attention", "FlashAttention only supports fp16 and bf16; this precision computes in fp32: "
                                  "take bf16 or amp-bf16, or attention: sdpa")  # fmt: skip
     if model.architecture in find("implementations", "flash-attention")["unsupported"]:
-        yield Fault("attention", f"transformers' {model.architecture} does not support Flash Attention 2; use sdpa or eager")
+        yield Fault(
+            "attention", f"transformers' {model.architecture} does not support Flash Attention 2; use sdpa or eager"
+        )
 
 
 def _positions(run: Run, model: Model) -> Iterator[Fault]:

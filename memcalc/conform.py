@@ -38,7 +38,7 @@ def _hints(kind: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in fields(kind)}
 
 
-def _value(hint: Any, value: Any) -> Any:  # noqa: ANN401, C901 - one case per kind of annotation
+def _value(hint: Any, value: Any) -> Any:  # noqa: ANN401 - one case per kind of annotation
     origin = get_origin(hint)
     if origin in (Union, UnionType):
         return _first(get_args(hint), value)

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from memcalc.model import Model
 
-NOMINAL = "a bare size has no dimensions: its parameters are counted as 4096 x 4096 matrices; only what persists is known"
+NOMINAL = (
+    "a bare size has no dimensions: its parameters are counted as 4096 x 4096 matrices; only what persists is known"
+)
 _SIZE = re.compile(r"[0-9][0-9_]*\.?[0-9]*\s*(k|m|b|t|e[0-9]+)", re.IGNORECASE)
 
 

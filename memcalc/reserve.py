@@ -45,7 +45,9 @@ def reserved(recording: Recording, weights: list[tuple[int, int]], trained: list
     outputs = step.number.get((recording.outputs, -1))
     kept: Block | None = None
     for first in (True, False):
-        blocks = _run(allocator, births, _without_previous(moves) if outputs and first else moves[bool(outputs) :], kept)
+        blocks = _run(
+            allocator, births, _without_previous(moves) if outputs and first else moves[bool(outputs) :], kept
+        )
         _optimizer_step(allocator, trained, floor, first=first)
         for number, block in enumerate(blocks):
             if number == outputs:
@@ -86,7 +88,9 @@ def _optimizer_step(allocator: CachingAllocator, trained: list[Held], floor: int
     before: list[Block] = []
     for held in trained:
         blocks = min(held.times, MOST)
-        together += [malloc(_times(size, held.times / blocks)) for size in held.together if size > floor for _ in range(blocks)]
+        together += [
+            malloc(_times(size, held.times / blocks)) for size in held.together if size > floor for _ in range(blocks)
+        ]
         for _ in range(min(held.times, 2) if held.each else 0):
             own = [malloc(size) for size in held.each if size > floor]
             for block in before:

@@ -153,9 +153,14 @@ def _refuse_unmodelled(run: Run) -> None:
 def _contradicting_checkpoints(checkpointing: Checkpointing) -> Iterator[Fault]:
     """What torch.utils.checkpoint, or the code around it, does not do together."""
     if checkpointing.mode == "selective" and checkpointing.reentrant:
-        yield Fault("checkpointing.reentrant", "selective checkpointing has a context_fn: torch takes it without re-entrance only")
+        yield Fault(
+            "checkpointing.reentrant",
+            "selective checkpointing has a context_fn: torch takes it without re-entrance only",
+        )
     if checkpointing.offload and checkpointing.mode != "full":
-        yield Fault("checkpointing.offload", f"inputs of layers are saved where mode is full; it is {checkpointing.mode}")
+        yield Fault(
+            "checkpointing.offload", f"inputs of layers are saved where mode is full; it is {checkpointing.mode}"
+        )
 
 
 def _margin(run: Run, card: Gpu | None) -> int:

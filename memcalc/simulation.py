@@ -26,14 +26,18 @@ LOSSES = {
     "chunked": "torchtune's CEWithChunkedOutputLoss, not compiled: each chunk's log-softmax stays for the backward pass",
 }
 # kinds of models whose whole forward pass has rules
-RUNNABLE = frozenset({"causal-lm", "masked-lm", "seq2seq", "encoder", "classifier", "speech", "image", "image-text", "diffusion"})
+RUNNABLE = frozenset(
+    {"causal-lm", "masked-lm", "seq2seq", "encoder", "classifier", "speech", "image", "image-text", "diffusion"}
+)
 
 
 def simulate(plan: Plan, record: Record = record_step) -> Timeline | None:
     """The timeline of one steady step of one replica; None where the model has no blocks to run or no rules yet."""
     if plan.model.nominal or plan.model.tables or plan.model.kind not in RUNNABLE:
         return None
-    share = None if plan.placement.strategy in ("none", "ddp") and not plan.placement.offloaded else plan.placement.share
+    share = (
+        None if plan.placement.strategy in ("none", "ddp") and not plan.placement.offloaded else plan.placement.share
+    )
     try:
         timeline = measure(plan.model, plan.tensors, plan.optimizer, setting_of(plan), share, record)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -45,9 +49,13 @@ def simulate(plan: Plan, record: Record = record_step) -> Timeline | None:
         plan.notes.warn("checkpointing", "not-supported",
                         f"transformers has no activation checkpointing for {plan.model.architecture}: none is counted")  # fmt: skip
     if plan.model.kind == "encoder":
-        plan.notes.assume("model", "loss", "a base model has no loss of its own; the mean of its last hidden state is taken")
+        plan.notes.assume(
+            "model", "loss", "a base model has no loss of its own; the mean of its last hidden state is taken"
+        )
     if plan.run.loss.kind in ("fused-linear", "chunked") and plan.model.kind != "causal-lm":
-        plan.notes.warn("loss", "standard-loss", f"{plan.run.loss.kind} is for causal language models: the usual loss is counted")
+        plan.notes.warn(
+            "loss", "standard-loss", f"{plan.run.loss.kind} is for causal language models: the usual loss is counted"
+        )
     for path, code, message in assumed(plan):
         plan.notes.assume(path, code, message)
     for kind in timeline.unmodelled:
@@ -67,18 +75,34 @@ def assumed(plan: Plan) -> Iterator[tuple[str, str, str]]:
     if run.quantize:
         how = _scheme(run.quantize)
         if how.product == "int8":
-            yield "quantize", "no-outliers", "inputs without outliers (threshold 6.0): the columns that have some are copied too"
+            yield (
+                "quantize",
+                "no-outliers",
+                "inputs without outliers (threshold 6.0): the columns that have some are copied too",
+            )
         elif how.library != "bitsandbytes":
-            yield "quantize", "unpacked-weights", f"{how.library} unpacks a whole weight for each product, forward and backward"
+            yield (
+                "quantize",
+                "unpacked-weights",
+                f"{how.library} unpacks a whole weight for each product, forward and backward",
+            )
     if run.implementation != "hf":
         yield "implementation", "whose-kernels", "kernels as apply_liger_kernel_to_… puts them in, its loss included"
     if run.checkpointing.mode == "selective":
         yield "checkpointing", "whose-choice", ("transformers has no selective checkpointing: outputs of attention and of every "
                                                 "second product are kept, as torchtitan's policy says")  # fmt: skip
     if run.checkpointing.offload:
-        yield "checkpointing.offload", "whose-offload", "layer inputs go to host memory and back as Unsloth's checkpointing does it"
+        yield (
+            "checkpointing.offload",
+            "whose-offload",
+            "layer inputs go to host memory and back as Unsloth's checkpointing does it",
+        )
     if run.offload == "activations":
-        yield "offload", "whose-offload", "what autograd saves goes to host memory as torchtune's OffloadActivations does it"
+        yield (
+            "offload",
+            "whose-offload",
+            "what autograd saves goes to host memory as torchtune's OffloadActivations does it",
+        )
     if run.loss.kind != "standard":
         yield "loss", "whose-loss", LOSSES[run.loss.kind]
 
@@ -86,7 +110,11 @@ def assumed(plan: Plan) -> Iterator[tuple[str, str, str]]:
 def _of_the_model(plan: Plan) -> Iterator[tuple[str, str, str]]:
     body, attention = plan.model.body, plan.run.attention
     if attention != "eager" and runs_eagerly(body, attention):
-        yield "attention", "eager-only", "transformers has no fused attention for this model: it runs as if eager were asked for"
+        yield (
+            "attention",
+            "eager-only",
+            "transformers has no fused attention for this model: it runs as if eager were asked for",
+        )
     if recurrent(body):
         yield "model", "no-kernels", ("recurrent layers as transformers runs them where mamba-ssm, causal-conv1d or "
                                       "flash-linear-attention is not installed: their kernels keep far less")  # fmt: skip

@@ -132,9 +132,7 @@ WRONG: list[tuple[str, int, str]] = [  # command line, exit code, what stderr sa
 
 
 @pytest.mark.parametrize(("line", "expected", "said"), WRONG)
-def test_what_is_wrong_is_said_in_one_message(
-    line: str, expected: int, said: str, run: Callable[..., Outcome]
-) -> None:
+def test_what_is_wrong_is_said_in_one_message(line: str, expected: int, said: str, run: Callable[..., Outcome]) -> None:
     code, out, err = run(*line.split())
     assert (code, out) == (expected, "")
     assert said in err
@@ -223,7 +221,10 @@ def test_a_model_from_its_config_and_from_its_folder(run: Callable[..., Outcome]
 
 
 def test_version_and_help_load_nothing_heavy() -> None:
-    for words, unwanted in ((["--version"], ("typer", "pydantic", "yaml", "rich")), (["estimate", "--help"], ("rich",))):
+    for words, unwanted in (
+        (["--version"], ("typer", "pydantic", "yaml", "rich")),
+        (["estimate", "--help"], ("rich",)),
+    ):
         script = f"import sys; from memcalc.__main__ import main; main({words!r}); print(*sys.modules, file=sys.stderr)"
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
         loaded = set(done.stderr.split())
@@ -236,7 +237,9 @@ def test_json_needs_no_rich_and_no_unused_optimizer_or_adapter_code() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = set(done.stderr.split())
     assert not {"rich.console", "pydantic", "memcalc.adapters.apply", "memcalc.quantization"} & loaded
-    assert not {name for name in loaded if name.startswith("memcalc.cli.") and name.endswith(("models", "gpus", "schema"))}
+    assert not {
+        name for name in loaded if name.startswith("memcalc.cli.") and name.endswith(("models", "gpus", "schema"))
+    }
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

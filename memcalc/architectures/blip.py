@@ -38,7 +38,9 @@ _SEQ2SEQ = ("t5", "mt5", "umt5", "longt5", "bart", "mbart", "pegasus", "led")
 def blip_vision(c: Dimensions) -> Model:
     """CLIP's layers with queries, keys and values in one matrix, no norm before them."""
     table = Positions("position_embedding", (1, grid(c) + 1, c.hidden_size))
-    start = sequence(patches(c, "patch_embedding"), Prefix("class_embedding", (1, 1, c.hidden_size)), table, name="embeddings")
+    start = sequence(
+        patches(c, "patch_embedding"), Prefix("class_embedding", (1, 1, c.hidden_size)), table, name="embeddings"
+    )
     hidden, heads = c.hidden_size, c.num_attention_heads
     mixer = Attention(
         "self_attn", heads, heads, hidden // heads, qkv=Linear("qkv", hidden, 3 * hidden, bool(c.get("qkv_bias", True))),
@@ -128,7 +130,9 @@ def _text(t: Dimensions) -> Sequence:
     """BERT without token types, every layer with cross attention to the image's states."""
     words = Embedding("word_embeddings", t.vocab_size, t.hidden_size)
     places = Embedding("position_embeddings", t.max_position_embeddings, t.hidden_size, index="positions")
-    start = sequence(Sum("", (words, places)), Norm("LayerNorm", t.hidden_size, "layer"), bert_dropout(t), name="embeddings")
+    start = sequence(
+        Sum("", (words, places)), Norm("LayerNorm", t.hidden_size, "layer"), bert_dropout(t), name="embeddings"
+    )
     return sequence(start, sequence(repeat("layer", t.num_hidden_layers, _text_layer(t)), name="encoder"), name="bert")
 
 

@@ -42,9 +42,14 @@ def clip(c: Dimensions) -> Model:
         return clip_vision(vision.but(architectures=[name]))
     if name.endswith("ForImageClassification"):
         base = clip_vision_tower(vision, pooled=False)
-        return image_classifier(vision.but(num_labels=labels(c)), Sequence("vision_model", base), vision.hidden_size, "mean")
+        return image_classifier(
+            vision.but(num_labels=labels(c)), Sequence("vision_model", base), vision.hidden_size, "mean"
+        )
     words = Sequence("text_model", clip_text_tower(text)), Linear("text_projection", text.hidden_size, c.projection_dim)
-    pixels = Sequence("vision_model", clip_vision_tower(vision)), Linear("visual_projection", vision.hidden_size, c.projection_dim)
+    pixels = (
+        Sequence("vision_model", clip_vision_tower(vision)),
+        Linear("visual_projection", vision.hidden_size, c.projection_dim),
+    )
     towers = Fork("", (sequence(*words), sequence(*pixels)))
     return _both(c, sequence(towers, Raw("logit_scale", ())), text, vision)
 

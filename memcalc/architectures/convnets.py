@@ -41,10 +41,14 @@ def convnet(c: Dimensions, prefix: str, body: Sequence, head: Block | None) -> M
     return made(c, body, "encoder")
 
 
-def conv_layer(name: str, before: int, width: int, kernel: int, stride: int = 1, *, act: str = "", groups: int = 1) -> Sequence:
+def conv_layer(
+    name: str, before: int, width: int, kernel: int, stride: int = 1, *, act: str = "", groups: int = 1
+) -> Sequence:
     """Convolution without bias, batch norm, and an activation where `act` names one."""
     conv = Conv("convolution", before, width, (kernel, kernel), stride, groups, bias=False, padding=kernel // 2)
-    return sequence(conv, Norm("normalization", width, "batch", "batch"), Activation("", act) if act else None, name=name)
+    return sequence(
+        conv, Norm("normalization", width, "batch", "batch"), Activation("", act) if act else None, name=name
+    )
 
 
 def _resnet_stage(c: Dimensions, before: int, width: int, stride: int, depth: int) -> Sequence:
@@ -63,7 +67,9 @@ def _resnet_layer(c: Dimensions, before: int, width: int, stride: int) -> Sequen
 
 def _basic(before: int, width: int, stride: int) -> Block:
     """Two 3x3 convolutions (their activation is relu whatever the config says, as in ResNetBasicLayer)."""
-    return stack("layer", [conv_layer("", before, width, 3, stride, act="relu"), conv_layer("", width, width, 3)], "never")
+    return stack(
+        "layer", [conv_layer("", before, width, 3, stride, act="relu"), conv_layer("", width, width, 3)], "never"
+    )
 
 
 def _bottleneck(c: Dimensions, before: int, width: int, stride: int) -> Block:

@@ -25,7 +25,11 @@ def ctrl(c: Dimensions) -> Model:
     up, down = Linear("0", hidden, c.dff, bias=True), Linear("2", c.dff, hidden, bias=True)
     layer = sequence(
         residual(layer_norm("layernorm1", hidden), mixer, dropout(c, "resid_pdrop")),
-        residual(layer_norm("layernorm2", hidden), Mlp("ffn", up, down, activation="relu", width=c.dff), dropout(c, "resid_pdrop")),
+        residual(
+            layer_norm("layernorm2", hidden),
+            Mlp("ffn", up, down, activation="relu", width=c.dff),
+            dropout(c, "resid_pdrop"),
+        ),
     )
     embed = Embedding("w", c.vocab_size, hidden, scaled=True)
     body = (embed, dropout(c, "embd_pdrop"), repeat("h", c.num_hidden_layers, layer), layer_norm("layernorm", hidden))

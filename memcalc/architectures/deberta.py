@@ -100,7 +100,9 @@ def _conv(c: Dimensions) -> Block | None:
     size = int(c.get("conv_kernel_size", 0))
     if size <= 0:
         return None
-    conv = Conv("conv", c.hidden_size, c.hidden_size, (size,), conv_groups=int(c.get("conv_groups", 1)), padding=(size - 1) // 2)
+    conv = Conv(
+        "conv", c.hidden_size, c.hidden_size, (size,), conv_groups=int(c.get("conv_groups", 1)), padding=(size - 1) // 2
+    )
     return FirstLayerConv("conv", conv, norm(c, "LayerNorm"), c.get("conv_act", "tanh"), float(c.hidden_dropout_prob))
 
 

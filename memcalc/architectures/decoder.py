@@ -23,7 +23,9 @@ def head_dim(c: Dimensions) -> int:
     """Channels of one attention head: the config's own, else hidden / heads; RunInvalid where none are left."""
     dim = int(c.get("head_dim") or c.hidden_size // c.num_attention_heads)
     if dim < 1:
-        raise fault("model.num_attention_heads", f"{c.num_attention_heads} heads are too many for {c.hidden_size} channels")
+        raise fault(
+            "model.num_attention_heads", f"{c.num_attention_heads} heads are too many for {c.hidden_size} channels"
+        )
     return dim
 
 
@@ -68,7 +70,15 @@ def dropout(c: Dimensions, key: str) -> Dropout | None:
     return Dropout("", p) if p else None
 
 
-def attention(c: Dimensions, name: str = "self_attn", *, bias: bool = False, out_bias: bool | None = None, out: str = "o_proj", **more: Any) -> Attention:  # noqa: ANN401, E501
+def attention(
+    c: Dimensions,
+    name: str = "self_attn",
+    *,
+    bias: bool = False,
+    out_bias: bool | None = None,
+    out: str = "o_proj",
+    **more: Any,
+) -> Attention:  # noqa: ANN401, E501
     """Rotary grouped-query attention with separate projections q_proj, k_proj, v_proj and `out`."""
     heads, kv, dim = c.num_attention_heads, kv_heads(c), head_dim(c)
     more.setdefault("rotary_dim", rotary_dim(c))

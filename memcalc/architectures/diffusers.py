@@ -31,7 +31,14 @@ def denoiser(c: Dimensions, *blocks: Block | None, text: int = 0, image: tuple[i
 
 
 def embedded(
-    name: str, inputs: int, width: int, *, act: str = "silu", condition: int = 0, bias: bool = True, **more: Any  # noqa: ANN401 - fields of Condition
+    name: str,
+    inputs: int,
+    width: int,
+    *,
+    act: str = "silu",
+    condition: int = 0,
+    bias: bool = True,
+    **more: Any,  # noqa: ANN401 - fields of Condition
 ) -> Condition:
     """TimestepEmbedding: linear_2(act(linear_1(x))); `condition` adds a projected guidance vector first.
 
@@ -66,11 +73,15 @@ def attention(
     )  # fmt: skip
 
 
-def feed_forward(name: str, width: int, *, act: str = "geglu", dropout: float = 0.0, inner: int = 0, bias: bool = True) -> Mlp:
+def feed_forward(
+    name: str, width: int, *, act: str = "geglu", dropout: float = 0.0, inner: int = 0, bias: bool = True
+) -> Mlp:
     """diffusers' FeedForward of 4 times the width: net.0.proj, net.2; gated in one matrix for geglu and swiglu."""
     inner, gated = inner or 4 * width, act in ("geglu", "swiglu")
     up = Linear("net.0.proj", width, (2 if gated else 1) * inner, bias)
-    function = {"geglu": "gelu", "swiglu": "silu", "gelu-approximate": "gelu_pytorch_tanh", "linear-silu": "silu"}.get(act, act)
+    function = {"geglu": "gelu", "swiglu": "silu", "gelu-approximate": "gelu_pytorch_tanh", "linear-silu": "silu"}.get(
+        act, act
+    )
     down = Linear("net.2", inner, width, bias)
     return Mlp(name, up, down, fused=gated, activation=function, width=inner, dropout=dropout)
 

@@ -86,7 +86,10 @@ def time_embedder(width: int, name: str = "timestep_embedder") -> Condition:
 
 def shared_modulation(width: int, *, sized: bool = False) -> Modulation:
     """AdaLayerNormSingle: time (and image size and aspect ratio, `sized`) to six vectors, once for all blocks."""
-    sizes = (embedded("resolution_embedder", SINES, width // 3, rows=2), embedded("aspect_ratio_embedder", SINES, width // 3))
+    sizes = (
+        embedded("resolution_embedder", SINES, width // 3, rows=2),
+        embedded("aspect_ratio_embedder", SINES, width // 3),
+    )
     vectors = sequence(time_embedder(width), *(sizes if sized else ()), name="emb")
     return Modulation("adaln_single", Linear("linear", width, 6 * width, bias=True), 6, vectors, shared=True)
 

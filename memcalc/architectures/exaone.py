@@ -37,7 +37,11 @@ def exaone4(c: Dimensions) -> Model:
         local = kind == "sliding_attention"
         q, k, rotary = rms("q_norm", head_dim(c)), rms("k_norm", head_dim(c)), local or not window(c)
         mixer = attention(
-            c, window=window(c) if local else 0, rotary_dim=head_dim(c) if rotary else 0, q_norm=q, k_norm=k,
+            c,
+            window=window(c) if local else 0,
+            rotary_dim=head_dim(c) if rotary else 0,
+            q_norm=q,
+            k_norm=k,
             heads_first=True,
         )
         return sequence(

@@ -64,7 +64,14 @@ def gemma3_text(c: Dimensions) -> Model:
         q, k = norm(c, "q_norm", head_dim(c)), norm(c, "k_norm", head_dim(c))
         seen = sees if kind == "sliding_attention" else 0
         mixer = attention(
-            c, bias=c.attention_bias, window=seen, causal=not both, q_norm=q, k_norm=k, rotary_kind=kind, heads_first=True
+            c,
+            bias=c.attention_bias,
+            window=seen,
+            causal=not both,
+            q_norm=q,
+            k_norm=k,
+            rotary_kind=kind,
+            heads_first=True,
         )
         return sandwich(c, mixer)
 

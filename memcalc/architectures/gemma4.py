@@ -64,7 +64,9 @@ def gemma4_text(c: Dimensions) -> Model:
 def _kinds(c: Dimensions) -> list[Kind]:
     """The kind of every layer; the last is global whatever the config says (Gemma4TextConfig.__post_init__)."""
     count = c.num_hidden_layers
-    types = list(c.get("layer_types") or ["full_attention" if (i + 1) % 6 == 0 else "sliding_attention" for i in range(count)])
+    types = list(
+        c.get("layer_types") or ["full_attention" if (i + 1) % 6 == 0 else "sliding_attention" for i in range(count)]
+    )
     types[-1] = "full_attention"
     own = {int(k): v for k, v in (c.get("per_layer_config") or {}).items()}
     roles = _sharing(types, count - c.num_kv_shared_layers)
@@ -127,7 +129,9 @@ def _beside(c: Dimensions, before: Norm, feed: Block) -> Sum:
         Raw("per_expert_scale", (c.num_experts,)), name="router",
     )  # fmt: skip
     experts = stacked_experts(c, c.num_experts, c.moe_intermediate_size)
-    mixture = Moe("", router, experts, top_k=c.top_k_experts, into=_norm(c, "pre_feedforward_layernorm_2"), formula="gemma4")
+    mixture = Moe(
+        "", router, experts, top_k=c.top_k_experts, into=_norm(c, "pre_feedforward_layernorm_2"), formula="gemma4"
+    )
     return Sum("", (dense, sequence(mixture, _norm(c, "post_feedforward_layernorm_2"))))
 
 

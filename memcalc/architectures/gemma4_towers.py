@@ -42,7 +42,9 @@ def gemma4_vision(c: Dimensions) -> Model:
 def _layer(c: Dimensions, dim: int) -> Sequence:
     """x + norm(attention(norm(x))), then the same with the MLP, every linear one clippable."""
     plain = attention(c, causal=False, rotary_dim=dim, formula="gemma4")
-    normed = replace(plain, q_norm=_norm("q_norm", dim), k_norm=_norm("k_norm", dim), v_norm=Norm("v_norm", dim, "rms-no-weight"))
+    normed = replace(
+        plain, q_norm=_norm("q_norm", dim), k_norm=_norm("k_norm", dim), v_norm=Norm("v_norm", dim, "rms-no-weight")
+    )
     mixer = replace(normed, q=_clip(c, plain.q), k=_clip(c, plain.k), v=_clip(c, plain.v), out=_clip(c, plain.out))
     feed = gated_mlp(c)
     feed = replace(feed, gate=_clip(c, feed.gate), up=_clip(c, feed.up), down=_clip(c, feed.down))
@@ -82,7 +84,9 @@ def _conformer(c: Dimensions) -> Sequence:
     """x + half an MLP, attention, x + convolution, x + half an MLP, norm."""
     hidden = c.hidden_size
     mixer = residual(_norm("norm_pre_attn", hidden), _audio_attention(c), _norm("norm_post_attn", hidden))
-    return sequence(_half(c, "feed_forward1"), mixer, _convolution(c), _half(c, "feed_forward2"), _norm("norm_out", hidden))
+    return sequence(
+        _half(c, "feed_forward1"), mixer, _convolution(c), _half(c, "feed_forward2"), _norm("norm_out", hidden)
+    )
 
 
 def _half(c: Dimensions, name: str) -> Sequence:

@@ -50,9 +50,7 @@ def gpt_neox(c: Dimensions) -> Model:
 @architecture("gpt_neox_japanese")
 def gpt_neox_japanese(c: Dimensions) -> Model:
     """GPT-NeoX in a row, without biases but for one behind the last attention (ABEJA 2022)."""
-    mlp = plain_mlp(
-        c, "dense_h_to_4h", "dense_4h_to_h", int(c.hidden_size * c.intermediate_multiple_size), bias=False
-    )
+    mlp = plain_mlp(c, "dense_h_to_4h", "dense_4h_to_h", int(c.hidden_size * c.intermediate_multiple_size), bias=False)
 
     def layer(last: bool) -> Block:
         mixer = fused_attention(

@@ -56,7 +56,9 @@ def internvl_vision(c: Dimensions) -> Model:
         mixer = replace(mixer, q_norm=_rms(c, "q_norm"), k_norm=_rms(c, "k_norm"))
     layer = encoder_layer(mixer, mlp(c), norms, layer_scales(c, "lambda_1", "lambda_2"), dropout(c))
     end = None if c.use_mean_pooling else Norm("layernorm", c.hidden_size, "layer")
-    return made(c, sequence(begin, sequence(repeat("layer", c.num_hidden_layers, layer), name="encoder"), end), "encoder")
+    return made(
+        c, sequence(begin, sequence(repeat("layer", c.num_hidden_layers, layer), name="encoder"), end), "encoder"
+    )
 
 
 @architecture("idefics3_vision", "smolvlm_vision")

@@ -163,7 +163,9 @@ class ConvKind:
 
     def block(self, name: str) -> Block:  # noqa: D102
         if self.inputs % self.groups or self.outputs % self.groups:
-            raise ValueError(f"groups: {self.groups} must divide the {self.inputs} inputs and the {self.outputs} outputs")
+            raise ValueError(
+                f"groups: {self.groups} must divide the {self.inputs} inputs and the {self.outputs} outputs"
+            )
         return Conv(name, self.inputs, self.outputs, self.kernel, self.stride, self.groups, self.bias)
 
 

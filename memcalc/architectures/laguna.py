@@ -102,7 +102,9 @@ def cohere2_moe(c: Dimensions) -> Model:
     def layer(kind: tuple[str, str]) -> Block:
         sliding, dense = kind[0] == "sliding_attention", kind[1] == "dense"
         rotary = head_dim(c) if sliding or (dense and dense_every == 1) else 0
-        mixer = attention(c, bias=bool(c.attention_bias), rotary_dim=rotary, rotation="spread", window=window(c) if sliding else 0)
+        mixer = attention(
+            c, bias=bool(c.attention_bias), rotary_dim=rotary, rotation="spread", window=window(c) if sliding else 0
+        )
         feed = gated_mlp(c, width=c.get("prefix_dense_intermediate_size") or 0) if dense else _cohere_mixture(c)
         return parallel(mixer, feed, norm=_cohere_norm(c, "input_layernorm"))
 

@@ -56,7 +56,13 @@ def _attention(c: Dimensions, *, rotated: bool) -> Attention:
     norm = Norm("qk_norm", head_dim(c), "rms-no-weight", "llama4") if normed else None
     chunk, rotary = ((c.get("attention_chunk_size") or 0), head_dim(c)) if rotated else (0, 0)
     plain = attention(
-        c, bias=bool(c.attention_bias), rotary_dim=rotary, window=chunk, softmax="scores", formula="llama4", rotary_fp32=True
+        c,
+        bias=bool(c.attention_bias),
+        rotary_dim=rotary,
+        window=chunk,
+        softmax="scores",
+        formula="llama4",
+        rotary_fp32=True,
     )
     return replace(plain, q_norm=norm, k_norm=norm)
 

@@ -26,7 +26,9 @@ def llava(c: Dimensions) -> Model:
     one = c.model_type == "llava" and isinstance(layer, int)
     read = {"feature": layer if one else -1, "listed": True, "scattered": one,
             "without_first": c.get("vision_feature_select_strategy", "default") == "default"}  # fmt: skip
-    return image_text(c, _images(c, _projector(c), **read), tower(c.text_config, "language_model"), tie=tied(c), extra=newline)
+    return image_text(
+        c, _images(c, _projector(c), **read), tower(c.text_config, "language_model"), tie=tied(c), extra=newline
+    )
 
 
 @architecture("llava_next")

@@ -44,7 +44,14 @@ def _backbone(c: Dimensions, mixer: Block) -> Model:
     layer = Residual("", (rms("norm", c.hidden_size), mixer), fp32=c.residual_in_fp32)
     table, layers = Embedding("embeddings", c.vocab_size, c.hidden_size), repeat("layers", c.num_hidden_layers, layer)
     return causal_lm(
-        c, table, layers, rms("norm_f", c.hidden_size), Cast("", "weights"), prefix="backbone", tie="embeddings", logits=Cast("")
+        c,
+        table,
+        layers,
+        rms("norm_f", c.hidden_size),
+        Cast("", "weights"),
+        prefix="backbone",
+        tie="embeddings",
+        logits=Cast(""),
     )
 
 

@@ -57,7 +57,9 @@ def _sd3_patches(c: Dimensions, width: int) -> Sequence:
 def time_and_text(width: int, pooled: int, *, guidance: bool = False) -> Sequence:
     """The conditioning vector: time, and guidance where the model is distilled for it, plus pooled text."""
     strength = embedded("guidance_embedder", 256, width) if guidance else None
-    return sequence(time_embedder(width), strength, embedded("text_embedder", pooled, width, given=True), name="time_text_embed")
+    return sequence(
+        time_embedder(width), strength, embedded("text_embedder", pooled, width, given=True), name="time_text_embed"
+    )
 
 
 def context_embedder(inputs: int, width: int) -> Condition:
@@ -77,7 +79,9 @@ def unpatched(width: int, out: int, patch: int) -> tuple[Block, ...]:
     return (modulation("norm_out", width, 2), bare_norm(width), Modulate(""), last, *end)  # fmt: skip
 
 
-def joint_attention(c: Dimensions, width: int, qk_norm: str = "", *, last: bool = False, rotary: int = 0) -> JointAttention:
+def joint_attention(
+    c: Dimensions, width: int, qk_norm: str = "", *, last: bool = False, rotary: int = 0
+) -> JointAttention:
     """to_q, to_k, to_v of the image tokens, add_q_proj, add_k_proj, add_v_proj of the text tokens."""
     count, dim = heads(c)
     q, k, added_q, added_k = qk_norms(("norm_q", "norm_k", "norm_added_q", "norm_added_k"), dim, qk_norm)

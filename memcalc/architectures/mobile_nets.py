@@ -27,15 +27,27 @@ def divisible(value: float, divisor: int, least: int = 0) -> int:
 
 
 def conv_layer(
-    name: str, before: int, width: int, kernel: int, *, stride: int = 1, groups: int = 1, act: str = "", dilation: int = 1
+    name: str,
+    before: int,
+    width: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    act: str = "",
+    dilation: int = 1,
 ) -> Sequence:
     """Convolution without bias, batch norm, activation."""
     size = (kernel - 1) // 2 * dilation
-    conv = Conv("convolution", before, width, (kernel, kernel), stride, groups, bias=False, padding=size, dilation=dilation)
+    conv = Conv(
+        "convolution", before, width, (kernel, kernel), stride, groups, bias=False, padding=size, dilation=dilation
+    )
     return sequence(conv, Norm("normalization", width, "batch"), Activation("", act) if act else None, name=name)
 
 
-def inverted(c: Dimensions, before: int, width: int, wide: int, *, stride: int, dilation: int = 1, name: str = "") -> Sequence:
+def inverted(
+    c: Dimensions, before: int, width: int, wide: int, *, stride: int, dilation: int = 1, name: str = ""
+) -> Sequence:
     """1x1 to `wide` channels, depthwise 3x3, 1x1 to `width`; x + it where nothing changes size (Sandler et al. 2018)."""
     inside = (
         conv_layer("expand_1x1", before, wide, 1, act=c.hidden_act),
@@ -67,7 +79,9 @@ def mobilenet_v2(c: Dimensions) -> Model:
     for before, width, stride in zip(widths, widths[1:], _STRIDES, strict=False):
         wide = divisible(round(before * c.expand_ratio), c.depth_divisible_by, c.min_depth)
         dilated = reached == c.output_stride
-        layers.append(inverted(c, before, width, wide, stride=1 if dilated else stride, dilation=dilation if dilated else 1))
+        layers.append(
+            inverted(c, before, width, wide, stride=1 if dilated else stride, dilation=dilation if dilated else 1)
+        )
         dilation, reached = (dilation * stride, reached) if dilated else (dilation, reached * stride)
     last = 1280 if c.finegrained_output and c.depth_multiplier < 1 else scaled(1280)
     end = conv_layer("conv_1x1", widths[-1], last, 1, act=c.hidden_act)
@@ -104,13 +118,19 @@ def efficientnet(c: Dimensions) -> Model:
         Pad("", 1), Conv("convolution", c.num_channels, stem, (3, 3), 2, bias=False), Norm("batchnorm", stem, "batch"),
         Activation("", c.hidden_act), name="embeddings",
     )  # fmt: skip
-    ends = Conv("top_conv", last, top, (1, 1), bias=False), Norm("top_bn", c.hidden_dim, "batch"), Activation("", c.hidden_act)
+    ends = (
+        Conv("top_conv", last, top, (1, 1), bias=False),
+        Norm("top_bn", c.hidden_dim, "batch"),
+        Activation("", c.hidden_act),
+    )
     body = sequence(begin, sequence(stack("blocks", blocks), *ends, name="encoder"), Pool(""))
     head = Linear("classifier", c.hidden_dim, labels(c), bias=True) if labels(c) else None
     return convnet(c, "efficientnet", body, sequence(dropout(c, "dropout_rate"), head))
 
 
-def _efficient_block(c: Dimensions, before: int, width: int, *, stride: int, first: bool, kernel: int, ratio: int) -> Sequence:
+def _efficient_block(
+    c: Dimensions, before: int, width: int, *, stride: int, first: bool, kernel: int, ratio: int
+) -> Sequence:
     """Expand, depthwise, excite, project; x + it but for the first of a stage."""
     wide, squeezed, act = before * ratio, max(1, int(before * c.squeeze_expansion_ratio)), Activation("", c.hidden_act)
     expand = sequence(Conv("expand_conv", before, wide, (1, 1), bias=False), Norm("expand_bn", wide, "batch"), act,
@@ -118,7 +138,9 @@ def _efficient_block(c: Dimensions, before: int, width: int, *, stride: int, fir
     depthwise = Conv("depthwise_conv", wide, wide, (kernel, kernel), stride, wide, bias=False, padding=kernel // 2)
     middle = sequence(depthwise, Norm("depthwise_norm", wide, "batch"), act, name="depthwise_conv")
     reduce, back = Conv("reduce", wide, squeezed, (1, 1)), Conv("expand", squeezed, wide, (1, 1))
-    end = sequence(Conv("project_conv", wide, width, (1, 1), bias=False), Norm("project_bn", width, "batch"), name="projection")
+    end = sequence(
+        Conv("project_conv", wide, width, (1, 1), bias=False), Norm("project_bn", width, "batch"), name="projection"
+    )
     inside = (expand if ratio != 1 else None, middle, Excite("squeeze_excite", reduce, back, c.hidden_act), end)
     return sequence(*inside) if first else sequence(residual(*inside, dropout(c, "drop_connect_rate")))
 

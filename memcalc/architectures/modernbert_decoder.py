@@ -22,7 +22,9 @@ def modernbert_decoder(c: Dimensions) -> Model:
     every = c.get("global_attn_every_n_layers", 3)
     kinds = layer_kinds(c, lambda i: "sliding_attention" if i % every else "full_attention")
     layers = interleaved("layers", [(kind, i == 0) for i, kind in enumerate(kinds)], lambda kind: _layer(c, *kind))
-    embeddings = sequence(tokens(c, "tok_embeddings"), _norm(c, "norm"), dropout(c, "embedding_dropout"), name="embeddings")
+    embeddings = sequence(
+        tokens(c, "tok_embeddings"), _norm(c, "norm"), dropout(c, "embedding_dropout"), name="embeddings"
+    )
     table = "model.embeddings.tok_embeddings.weight" if c.tie_word_embeddings else ""
     heads: dict[str, tuple[Block, ...]] = {
         "ForCausalLM": (_head(c, "lm_head"), Linear("decoder", c.hidden_size, c.vocab_size, c.decoder_bias, table)),

@@ -67,14 +67,14 @@ def apertus(c: Dimensions) -> Model:
 @architecture("nanochat")
 def nanochat(c: Dimensions) -> Model:
     """Norms without parameters, also of every head behind its rotation and of the embeddings (Karpathy 2025)."""
-    q, k, first, second, embedded, last = (Norm("", n, "rms-no-weight") for n in (head_dim(c),) * 2 + (c.hidden_size,) * 4)
+    q, k, first, second, embedded, last = (
+        Norm("", n, "rms-no-weight") for n in (head_dim(c),) * 2 + (c.hidden_size,) * 4
+    )
     mixer = attention(c, bias=c.attention_bias, q_norm=q, k_norm=k, formula="hunyuan")
     mlp = plain_mlp(c, "fc1", "fc2", c.intermediate_size, bias=False)
     layers = repeat("layers", c.num_hidden_layers, residual(first, mixer), residual(second, mlp))
     cap = float(c.get("final_logit_softcapping") or 0.0)
-    return causal_lm(
-        c, tokens(c), embedded, layers, last, tie="embed_tokens", logits=Softcap("", cap) if cap else None
-    )
+    return causal_lm(c, tokens(c), embedded, layers, last, tie="embed_tokens", logits=Softcap("", cap) if cap else None)
 
 
 @architecture("persimmon")

@@ -63,7 +63,12 @@ def qwen(c: Dimensions) -> Model:
     gate, up = (Linear(name, hidden, width, not c.no_bias) for name in ("w2", "w1"))
     mlp = Mlp("mlp", up, Linear("c_proj", width, hidden, not c.no_bias), gate, activation="silu", width=width)
     layer = sequence(residual(rms("ln_1", hidden), mixer), residual(rms("ln_2", hidden), mlp))
-    body = (tokens(c, "wte"), dropout(c, "emb_dropout_prob"), repeat("h", c.num_hidden_layers, layer), rms("ln_f", hidden))
+    body = (
+        tokens(c, "wte"),
+        dropout(c, "emb_dropout_prob"),
+        repeat("h", c.num_hidden_layers, layer),
+        rms("ln_f", hidden),
+    )
     return causal_lm(c, *body, prefix="transformer", context=c.seq_length)
 
 

@@ -122,5 +122,8 @@ def _merger3(c: Dimensions, name: str, *, after: bool = False) -> Sequence:
     """The same with Qwen3-VL's names; the DeepStack ones norm the four together."""
     wide = c.hidden_size * c.spatial_merge_size**2
     norm, merge = Norm("norm", wide if after else c.hidden_size, "layer"), MergeNeighbours("", c.spatial_merge_size)
-    first, second = Linear("linear_fc1", wide, wide, bias=True), Linear("linear_fc2", wide, c.out_hidden_size, bias=True)
+    first, second = (
+        Linear("linear_fc1", wide, wide, bias=True),
+        Linear("linear_fc2", wide, c.out_hidden_size, bias=True),
+    )
     return sequence(*((merge, norm) if after else (norm, merge)), first, Activation("", "gelu"), second, name=name)

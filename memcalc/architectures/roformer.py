@@ -34,7 +34,9 @@ def roformer(c: Dimensions) -> Model:
     width, hidden = c.get("embedding_size", c.hidden_size), c.hidden_size
     head = hidden // c.num_attention_heads
     project = Linear("embeddings_project", width, hidden, bias=True) if width != hidden else None
-    table = RelativeTable("", (Embedding("embed_positions", c.max_position_embeddings, head, trainable=False),), "rotation")
+    table = RelativeTable(
+        "", (Embedding("embed_positions", c.max_position_embeddings, head, trainable=False),), "rotation"
+    )
     layer = post_norm_layer(c, replace(self_attention(c), rotary_dim=head, rotation="own", formula="roformer"))
     base = sequence(
         embeddings(c, width, positions=""),

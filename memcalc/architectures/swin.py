@@ -148,4 +148,3 @@ def _attention(c: Dimensions, stage: Stage, names: tuple[str, str, str, str], *b
         softmax="scores" if v2 else "fp32",
         dropout=float(c.attention_probs_dropout_prob),
     )  # fmt: skip
-

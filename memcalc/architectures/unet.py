@@ -95,7 +95,9 @@ def _reversed(up: list[Level], widths: list[int]) -> list[tuple[Level, int, int]
 
 def time_width(c: Dimensions) -> int:
     """Channels of the time embedding."""
-    return int(c.get("time_embedding_dim") or c.block_out_channels[0] * (2 if c.time_embedding_type == "fourier" else 4))
+    return int(
+        c.get("time_embedding_dim") or c.block_out_channels[0] * (2 if c.time_embedding_type == "fourier" else 4)
+    )
 
 
 def _conditions(c: Dimensions) -> list[Block | None]:
@@ -201,7 +203,9 @@ def _spatial_transformer(c: Dimensions, name: str, width: int, level: Level, dep
     into = Linear("proj_in", width, width, bias=True) if linear else conv3("proj_in", width, width, 1)
     out = Linear("proj_out", width, width, bias=True) if linear else conv3("proj_out", width, width, 1)
     blocks = repeat("transformer_blocks", depth, _transformer_block(width, level))
-    inside = (Flatten(""), into, blocks, out, Unflatten("")) if linear else (into, Flatten(""), blocks, Unflatten(""), out)
+    inside = (
+        (Flatten(""), into, blocks, out, Unflatten("")) if linear else (into, Flatten(""), blocks, Unflatten(""), out)
+    )
     return sequence(residual(group_norm("norm", width, c.norm_num_groups), *inside), name=name)
 
 

@@ -26,10 +26,17 @@ def wan(c: Dimensions) -> Model:
     """One modulation for all layers, each with a table of its own; cross attention to text (and an image)."""
     width, patch = c.num_attention_heads * c.attention_head_dim, tuple(c.patch_size)
     extra = c.get("added_kv_proj_dim") or 0
-    cross = residual(Norm("norm2", width, "layer") if c.cross_attn_norm else None, _wan_attention(c, "attn2", width, width, extra))
+    cross = residual(
+        Norm("norm2", width, "layer") if c.cross_attn_norm else None, _wan_attention(c, "attn2", width, width, extra)
+    )
     feed = feed_forward("ffn", width, act="gelu-approximate", inner=c.ffn_dim)
     attends = residual(bare_norm(width), Modulate(""), _wan_attention(c, "attn1", width), Gate(""))
-    block = (Raw("scale_shift_table", (1, 6, width)), attends, cross, residual(bare_norm(width), Modulate(""), feed, Gate("")))
+    block = (
+        Raw("scale_shift_table", (1, 6, width)),
+        attends,
+        cross,
+        residual(bare_norm(width), Modulate(""), feed, Gate("")),
+    )
     out = (c.get("out_channels") or c.in_channels) * math.prod(patch)
     return denoiser(
         c, Conv("patch_embedding", c.in_channels, width, patch, patch), Flatten(""), _wan_conditions(c, width),
@@ -47,7 +54,9 @@ def _wan_conditions(c: Dimensions, width: int) -> Sequence:
     ]  # fmt: skip
     if image:
         table = (Positions("pos_embed", (1, places, image)),) if places else ()
-        feed = replace(feed_forward("ff", image, act="gelu", inner=image), down=Linear("net.2", image, width, bias=True))
+        feed = replace(
+            feed_forward("ff", image, act="gelu", inner=image), down=Linear("net.2", image, width, bias=True)
+        )
         ends = Norm("norm1", image, "layer"), feed, Norm("norm2", width, "layer")
         parts.append(Condition("image_embedder", (*table, *ends), tokens=True))
     return sequence(*parts, name="condition_embedder")
@@ -110,7 +119,9 @@ def _cog_patches(c: Dimensions, width: int) -> Sequence:
     size, frames = c.patch_size, c.get("patch_size_t")
     cut = (Conv("proj", c.in_channels, width, (size, size), size, bias=c.patch_bias) if frames is None
            else Linear("proj", c.in_channels * size**2 * frames, width, bias=True))  # fmt: skip
-    count = c.sample_height // size * (c.sample_width // size) * ((c.sample_frames - 1) // c.temporal_compression_ratio + 1)
+    count = (
+        c.sample_height // size * (c.sample_width // size) * ((c.sample_frames - 1) // c.temporal_compression_ratio + 1)
+    )
     table = Positions("pos_embedding", (1, c.max_text_seq_length + count, width), buffer=True)
     text = Condition("", (Linear("text_proj", c.text_embed_dim, width, bias=True),), tokens=True)
     return sequence(cut, Flatten(""), text, table if c.use_learned_positional_embeddings else None, name="patch_embed")

@@ -43,7 +43,9 @@ def patches(c: Dimensions, name: str, width: int = 0, *, bias: bool = True) -> S
     return sequence(conv, Flatten(""))
 
 
-def embeddings(c: Dimensions, *, prefix: dict[str, int], extra: tuple[Block, ...] = (), positions: bool = True) -> Sequence:
+def embeddings(
+    c: Dimensions, *, prefix: dict[str, int], extra: tuple[Block, ...] = (), positions: bool = True
+) -> Sequence:
     """ViT's embeddings: patches, `prefix` ({name: how many} learned tokens before them), positions for them all."""
     count = grid(c) + sum(prefix.values())
     tokens = [Prefix(name, (1, number, c.hidden_size)) for name, number in prefix.items()]

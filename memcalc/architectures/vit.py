@@ -42,13 +42,13 @@ def vit(c: Dimensions) -> Model:
     masked = class_name(c).endswith("ForMaskedImageModeling")
     mask = (mask_token(c, 1, 1),) if masked else ()
     layers = repeat("layers", c.num_hidden_layers, vit_layer(c))
-    body = sequence(
-        embeddings(c, prefix=tokens, extra=mask), layers, Norm("layernorm", c.hidden_size, "layer")
-    )
+    body = sequence(embeddings(c, prefix=tokens, extra=mask), layers, Norm("layernorm", c.hidden_size, "layer"))
     if masked:
         return pixel_decoder(c, Sequence(prefix, body.blocks))
     if class_name(c) == "DeiTForImageClassificationWithTeacher":
-        heads = (Linear(name, c.hidden_size, labels(c), bias=True) for name in ("cls_classifier", "distillation_classifier"))
+        heads = (
+            Linear(name, c.hidden_size, labels(c), bias=True) for name in ("cls_classifier", "distillation_classifier")
+        )
         return made(c, sequence(Sequence("deit", body.blocks), Select(""), *heads), "image")
     pooled = pooler(c) if c.model_type in ("vit", "deit") else None
     return image_model(c, prefix, body, pooled, read="first" if tokens else "mean")
@@ -146,7 +146,11 @@ def dinov3(c: Dimensions) -> Model:
         rotary_dim=c.hidden_size // c.num_attention_heads, softmax="scores",
     )  # fmt: skip
     bias, act = bool(c.mlp_bias), c.hidden_act
-    feed = gated(c, c.intermediate_size, act, bias=bias) if c.use_gated_mlp else mlp(c, names=("up_proj", "down_proj"), bias=bias)
+    feed = (
+        gated(c, c.intermediate_size, act, bias=bias)
+        if c.use_gated_mlp
+        else mlp(c, names=("up_proj", "down_proj"), bias=bias)
+    )
     scales = layer_scales(c, "layer_scale1.lambda1", "layer_scale2.lambda1")
     layer = encoder_layer(mixer, feed, layer_norms(c, "norm1", "norm2"), scales, drop_path(c))
     layers = sequence(repeat("layer", c.num_hidden_layers, layer), name="model")

@@ -33,7 +33,9 @@ class Block:
 
     name: str
     role: ClassVar[str] = "parameter"
-    duty: ClassVar[str] = ""  # what others look for without knowing every kind: attention, recurrence, encoder, decoder, fork
+    duty: ClassVar[str] = (
+        ""  # what others look for without knowing every kind: attention, recurrence, encoder, decoder, fork
+    )
 
     def own(self) -> tuple[Param, ...]:
         """The parameters and buffers this block holds itself."""

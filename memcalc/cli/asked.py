@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from memcalc.errors import UnknownName, UsageError
 from memcalc.models import is_model_name
 from memcalc.presets import index
-from memcalc.reading import STDIN, parse_document, read_document
 from memcalc.question import Question
+from memcalc.reading import STDIN, parse_document, read_document
 from memcalc.run import keys
 from memcalc.spelling import SHORTHAND
 from memcalc.validation import parse_run

@@ -5,12 +5,12 @@ Bytes are integers, per GPU but where a field says `whole`: then they are those 
 
 from __future__ import annotations
 
-from collections.abc import Mapping  # noqa: TC003 - pydantic reads these annotations at run time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from memcalc.document import Document
-from memcalc.report import Components, GpuPart, ModelPart, Note, Phase  # noqa: TC001 - as above
+from memcalc.report import Components, GpuPart, ModelPart, Note, Phase
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,7 +91,13 @@ class Leaf:
             self.tape.spending.take(gradient, self.spends)
 
 
-def record(tape: Tape, formula: Formula, inputs: tuple[Value | None, ...], saved: tuple[Value | None, ...] = (), meta: Any = None) -> Node | None:  # noqa: E501, ANN401
+def record(
+    tape: Tape,
+    formula: Formula,
+    inputs: tuple[Value | None, ...],
+    saved: tuple[Value | None, ...] = (),
+    meta: Any = None,
+) -> Node | None:  # noqa: E501, ANN401
     """The node of an operation, with its inputs saved before it runs; None where no gradient will be asked for."""
     if not tape.grad_enabled:
         return None

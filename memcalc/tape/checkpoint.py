@@ -42,7 +42,9 @@ class Frame:
 
     def __init__(self, tape: Tape, layer: Layer, x: Value) -> None:
         self.tape, self.layer, self.node = tape, layer, x.node
-        self.x = tape.saving(x.detach()) if tape.saving else x  # a checkpoint in a checkpoint has its input recomputed too
+        self.x = (
+            tape.saving(x.detach()) if tape.saving else x
+        )  # a checkpoint in a checkpoint has its input recomputed too
         self.saved, self.recomputed = 0, None  # type: int, dict[int, Value] | None
         self.held = 0
         self.keeping = Keeping() if tape.setting.selective else None

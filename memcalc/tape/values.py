@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 Shape: TypeAlias = "tuple[int, ...]"
 
-GRAIN = 512  # bytes; the CUDA caching allocator hands out multiples of it (c10/cuda/CUDACachingAllocator.h, kMinBlockSize)
+GRAIN = (
+    512  # bytes; the CUDA caching allocator hands out multiples of it (c10/cuda/CUDACachingAllocator.h, kMinBlockSize)
+)
 ITEM = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int64": 8, "int32": 4, "int8": 1, "uint8": 1, "bool": 1}
 FLOATS = frozenset({"fp64", "fp32", "bf16", "fp16", "fp8"})
 RANKS = {"bool": 0, "uint8": 1, "int8": 1, "int32": 2, "int64": 3, "fp8": 4, "bf16": 5, "fp16": 5, "fp32": 6, "fp64": 7}

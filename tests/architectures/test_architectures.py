@@ -11,7 +11,13 @@ from memcalc.architectures import build, dimensions, model_types, type_of_class
 from memcalc.errors import RunInvalid, UnknownName
 from memcalc.presets import find
 
-SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96, "vocab_size": 100}
+SMALL = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "vocab_size": 100,
+}
 
 
 @pytest.mark.parametrize("model_type", model_types())

@@ -13,7 +13,13 @@ from memcalc.blocks.base import Block, Parallel, Residual, Stack
 from memcalc.blocks.basic import Dropout, Embedding, Linear, Scale, Softcap
 from memcalc.dimensions import Dimensions
 
-SMALL = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 96, "vocab_size": 100}
+SMALL = {
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "vocab_size": 100,
+}
 
 
 def read(**given: Any) -> Dimensions:
@@ -94,7 +100,9 @@ WINDOWS = [
 @pytest.mark.parametrize(("model_type", "given", "windows"), WINDOWS)
 def test_which_layers_see_a_window(model_type: str, given: dict[str, Any], windows: list[int]) -> None:
     kept = {k: v for k, v in given.items() if k not in ("num_layers", "num_heads")}
-    assert [a.window for a in attentions(model_type, **kept, **{k: given[k] for k in given if k not in kept})] == windows
+    assert [
+        a.window for a in attentions(model_type, **kept, **{k: given[k] for k in given if k not in kept})
+    ] == windows
 
 
 ROTATED = [

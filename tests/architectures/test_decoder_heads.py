@@ -8,7 +8,13 @@ import pytest
 
 from memcalc.architectures import build
 
-SMALL = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 96, "vocab_size": 100}
+SMALL = {
+    "hidden_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "vocab_size": 100,
+}
 
 # (config, kind, [name and shape of what stands on the base]); shapes as in transformers' Generic… heads
 HEADS: list[tuple[dict[str, Any], str, list[tuple[str, tuple[int, ...]]]]] = [
@@ -41,7 +47,9 @@ HEADS: list[tuple[dict[str, Any], str, list[tuple[str, tuple[int, ...]]]]] = [
 
 
 @pytest.mark.parametrize(("given", "kind", "on_top"), HEADS)
-def test_the_class_decides_the_head(given: dict[str, Any], kind: str, on_top: list[tuple[str, tuple[int, ...]]]) -> None:
+def test_the_class_decides_the_head(
+    given: dict[str, Any], kind: str, on_top: list[tuple[str, tuple[int, ...]]]
+) -> None:
     model = build("qwen2", {**SMALL, **given})
     assert model.kind == kind
     tops = [(t.name, t.shape) for t in model.tensors if t.name.startswith(("lm_head", "score", "qa_outputs"))]

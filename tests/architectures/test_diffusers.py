@@ -18,7 +18,12 @@ UNET: dict[str, Any] = {
     "block_out_channels": [32, 64], "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "cross_attention_dim": 40, "sample_size": 16,
 }  # fmt: skip
-SD3: dict[str, Any] = {"num_attention_heads": 3, "attention_head_dim": 16, "num_layers": 3, "caption_projection_dim": 48}
+SD3: dict[str, Any] = {
+    "num_attention_heads": 3,
+    "attention_head_dim": 16,
+    "num_layers": 3,
+    "caption_projection_dim": 48,
+}
 
 
 def test_a_class_is_found_in_any_case() -> None:

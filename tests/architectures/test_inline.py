@@ -48,7 +48,9 @@ def shapes(*blocks: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 def test_a_llama_written_out_has_a_llamas_tensors() -> None:
     model, real = inline(LLAMA), build("llama", {})
     assert model.parameters == real.parameters == 6_738_415_616
-    assert sorted((t.shape, t.count, t.role) for t in model.tensors) == sorted((t.shape, t.count, t.role) for t in real.tensors)
+    assert sorted((t.shape, t.count, t.role) for t in model.tensors) == sorted(
+        (t.shape, t.count, t.role) for t in real.tensors
+    )
     assert (model.kind, model.context) == ("causal-lm", 4096)
 
 
@@ -110,7 +112,9 @@ def test_a_token_meets_top_k_experts() -> None:
 
 def test_branches_and_rows_nest() -> None:
     norm = {"norm": {"width": 4}}
-    model = inline({"blocks": [{"parallel": [{"sequence": [norm, {"mlp": {"width": 4, "inner": 8}}]}, {"residual": [norm]}]}]})
+    model = inline(
+        {"blocks": [{"parallel": [{"sequence": [norm, {"mlp": {"width": 4, "inner": 8}}]}, {"residual": [norm]}]}]}
+    )
     (branches,) = model.body.parts()
     assert isinstance(branches, Parallel)
     assert isinstance(branches.parts()[1], Residual)
@@ -222,7 +226,11 @@ def test_a_bare_size_has_exactly_so_many_parameters(size: int) -> None:
 
 def test_a_bare_size_is_as_many_squares_as_fit() -> None:
     """7e9 = 417 * 4096² + 952 * 4096 + 1536."""
-    assert [(t.shape, t.count) for t in nominal(7_000_000_000).tensors] == [((4096, 4096), 417), ((952, 4096), 1), ((1536,), 1)]
+    assert [(t.shape, t.count) for t in nominal(7_000_000_000).tensors] == [
+        ((4096, 4096), 417),
+        ((952, 4096), 1),
+        ((1536,), 1),
+    ]
 
 
 @pytest.mark.parametrize("size", [0, -1, 10**16])

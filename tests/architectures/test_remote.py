@@ -55,7 +55,10 @@ def test_the_parameters_are_the_published_ones(model_type: str, parameters: int,
 
 def block(group: int | None, mult: float | None) -> dict[str, Any]:
     """A layer of a searched Llama: attention with `group` heads to a key/value head or none, an MLP or none."""
-    return {"attention": {"n_heads_in_group": group, "no_op": group is None}, "ffn": {"ffn_mult": mult, "no_op": mult is None}}
+    return {
+        "attention": {"n_heads_in_group": group, "no_op": group is None},
+        "ffn": {"ffn_mult": mult, "no_op": mult is None},
+    }
 
 
 def test_a_searched_llama_has_layers_of_many_kinds() -> None:

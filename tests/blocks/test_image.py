@@ -16,7 +16,11 @@ def shapes(found: tuple[Tensor, ...]) -> dict[str, tuple[int, ...]]:
 
 def test_learned_tokens_positions_and_scales_are_parameters_by_their_own_name() -> None:
     blocks = Prefix("cls_token", (1, 1, 4)), Positions("places", (1, 5, 4)), ChannelScale("gamma", (4,))
-    assert [shapes(tensors(block)) for block in blocks] == [{"cls_token": (1, 1, 4)}, {"places": (1, 5, 4)}, {"gamma": (4,)}]
+    assert [shapes(tensors(block)) for block in blocks] == [
+        {"cls_token": (1, 1, 4)},
+        {"places": (1, 5, 4)},
+        {"gamma": (4,)},
+    ]
 
 
 def test_a_transposed_convolution_is_stored_inputs_first() -> None:
@@ -35,7 +39,13 @@ def test_what_only_moves_values_has_no_tensors() -> None:
 
 def test_blocks_within_windows_sums_and_images_keep_their_names() -> None:
     inner = Linear("a", 2, 3)
-    for block in (Windows("", (inner,)), Sum("", (inner,)), Images("", (inner,)), Condition("", (inner,)), ConvTokens("", inner)):
+    for block in (
+        Windows("", (inner,)),
+        Sum("", (inner,)),
+        Images("", (inner,)),
+        Condition("", (inner,)),
+        ConvTokens("", inner),
+    ):
         assert shapes(tensors(block)) == {"a.weight": (3, 2)}
 
 

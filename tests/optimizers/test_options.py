@@ -179,7 +179,11 @@ def test_an_optimizer_is_added_by_one_small_file(tmp_path: Path, monkeypatch: py
 
 
 def test_betas_say_the_first_beta_too() -> None:
-    assert [t.name for t in resolve({"name": "prodigy", "betas": [0, 0.999]}).states((3,), "fp32")] == ["s", "p0", "exp_avg_sq"]
+    assert [t.name for t in resolve({"name": "prodigy", "betas": [0, 0.999]}).states((3,), "fp32")] == [
+        "s",
+        "p0",
+        "exp_avg_sq",
+    ]
     assert resolve({"name": "prodigy", "betas": [0, 0.999], "beta1": 0.9}).options["beta1"] == 0.9
 
 

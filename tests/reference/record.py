@@ -77,7 +77,13 @@ def record_fake(run: Run, config: dict[str, Any]) -> dict[str, Any]:
             del outputs
         phases = dict(count.phases)
     highest = max(phases, key=lambda phase: phases[phase])
-    return {**found, "phases": phases, "peak": phases[highest], "peak_phase": highest, "reserved": count.allocator.reserved}
+    return {
+        **found,
+        "phases": phases,
+        "peak": phases[highest],
+        "peak_phase": highest,
+        "reserved": count.allocator.reserved,
+    }
 
 
 def record_on_gpu(run: Run, config: dict[str, Any]) -> dict[str, Any]:
@@ -161,10 +167,16 @@ def make_inputs(run: Run, config: dict[str, Any], device: str) -> dict[str, torc
         labels = torch.randint(0, 1000, (batch, run.get("target_len", length)))
         if "Image" in name:
             size = config.get("image_size", 224)
-            return {"pixel_values": torch.randn(batch, 3, size, size, dtype=dtype), "labels": torch.zeros(batch, dtype=torch.long)}
+            return {
+                "pixel_values": torch.randn(batch, 3, size, size, dtype=dtype),
+                "labels": torch.zeros(batch, dtype=torch.long),
+            }
         if "Whisper" in name:
             frames = 2 * config.get("max_source_positions", 1500)
-            return {"input_features": torch.randn(batch, config.get("num_mel_bins", 80), frames, dtype=dtype), "labels": labels}
+            return {
+                "input_features": torch.randn(batch, config.get("num_mel_bins", 80), frames, dtype=dtype),
+                "labels": labels,
+            }
         ids = torch.randint(0, 1000, (batch, length))
     return {"input_ids": ids, "labels": labels if "Conditional" in name else ids}
 
@@ -172,7 +184,10 @@ def make_inputs(run: Run, config: dict[str, Any], device: str) -> dict[str, torc
 def make_optimizer(optimizer: str | Run, trained: list[torch.nn.Parameter]) -> torch.optim.Optimizer | None:
     """The real one of its library."""
     spec = {"name": optimizer} if isinstance(optimizer, str) else dict(optimizer)
-    how = {"foreach": spec.get("implementation", "foreach") == "foreach", "fused": spec.get("implementation") == "fused"}
+    how = {
+        "foreach": spec.get("implementation", "foreach") == "foreach",
+        "fused": spec.get("implementation") == "fused",
+    }
     match spec["name"], spec.get("library"):
         case "none", _:
             return None

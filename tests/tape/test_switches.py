@@ -188,7 +188,9 @@ def test_dora_unpacks_the_whole_update() -> None:
     assert dora - plain > 2 * 4 * H * WIDTH
 
 
-@pytest.mark.parametrize("method", ["adalora", "loha", "lokr", "ia3", "vera", "oft", "prompt", "prefix", "p-tuning", "ln-tuning"])
+@pytest.mark.parametrize(
+    "method", ["adalora", "loha", "lokr", "ia3", "vera", "oft", "prompt", "prefix", "p-tuning", "ln-tuning"]
+)
 def test_every_method_is_followed(method: str) -> None:
     found = report(lora={"method": method})
     assert not [note for note in found.warnings if note.code in ("tape-failed", "block-not-modelled")]
@@ -204,7 +206,9 @@ def test_virtual_tokens_lengthen_the_sequence() -> None:
 
 def test_a_copy_is_trained_in_the_place_of_its_original() -> None:
     lora = {"rank": 16, "targets": ["q_proj"]}
-    more = memory(lora={**lora, "save_modules": ["lm_head"]}).components.gradients - memory(lora=lora).components.gradients
+    more = (
+        memory(lora={**lora, "save_modules": ["lm_head"]}).components.gradients - memory(lora=lora).components.gradients
+    )
     assert more == 2 * V * H
 
 

@@ -264,7 +264,9 @@ def attention(
         tape.autocast = autocast
 
 
-def _plain_attention(q: Value, k: Value, v: Value, mask: Value | None, p: float, *, causal: bool, gqa: bool) -> tuple[Value, Value]:
+def _plain_attention(
+    q: Value, k: Value, v: Value, mask: Value | None, p: float, *, causal: bool, gqa: bool
+) -> tuple[Value, Value]:
     """_scaled_dot_product_attention_math (aten/src/ATen/native/transformers/attention.cpp): (output, weights)."""
     dtype = q.dtype
     q32, k32, v32 = to(q, "fp32"), to(k, "fp32"), to(v, "fp32")

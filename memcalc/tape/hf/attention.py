@@ -99,9 +99,7 @@ def gpt_neox(t: Tape, block: Attention, x: Value, around: Around) -> Value:
 def phi3(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """Phi3Attention.forward: three slices of one projection (modeling_phi3.py)."""
     qkv = run(t, block.qkv, x, around)
-    q, k, v = (
-        heads(f.narrow(qkv, -1, n * block.head_dim), n) for n in (block.heads, block.kv_heads, block.kv_heads)
-    )
+    q, k, v = (heads(f.narrow(qkv, -1, n * block.head_dim), n) for n in (block.heads, block.kv_heads, block.kv_heads))
     q, k = rotated_part(q, k, around.rotary, block.rotary_dim)
     out = attend(t, block, q, k, v, around)
     return project(t, block, out, around)
@@ -225,7 +223,11 @@ def position_bias(t: Tape, block: Attention, q: Value, k: Value, around: Around)
     if not block.scores_bias:
         return None
     if block.own_bias:
-        return looked_up(t, block, q, k) if block.bias_table else t.new((1, block.heads, q.shape[-2], k.shape[-2]), q.dtype)
+        return (
+            looked_up(t, block, q, k)
+            if block.bias_table
+            else t.new((1, block.heads, q.shape[-2], k.shape[-2]), q.dtype)
+        )
     bias = around.cross_bias if block.cross else around.bias
     if bias is None:
         bias = looked_up(t, block, q, k) if block.bias_table else blank(t, block, q, k)

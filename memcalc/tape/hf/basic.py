@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.basic import Activation, Cast, Dropout, Embedding, Linear, Norm, ProductLinear, Raw, Scale, Softcap, TransposedLinear
+from memcalc.blocks.basic import (
+    Activation,
+    Cast,
+    Dropout,
+    Embedding,
+    Linear,
+    Norm,
+    ProductLinear,
+    Raw,
+    Scale,
+    Softcap,
+    TransposedLinear,
+)
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Gradients, Leaf, Node, record
 from memcalc.tape.hf import liger, quantized
@@ -95,7 +107,7 @@ def indices(t: Tape, kind: str, x: Value, around: Around) -> Value:
 
 
 @rule(Norm)
-def norm(t: Tape, block: Norm, x: Value, around: Around) -> Value:  # noqa: ARG001
+def norm(t: Tape, block: Norm, x: Value, around: Around) -> Value:
     """nn.LayerNorm, or LlamaRMSNorm.forward: fp32 inside, cast back before the weight (modeling_llama.py)."""
     if block.kind in ("rms", "rms-no-weight"):
         return rms_norm(t, block, x)
@@ -170,7 +182,7 @@ def t5_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
 
 
 @rule(Norm, "olmo")
-def olmo_norm(_: Tape, block: Norm, x: Value, around: Around) -> Value:  # noqa: ARG001
+def olmo_norm(_: Tape, block: Norm, x: Value, around: Around) -> Value:
     """OlmoLayerNorm.forward: fp32, no parameters (modeling_olmo.py)."""
     return f.to(f.layer_norm(f.to(x, "fp32"), None, None), x.dtype)
 
@@ -189,7 +201,7 @@ def cohere_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
 
 
 @rule(Cast)
-def cast(t: Tape, block: Cast, x: Value, around: Around) -> Value:  # noqa: ARG001
+def cast(t: Tape, block: Cast, x: Value, around: Around) -> Value:
     """x.to(dtype)."""
     return f.to(x, block.to if block.to == "fp32" else stored(t))
 
@@ -200,13 +212,13 @@ def stored(t: Tape) -> str:
 
 
 @rule(Scale)
-def scaled(_: Tape, block: Scale, x: Value, around: Around) -> Value:  # noqa: ARG001
+def scaled(_: Tape, block: Scale, x: Value, around: Around) -> Value:
     """x times a number."""
     return f.scale(x)
 
 
 @rule(Softcap)
-def softcap(_: Tape, block: Softcap, x: Value, around: Around) -> Value:  # noqa: ARG001
+def softcap(_: Tape, block: Softcap, x: Value, around: Around) -> Value:
     """cap * tanh(x / cap)."""
     x = f.scale(x)
     x = f.tanh(x)
@@ -214,7 +226,7 @@ def softcap(_: Tape, block: Softcap, x: Value, around: Around) -> Value:  # noqa
 
 
 @rule(Raw)
-def raw(_: Tape, block: Raw, x: Value, around: Around) -> Value:  # noqa: ARG001
+def raw(_: Tape, block: Raw, x: Value, around: Around) -> Value:
     """A parameter that its module reads, or (a mask token, a bias listed twice) nothing does: no operation of its own."""
     return x
 

@@ -135,7 +135,9 @@ def clamped(distances: Value | None) -> Value:
 
 def picked(scores: Value, where: Value) -> Value:
     """torch.gather along the last axis by the distance of each pair, the indices seen for every head."""
-    index = f.expand(f.reshape(where, *[1] * (len(scores.shape) - 2), *where.shape[-2:]), *scores.shape[:-1], where.shape[-1])
+    index = f.expand(
+        f.reshape(where, *[1] * (len(scores.shape) - 2), *where.shape[-2:]), *scores.shape[:-1], where.shape[-1]
+    )
     return f.take_along(scores, index, index.shape)
 
 

@@ -60,9 +60,7 @@ def gated_norm(t: Tape, block: Norm, x: Value, gate: Value) -> Value:
         return f.mul(t.weight("weight", (block.width,)), f.to(x, dtype))
 
 
-def scanned(
-    t: Tape, block: Mamba2, hidden: Value, step: Value, decay: Value, keys: Value, queries: Value
-) -> Value:
+def scanned(t: Tape, block: Mamba2, hidden: Value, step: Value, decay: Value, keys: Value, queries: Value) -> Value:
     """mamba2_chunk_scan around its products: the time step, heads, padding to whole chunks, and D."""
     b, s, groups = hidden.shape[0], hidden.shape[1], block.state_groups
     hidden = f.view(hidden, b, s, block.heads, block.head_dim)

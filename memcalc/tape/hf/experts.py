@@ -48,7 +48,10 @@ def choose(t: Tape, block: Moe, rows: Value, around: Around) -> tuple[Value, Val
     """(weights, experts) of every token, [tokens, top_k] each."""
     around.chosen = None
     run(t, block.router, rows, around)
-    weights, chosen = around.chosen or (t.new((rows.shape[0], block.top_k), "fp32"), t.new((rows.shape[0], block.top_k), "int64"))
+    weights, chosen = around.chosen or (
+        t.new((rows.shape[0], block.top_k), "fp32"),
+        t.new((rows.shape[0], block.top_k), "int64"),
+    )
     around.chosen = None
     return weights, chosen
 

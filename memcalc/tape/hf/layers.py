@@ -73,7 +73,7 @@ def total(t: Tape, block: Sum, x: Value, around: Around) -> Value:
 
 
 @rule(Unused)
-def unused(_: Tape, block: Unused, x: Value, around: Around) -> Value:  # noqa: ARG001
+def unused(_: Tape, block: Unused, x: Value, around: Around) -> Value:
     """Nothing runs."""
     return x
 
@@ -97,7 +97,10 @@ def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:
     first = x
     for number, index in enumerate(samples):
         layer, name = named[index]
-        t.path, t.instance = f"{path}.{name}" if path else name, f"{outer}/{number if block.shared == 1 else index // block.shared}"
+        t.path, t.instance = (
+            f"{path}.{name}" if path else name,
+            f"{outer}/{number if block.shared == 1 else index // block.shared}",
+        )
         marks.mark(t)
         t.like = order.count(number)
         if setting.checkpoint and index % setting.every == 0 and block.recompute != "never":

@@ -17,9 +17,13 @@ if TYPE_CHECKING:
     from memcalc.tape.values import Value
 
 
-def language_model_loss(t: Tape, model: Model, heads: tuple[Block, ...], hidden: Value, labels: Value) -> tuple[Value, Value]:
+def language_model_loss(
+    t: Tape, model: Model, heads: tuple[Block, ...], hidden: Value, labels: Value
+) -> tuple[Value, Value]:
     """(loss, what the model's outputs hold) of a causal language model, by the loss that the run asks for."""
-    heads = tuple(part for head in heads for part in (head.blocks if type(head) is Sequence and not head.name else (head,)))
+    heads = tuple(
+        part for head in heads for part in (head.blocks if type(head) is Sequence and not head.name else (head,))
+    )
     if t.setting.loss == "chunked":
         return chunked_loss(t, heads, hidden, labels)
     if t.setting.loss == "fused-linear" and linear_head(heads):

@@ -103,7 +103,9 @@ def vera(t: Tape, x: Value, out: Value) -> Value:
     if after is None or between is None:
         return out
     rank, dtype = between.shape[0], out.dtype
-    down, up = (f.expand(t.new((), between.dtype).detach(), *shape) for shape in ((rank, x.shape[-1]), (after.shape[0], rank)))
+    down, up = (
+        f.expand(t.new((), between.dtype).detach(), *shape) for shape in ((rank, x.shape[-1]), (after.shape[0], rank))
+    )
     x = f.to(x, between.dtype)
     inner = f.mul(between, f.linear(f.dropout(x, t.setting.lora_dropout), down))
     return f.to(f.add(out, f.mul(after, f.linear(inner, up))), dtype)

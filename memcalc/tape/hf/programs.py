@@ -88,7 +88,11 @@ def inputs(t: Tape, model: Model) -> tuple[Value, Value]:
     source = next((cast("Encoder", part).source for _, part in model.body.groups() if part.duty == "encoder"), ())
     if model.kind == "speech":
         return waveform(t), t.given((s.batch,), "int64")
-    ids = t.given((s.batch, *(size or s.seq for size in source)), s.weights) if source else t.given((s.batch, s.seq), "int64")
+    ids = (
+        t.given((s.batch, *(size or s.seq for size in source)), s.weights)
+        if source
+        else t.given((s.batch, s.seq), "int64")
+    )
     match model.kind:
         case "causal-lm" | "masked-lm":
             return ids, ids

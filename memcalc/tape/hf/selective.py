@@ -23,12 +23,23 @@ def selective(t: Tape, block: Mamba, x: Value, around: Around) -> Value:
     hidden, gate = f.chunk(projected, 2, 1)
     hidden = f.transpose(causal_conv(t, block.conv, hidden, block.activation), 1, 2)  # type: ignore[arg-type]
     parts = f.split(run(t, block.x_proj, hidden, around), (block.dt_rank, block.state, block.state))
-    step, keys, queries = (run(t, norm, p, around) for norm, p in zip(block.norms, parts, strict=True)) if block.norms else parts
+    step, keys, queries = (
+        (run(t, norm, p, around) for norm, p in zip(block.norms, parts, strict=True)) if block.norms else parts
+    )
     with inside(t, block.dt_proj):  # type: ignore[arg-type]
         step = f.matmul(t.weight("weight", (block.inner, block.dt_rank)), f.transpose(step, 1, 2))
         bias = f.to(t.weight("bias", (block.inner,)), "fp32")
     skip = f.to(t.weight("D", (block.inner,)), "fp32")
-    out = scan(t, f.transpose(hidden, 1, 2), f.add(step, f.unsqueeze(f.to(bias, step.dtype), -1)), decay, keys, queries, skip, gate)
+    out = scan(
+        t,
+        f.transpose(hidden, 1, 2),
+        f.add(step, f.unsqueeze(f.to(bias, step.dtype), -1)),
+        decay,
+        keys,
+        queries,
+        skip,
+        gate,
+    )
     return run(t, block.out_proj, f.to(f.transpose(out, 1, 2), x.dtype), around)
 
 

@@ -33,7 +33,9 @@ def hybrid(t: Tape, block: Hybrid, x: Value, around: Around) -> Value:
     with inside(t, recurrent):
         ((norm, mixer),) = (part.parts() for part in recurrent.parts())
         both = f.add(x, out)
-        if t.saving and isinstance(both.node, Node):  # a checkpoint in the layer's: it holds on to what it is given by name
+        if t.saving and isinstance(
+            both.node, Node
+        ):  # a checkpoint in the layer's: it holds on to what it is given by name
             both.node.saved.append(out.detach())
         out = run(t, mixer, run(t, norm, both, around), around)
         del both

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 @rule(WeightNormConv)
 def position_conv(t: Tape, block: WeightNormConv, x: Value, _: Around) -> Value:
     """Wav2Vec2PositionalConvEmbedding.forward: over time, the one frame too many of an even kernel cut off."""
-    direction = t.weight("parametrizations.weight.original1", (block.outputs, block.inputs // block.conv_groups, *block.kernel))
+    direction = t.weight(
+        "parametrizations.weight.original1", (block.outputs, block.inputs // block.conv_groups, *block.kernel)
+    )
     length = t.weight("parametrizations.weight.original0", (1, 1, block.kernel[-1]))
     weight = f.weight_norm(direction, length)
     frames = x.shape[1]

@@ -106,7 +106,9 @@ def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     for part in block.before:  # a group norm over channels
         x = f.transpose(run(t, part, f.transpose(x, 1, 2), around), 1, 2)
     read = around.encoder if block.cross and around.encoder is not None else x
-    q, k, v = (run(t, part, source, around) for part, source in ((block.q, x), (block.k, read), (block.v, read)) if part)
+    q, k, v = (
+        run(t, part, source, around) for part, source in ((block.q, x), (block.k, read), (block.v, read)) if part
+    )
     q, k, v = heads(q, block.heads), heads(k, block.kv_heads), heads(v, block.kv_heads)
     q = run(t, block.q_norm, q, around) if block.q_norm else q
     k = run(t, block.k_norm, k, around) if block.k_norm else k

@@ -47,7 +47,11 @@ def attention_of_windows(t: Tape, block: WindowLayer, x: Value, around: Around) 
     batch, width = x.shape[0], x.shape[-1]
     (rows, columns), size = block.map, block.size
     high, wide = (-(-n // size) * size for n in block.map)
-    x = f.clone(f.view(x, batch, rows, columns, width)) if (high, wide) == block.map else padded(x, block.map, (high, wide))
+    x = (
+        f.clone(f.view(x, batch, rows, columns, width))
+        if (high, wide) == block.map
+        else padded(x, block.map, (high, wide))
+    )
     rolled = f.roll(x) if block.shifted else x
     windows = cut(rolled, size)
     kept = [rolled] if block.behind else []  # Swinv2Layer has names for them
