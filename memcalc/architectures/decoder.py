@@ -78,7 +78,7 @@ def attention(
     out_bias: bool | None = None,
     out: str = "o_proj",
     **more: Any,
-) -> Attention:  # noqa: ANN401, E501
+) -> Attention:
     """Rotary grouped-query attention with separate projections q_proj, k_proj, v_proj and `out`."""
     heads, kv, dim = c.num_attention_heads, kv_heads(c), head_dim(c)
     more.setdefault("rotary_dim", rotary_dim(c))

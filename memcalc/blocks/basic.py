@@ -177,6 +177,9 @@ class Softcap(Block):
 
 @dataclass(frozen=True, slots=True)
 class Select(Block):
-    """What a head reads of the tokens: the 'first' (class) token, the 'mean' of all, or 'first+mean', concatenated; the 'last', or the 'end' of a text, looked up."""
+    """What a head reads of the tokens: the 'first' (class) token, the 'mean' of all, or 'first+mean', concatenated.
+
+    The 'last', or the 'end' of a text, is looked up.
+    """
 
     what: Literal["first", "mean", "first+mean", "last", "end"] = "first"

@@ -37,9 +37,8 @@ def main(
         cards = matching("models", asked, "memcalc models")
         shown = [{"model": c["id"], "parameters": format_count(c["parameters"]), "architecture": c["architecture"],
                   "aliases": ", ".join(c.get("aliases", []))} for c in cards]  # fmt: skip
-        full: list[dict[str, Any]] = [
-            {k: c[k] for k in ("id", "parameters", "architecture", "aliases", "source") if k in c} for c in cards
-        ]
+        kept = ("id", "parameters", "architecture", "aliases", "source")
+        full: list[dict[str, Any]] = [{k: c[k] for k in kept if k in c} for c in cards]
         text = render_rows("models", shown, full, chosen, sheet)
     write(text, output)
 

@@ -96,8 +96,8 @@ def record(
     formula: Formula,
     inputs: tuple[Value | None, ...],
     saved: tuple[Value | None, ...] = (),
-    meta: Any = None,
-) -> Node | None:  # noqa: E501, ANN401
+    meta: Any = None,  # noqa: ANN401 - what each formula asks for
+) -> Node | None:
     """The node of an operation, with its inputs saved before it runs; None where no gradient will be asked for."""
     if not tape.grad_enabled:
         return None

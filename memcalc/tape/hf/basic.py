@@ -68,7 +68,7 @@ def embedding(t: Tape, block: Embedding, x: Value, around: Around) -> Value:
         out = f.embedding(x, weight)
         out = f.scale(out) if block.scaled else out
         if t.weights.adapters:
-            out = prompted(t, embedded(t, x, out))
+            out = prompted(t, asking(t, embedded(t, x, out)))
         if around.holds:
             t.held.append(out)
         return with_images(t, asking(t, out), around)

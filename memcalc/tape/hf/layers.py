@@ -64,7 +64,7 @@ def parallel(t: Tape, block: Parallel, x: Value, around: Around) -> Value:
 
 @rule(Sum)
 def total(t: Tape, block: Sum, x: Value, around: Around) -> Value:
-    """f(x) + g(x) + …"""
+    """The sum of branches that all read x."""
     out = run(t, block.branches[0], x, around)
     for branch in block.branches[1:]:
         later = run(t, branch, x, around)
