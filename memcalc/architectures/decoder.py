@@ -77,7 +77,7 @@ def attention(
     bias: bool = False,
     out_bias: bool | None = None,
     out: str = "o_proj",
-    **more: Any,
+    **more: Any,  # noqa: ANN401 - fields of Attention
 ) -> Attention:
     """Rotary grouped-query attention with separate projections q_proj, k_proj, v_proj and `out`."""
     heads, kv, dim = c.num_attention_heads, kv_heads(c), head_dim(c)
