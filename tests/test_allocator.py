@@ -48,14 +48,41 @@ def test_the_smallest_block_that_fits_is_taken_and_neighbours_merge() -> None:
 
 
 @pytest.mark.parametrize("size", [512, 3 * MIB, 11 * MIB, 12 * MIB + 512])
-def test_keeping_many_is_the_same_as_one_after_the_other(size: int) -> None:
+def test_asking_for_many_is_the_same_as_one_after_the_other(size: int) -> None:
     one, many = CachingAllocator(), CachingAllocator()
     for allocator in (one, many):
         allocator.free(allocator.malloc(40 * MIB))
     for _ in range(9):
         one.malloc(size)
-    many.keep(size, 9)
+    many.malloc(size, 9)
     assert one.reserved == many.reserved
-    assert one.malloc(2 * MIB) is not None
+    one.malloc(2 * MIB)
     many.malloc(2 * MIB)
     assert one.reserved == many.reserved
+
+
+def test_of_many_like_blocks_one_is_told_apart_where_only_one_is_used() -> None:
+    allocator = CachingAllocator()
+    held = allocator.malloc(32 * MIB, 5)
+    allocator.free(held)
+    one, rest = allocator.malloc(20 * MIB), allocator.malloc(32 * MIB, 4)
+    assert allocator.reserved == 160 * MIB
+    allocator.malloc(12 * MIB)  # beside the one
+    assert allocator.reserved == 160 * MIB
+    allocator.free(rest)
+    allocator.free(one)
+    allocator.malloc(32 * MIB, 4)
+    allocator.malloc(20 * MIB)
+    assert allocator.reserved == 160 * MIB
+
+
+def test_what_shares_a_segment_with_a_part_is_given_back_whole() -> None:
+    allocator = CachingAllocator()
+    first, second = allocator.malloc(32 * MIB, 4), None
+    allocator.free(first)
+    first, second = allocator.malloc(8 * MIB, 4), allocator.malloc(8 * MIB, 4)
+    allocator.malloc(16 * MIB, 1)  # takes the rest of one of the four segments: its neighbours are told apart, too
+    allocator.free(first)
+    allocator.free(second)
+    allocator.malloc(32 * MIB, 3)
+    assert allocator.reserved == 128 * MIB
