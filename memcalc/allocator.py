@@ -24,7 +24,9 @@ class Block:
 
     __slots__ = ("before", "behind", "entry", "holder", "size", "small", "times")
 
-    def __init__(self, size: int, small: bool, times: int, before: Block | None = None, behind: Block | None = None) -> None:
+    def __init__(
+        self, size: int, small: bool, times: int, before: Block | None = None, behind: Block | None = None
+    ) -> None:
         self.size, self.small, self.times, self.before, self.behind = size, small, times, before, behind
         self.entry = 0
         self.holder: list[Block] | None = None
@@ -74,7 +76,8 @@ class CachingAllocator:
 
     def _segment(self, size: int, small: bool, times: int) -> Block:
         """New segments, so many that `times` blocks fill them, or one."""
-        taken = SMALL_SEGMENT if small else LARGE_SEGMENT if size < OWN_SEGMENT else -(-size // ROUND_SEGMENT) * ROUND_SEGMENT
+        own = -(-size // ROUND_SEGMENT) * ROUND_SEGMENT
+        taken = SMALL_SEGMENT if small else LARGE_SEGMENT if size < OWN_SEGMENT else own
         segments = max(1, times // (taken // size))
         self.reserved += taken * segments
         return Block(taken, small, segments)

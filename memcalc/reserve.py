@@ -46,7 +46,9 @@ def reserved(recording: Recording, weights: list[tuple[int, int]], trained: list
     outputs = step.number.get((recording.outputs, -1))
     kept: list[Block] = []
     for first in (True, False):
-        blocks = _run(allocator, births, counts, _without_previous(moves) if outputs and first else moves[bool(outputs) :], kept)
+        blocks = _run(
+            allocator, births, counts, _without_previous(moves) if outputs and first else moves[bool(outputs) :], kept
+        )
         _optimizer_step(allocator, trained, floor, first=first)
         for number, block in enumerate(blocks):
             if number == outputs:
@@ -146,7 +148,8 @@ class Moves:
         self.births: list[int] = []
         self.counts: list[int] = []
         self.moves: list[int] = []
-        self.number: dict[tuple[int, int], int] = {}  # (storage, group; ~group - 1: let go by the group itself) -> block
+        # (storage, group) -> block; the group is ~group - 1 for what the group itself lets go
+        self.number: dict[tuple[int, int], int] = {}
         self.home: dict[int, tuple[int, int, int, tuple[int, int]]] = {}  # storage -> stack, sample, direction, mark
         self.like: dict[tuple[int, int, int], dict[tuple[int, int], int]] = {}  # a slice's storages by their marks
         self.single: set[int] = set()  # storages that are there once, however many layers are replayed at once
