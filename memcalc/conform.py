@@ -12,7 +12,7 @@ from functools import lru_cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Le
+from memcalc.bounds import Ge, Le
 
 T = TypeVar("T", bound=object)
 
@@ -72,9 +72,8 @@ def _first(hints: tuple[Any, ...], value: Any) -> Any:  # noqa: ANN401
 
 
 def _bounded(value: Any, bounds: list[Any]) -> Any:  # noqa: ANN401
-    for bound in bounds:
-        if (isinstance(bound, Ge) and value < bound.ge) or (isinstance(bound, Le) and value > bound.le):
-            raise Doubt
+    if not all(bound.holds(value) for bound in bounds if isinstance(bound, (Ge, Le))):
+        raise Doubt
     return value
 
 

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from annotated_types import Ge, Le
-
+from memcalc.bounds import Ge, Le
 from memcalc.errors import Fault
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,16 +10,19 @@ from memcalc.errors import UnknownName, UsageError
 from memcalc.models import is_model_name
 from memcalc.presets import index
 from memcalc.question import Question
-from memcalc.reading import STDIN, parse_document, read_document
 from memcalc.run import keys
 from memcalc.spelling import SHORTHAND
 from memcalc.validation import parse_run
-from memcalc.yaml_tree import NotYaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+STDIN = "-"
 _OF_A_CONFIG = ("model_type", "_class_name", "architectures")
+
+
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9._/+-]*", re.ASCII)  # a word that is text in YAML, but for these
+_NOT_TEXT = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
 
 
 def asked(source: str | None, flags: Mapping[str, str | None], changes: Iterable[str]) -> Question:
@@ -49,6 +53,8 @@ def _from_source(source: str | None) -> tuple[dict[str, Any], str, Any, Path | N
         return {"model": source}, "the command line", None, None
     if source != STDIN and not _is_path(source):
         raise UnknownName("model", source, index()["models"], "memcalc models (or name a file that exists)")
+    from memcalc.reading import read_document  # noqa: PLC0415 - only files need it
+
     document = read_document(source)
     beside = None if source == STDIN else Path(source).parent
     if "model" not in document.data and any(key in document.data for key in _OF_A_CONFIG):
@@ -70,6 +76,11 @@ def value(text: str) -> Any:  # noqa: ANN401 - whatever YAML holds
     stripped = text.strip()
     if not stripped or "\n" in stripped:
         return text
+    if _PLAIN.fullmatch(stripped) and stripped.lower() not in _NOT_TEXT:
+        return stripped
+    from memcalc.reading import parse_document  # noqa: PLC0415 - most flags are plain words
+    from memcalc.yaml_tree import NotYaml  # noqa: PLC0415
+
     try:
         return parse_document(f"value: {stripped}", "the command line").data["value"]
     except NotYaml:
