@@ -40,8 +40,8 @@ class Step:
         run = self.run
         length = f"x{run['seq_len']}" if "seq_len" in run else ""
         kept = "outputs kept" if run.get("keep_outputs") else ""
-        words = (run["precision"], run["attention"], _word(run["checkpointing"]), f"{run['batch_size']}{length}",
-                 _optimizer(run["optimizer"]), _lora(run.get("lora")), kept, *_switches(run))  # fmt: skip
+        words = (run["precision"], run.get("attention", "sdpa"), _word(run.get("checkpointing", "none")), f"{run['batch_size']}{length}",
+                 _optimizer(run.get("optimizer", "adamw")), _lora(run.get("lora")), kept, *_switches(run))  # fmt: skip
         return " · ".join((self.model, *(word for word in words if word)))
 
 
@@ -82,6 +82,12 @@ def steps() -> tuple[Step, ...]:
     here = Path(__file__).parent
     rows = (step for path in sorted((here / "steps").glob("*.jsonl")) for step in _lines(path))
     return (*(step for file in FILES for step in _read(here / file)), *rows)
+
+
+@lru_cache(maxsize=1)
+def misses() -> tuple[Step, ...]:
+    """Recorded steps that memcalc is known to miss a bound on, most of them on `reserved`: kept in sight until mended."""
+    return tuple(_lines(Path(__file__).with_name("misses.jsonl")))
 
 
 def _lines(path: Path) -> Iterator[Step]:

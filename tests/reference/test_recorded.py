@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.reference.recorded import Step, estimated, steps
+from tests.reference.recorded import Step, estimated, misses, steps
 
 PEAK, ACTIVATIONS, RESERVED = 0.005, 0.01, 0.08
 
@@ -23,3 +23,11 @@ def test_recorded_step(step: Step) -> None:
 def test_the_usual_error_is_far_smaller() -> None:
     errors = sorted(abs(estimated(step).peak_allocated / step.peak - 1) for step in steps())
     assert errors[len(errors) // 2] < 1e-4
+
+
+@pytest.mark.xfail(
+    reason="known to miss a bound; once it passes, the row belongs among the recorded steps", strict=True
+)
+@pytest.mark.parametrize("step", misses(), ids=lambda step: step.name)
+def test_known_miss(step: Step) -> None:
+    test_recorded_step(step)
