@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memcalc.curve import EMPTY
+from memcalc.gpus import communicator_bytes
 from memcalc.question import Question
 from memcalc.report import (
     COMPONENTS,
@@ -80,7 +81,7 @@ def memory_of(plan: Plan, book: Ledger) -> Memory:
     peak = sum(at_peak.values())
     reserved = max(step.reserved if step else 0, peak)
     pageable, paged = book.host
-    context = plan.gpu.context if plan.gpu else 0
+    outside = _outside(plan)
     return Memory(
         components=Components(**held, activations=step.activations if step else 0, temporary=at_peak["temporary"]),
         persistent=sum(held.values()),
@@ -89,11 +90,21 @@ def memory_of(plan: Plan, book: Ledger) -> Memory:
         peak_phase=phase,
         at_peak=Components(**at_peak),
         reserved=reserved,
-        outside_allocator=Outside(context=context),
-        total=reserved + context,
+        outside_allocator=outside,
+        total=reserved + outside.context + outside.communicators,
         host=Host(pinned=plan.placement.hosted(book) + (step.pinned if step else 0), pageable=pageable + paged),
         curve=step.curve if step else EMPTY,
     )
+
+
+def _outside(plan: Plan) -> Outside:
+    """What the process takes besides the allocator: the runtime's context, and a communicator between several GPUs."""
+    if plan.gpu is None:
+        return Outside()
+    nccl = communicator_bytes(plan.gpu, plan.run.gpus)
+    if nccl:
+        plan.notes.assume("gpus", "communicator", "one NCCL communicator, from sizes measured on like links")
+    return Outside(context=plan.gpu.context, communicators=nccl)
 
 
 def _live(held: dict[str, int], step: Timeline | None) -> tuple[dict[str, int], Phase, dict[str, int]]:

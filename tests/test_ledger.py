@@ -120,3 +120,12 @@ def test_the_parts_add_up(run: dict[str, Any]) -> None:
     assert sum(asdict(memory.at_peak).values()) == memory.peak_allocated
     assert memory.peak_allocated == max(asdict(memory.phases).values())
     assert memory.total == memory.reserved + memory.outside_allocator.context + memory.outside_allocator.communicators
+
+
+def test_several_gpus_have_a_communicator_outside_the_allocator() -> None:
+    """The sizes are those of presets/overheads: 1100 MiB over NVSwitch, none for one GPU."""
+    alone = estimate({"model": "gpt2", "gpu": "h100"}).memory
+    many = estimate({"model": "gpt2", "gpu": "h100", "gpus": 8}).memory
+    assert alone.outside_allocator.communicators == 0
+    assert many.outside_allocator.communicators == 1100 * 2**20
+    assert many.total - alone.total == 1100 * 2**20

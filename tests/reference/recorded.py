@@ -40,8 +40,9 @@ class Step:
         run = self.run
         length = f"x{run['seq_len']}" if "seq_len" in run else ""
         kept = "outputs kept" if run.get("keep_outputs") else ""
-        words = (run["precision"], run.get("attention", "sdpa"), _word(run.get("checkpointing", "none")), f"{run['batch_size']}{length}",
-                 _optimizer(run.get("optimizer", "adamw")), _lora(run.get("lora")), kept, *_switches(run))  # fmt: skip
+        mode = run.get("attention", "sdpa"), _word(run.get("checkpointing", "none"))
+        words = (run["precision"], *mode, f"{run['batch_size']}{length}", _optimizer(run.get("optimizer", "adamw")),
+                 _lora(run.get("lora")), kept, *_switches(run))  # fmt: skip
         return " · ".join((self.model, *(word for word in words if word)))
 
 
