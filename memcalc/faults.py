@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from memcalc.errors import Fault, RunInvalid, nearest_names, shorten
 from memcalc.run import Run, Sharding
-from memcalc.spelling import SHORTHAND, spelled_out
+from memcalc.spelling import LISTS, SHORTHAND, spelled_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -46,6 +46,9 @@ def schema() -> dict[str, Any]:
     for key, inner in SHORTHAND.items():
         made["properties"][key] = {"anyOf": [{"type": ["string", "integer", "boolean", "null"]}, made["properties"][key]],
                                    "description": f"a word or number stands for its `{inner}`"}  # fmt: skip
+    for key in LISTS:
+        made["properties"][key] = {"anyOf": [{"type": ["string", "null"]}, made["properties"][key]],
+                                   "description": "one item may stand for a list of one"}  # fmt: skip
     return made
 
 
@@ -65,6 +68,10 @@ def _unknown(kind: type, given: Mapping[str, Any], path: str) -> Iterator[Fault]
                 yield Fault(shorten(where), f"unknown key; {hint}")
         elif isinstance(value, dict) and (inner := _dataclass_of(kind, key)):
             yield from _unknown(inner, value, f"{where}.")
+        elif isinstance(value, (list, tuple)) and (inner := _item_of(kind, key)):
+            for i, item in enumerate(value):
+                if isinstance(item, dict):
+                    yield from _unknown(inner, item, f"{where}.{i}.")
 
 
 def _booleans(kind: type, given: Mapping[str, Any], path: str) -> Iterator[Fault]:
@@ -89,6 +96,13 @@ def _hint(kind: type, key: str) -> tuple[Any, ...]:
 
 def _dataclass_of(kind: type, key: str) -> type | None:
     return next((h for h in _hint(kind, key) if isinstance(h, type) and is_dataclass(h)), None)
+
+
+def _item_of(kind: type, key: str) -> type | None:
+    """The dataclass that the items of a list are, where they are one."""
+    hint = get_type_hints(kind)[key]
+    item = get_args(hint)[0] if get_origin(hint) is tuple else None
+    return item if isinstance(item, type) and is_dataclass(item) else None
 
 
 def _takes_number(kind: type, key: str) -> bool:

@@ -49,14 +49,36 @@ class Sharding:
 
 @dataclass(frozen=True, kw_only=True)
 class Parallel:
-    """Degrees of model parallelism; the data-parallel degree is what remains of `gpus`."""
+    """Degrees of model parallelism; the data-parallel degree is what remains of `gpus`.
+
+    `expert_tensor` is the tensor degree of experts where it differs from `tensor`; `virtual` how many chunks of the
+    model each pipeline stage holds.
+    """
 
     tensor: Count = 1
     pipeline: Count = 1
     context: Count = 1
     expert: Count = 1
+    expert_tensor: Count | None = None
+    virtual: Count = 1
     sequence: bool = False
     schedule: Literal["1f1b", "interleaved", "gpipe", "zero-bubble", "dualpipe"] = "1f1b"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Companion:
+    """A further model held beside the one that is trained: DPO's reference, PPO's reward and value models, an EMA copy.
+
+    `model` is `same` or another; `dtype` what its weights are stored in (None: as the model's own). A `trainable` one
+    (PPO's value model) has gradients and optimizer states. `forward` is whether it runs in the step (None: unless it is
+    an exponential moving average).
+    """
+
+    role: Literal["reference", "reward", "value", "teacher", "ema"]
+    model: Spec = "same"
+    dtype: Literal["fp32", "bf16", "fp16"] | None = None
+    trainable: bool = False
+    forward: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +97,9 @@ class Budget:
 class Run:
     """What the user asked. Bytes appear as written ("80GiB"); presets by name; resolution comes later.
 
-    `batch_size` is the micro batch of one GPU; `seq_len` None means 2048, capped by the model.
+    `batch_size` is the micro batch of one GPU; `seq_len` None means 2048, capped by the model. With `packing` its
+    sequences lie in one row, without padding. `train` and `freeze` are patterns of tensor names: only what `train`
+    matches learns, where it names any, and nothing that `freeze` matches. `companions` are further models on the GPU.
     """
 
     model: Spec
@@ -84,6 +108,7 @@ class Run:
     batch_size: Count = 1
     seq_len: Count | None = None
     target_len: Count | None = None
+    packing: bool = False
     grad_accum: Count = 1
     checkpointing: Checkpointing = Checkpointing()
     attention: Literal["eager", "sdpa", "flash"] = "sdpa"
@@ -91,7 +116,10 @@ class Run:
     keep_outputs: bool = False
     implementation: Literal["hf", "hf-liger", "megatron"] = "hf"
     lora: Lora | None = None
+    train: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
     quantize: Spec | None = None
+    companions: tuple[Companion, ...] = ()
     gpu: str | None = None
     gpus: Count = 1
     sharding: Sharding | None = None

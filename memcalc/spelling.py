@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 # what a bare word or number means where a mapping may stand
 SHORTHAND = {"checkpointing": "mode", "loss": "kind", "sharding": "strategy", "lora": "rank"}
+LISTS = ("train", "freeze", "companions")  # one item may stand for a list of one
 # words for "not at all" that YAML turns into false or null, and what they mean for these keys
 ABSENT = {
     "precision": "fp32",
@@ -32,6 +33,8 @@ def spelled_out(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _long(key: str, value: object) -> object:
+    if key in LISTS:
+        return _listed(key, value)
     if value is True and key in ALWAYS:
         value = ALWAYS[key]
     if key in ABSENT and (value is None or value is False or value in ("none", "no", "off")):
@@ -40,6 +43,17 @@ def _long(key: str, value: object) -> object:
         return {SHORTHAND[key]: value}
     if key in ("gpu", "model", "precision") and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
+    return value
+
+
+def _listed(key: str, value: object) -> object:
+    """A list, also where one item or a word for nothing stands for it; a companion's bare word is its role."""
+    if value is None or value is False or value == "none":
+        return ()
+    if isinstance(value, (str, dict)):
+        value = [value]
+    if key == "companions" and isinstance(value, (list, tuple)):
+        return [{"role": item} if isinstance(item, str) else item for item in value]
     return value
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from memcalc.conform import Doubt, conform
 from memcalc.errors import RunInvalid
 from memcalc.faults import judge, schema
-from memcalc.run import Checkpointing, Run, Sharding, keys
+from memcalc.run import Checkpointing, Companion, Parallel, Run, Sharding, keys
 from memcalc.spelling import spelled_out
 from memcalc.validation import parse_run
 
@@ -32,6 +32,15 @@ SHORTHANDS = [
     ({"quantize": "none"}, "quantize", None),
     ({"gpu": 80}, "gpu", "80"),
     ({"batch_size": "8"}, "batch_size", 8),
+    ({"freeze": "lm_head"}, "freeze", ("lm_head",)),
+    ({"train": ["*.bias", "*norm*"]}, "train", ("*.bias", "*norm*")),
+    ({"train": "none"}, "train", ()),
+    ({"companions": "reference"}, "companions", (Companion(role="reference"),)),
+    (
+        {"companions": ["ema", {"role": "value", "trainable": True}]}, "companions",
+        (Companion(role="ema"), Companion(role="value", trainable=True)),
+    ),
+    ({"parallel": {"virtual": 2, "expert_tensor": 1}}, "parallel", Parallel(virtual=2, expert_tensor=1)),
 ]  # fmt: skip
 
 
@@ -65,6 +74,9 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"optimiser": "adamw"}, "optimiser", "did you mean optimizer?"),
     ({"gpus": 0}, "gpus", "at least 1"),
     ({"parallel": {"tensor": 0}}, "parallel.tensor", "at least 1"),
+    ({"companions": ["referense"]}, "companions.0.role", "did you mean reference?"),
+    ({"companions": [{"role": "ema", "modle": "7b"}]}, "companions.0.modle", "did you mean model"),
+    ({"packing": 3}, "packing", "not true or false"),
     ({"keep_outputs": "perhaps"}, "keep_outputs", "not true or false"),
 ]
 
@@ -105,7 +117,7 @@ def test_the_schema_knows_every_key_of_a_run() -> None:
 VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(-2, 10**10), st.floats(), st.sampled_from(["none", "full", "fsdp", "sdpa", "8", "x"]),
     st.fixed_dictionaries({}, optional={"rank": st.integers(-1, 64), "mode": st.just("full"), "tensor": st.integers(0, 9)}),
-    st.lists(st.text(max_size=3), max_size=2),
+    st.lists(st.one_of(st.text(max_size=3), st.fixed_dictionaries({"role": st.sampled_from(["ema", "x"])})), max_size=2),
 )  # fmt: skip
 
 

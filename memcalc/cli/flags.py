@@ -76,6 +76,9 @@ def _asked(
     target_len: Annotated[
         str | None, _flag("Tokens of a target sequence (encoder-decoders).", "--target-len", metavar="N")
     ] = None,
+    packing: Annotated[
+        bool, typer.Option("--packing", help="The sequences of a micro batch in one row, without padding.")
+    ] = False,
     grad_accum: Annotated[str | None, _flag("Micro batches per step.", "--grad-accum", metavar="N")] = None,
     checkpointing: Annotated[str | None, _flag("none, full or selective.", "--checkpointing")] = None,
     attention: Annotated[str | None, _flag("eager, sdpa or flash.", "--attention")] = None,
@@ -95,8 +98,9 @@ def _asked(
 ) -> Asked:
     flags = {
         "model": model, "precision": precision, "optimizer": optimizer, "batch_size": batch_size, "seq_len": seq_len,
-        "target_len": target_len, "grad_accum": grad_accum, "checkpointing": checkpointing, "attention": attention,
-        "loss": loss, "keep_outputs": "true" if keep_outputs else None, "implementation": implementation, "lora": lora,
+        "target_len": target_len, "packing": "true" if packing else None, "grad_accum": grad_accum,
+        "checkpointing": checkpointing, "attention": attention, "loss": loss,
+        "keep_outputs": "true" if keep_outputs else None, "implementation": implementation, "lora": lora,
         "quantize": quantize, "gpu": gpu, "gpus": gpus, "sharding": sharding, "offload": offload, "margin": margin,
     }  # fmt: skip
     return Asked(source, flags, tuple(change or ()))
