@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from memcalc.curve import EMPTY, Curve, curve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from memcalc.tape.recorder import Layers
     from memcalc.tape.step import Recording
@@ -38,9 +39,9 @@ class Timeline:
     """One training step in bytes. `base` is there all along; the rest comes on top, and is included in every figure.
 
     `phases` holds each phase's own maximum, `peak` the largest of them. `at_peak` adds up to `peak` exactly.
-    `activations` is what autograd and the program hold when the forward pass ends, beyond the base, inputs included. `curve`
-    samples the live bytes over the whole step. `reserved` is what the caching allocator has taken from the device,
-    `pinned` what of the activations waits in host memory.
+    `activations` is what autograd and the program hold when the forward pass ends, beyond the base, inputs included.
+    `pinned` is what of the activations waits in host memory. What takes longer to find is found when it is asked for:
+    `replay` and `draw` say how.
     """
 
     base: Mapping[str, int]
@@ -53,14 +54,29 @@ class Timeline:
     after_backward: int
     gradients: int
     step_temporaries: int
-    reserved: int = 0
-    curve: Curve = EMPTY
     unmodelled: tuple[str, ...] = field(default=())
     pinned: int = 0
+    replay: Callable[[], int] = int
+    draw: Callable[[], Curve] = lambda: EMPTY
+
+    @cached_property
+    def reserved(self) -> int:
+        """What the caching allocator has taken from the device; 0 where it is not replayed."""
+        return self.replay()
+
+    @cached_property
+    def curve(self) -> Curve:
+        """Samples of the live bytes over the whole step."""
+        return self.draw()
 
 
-def timeline(recording: Recording, base: Mapping[str, int], step_temporaries: int, reserved: int = 0) -> Timeline:
-    """The bytes of a step over `base`; `step_temporaries` is the most an optimizer step needs beside what persists."""
+def timeline(
+    recording: Recording, base: Mapping[str, int], step_temporaries: int, replay: Callable[[], int] = int
+) -> Timeline:
+    """The bytes of a step over `base`; `step_temporaries` is the most an optimizer step needs beside what persists.
+
+    `replay` gives the bytes that the caching allocator takes, should they be asked for.
+    """
     moved: Moved = {}
     signed, slices = signed_sizes(recording, moved), schedule(recording)
     ground, levels = sum(base.values()) + recording.resident, _levels(signed, slices)
@@ -84,8 +100,8 @@ def timeline(recording: Recording, base: Mapping[str, int], step_temporaries: in
     return Timeline(
         base, phases, phases[phase], phase, at_peak,
         recording.resident + after_forward, ground + after_forward, ground + after_backward,
-        gradients + base.get("gradients", 0), step_temporaries, reserved,
-        curve(signed, slices, ground, phases["optimizer"]), recording.unmodelled, recording.pinned,
+        gradients + base.get("gradients", 0), step_temporaries, recording.unmodelled, recording.pinned,
+        replay, partial(curve, signed, slices, ground, phases["optimizer"]),
     )  # fmt: skip
 
 

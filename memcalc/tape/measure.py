@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from memcalc.dtypes import nbytes
@@ -37,7 +38,8 @@ def measure(
     """One steady step (optimizer states exist, gradients start as None) of the model with these tensors.
 
     `tensors` are the run's: after adapters and quantised storage, each trainable or not. `share` says how many of a
-    component's bytes one of several ranks holds; the allocator is replayed only where a rank holds everything.
+    component's bytes one of several ranks holds; the allocator is replayed only where a rank holds everything, and only
+    when the timeline is asked for `reserved`.
     `record` runs the step: `explain` looks on.
     """
     found = tuple(tensor for tensor in tensors if not tensor.tied_to)
@@ -53,19 +55,23 @@ def measure(
         base["gradients"] = sum(_bytes(tensor, setting.gradients or stored(tensor)) for tensor in _trained(found))
     if share:
         return shared(recording, base, step_temporaries(found, optimizer, setting), share)
-    parts = sum(base.values())
-    trained = [held(tensor, optimizer, setting) for tensor in _trained(found)]
-    sizes = [(nbytes(tensor.elements, stored(tensor)), tensor.count) for tensor in found]
-    taken = reserved(recording, [*sizes, *_masters(found, setting), *_accumulated(found, setting)], trained, parts)
-    return timeline(recording, base, step_temporaries(found, optimizer, setting), taken)
+
+    def replay() -> int:
+        trained = [held(tensor, optimizer, setting) for tensor in _trained(found)]
+        sizes = [(nbytes(tensor.elements, stored(tensor)), tensor.count) for tensor in found]
+        there = [*sizes, *_masters(found, setting), *_accumulated(found, setting)]
+        return reserved(recording, there, trained, sum(base.values()))
+
+    return timeline(recording, base, step_temporaries(found, optimizer, setting), replay)
 
 
 def shared(recording: Recording, base: dict[str, int], temporaries: int, share: Share) -> Timeline:
     """The timeline of a rank that holds a share of what persists, gradients as they come included."""
     held = {component: share(component, nbytes) for component, nbytes in base.items()}
+    sizes = list(recording.sizes)
     for gradient in recording.gradients:
-        recording.sizes[gradient] = share("gradients", recording.sizes[gradient])
-    return timeline(recording, held, share("optimizer_states", temporaries))
+        sizes[gradient] = share("gradients", sizes[gradient])
+    return timeline(replace(recording, sizes=sizes), held, share("optimizer_states", temporaries))
 
 
 def held(tensor: Tensor, optimizer: Optimizer, setting: Setting) -> Held:
