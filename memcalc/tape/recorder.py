@@ -57,6 +57,7 @@ class Tape:
         self.grad_enabled = True
         self.saving: Callable[[Value], Value | Holder | Away] | None = None
         self.keeping: Keeping | None = None
+        self.products: list[tuple[int, int]] = []  # (length of the log, FLOPs) of every matrix product
         self.pinned = 0  # bytes of host memory that checkpoints keep their inputs in
         self.autocast = ""
         self.casts: dict[Leaf, Value] = {}
@@ -67,6 +68,10 @@ class Tape:
         """Sequence numbers rise: the backward pass runs them in falling order."""
         self.sequence += 1
         return self.sequence
+
+    def multiplied(self, flops: int) -> None:
+        """A matrix product runs here: two floating-point operations for each multiplication and its sum."""
+        self.products.append((len(self.events), flops))
 
     def new(self, shape: Shape, dtype: str, strides: Shape | None = None) -> Value:
         """A fresh tensor outside the graph."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 class Recording:
     """What a tape holds when the step is over: see Tape for the fields; `forward_end`, `end` are lengths of the log.
 
+    `products` are (place in the log, FLOPs) of every matrix product, as often as it was recorded.
     `kept` are the bytes of outputs that the training loop still holds when the step is over, `outputs` their
     storage (-1: none). `pinned` is what lies in host memory until the backward pass.
     """
@@ -38,6 +39,7 @@ class Recording:
     outputs: int
     unmodelled: tuple[str, ...]
     pinned: int = 0
+    products: tuple[tuple[int, int], ...] = ()
 
 
 def record_step(model: Model, setting: Setting, weights: Weights, tape: Tape | None = None) -> Recording:
@@ -60,7 +62,7 @@ def record_step(model: Model, setting: Setting, weights: Weights, tape: Tape | N
     return Recording(
         tape.events, tape.sizes, tape.owners, frozenset(tape.gradients), tape.recomputed, tape.stacks,
         forward_end, forward_storages, len(tape.events), tape.resident, kept, held,
-        tuple(tape.unmodelled), tape.pinned,
+        tuple(tape.unmodelled), tape.pinned, tuple(tape.products),
     )  # fmt: skip
 
 

@@ -22,11 +22,18 @@ def linear(x: Value, weight: Value, bias: Value | None = None) -> Value:
     if len(x.shape) > 2 and x.strides is not None:
         return reshape(linear(reshape(x, -1, x.shape[-1]), weight, bias), *x.shape[:-1], weight.shape[0])
     saved = (x if weight.node else None, weight if x.node else None)
-    node = record(x.tape, _linear_backward if bias is None else _biased_backward, (x, weight, bias), saved)
+    flops = 2 * x.elements * weight.shape[0]
+    node = record(x.tape, _linear_backward if bias is None else _biased_backward, (x, weight, bias), saved, flops)
+    x.tape.multiplied(flops)
     shape = (*x.shape[:-1], weight.shape[0])
     out = output(x.tape, "mm", shape, x.dtype) if bias is None else x.tape.new(shape, x.dtype)
     out.node = node
     return out
+
+
+def _multiplied(node: Node, g: Value, first: int = 0) -> None:
+    """The products for a product's gradients: one as large for each of its two factors that asks for one."""
+    g.tape.multiplied(node.meta * sum(edge is not None for edge in node.edges[first : first + 2]))
 
 
 def _linear_backward(node: Node, g: Value) -> Gradients:
@@ -34,6 +41,7 @@ def _linear_backward(node: Node, g: Value) -> Gradients:
     flat = contiguous(g)
     second = g.tape.new(node.shape(1), g.dtype) if node.edges[1] else None
     first = g.tape.new(node.shape(0), g.dtype) if node.edges[0] else None
+    _multiplied(node, g)
     del flat
     return first, second, None
 
@@ -42,6 +50,7 @@ def _biased_backward(node: Node, g: Value) -> Gradients:
     _saved = node.load()
     flat = contiguous(g)
     made = [g.tape.new(edge.shape, g.dtype) if edge else None for edge in node.edges]
+    _multiplied(node, g)
     del flat
     return tuple(made)
 
@@ -50,7 +59,9 @@ def addmm(x: Value, weight: Value, bias: Value) -> Value:
     """torch.addmm(bias, x, weight) with weight [inputs, outputs]: GPT-2's Conv1D."""
     x, weight, bias = lower(x), lower(weight), lower(bias)
     saved = (x if weight.node else None, weight if x.node else None)
-    node = record(x.tape, _biased_backward, (x, weight, bias), saved)
+    flops = 2 * x.elements * weight.shape[1]
+    node = record(x.tape, _biased_backward, (x, weight, bias), saved, flops)
+    x.tape.multiplied(flops)
     out = x.tape.new((x.shape[0], weight.shape[1]), x.dtype)
     out.node = node
     return out
@@ -58,7 +69,9 @@ def addmm(x: Value, weight: Value, bias: Value) -> Value:
 
 def bmm(a: Value, b: Value) -> Value:
     """Batched product of [n, p, q] and [n, q, r]: saves both."""
-    node = record(a.tape, _bmm_backward, (a, b), (a if b.node else None, b if a.node else None))
+    flops = 2 * a.elements * b.shape[2]
+    node = record(a.tape, _bmm_backward, (a, b), (a if b.node else None, b if a.node else None), flops)
+    a.tape.multiplied(flops)
     out = a.tape.new((a.shape[0], a.shape[1], b.shape[2]), a.dtype)
     out.node = node
     return out
@@ -66,6 +79,7 @@ def bmm(a: Value, b: Value) -> Value:
 
 def _bmm_backward(node: Node, g: Value) -> Gradients:
     _saved = node.load()
+    _multiplied(node, g)
     second = g.tape.new(node.shape(1), g.dtype) if node.edges[1] else None
     first = g.tape.new(node.shape(0), g.dtype) if node.edges[0] else None
     return first, second
@@ -74,7 +88,9 @@ def _bmm_backward(node: Node, g: Value) -> Gradients:
 def grouped_mm(x: Value, weight: Value, offsets: Value) -> Value:
     """F.grouped_mm of rows [S, inputs], sorted by expert, with weight [experts, inputs, outputs]: saves all three."""
     saved = (x if weight.node else None, weight if x.node else None, offsets)
-    node = record(x.tape, _grouped_backward, (x, weight), saved, weight.strides)
+    flops = 2 * x.elements * weight.shape[2]
+    node = record(x.tape, _grouped_backward, (x, weight), saved, (flops, weight.strides))
+    x.tape.multiplied(flops)
     out = x.tape.new((x.shape[0], weight.shape[2]), x.dtype)
     out.node = node
     return out
@@ -82,8 +98,10 @@ def grouped_mm(x: Value, weight: Value, offsets: Value) -> Value:
 
 def _grouped_backward(node: Node, g: Value) -> Gradients:
     _saved = node.load()
-    second = g.tape.new(node.shape(1), g.dtype, node.meta) if node.edges[1] else None
+    flops, strides = node.meta
+    second = g.tape.new(node.shape(1), g.dtype, strides) if node.edges[1] else None
     first = g.tape.new(node.shape(0), g.dtype) if node.edges[0] else None
+    g.tape.multiplied(flops * (bool(node.edges[0]) + bool(node.edges[1])))
     return first, second
 
 
@@ -99,7 +117,9 @@ def matmul(a: Value, b: Value) -> Value:
 def baddbmm(bias: Value, a: Value, b: Value) -> Value:
     """bias + a b in one kernel: saves a and b."""
     a, b = lower(a), lower(b)
-    node = record(a.tape, _baddbmm_backward, (bias, a, b), (a if b.node else None, b if a.node else None))
+    flops = 2 * a.elements * b.shape[2]
+    node = record(a.tape, _baddbmm_backward, (bias, a, b), (a if b.node else None, b if a.node else None), flops)
+    a.tape.multiplied(flops)
     out = a.tape.new((a.shape[0], a.shape[1], b.shape[2]), a.dtype)
     out.node = node
     return out
@@ -108,6 +128,7 @@ def baddbmm(bias: Value, a: Value, b: Value) -> Value:
 def _baddbmm_backward(node: Node, g: Value) -> Gradients:
     _saved = node.load()
     made = [g.tape.new(edge.shape, g.dtype) if edge else None for edge in node.edges[1:]]
+    _multiplied(node, g, 1)
     return (g if node.edges[0] else None, *made)
 
 
@@ -145,8 +166,10 @@ def conv(x: Value, weight: Value, bias: Value | None, out_size: tuple[int, ...])
     """
     x, weight, bias = lower(x), lower(weight), bias and lower(bias)
     last = channels_last(x)
-    node = record(x.tape, _conv_backward, (x, weight, bias), (x, weight), last)
     shape = (x.shape[0], weight.shape[0], *out_size)
+    flops = 2 * prod(shape) * prod(weight.shape[1:])
+    node = record(x.tape, _conv_backward, (x, weight, bias), (x, weight), (flops, last))
+    x.tape.multiplied(flops)
     out = x.tape.new(shape, x.dtype, with_channels_last(shape) if last else None)
     out.node = node
     return out
@@ -154,9 +177,9 @@ def conv(x: Value, weight: Value, bias: Value | None, out_size: tuple[int, ...])
 
 def _conv_backward(node: Node, g: Value) -> Gradients:
     _saved = node.load()
-    layouts = [
-        with_channels_last(edge.shape) if edge and node.meta and len(edge.shape) > 1 else None for edge in node.edges
-    ]
+    flops, last = node.meta
+    g.tape.multiplied(flops * (bool(node.edges[0]) + bool(node.edges[1])))
+    layouts = [with_channels_last(edge.shape) if edge and last and len(edge.shape) > 1 else None for edge in node.edges]
     return tuple(
         g.tape.new(edge.shape, g.dtype, layout) if edge else None
         for edge, layout in zip(node.edges, layouts, strict=True)
@@ -187,6 +210,7 @@ def flash(q: Value, k: Value, v: Value, mask: Value | None = None) -> Value:
     The output lies in memory like q, the gradients as [batch, tokens, heads, channels] (torch/_meta_registrations.py).
     """
     node = record(q.tape, _flash_backward, (q, k, v), (q, k, v, mask))
+    q.tape.multiplied(_attended(q, k, v))
     out = output(q.tape, "attention", q.shape, q.dtype, dense_like(q.shape, q.strides))
     out.node = node
     save(q.tape, node, out)
@@ -194,8 +218,15 @@ def flash(q: Value, k: Value, v: Value, mask: Value | None = None) -> Value:
     return out
 
 
+def _attended(q: Value, k: Value, v: Value) -> int:
+    """FLOPs of two products of all pairs of tokens: a fused kernel that skips what is masked does half of them."""
+    return 2 * prod(q.shape[:-1]) * k.shape[-2] * (q.shape[-1] + v.shape[-1])
+
+
 def _flash_backward(node: Node, g: Value) -> Gradients:
+    """Five products for two: the scores are made again (Dao 2023, FlashAttention-2, 3.2)."""
     q, k, v, *_ = node.load()
+    q.tape.multiplied(5 * _attended(q, k, v) // 2)
     made = []
     for x in (q, k, v):
         b, h, s, d = x.shape
@@ -207,28 +238,32 @@ def flash_attn(q: Value, k: Value, v: Value) -> Value:
     """flash_attn_func of [batch, heads, tokens, channels] views, for which no mask is ever made (flash-attn 2.8, flash_api.cpp).
 
     Saves q, k, v, its output [batch, tokens, heads, channels], a log-sum-exp a row and the random state; dropout is drawn
-    again in the backward pass.
+    again in the backward pass. Of packed sequences it is told where each begins (flash_attn_varlen_func).
     """
     node = record(q.tape, _flash_attn_backward, (q, k, v), (q, k, v))
+    q.tape.multiplied(_attended(q, k, v))
     b, h, s, d = q.shape
     out = output(q.tape, "attention", q.shape, q.dtype, dense_like(q.shape, (s * h * d, d, h * d, 1)))
     out.node = node
     save(q.tape, node, out)
     save(q.tape, node, output(q.tape, "attention", (b, h, s), "fp32"))
     save(q.tape, node, output(q.tape, "attention", (2,), "int64"))
+    if q.tape.setting.packed:
+        save(q.tape, node, q.tape.new((q.tape.setting.packed + 1,), "int32"))
     return out
 
 
 def _flash_attn_backward(node: Node, g: Value) -> Gradients:
     """mha_bwd: an fp32 sum of the queries' gradient, a number a row, and gradients of keys and values for every query head.
 
-    Rows are rounded up to 128, channels to 32 (64 beyond 128 of them).
+    Rows are rounded up to 128 (mha_varlen_bwd: 128 more for each sequence), channels to 32 (64 beyond 128 of them).
     """
     q, k, v, *_ = node.load()
+    q.tape.multiplied(5 * _attended(q, k, v) // 2)
     made = [q.tape.new(x.shape, x.dtype, dense_like(x.shape, _by_tokens(x.shape))) for x in (q, k, v)]
     b, h, s, d = q.shape
-    step = 32 if d <= 128 else 64
-    rows, channels = -(-s // 128) * 128, -(-d // step) * step
+    step, sequences = 32 if d <= 128 else 64, q.tape.setting.packed
+    rows, channels = s + 128 * sequences if sequences else -(-s // 128) * 128, -(-d // step) * step
     work = [q.tape.new((b, h, rows), "fp32"), q.tape.new((b, rows, h, channels), "fp32")]
     if k.shape[1] != h:
         work += [q.tape.new((b, k.shape[2], h, d), q.dtype) for _ in range(2)]

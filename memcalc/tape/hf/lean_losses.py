@@ -45,6 +45,7 @@ def fused_linear_cross_entropy(t: Tape, hidden: Value, weight: Value) -> Value:
     rows = hidden.shape[0]
     chunk = chunk_rows(rows, weight.shape[0], weight.shape[1] * t.setting.chunk_size, t.setting.chunks)
     node = record(t, _saved_backward, (hidden, weight))
+    t.multiplied(2 * hidden.elements * weight.shape[0] * (1 + bool(hidden.node) + bool(weight.node)))
     towards_input = t.new(hidden.shape, hidden.dtype)
     towards_weight = t.new(weight.shape, weight.dtype) if weight.node else None
     losses, mask = t.new((rows,), "fp32"), t.new((rows,), "bool")

@@ -35,6 +35,7 @@ def dequantized(t: Tape, block: Linear, x: Value, bias: Value | None) -> Value:
     node = record(t, _dequantized_backward, (x,), saved, meta)
     flat = f.contiguous(x)
     weight = unpacked(t, *meta)
+    t.multiplied(2 * x.elements * block.outputs)
     out = t.new((*x.shape[:-1], block.outputs), x.dtype)
     del weight, flat, bias
     out.node = node
@@ -65,6 +66,7 @@ def _dequantized_backward(node: Node, g: Value) -> Gradients:
     shape, _, nested = node.meta
     tape = g.tape
     weight = f.to(unpacked(tape, shape, tape.setting.frozen, nested), g.dtype)
+    tape.multiplied(2 * g.elements * shape[1])
     flat = f.contiguous(g)
     out = tape.new((*g.shape[:-1], shape[1]), g.dtype)
     del weight, flat
@@ -92,6 +94,7 @@ def int8(t: Tape, block: Linear, x: Value) -> Value:
         integers = t.new((rows.shape[0], block.outputs), "int32")
         half = t.new(integers.shape, "fp16")
         out = f.to(half, x.dtype)
+        t.multiplied(2 * rows.elements * block.outputs)
     del integers, half, narrow, stats
     out.node = record(t, _int8_backward, (x,), (), Kept(rows, (block.outputs, block.inputs)))
     out.shape = (*x.shape[:-1], block.outputs)
@@ -116,6 +119,7 @@ def _int8_backward(node: Node, g: Value) -> Gradients:
     flat = f.contiguous(g)
     weight = tape.new(kept.shape, kept.x.dtype)
     cast = f.to(flat, kept.x.dtype)
+    tape.multiplied(2 * g.elements * kept.shape[1])
     out = tape.new((*g.shape[:-1], kept.shape[1]), kept.x.dtype)
     del weight, cast, flat
     return (out,)
