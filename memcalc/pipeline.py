@@ -29,20 +29,22 @@ from memcalc.verdict import verdict
 
 if TYPE_CHECKING:
     from memcalc.ledger import Ledger
-    from memcalc.report import Phase
+    from memcalc.report import FormulaPart, Phase
     from memcalc.timeline import Timeline
 
 
-def estimate(source: Run | Mapping[str, Any] | str | Path) -> Report:
+def estimate(source: Run | Mapping[str, Any] | str | Path, formula: str = "") -> Report:
     """The memory that a run takes, per GPU: from a Run, a mapping in its vocabulary, or the path of a run file.
+
+    `formula` names a framework's published one, to be shown beside the answer: deepspeed or megatron.
 
     Raises RunInvalid (all faults, each with its place), UnknownName (a preset that does not exist) or UnreadableInput.
     """
-    return load(source).answer(estimate_run)
+    return load(source).answer(lambda run, beside: estimate_run(run, beside, formula))
 
 
-def estimate_run(run: Run, beside: Path | None = None) -> Report:
-    """The report on a validated Run; `beside` is the folder its relative paths start from."""
+def estimate_run(run: Run, beside: Path | None = None, formula: str = "") -> Report:
+    """The report on a validated Run; `beside` is the folder its relative paths start from, `formula` a published one."""
     plan = resolve(run, beside)
     book = plan.ledger()
     memory = memory_of(plan, book)
@@ -54,7 +56,16 @@ def estimate_run(run: Run, beside: Path | None = None) -> Report:
         verdict=verdict(plan, memory),
         assumptions=tuple(Note(code=n.code, path=n.path, message=n.message) for n in plan.notes.assumptions),
         warnings=tuple(Note(code=n.code, path=n.path, message=n.message) for n in plan.notes.warnings),
+        formula=_formula(plan, formula),
     )
+
+
+def _formula(plan: Plan, name: str) -> FormulaPart | None:
+    if not name:
+        return None
+    from memcalc.formulas import formula  # noqa: PLC0415 - few ask for one
+
+    return formula(name, plan)
 
 
 def load(source: Run | Mapping[str, Any] | str | Path) -> Question:

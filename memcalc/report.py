@@ -6,7 +6,7 @@ The same document leaves `memcalc estimate --format json` and `memcalc.estimate(
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from memcalc.curve import EMPTY, Curve
@@ -45,7 +45,7 @@ class Components:
     temporary: int = 0
 
 
-COMPONENTS = tuple(field.name for field in fields(Components))
+COMPONENTS = tuple(part.name for part in fields(Components))
 PERSISTENT = COMPONENTS[:4]
 
 
@@ -123,8 +123,23 @@ class Note:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FormulaPart:
+    """What a framework's own published formula says of the run: bytes of one GPU, and of host memory of one node.
+
+    `terms` are its parts by name (in the formula's units), `says` is what it counts and what it leaves out.
+    """
+
+    name: str
+    gpu_bytes: int
+    cpu_bytes: int = 0
+    source: str
+    terms: Mapping[str, int] = field(default_factory=dict)
+    says: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report(Document):
-    """The whole answer to one run."""
+    """The whole answer to one run; `formula` where one was asked for."""
 
     schema_version: Literal["1.0"] = "1.0"
     kind: Literal["estimate"] = "estimate"
@@ -135,3 +150,4 @@ class Report(Document):
     verdict: Verdict
     assumptions: tuple[Note, ...] = ()
     warnings: tuple[Note, ...] = ()
+    formula: FormulaPart | None = None

@@ -15,6 +15,12 @@ FORMATS = ("table", "json", "yaml", "csv", "markdown")
 @about_a_run
 def main(
     asked: Asked,
+    formula: Annotated[
+        str,
+        typer.Option(
+            "--formula", help="A framework's own published formula beside it: deepspeed, megatron.", metavar="NAME"
+        ),
+    ] = "",
     fail_if_too_big: Annotated[bool, typer.Option("--fail-if-too-big", help="Exit 1 where it does not fit.")] = False,
     form: FormatOption = "table",
     output: OutputOption = None,
@@ -28,7 +34,7 @@ def main(
     from memcalc.render import render  # noqa: PLC0415
 
     chosen, sheet = choose(form, FORMATS), page(units, output)
-    report = asked.question().answer(estimate_run)
+    report = asked.question().answer(lambda run, beside: estimate_run(run, beside, formula))
     write(render(report, chosen, sheet), output)
     if fail_if_too_big and report.verdict.fits is False:
         raise typer.Exit(1)
