@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memcalc.curve import EMPTY
@@ -28,6 +27,8 @@ from memcalc.simulation import simulate
 from memcalc.verdict import verdict
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from memcalc.ledger import Ledger
     from memcalc.report import FormulaPart, Phase
     from memcalc.timeline import Timeline
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 def estimate(source: Run | Mapping[str, Any] | str | Path, formula: str = "") -> Report:
     """The memory that a run takes, per GPU: from a Run, a mapping in its vocabulary, or the path of a run file.
 
+    The path may also be another tool's config (Axolotl, DeepSpeed, a config.json …), recognised by what it holds.
     `formula` names a framework's published one, to be shown beside the answer: deepspeed or megatron.
 
     Raises RunInvalid (all faults, each with its place), UnknownName (a preset that does not exist) or UnreadableInput.
@@ -76,11 +78,9 @@ def load(source: Run | Mapping[str, Any] | str | Path) -> Question:
 
     if isinstance(source, Mapping):
         return Question(parse_run(source))
-    from memcalc.reading import read_document  # noqa: PLC0415 - only files need it
+    from memcalc.configs.opening import opened  # noqa: PLC0415 - only files need it
 
-    document = read_document(source)
-    run = parse_run(document.data, document.source, document.place)
-    return Question(run, Path(source).parent, document.source, document.place)
+    return opened(source).question()
 
 
 def memory_of(plan: Plan, book: Ledger) -> Memory:

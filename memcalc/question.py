@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from memcalc.errors import RunInvalid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
+    from memcalc.configs.reading import Reading
+    from memcalc.notes import Remark
     from memcalc.run import Run
 
 T = TypeVar("T")
@@ -18,18 +20,70 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Question:
-    """A run, the folder its relative paths start from, what to call its source, and where each of its keys stands."""
+    """A run, the folder its relative paths start from, what to call its source, and where each of its keys stands.
+
+    `reading` is what another tool's config was read as, where the run comes from one.
+    """
 
     run: Run
     beside: Path | None = None
     source: str = "the run"
     place: Callable[[str], str] | None = None
+    reading: Reading | None = None
 
     def answer(self, function: Callable[[Run, Path | None], T]) -> T:
         """What a function of the pipeline makes of the run; faults it finds in the run get their places in the file."""
         try:
-            return function(self.run, self.beside)
+            made = function(self.run, self.beside)
         except RunInvalid as error:
             if self.place is None or error.source != "the run":
                 raise
             raise error.placed(self.place, self.source) from error
+        return made if self.reading is None else _told(made, self.reading)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A mapping in the run vocabulary, not validated yet, with what its Question will hold.
+
+    `beside` is the folder that relative paths of a run file start from; those of a reading start where the command runs.
+    """
+
+    given: Mapping[str, Any]
+    source: str
+    place: Callable[[str], str] | None = None
+    beside: Path | None = None
+    reading: Reading | None = None
+
+    def question(self) -> Question:
+        """The run, validated; RunInvalid lists its faults, each at its place."""
+        from memcalc.validation import parse_run  # noqa: PLC0415 - a Run needs no validation
+
+        return Question(parse_run(self.given, self.source, self.place), self.beside, self.source, self.place,
+                        self.reading)  # fmt: skip
+
+
+def _told(answer: Any, reading: Reading) -> Any:  # noqa: ANN401 - any kind of answer
+    """The answer with the origins of the run's values, and with what was noted when they were read.
+
+    That a value is a default of ours is no longer an assumption where the config says it.
+    """
+    from memcalc.report import Note, Origin, Source  # noqa: PLC0415 - few runs come from another tool's config
+
+    def notes(remarks: Iterable[Remark]) -> tuple[Note, ...]:
+        return tuple(Note(code=r.code, path=r.path, message=r.message) for r in remarks)
+
+    if "origins" not in {field.name for field in fields(answer)}:
+        return answer
+    said = {path.split(".")[0] for path in reading.origins}
+    own = tuple(n for n in answer.assumptions if n.code != "default" or n.path not in said)
+    return replace(
+        answer,
+        source=Source(format=reading.format, file=reading.source),
+        origins={
+            path: Origin(file=o.file, line=o.line, key=o.key, default=o.default)
+            for path, o in sorted(reading.origins.items())
+        },
+        assumptions=(*notes(reading.assumptions), *own),
+        warnings=(*notes(reading.warnings), *answer.warnings),
+    )

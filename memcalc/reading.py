@@ -168,7 +168,7 @@ def _json(text: str, source: str) -> Any:  # noqa: ANN401 - whatever JSON holds
         data = json.loads(text, object_pairs_hook=_unrepeated, parse_int=_whole)
     except RecursionError:
         raise _too_deep(source) from None
-    _check_depth(data, source)
+    check_depth(data, source)
     return data
 
 
@@ -185,7 +185,8 @@ def _whole(digits: str) -> Any:  # noqa: ANN401
     return int(digits) if len(digits) <= 400 else digits
 
 
-def _check_depth(data: Any, source: str) -> None:  # noqa: ANN401
+def check_depth(data: Any, source: str) -> None:  # noqa: ANN401
+    """UnreadableInput where plain data is nested deeper than any config is."""
     level = [data]
     for _ in range(DEEPEST + 1):
         level = [child for value in level for child in _children(value)]

@@ -123,6 +123,24 @@ class Note:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Source:
+    """The config of another tool that a run was read from: its format and its file."""
+
+    format: str
+    file: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a value of the run comes from: a key of a file, or (`default`) what its framework does without the key."""
+
+    file: str
+    line: int | None
+    key: str
+    default: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FormulaPart:
     """What a framework's own published formula says of the run: bytes of one GPU, and of host memory of one node.
 
@@ -139,7 +157,10 @@ class FormulaPart:
 
 @dataclass(frozen=True, kw_only=True)
 class Report(Document):
-    """The whole answer to one run; `formula` where one was asked for."""
+    """The whole answer to one run.
+
+    `source` and `origins` (per path of the run) where another tool's config was read, `formula` where one was asked for.
+    """
 
     schema_version: Literal["1.0"] = "1.0"
     kind: Literal["estimate"] = "estimate"
@@ -150,4 +171,6 @@ class Report(Document):
     verdict: Verdict
     assumptions: tuple[Note, ...] = ()
     warnings: tuple[Note, ...] = ()
+    source: Source | None = None
+    origins: Mapping[str, Origin] = field(default_factory=dict)
     formula: FormulaPart | None = None

@@ -82,6 +82,7 @@ def test_json_is_the_contract(run: Callable[..., Outcome]) -> None:
     assert code == 0
     assert list(answer) == [
         "schema_version", "kind", "run", "model", "memory", "gpu", "verdict", "assumptions", "warnings",
+        "source", "origins", "formula",
     ]  # fmt: skip
     assert (answer["schema_version"], answer["kind"]) == ("1.0", "estimate")
     assert answer["model"] == {

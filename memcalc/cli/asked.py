@@ -3,64 +3,82 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memcalc.configs.reading import Asked
 from memcalc.errors import UnknownName, UsageError
 from memcalc.models import is_model_name
 from memcalc.presets import index
-from memcalc.question import Question
+from memcalc.question import Draft
 from memcalc.run import keys
 from memcalc.spelling import SHORTHAND
-from memcalc.validation import parse_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from memcalc.configs.reading import Reading
+    from memcalc.question import Question
+
 STDIN = "-"
-_OF_A_CONFIG = ("model_type", "_class_name", "architectures")
-
-
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9._/+-]*", re.ASCII)  # a word that is text in YAML, but for these
 _NOT_TEXT = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
 
 
-def asked(source: str | None, flags: Mapping[str, str | None], changes: Iterable[str]) -> Question:
-    """The run of a command line, with the places of what its file holds."""
-    given, name, place, beside = _from_source(source)
-    for key, text in flags.items():
-        if text is not None:
-            _put(given, key, value(text))
-    for change in changes:
-        key, equals, text = change.partition("=")
-        if not equals or not key:
-            raise UsageError(f"--set {change}: write key=value, such as --set lora.rank=16")
-        _put(given, key.strip(), value(text))
+def asked(
+    source: str | None, flags: Mapping[str, str | None], changes: Iterable[str], form: str = "", *, hub: bool = False
+) -> Question:
+    """The run of a command line, with the places of what its file holds; `form` is the format of a foreign file."""
+    said = [(key, value(text)) for key, text in flags.items() if text is not None] + [_change(c) for c in changes]
+    over: dict[str, Any] = {}
+    for key, item in said:
+        _put(over, key, item)
+    start = _from_source(source, Asked(over, hub), form)
+    given = dict(start.given)
+    for key, item in said:
+        _put(given, key, item)
     if "model" not in given:
         raise UsageError(
             "which model? Name one (memcalc estimate llama-2-7b), or a run file; list models with: memcalc models"
         )
-    written = {key for key, text in flags.items() if text is not None}
-    where = (lambda path: path if path.split(".")[0] in written else place(path)) if place else None
-    return Question(parse_run(given, name, where), beside, name, where)
+    reading = start.reading and _overridden(start.reading, [key for key, _ in said])
+    place = reading.place if reading else start.place
+    where = (lambda path: path if path.split(".")[0] in over else place(path)) if place else None
+    return replace(start, given=given, place=where, reading=reading).question()
 
 
-def _from_source(source: str | None) -> tuple[dict[str, Any], str, Any, Path | None]:
-    """What a positional argument holds: a model's name, a run file, a config.json, a folder, or '-' for stdin."""
+def _change(text: str) -> tuple[str, Any]:
+    """The key and the value of a `--set`."""
+    key, equals, item = text.partition("=")
+    if not equals or not key:
+        raise UsageError(f"--set {text}: write key=value, such as --set lora.rank=16")
+    return key.strip(), value(item)
+
+
+def _overridden(reading: Reading, said: Iterable[str]) -> Reading:
+    """The reading with the origins of what the command line says instead."""
+    from memcalc.configs import Origin  # noqa: PLC0415 - known by then
+
+    paths = {key.replace("-", "_"): key for key in said}
+    kept = {path: origin for path, origin in reading.origins.items()
+            if not any(path == over or path.startswith(f"{over}.") for over in paths)}  # fmt: skip
+    flags = {path: Origin("the command line", None, f"--{key.replace('_', '-')}") for path, key in paths.items()}
+    left = tuple(note for note in reading.assumptions if note.path not in paths)
+    return replace(reading, origins={**kept, **flags}, assumptions=left)
+
+
+def _from_source(source: str | None, said: Asked, form: str) -> Draft:
+    """What a positional argument holds: a model's name, a run file, another tool's config, a folder, or '-' for stdin."""
     if source is None:
-        return {}, "the command line", None, None
-    if is_model_name(source) or Path(source).is_dir():
-        return {"model": source}, "the command line", None, None
+        return Draft({}, "the command line")
+    if is_model_name(source):
+        return Draft({"model": source}, "the command line")
     if source != STDIN and not _is_path(source):
         raise UnknownName("model", source, index()["models"], "memcalc models (or name a file that exists)")
-    from memcalc.reading import read_document  # noqa: PLC0415 - only files need it
+    from memcalc.configs.opening import opened  # noqa: PLC0415 - only files need it
 
-    document = read_document(source)
-    beside = None if source == STDIN else Path(source).parent
-    if "model" not in document.data and any(key in document.data for key in _OF_A_CONFIG):
-        model: Any = document.data if source == STDIN else Path(source).name
-        return {"model": model}, document.source, document.place, beside
-    return dict(document.data), document.source, document.place, beside
+    return opened(source, said, form)
 
 
 def _is_path(source: str) -> bool:

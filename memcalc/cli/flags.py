@@ -15,17 +15,22 @@ if TYPE_CHECKING:
 
 
 class Asked(NamedTuple):
-    """What a command line says of a run: its file or model, the flags that were given, and every `--set`."""
+    """What a command line says of a run: its file or model, the flags that were given, and every `--set`.
+
+    `form` is the format that its file is said to be in, `hub` whether files may be fetched.
+    """
 
     source: str | None
     flags: Mapping[str, str | None]
     changes: tuple[str, ...]
+    form: str = ""
+    hub: bool = False
 
     def question(self) -> Question:
         """The run that is meant; RunInvalid, UnknownName or UnreadableInput where there is none."""
         from memcalc.cli.asked import asked  # noqa: PLC0415 - not for --help
 
-        return asked(self.source, self.flags, self.changes)
+        return asked(self.source, self.flags, self.changes, self.form, hub=self.hub)
 
 
 def about_a_run(main: Callable[..., None]) -> Callable[..., None]:
@@ -57,7 +62,7 @@ def _asked(
     source: Annotated[
         str | None,
         typer.Argument(
-            help="A model's name, a run file, a config.json or its folder; - reads standard input.", show_default=False
+            help="A model, a run file, another tool's config, a checkpoint; - reads standard input.", show_default=False
         ),
     ] = None,
     model: Annotated[
@@ -92,6 +97,12 @@ def _asked(
     sharding: Annotated[str | None, _flag("none, ddp, zero1, zero2, zero3 or fsdp.", "--sharding")] = None,
     offload: Annotated[str | None, _flag("none, optimizer, optimizer+params or activations.", "--offload")] = None,
     margin: Annotated[str | None, _flag("What must stay free: 2GiB or 5%.", "--margin")] = None,
+    form_of: Annotated[
+        str | None, _flag("The file's format, where its content does not tell: axolotl, trl …", "--from")
+    ] = None,
+    hub: Annotated[
+        bool, typer.Option("--hub", help="Fetch what a hub's model is made of (needs memcalc[hub]).")
+    ] = False,
     change: Annotated[
         list[str] | None, typer.Option("--set", help="Any key of a run file: --set lora.rank=16", metavar="KEY=VALUE")
     ] = None,
@@ -103,4 +114,4 @@ def _asked(
         "keep_outputs": "true" if keep_outputs else None, "implementation": implementation, "lora": lora,
         "quantize": quantize, "gpu": gpu, "gpus": gpus, "sharding": sharding, "offload": offload, "margin": margin,
     }  # fmt: skip
-    return Asked(source, flags, tuple(change or ()))
+    return Asked(source, flags, tuple(change or ()), form_of or "", hub)

@@ -6,11 +6,11 @@ Bytes are integers, per GPU but where a field says `whole`: then they are those 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from memcalc.document import Document
-from memcalc.report import Components, GpuPart, ModelPart, Note, Phase
+from memcalc.report import Components, GpuPart, ModelPart, Note, Origin, Phase, Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,3 +165,5 @@ class Explanation(Document):
     corrections: tuple[Correction, ...]
     assumptions: tuple[Note, ...] = ()
     warnings: tuple[Note, ...] = ()
+    source: Source | None = None
+    origins: Mapping[str, Origin] = field(default_factory=dict)

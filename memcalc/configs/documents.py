@@ -1,0 +1,127 @@
+"""Read any config file: YAML, JSON or TOML as plain data with the line of every key, other text as text.
+
+Bounded as `memcalc.reading` is; nothing is executed. A file that is not a mapping (a launch script) keeps its text and
+the reason why, so that a reader of scripts may take it and the reason is told if none does.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from memcalc.errors import UnreadableInput
+from memcalc.reading import STDIN, check_depth, parse_document, read_text, source_name
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+_SECTION: Final = re.compile(r"\s*\[\[?\s*([^\]#]+?)\s*\]\]?\s*(?:#.*)?")
+_ENTRY: Final = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A file that was read: `data` is its mapping (empty where it holds none), `path` None for standard input.
+
+    `lines` holds the line of each dotted path. `base` is the document that this one was laid over.
+    """
+
+    text: str
+    data: dict[str, Any]
+    source: str
+    path: Path | None = None
+    unreadable: UnreadableInput | None = None
+    base: Document | None = None
+    _parsed: Any = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def lines(self) -> Mapping[str, int]:
+        """The line of each dotted path, counted from 1, where it is known."""
+        if self._parsed is not None:
+            return self._parsed.places  # type: ignore[no-any-return]
+        return toml_lines(self.text) if self.data else {}
+
+    @property
+    def written(self) -> Mapping[str, str]:
+        """Unquoted YAML scalars as they were written ("no" for a False)."""
+        return self._parsed.written if self._parsed is not None else {}
+
+    @property
+    def beside(self) -> Path | None:
+        """The folder that the file is in; None for standard input."""
+        return self.path.parent if self.path else None
+
+    def where(self, key: str) -> tuple[str, int | None]:
+        """The file and the line that hold a dotted path, or the nearest thing around it; line None if unknown."""
+        around = key
+        while around:
+            if around in self.lines:
+                return self.source, self.lines[around]
+            if self.base is not None and around in self.base.lines:
+                return self.base.where(around)
+            around = around.rpartition(".")[0]
+        return self.source, None
+
+
+def open_document(path: str | os.PathLike[str]) -> Document:
+    """The document of a path or of standard input ("-"); UnreadableInput where it is no text at all."""
+    text = read_text(path)
+    return document_of(text, source_name(path), None if str(path) == STDIN else Path(path))
+
+
+def document_of(text: str, source: str, path: Path | None = None) -> Document:
+    """The document that text holds: YAML or JSON, TOML by its ending or where it is nothing else, or only text."""
+    if path is not None and path.suffix.lower() == ".toml":
+        return Document(text, _toml(text, source), source, path)
+    try:
+        parsed = parse_document(text, source)
+    except UnreadableInput as error:
+        data = _as_toml(text, source)
+        return Document(text, data, source, path, None if data else error)
+    return Document(text, parsed.data, source, path, _parsed=parsed)
+
+
+def _as_toml(text: str, source: str) -> dict[str, Any]:
+    """What text without an ending holds as TOML, which it is only if it says so early; {} where it isn't."""
+    if not any(_SECTION.fullmatch(line) or _ENTRY.match(line) for line in text[:4000].splitlines()):
+        return {}
+    try:
+        return _toml(text, source)
+    except UnreadableInput:
+        return {}
+
+
+def _toml(text: str, source: str) -> dict[str, Any]:
+    try:
+        import tomllib  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415 - only TOML needs it
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib  # type: ignore[import-not-found,no-redef,unused-ignore]  # noqa: PLC0415
+    try:
+        data: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UnreadableInput(f"{source}: not valid TOML: {error}") from None
+    except (RecursionError, ValueError) as error:  # nested without end; a number of thousands of digits
+        raise UnreadableInput(f"{source}: not valid TOML: {type(error).__name__}") from None
+    check_depth(data, source)
+    return data
+
+
+def toml_lines(text: str) -> dict[str, int]:
+    """The line of each `section.key` of TOML text, by its own layout: a section, then its keys, one per line."""
+    found: dict[str, int] = {}
+    section = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := _SECTION.fullmatch(line):
+            section = _bare(header[1])
+            found.setdefault(section, number)
+        elif entry := _ENTRY.match(line):
+            found.setdefault(f"{section}.{_bare(entry[1])}".lstrip("."), number)
+    return found
+
+
+def _bare(key: str) -> str:
+    return ".".join(part.strip().strip("\"'") for part in key.split("."))

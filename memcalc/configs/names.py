@@ -1,0 +1,114 @@
+"""The model that a config names, as a run's `model`: what was asked for, a preset, a folder, the hub's local cache.
+
+A hub's name is looked up without regard to case, first as it is, then as the repository it is a copy of (a
+quantised upload of the same model, named so by its owner): each such reading is noted.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from memcalc.configs.follow import find
+from memcalc.errors import Fault, nearest_names, shorten
+from memcalc.models import is_model_name
+from memcalc.presets import has, index
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memcalc.configs.table import Sheet
+
+# ends of a repository's name that say how its weights are packed, not what model it is
+_PACKED: Final = re.compile(
+    r"-(unsloth-)?bnb-4bit|-bnb-8bit|-gptq(-int[48]|-4bit)?(-128g)?|-awq(-int4)?|-4bit|-8bit|-fp8(-dynamic)?|-nvfp4|-bf16|-hf",
+    re.IGNORECASE,
+)
+# ends that say how a model was tuned; tuning does not change its dimensions
+_TUNED: Final = re.compile(
+    r"-(instruct|chat|it|base|pt|sft|dpo|thinking|reasoning)(-v?\d[\d.]*|-\d{4})?$", re.IGNORECASE
+)
+
+
+def model(sheet: Sheet, *keys: str, required: bool = True) -> Any:  # noqa: ANN401 - a name, or None
+    """Set `model` from what was asked for, or from the first of `keys`; the value that was set.
+
+    A fault where a name is known nowhere offline, or where nothing names a model and `required` is set.
+    """
+    written = sheet.get(*keys) if keys else None
+    if sheet.asked.model is not None:
+        return sheet.asked.model
+    if written is None:
+        if required:
+            sheet.faults.append(Fault("model", missing(sheet.title)))
+        return None
+    found = known(sheet, str(written).strip())
+    if found is None:
+        sheet.fault(sheet.named(*keys), unknown(str(written)))
+        return None
+    sheet.put("model", found, *keys)
+    return found
+
+
+def missing(title: str) -> str:
+    """What to say where a format names no model."""
+    return (
+        f"{title} files name no model; say which: --model llama-2-7b (a preset, a config.json or a checkpoint folder)"
+    )
+
+
+def unknown(name: str) -> str:
+    """What to say of a hub's name that no preset, folder or cache knows."""
+    near = nearest_names(name.rpartition("/")[2], index()["models"])
+    hint = f" (the nearest presets: {', '.join(near)})" if near else ""
+    return (f"no preset has the dimensions of {shorten(name)!r}{hint}; name one with --model, or a config.json or a "
+            "checkpoint folder; --hub fetches its config.json")  # fmt: skip
+
+
+def known(sheet: Sheet, name: str) -> str | None:
+    """What a run's `model` should say for a name: a preset, a folder or file, a cached repository; None if unknown."""
+    if is_model_name(name):
+        return name
+    local = find(sheet.document, name)
+    if local is not None and (local.is_file() or (local / "config.json").is_file()):
+        return str(local)
+    cached = _cached(name)
+    if cached is not None:
+        sheet.assume("model", "cached", f"{name} as it is in the local cache of the hub")
+        return cached
+    for other, why in alike(name):
+        if has("models", other):
+            sheet.assume("model", "read-as", f"{shorten(name)} is read as {other}: {why}")
+            return other
+    return _fetched(name) if sheet.asked.hub else None
+
+
+def alike(name: str) -> Iterator[tuple[str, str]]:
+    """Names that stand for the same dimensions as a hub's name, surest first, each with the reason."""
+    owner, slash, repository = name.rpartition("/")
+    plain = _PACKED.sub("", repository)
+    if plain != repository:
+        yield f"{owner}{slash}{plain}", "the end of its name says how its weights are packed"
+    if slash:
+        yield repository, "the repository of that name, whoever holds it"
+        if plain != repository:
+            yield plain, "the repository of that name, whoever holds it, with its weights packed otherwise"
+    base = _TUNED.sub("", plain)
+    if base != plain:
+        yield base, "tuning for chat or instructions leaves the dimensions as they are"
+    elif slash:
+        for end in ("-base", "-instruct", "-chat", "-it", "-hf"):
+            yield f"{plain}{end}", "a base model and its tuned forms have the same dimensions"
+
+
+def _cached(name: str) -> str | None:
+    from memcalc.configs.hub_cache import snapshot  # noqa: PLC0415 - only for names that are no presets
+
+    folder = snapshot(name)
+    return str(folder) if folder else None
+
+
+def _fetched(name: str) -> str | None:
+    from memcalc.configs.hub import fetched  # noqa: PLC0415
+
+    return str(fetched(name))

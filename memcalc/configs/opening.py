@@ -1,0 +1,53 @@
+"""Open what a command line or the API names: a run file, another tool's config, a checkpoint; one mapping comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memcalc.configs import Asked, is_foreign, read
+from memcalc.configs.documents import open_document
+from memcalc.configs.hf_folder import read_folder
+from memcalc.configs.names import missing
+from memcalc.errors import Fault, RunInvalid
+from memcalc.question import Draft
+from memcalc.reading import STDIN
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+    from memcalc.configs.reading import Reading
+
+
+def opened(source: str | os.PathLike[str], asked: Asked | None = None, form: str = "") -> Draft:
+    """What a path holds (or standard input, "-"), read as `form` or as what it is recognised as.
+
+    UnreadableInput, RunInvalid, or UsageError where `form` is no format.
+    """
+    asked = asked or Asked()
+    if Path(source).is_dir():
+        return _of_a_reading(read_folder(Path(source)), asked)
+    document = open_document(source)
+    if form or is_foreign(document):
+        reading = read(document, form, asked)
+        if reading is not None:
+            return _of_a_reading(reading, asked)
+    if document.unreadable is not None:
+        raise document.unreadable
+    beside = None if str(source) == STDIN else Path(source).parent
+    return Draft(dict(document.data), document.source, _placing(document), beside)
+
+
+def _of_a_reading(reading: Reading, asked: Asked) -> Draft:
+    if "model" not in reading.run and asked.model is None:
+        raise RunInvalid([Fault("model", missing(reading.title))], reading.source)
+    return Draft(dict(reading.run), reading.source, reading.place, None, reading)
+
+
+def _placing(document: Any) -> Callable[[str], str]:  # noqa: ANN401
+    def place(path: str) -> str:
+        file, line = document.where(path)
+        return f"{file}:{line} {path}" if line else f"{file} {path}".rstrip()
+
+    return place
