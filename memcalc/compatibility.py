@@ -22,6 +22,9 @@ def incompatible(run: Run, model: Model, recipe: Recipe) -> Iterator[Fault]:
     """Every fault that shows once the model and the recipe are known."""
     if run.attention == "flash" and model.kind != "tensors":
         yield from _flash(model, recipe)
+    if run.packing and model.kind not in ("causal-lm", "tensors"):
+        yield Fault("packing", "sequences are packed into one row for causal language models; "
+                               f"{model.name or 'this model'} is none (kind: {model.kind})")  # fmt: skip
     yield from _positions(run, model)
 
 

@@ -85,7 +85,7 @@ def resolve(run: Run, beside: Path | None = None) -> Plan:
         chosen = replace(chosen, frozen=chosen.weights)
     tensors, adapted = _trained_tensors(run, model, chosen, notes)
     _note_defaults(run, notes)
-    for key in ("packing", "train", "freeze", "companions"):
+    for key in ("train", "freeze", "companions"):
         if getattr(run, key):
             notes.warn(key, "not-modelled", f"{key} is not modelled yet: the numbers are of a run without it")
     notes.assume_all("model", model.notes)

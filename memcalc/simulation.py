@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from memcalc.implementations import kernels
 from memcalc.tape import Setting, measure
-from memcalc.tape.hf.surroundings import attentions, runs_eagerly
+from memcalc.tape.hf.surroundings import attentions, runs_eagerly, tells_positions
 from memcalc.tape.step import record_step
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def assumed(plan: Plan) -> Iterator[tuple[str, str, str]]:
     """What the tape takes from a library's source, or decides where libraries differ: (key, code, sentence)."""
     run = plan.run
     yield from _of_the_model(plan)
+    yield from _of_packing(plan)
     if run.attention == "sdpa" and any(getattr(mixer, "dropout", 0) for mixer in attentions(plan.model.body)):
         yield "attention", "sdpa-dropout", ("attention dropout makes sdpa run as plain operations, as recorded with PyTorch's CPU "
                                             "build; a GPU's fused kernel keeps less: see attention: flash")  # fmt: skip
@@ -120,6 +121,18 @@ def _of_the_model(plan: Plan) -> Iterator[tuple[str, str, str]]:
                                       "flash-linear-attention is not installed: their kernels keep far less")  # fmt: skip
 
 
+def _of_packing(plan: Plan) -> Iterator[tuple[str, str, str]]:
+    if not plan.run.packing:
+        return
+    if plan.run.attention == "flash":
+        apart = "whose sequences flash attention tells apart by their positions"
+    elif all(tells_positions(mixer) for mixer in attentions(plan.model.body)):
+        apart = "whose sequences a mask of its tokens against its tokens tells apart"
+    else:
+        apart = "and no mask from this model's positions in transformers: tokens see the sequences before theirs"
+    yield "packing", "row", f"one row of {plan.seq_len * plan.run.batch_size} tokens, {apart}"
+
+
 def recurrent(block: Block) -> bool:
     """Whether a layer below has a recurrence for which transformers prefers somebody's kernels."""
     return block.duty == "recurrence" or any(recurrent(part) for _, part in block.groups())
@@ -137,8 +150,9 @@ def setting_of(plan: Plan) -> Setting:
     how = _scheme(run.quantize) if run.quantize else None
     fused = kernels(run.implementation, plan.model.architecture) if run.implementation != "hf" else {}
     return Setting(
-        batch=run.batch_size,
-        seq=plan.seq_len,
+        batch=1 if run.packing else run.batch_size,
+        seq=plan.seq_len * (run.batch_size if run.packing else 1),
+        packed=run.batch_size if run.packing else 0,
         target=run.target_len or 0,
         weights=recipe.weights,
         frozen=recipe.frozen,

@@ -60,6 +60,7 @@ def subtitle(report: Report | Explanation) -> str:
     lora = f" · {_adapter(run['lora'])}" if run.get("lora") else ""
     stored = f" · base in {name_of(run['quantize'])}" if run.get("quantize") else ""
     length = f" x {run['seq_len']} tokens" if run["seq_len"] else ""
+    length += ", packed" if run.get("packing") else ""
     return (f"{format_count(model.parameters)} parameters{active}, {trained}{lora}{stored}"
             f" · batch {run['batch_size']}{length}")  # fmt: skip
 

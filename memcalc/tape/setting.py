@@ -11,9 +11,9 @@ class Setting:
     """One micro step of one GPU.
 
     `batch` sequences of `seq` tokens (`target` for the decoder of an encoder-decoder; an image model's own size
-    where `seq` is 0). `weights` and `gradients` are the dtypes parameters are kept in and autograd sees; `frozen`
-    that of parameters that do not learn; `master` and `states` are what the optimizer keeps beside them ('': no
-    copy, the parameter's own dtype); `autocast` the lower dtype under torch.autocast, or ''. `checkpoint`
+    where `seq` is 0); one row of `packed` sequences, where it is not 0. `weights` and `gradients` are the dtypes
+    parameters are kept in and autograd sees; `frozen` that of parameters that do not learn; `master` and `states`
+    are what the optimizer keeps beside them ('': no copy, the parameter's own dtype); `autocast` the lower dtype under torch.autocast, or ''. `checkpoint`
     recomputes every `every`-th layer; `selective` keeps the outputs of dear operations, `offload_inputs` the
     layers' inputs in host memory, `offload_activations` all that autograd saves. `accumulating` where an earlier
     micro batch has left gradients. `keep_outputs` where the training loop holds on to the model's outputs until
@@ -28,6 +28,7 @@ class Setting:
     batch: int = 1
     seq: int = 2048
     target: int = 0
+    packed: int = 0
     weights: str = "bf16"
     frozen: str = "bf16"
     master: str = ""

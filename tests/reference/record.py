@@ -52,7 +52,7 @@ def main() -> None:
 def record_fake(run: Run, config: dict[str, Any]) -> dict[str, Any]:
     """The bytes of the second step, on fake tensors."""
     found: dict[str, Any] = {}
-    with FakeTensorMode(allow_non_fake_inputs=True), patched():
+    with FakeTensorMode(allow_non_fake_inputs=True), patched(packing=run.get("packing", False)):
         model, inputs = build(run, config, "cpu"), make_inputs(run, config, "cpu")
         trained = [p for p in model.parameters() if p.requires_grad]
         optimizer, count = make_optimizer(run["optimizer"], trained), LiveBytes()
@@ -177,7 +177,9 @@ def make_inputs(run: Run, config: dict[str, Any], device: str) -> dict[str, torc
                 "input_features": torch.randn(batch, config.get("num_mel_bins", 80), frames, dtype=dtype),
                 "labels": labels,
             }
-        ids = torch.randint(0, 1000, (batch, length))
+        ids = torch.randint(0, 1000, (1, batch * length) if run.get("packing") else (batch, length))
+        if run.get("packing"):
+            return {"input_ids": ids, "labels": ids, "position_ids": torch.arange(length).repeat(batch)[None]}
     return {"input_ids": ids, "labels": labels if "Conditional" in name else ids}
 
 
@@ -239,20 +241,26 @@ def register(count: LiveBytes, model: torch.nn.Module, inputs: dict[str, torch.T
 
 
 @contextlib.contextmanager
-def patched() -> Iterator[None]:
+def patched(*, packing: bool = False) -> Iterator[None]:
     """What fake tensors cannot do: be swapped into a module, be read as a number, say whether they are packed."""
     before = torch.nn.Module._apply, torch.Tensor.item, torch.Tensor.__bool__  # noqa: SLF001
     packed = transformers.masking_utils.find_packed_sequence_indices
     torch.nn.Module._apply = _apply_by_replacing  # type: ignore[method-assign,assignment]  # noqa: SLF001
     torch.Tensor.item = lambda _: 1.0  # type: ignore[method-assign,assignment,misc]
     torch.Tensor.__bool__ = lambda _: True  # type: ignore[method-assign,assignment,misc]
-    transformers.masking_utils.find_packed_sequence_indices = lambda _: None
+    transformers.masking_utils.find_packed_sequence_indices = _belongs if packing else lambda _: None
     torch.nn.init._no_grad_trunc_normal_ = lambda tensor, *_, **__: tensor
     try:
         yield
     finally:
         torch.nn.Module._apply, torch.Tensor.item, torch.Tensor.__bool__ = before  # type: ignore[method-assign]  # noqa: SLF001
         transformers.masking_utils.find_packed_sequence_indices = packed
+
+
+def _belongs(positions: torch.Tensor) -> torch.Tensor:
+    """find_packed_sequence_indices of positions that do begin anew."""
+    steps = torch.diff(positions, prepend=positions[:, :1] - 1, dim=-1)
+    return (steps != 1).cumsum(-1)
 
 
 def _apply_by_replacing(self: torch.nn.Module, fn: Any, recurse: bool = True) -> torch.nn.Module:

@@ -136,7 +136,7 @@ def flash(t: Tape, q: Value, k: Value, v: Value) -> Value:
     """flash_attention_forward (integrations/flash_attention.py): no mask, dropout by seed, heads grouped as they are.
 
     Queries in fp32 are cast with the rest: to autocast's dtype, else to that of the layer's weights. Narrower values are
-    padded to the queries' width, and the output cut.
+    padded to the queries' width, and the output cut. Packed sequences are laid out token by token (_prepare_from_posids).
     """
     half = t.autocast or t.setting.compute
     if q.dtype == "fp32" and half in ("bf16", "fp16"):
@@ -144,6 +144,8 @@ def flash(t: Tape, q: Value, k: Value, v: Value) -> Value:
     width = v.shape[-1]
     if width < q.shape[-1]:
         v = f.pad(v, -1, q.shape[-1] - width)
+    if t.setting.packed:
+        q, k, v = (f.transpose(f.contiguous(f.transpose(x, 1, 2)), 1, 2) for x in (q, k, v))
     return f.narrow(f.transpose(f.flash_attn(q, k, v), 1, 2), -1, width)
 
 

@@ -11,16 +11,54 @@ if TYPE_CHECKING:
     from memcalc.tape.values import Value
 
 
-def causal_mask(t: Tape, batch: int, seq: int, dtype: str, window: int = 0, *, eager: bool = False) -> Value | None:
+def causal_mask(
+    t: Tape, batch: int, seq: int, dtype: str, window: int = 0, *, eager: bool = False, positions: bool = True
+) -> Value | None:
     """create_causal_mask and create_sliding_window_causal_mask, for unpadded input.
 
     sdpa leaves the mask to the kernel's is_causal where no window is as short as the sequence; flash always does.
+    Packed sequences are told apart by their positions, where the model hands them on.
     """
     attention = "eager" if eager else t.setting.attention
+    if t.setting.packed and positions:
+        return packed_mask(t, seq, dtype, attention, windowed=window > 0)
     ahead = t.prefix[0].shape[2] if t.prefix else 0  # virtual tokens, which every token sees
     if attention == "flash" or (attention == "sdpa" and not (ahead or 0 < window <= seq)):
         return None
     return built(t, batch, seq, seq + ahead, dtype, eager=attention == "eager")
+
+
+def packed_mask(t: Tape, seq: int, dtype: str, attention: str, *, windowed: bool = False) -> Value | None:
+    """The mask of a row of several sequences, found by their positions (find_packed_sequence_indices): none for flash.
+
+    and_masks: which sequence each token belongs to, then the causal mask of positions that begin anew; each is a
+    boolean [1, 1, seq, seq], and joined to those before into another.
+    """
+    belongs = t.new((1, seq), "int64")
+    if attention == "flash":
+        return None
+    indices = [t.new((size,), "int64") for size in (1, 1, seq, seq)]
+    shape = (1, 1, seq, seq)
+    allowed = joined(t, t.new((), "bool"), t.new(shape, "bool"))
+    causal = packed_window(t, shape) if windowed else t.new(shape, "bool")
+    mask = joined(t, allowed, causal)
+    del belongs, indices, allowed, causal
+    if attention == "eager":
+        zeros = t.new((), dtype), t.new((), dtype)
+        mask = t.new(shape, dtype)
+        del zeros
+    return mask
+
+
+def packed_window(t: Tape, shape: tuple[int, ...]) -> Value:
+    """sliding_window_causal_mask_function: what lies in the window, joined to what came before."""
+    within = joined(t, t.new((), "bool"), t.new(shape, "bool"))
+    return joined(t, within, t.new(shape, "bool"))
+
+
+def joined(t: Tape, a: Value, b: Value) -> Value:
+    """a & b."""
+    return t.new(b.shape if len(b.shape) > len(a.shape) else a.shape, "bool")
 
 
 def bidirectional_mask(

@@ -119,6 +119,8 @@ def body(t: Tape, parts: tuple[Block, ...], x: Value) -> tuple[Value, Value | No
     """The base model, whose local variables go when it returns: its last hidden state, and its encoder's."""
     around = Around()
     around.tokens = x if x.dtype == "int64" else None
+    if t.setting.packed:
+        around.positions = t.given(x.shape[:2], "int64")
     for part in parts:
         x = run(t, part, x, around)
     t.held.clear()

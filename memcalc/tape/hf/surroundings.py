@@ -31,8 +31,11 @@ def prepare(t: Tape, layers: Block, x: Value, around: Around) -> None:
     if tables and around.positions is None:
         around.positions = f.shift(t.new((seq,), "int64"))
     for window, causal, eager in dict.fromkeys((sees(m), m.causal, eager_only(m, t.setting.attention)) for m in mixers):
-        build = causal_mask if causal else bidirectional_mask
-        around.masks[window] = build(t, batch, seq, x.dtype, window, eager=eager)
+        if causal:
+            positions = tells_positions(mixers[0])
+            around.masks[window] = causal_mask(t, batch, seq, x.dtype, window, eager=eager, positions=positions)
+        else:
+            around.masks[window] = bidirectional_mask(t, batch, seq, x.dtype, window, eager=eager)
     if any(getattr(m, "indexer", None) for m in mixers) and t.setting.attention == "sdpa":  # it is needed as a tensor
         around.masks[0] = built(t, batch, seq, seq, x.dtype, eager=False)
     if around.sighted:
@@ -64,6 +67,11 @@ def handed_to(layer: Block, around: Around) -> Around:
 def sees(mixer: Attention | Mla) -> int:
     """The window its mask is made for; GPT-Neo's local layers keep a mask of their own beside that for all."""
     return 0 if not isinstance(mixer, Attention) or mixer.formula == "gpt_neo" else mixer.window
+
+
+def tells_positions(mixer: Attention | Mla) -> bool:
+    """Whether the model hands positions to what makes its masks; BLOOM and MPT have none, OPT keeps them for itself."""
+    return not isinstance(mixer, Attention) or mixer.formula not in ("bloom", "mpt", "opt")
 
 
 def runs_eagerly(model: Block, attention: str = "sdpa") -> bool:
