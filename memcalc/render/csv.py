@@ -19,6 +19,8 @@ def render(report: Report, page: Page) -> str:  # noqa: ARG001
             ("peak_allocated", memory.peak_allocated), ("reserved", memory.reserved),
             ("context", memory.outside_allocator.context), ("communicators", memory.outside_allocator.communicators),
             ("total", memory.total), ("host_pinned", memory.host.pinned), ("host_pageable", memory.host.pageable)]  # fmt: skip
+    if report.formula:
+        rows += [("formula_gpu", report.formula.gpu_bytes), ("formula_host", report.formula.cpu_bytes)]
     out = StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(("item", "bytes"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.render.curve import chart, sentence
+from memcalc.render.formula import sentence as formula
 from memcalc.render.summary import headline, mark, rows, subtitle
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def render(report: Report, page: Page) -> str:
         *_curve(report, page),
         f"**{mark(report)}** {report.verdict.reason}",
     ]
+    lines += ["", formula(report.formula, page)] if report.formula else []
     for title, notes in (("Warnings", report.warnings), ("Assumed", report.assumptions)):
         if notes:
             lines += ["", f"{title}:", ""]

@@ -6,6 +6,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from memcalc.render.curve import chart, sentence
+from memcalc.render.formula import sentence as formula
 from memcalc.render.summary import Row, headline, mark, rows, subtitle
 from memcalc.render.text import bar, to_text
 
@@ -37,6 +38,8 @@ def _lines(report: Report, page: Page) -> Iterator[RenderableType]:
     yield Text()
     yield from _curve(report, page)
     yield Text(f"{mark(report)} {report.verdict.reason}", style=f"bold {COLOURS[report.verdict.level]}")
+    if report.formula:
+        yield from (Text(line) for line in wrap(formula(report.formula, page), page.width, subsequent_indent="  "))
     yield from _notes("Warnings", report.warnings, "yellow")
     yield from _notes("Assumed", report.assumptions, "dim")
 
