@@ -13,8 +13,8 @@ class Setting:
     `batch` sequences of `seq` tokens (`target` for the decoder of an encoder-decoder; an image model's own size
     where `seq` is 0); one row of `packed` sequences, where it is not 0. `weights` and `gradients` are the dtypes
     parameters are kept in and autograd sees; `frozen` that of parameters that do not learn; `master` and `states`
-    are what the optimizer keeps beside them ('': no copy, the parameter's own dtype); `autocast` the lower dtype under torch.autocast, or ''. `checkpoint`
-    recomputes every `every`-th layer; `selective` keeps the outputs of dear operations, `offload_inputs` the
+    are what the optimizer keeps beside them ('': no copy, the parameter's own dtype); `autocast` the lower dtype
+    under torch.autocast, or ''. `checkpoint` recomputes every `every`-th layer; `selective` keeps the outputs of dear operations, `offload_inputs` the
     layers' inputs in host memory, `offload_activations` all that autograd saves. `accumulating` where an earlier
     micro batch has left gradients. `keep_outputs` where the training loop holds on to the model's outputs until
     after the backward pass. `fused` names the parts that fused kernels take over from the model's own modules:
