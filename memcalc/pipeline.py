@@ -85,16 +85,23 @@ def load(source: Run | Mapping[str, Any] | str | Path) -> Question:
 
 def memory_of(plan: Plan, book: Ledger) -> Memory:
     """Bytes per GPU, on the fullest rank."""
-    held = {name: plan.placement.share(name, book.total(name)) for name in PERSISTENT}
+    local = plan.local(book)
+    held = {name: 0 if name in plan.placement.offloaded else local.total(name) for name in PERSISTENT}
     step = simulate(plan)
     _note_what_is_missing(plan, book, step)
     phases, phase, at_peak = _live(held, step)
     peak = sum(at_peak.values())
     reserved = max(step.reserved if step else 0, peak)
-    pageable, paged = book.host
+    pageable, paged = local.states.host
+    host = plan.placement.hosted(local)
     outside = _outside(plan)
     return Memory(
-        components=Components(**held, activations=step.activations if step else 0, temporary=at_peak["temporary"]),
+        components=Components(
+            **held,
+            activations=step.activations if step else 0,
+            buffers=step.buffers if step else local.buffers,
+            temporary=at_peak["temporary"],
+        ),
         persistent=sum(held.values()),
         phases=Phases(**phases),
         peak_allocated=peak,
@@ -103,7 +110,7 @@ def memory_of(plan: Plan, book: Ledger) -> Memory:
         reserved=reserved,
         outside_allocator=outside,
         total=reserved + outside.context + outside.communicators,
-        host=Host(pinned=plan.placement.hosted(book) + (step.pinned if step else 0), pageable=pageable + paged),
+        host=Host(pinned=host.pinned + (step.pinned if step else 0), pageable=host.pageable + pageable + paged),
         curve=step.curve if step else EMPTY,
     )
 
@@ -126,8 +133,6 @@ def _live(held: dict[str, int], step: Timeline | None) -> tuple[dict[str, int], 
         phases = {"forward": persistent - held["gradients"], "backward": persistent, "optimizer": persistent}
         return phases, "optimizer", whole
     at_peak = {**dict.fromkeys(COMPONENTS, 0), **step.at_peak}
-    at_peak["weights"] += step.base["buffers"]
-    at_peak["buffers"] = 0
     return {str(name): height for name, height in step.phases.items()}, step.peak_phase, at_peak
 
 

@@ -16,7 +16,8 @@ from memcalc.optimizers import Optimizer
 from memcalc.optimizers import resolve as find_optimizer
 from memcalc.precision import Recipe, recipe
 from memcalc.presets import find, has
-from memcalc.sharding import Placement, placement
+from memcalc.sharding import Strategy, placement
+from memcalc.sharding.strategy import Books, books
 from memcalc.units import parse_margin
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Plan:
     recipe: Recipe
     optimizer: Optimizer
     tensors: tuple[Tensor, ...]
-    placement: Placement
+    placement: Strategy
     gpu: Gpu | None
     margin: int
     seq_len: int
@@ -65,6 +66,10 @@ class Plan:
         """What persists of one whole replica, before it is shared out."""
         return ledger(self.tensors, self.recipe, self.optimizer)
 
+    def local(self, book: Ledger) -> Books:
+        """What persists on the fullest rank; `book` is the ledger of one whole replica."""
+        return books(self.placement.place(self.tensors), self.recipe, self.optimizer, self.tensors, book)
+
 
 def resolve(run: Run, beside: Path | None = None) -> Plan:
     """Look everything up; UnknownName or RunInvalid where something does not exist or does not go together."""
@@ -79,15 +84,14 @@ def resolve(run: Run, beside: Path | None = None) -> Plan:
     faults = list(incompatible(run, model, chosen))
     if faults:
         raise RunInvalid(faults)
-    place = placement(run.sharding, run.gpus, run.offload)
+    place = placement(run, model)
     chosen = place.recipe_of(chosen)
     if not run.lora:  # what does not learn is kept as the rest of the model is: fixed tables of positions
         chosen = replace(chosen, frozen=chosen.weights)
     tensors, adapted = _trained_tensors(run, model, chosen, notes)
     _note_defaults(run, notes)
-    for key in ("train", "freeze", "companions"):
-        if getattr(run, key):
-            notes.warn(key, "not-modelled", f"{key} is not modelled yet: the numbers are of a run without it")
+    if run.companions:
+        notes.warn("companions", "not-modelled", "companions are not modelled yet: the numbers are of a run without them")
     notes.assume_all("model", model.notes)
     notes.assume_all("precision", chosen.notes)
     notes.assume_all("gpu", (card.assumed,) if card and card.assumed else ())
@@ -106,8 +110,8 @@ def _for_model(optimizer: Optimizer, model: Model) -> Optimizer:
 
 
 def _trained_tensors(run: Run, model: Model, chosen: Recipe, notes: Notes) -> tuple[tuple[Tensor, ...], Adapted | None]:
-    """The tensors after adapters and quantised storage."""
-    tensors, adapted = model.tensors, None
+    """The tensors, each learning or not, after adapters and quantised storage."""
+    tensors, adapted = _learning(run, model, notes), None
     if run.lora:
         from memcalc.adapters import adapt  # noqa: PLC0415 - only runs with adapters need it
 
@@ -129,6 +133,28 @@ def _trained_tensors(run: Run, model: Model, chosen: Recipe, notes: Notes) -> tu
         notes.warn_all("quantize", stored.warnings)
         tensors = stored.tensors
     return tensors, adapted
+
+
+def _learning(run: Run, model: Model, notes: Notes) -> tuple[Tensor, ...]:
+    """The model's tensors as `train` and `freeze` say; with adapters the base is frozen whatever they say."""
+    if not (run.train or run.freeze):
+        return model.tensors
+    if run.lora:
+        notes.warn("train" if run.train else "freeze", "adapters-alone",
+                   "lora freezes the base model: train and freeze change nothing; lora.save_modules trains copies")  # fmt: skip
+        return model.tensors
+    from memcalc.freezing import learning, unmatched  # noqa: PLC0415 - few runs freeze anything
+
+    missed = list(unmatched(model.tensors, run.train, run.freeze))
+    found = learning(model.tensors, run.train, run.freeze)
+    if len(missed) == len(run.train) + len(run.freeze):
+        raise RunInvalid([Fault(where, message) for where, message in missed])
+    if not any(tensor.trainable and not tensor.buffer for tensor in found):
+        told = [Fault("train" if run.train else "freeze", "no tensor is left that learns")]
+        raise RunInvalid([*told, *(Fault(where, message) for where, message in missed)])
+    for where, message in missed:
+        notes.warn(where, "matches-nothing", message)
+    return found
 
 
 def _refuse_unmodelled(run: Run) -> None:
@@ -231,8 +257,13 @@ def resolved_run(plan: Plan) -> dict[str, Any]:
     if run.lora:
         written["lora"]["rank"] = run.lora.resolved_rank
     written["gpu"] = plan.gpu.name if plan.gpu else None
-    written["sharding"] = {"strategy": plan.placement.strategy, **(run.sharding.options if run.sharding else {})}
+    written["sharding"] = {"strategy": _strategy(plan), **(run.sharding.options if run.sharding else {})}
     return written
+
+
+def _strategy(plan: Plan) -> str:
+    """The strategy by its word: as asked, else as assumed."""
+    return plan.run.sharding.strategy if plan.run.sharding else plan.placement.name
 
 
 def _named(optimizer: Optimizer) -> str | dict[str, Any]:

@@ -35,11 +35,8 @@ def simulate(plan: Plan, record: Record = record_step) -> Timeline | None:
     """The timeline of one steady step of one replica; None where the model has no blocks to run or no rules yet."""
     if plan.model.nominal or plan.model.tables or plan.model.kind not in RUNNABLE:
         return None
-    share = (
-        None if plan.placement.strategy in ("none", "ddp") and not plan.placement.offloaded else plan.placement.share
-    )
     try:
-        timeline = measure(plan.model, plan.tensors, plan.optimizer, setting_of(plan), share, record)
+        timeline = measure(plan.model, plan.tensors, plan.optimizer, setting_of(plan), plan.placement, record)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         if os.environ.get("MEMCALC_TRACEBACK"):
             raise

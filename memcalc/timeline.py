@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from memcalc.tape.step import Recording
 
 Phase: TypeAlias = Literal["forward", "backward", "optimizer"]
-Part: TypeAlias = Literal["activations", "gradients", "temporary"]
+Part: TypeAlias = Literal["activations", "gradients", "buffers", "temporary"]
 Moved: TypeAlias = "dict[int, list[tuple[int, int]]]"  # event -> (storage, bytes) of others that die with it
-PARTS: tuple[Part, ...] = ("activations", "gradients", "temporary")
+PARTS: tuple[Part, ...] = ("activations", "gradients", "buffers", "temporary")
 
 
 class Slice(NamedTuple):
@@ -40,7 +40,8 @@ class Timeline:
 
     `phases` holds each phase's own maximum, `peak` the largest of them. `at_peak` adds up to `peak` exactly.
     `activations` is what autograd and the program hold when the forward pass ends, beyond the base, inputs included.
-    `pinned` is what of the activations waits in host memory. What takes longer to find is found when it is asked for:
+    `buffers` is what a sharding strategy gathers and communicates in, at its highest; `pinned` is what of the activations
+    waits in host memory. What takes longer to find is found when it is asked for:
     `replay` and `draw` say how.
     """
 
@@ -54,6 +55,7 @@ class Timeline:
     after_backward: int
     gradients: int
     step_temporaries: int
+    buffers: int = 0
     unmodelled: tuple[str, ...] = field(default=())
     pinned: int = 0
     replay: Callable[[], int] = int
@@ -89,18 +91,21 @@ def timeline(
         "optimizer": ground + after_backward + step_temporaries,
     }
     phase = max(phases, key=lambda name: phases[name])
-    gradients = after_backward - recording.kept
+    between, left, highest = _buffers(recording, signed, slices, forwards)
+    gradients = after_backward - recording.kept - left
     if phase == "optimizer":
-        parts = {"activations": recording.kept, "gradients": gradients, "temporary": step_temporaries}
+        parts = {"activations": recording.kept, "gradients": gradients, "buffers": left, "temporary": step_temporaries}
     else:
         parts = _composition(recording, signed, moved, slices, tops[phase][0])
     parts["gradients"] += base.get("gradients", 0)
+    parts["buffers"] += base.get("buffers", 0)
     parts["activations"] += recording.resident
     at_peak = {**base, **parts}
     return Timeline(
         base, phases, phases[phase], phase, at_peak,
-        recording.resident + after_forward, ground + after_forward, ground + after_backward,
-        gradients + base.get("gradients", 0), step_temporaries, recording.unmodelled, recording.pinned,
+        recording.resident + after_forward - between, ground + after_forward, ground + after_backward,
+        gradients + base.get("gradients", 0), step_temporaries, highest + base.get("buffers", 0),
+        recording.unmodelled, recording.pinned,
         replay, partial(curve, signed, slices, ground, phases["optimizer"]),
     )  # fmt: skip
 
@@ -113,6 +118,19 @@ def _levels(signed: list[int], slices: list[Slice]) -> list[tuple[int, int]]:
         levels.append((live + heights[piece], live + totals[piece]))
         live += totals[piece]
     return levels
+
+
+def _buffers(recording: Recording, signed: list[int], slices: list[Slice], forwards: int) -> tuple[int, int, int]:
+    """Bytes of a sharding strategy's buffers: after the first `forwards` slices, after all, and at their highest."""
+    if not recording.buffers:
+        return 0, 0, 0
+    marked = recording.buffers
+    own = [
+        nbytes if (event if event >= 0 else ~event) in marked else 0
+        for event, nbytes in zip(recording.events, signed, strict=False)
+    ]
+    levels = _levels(own, slices)
+    return levels[forwards - 1][1], levels[-1][1], max(level[0] for level in levels)
 
 
 def _highest(slices: list[Slice], levels: list[tuple[int, int]], phase: Phase) -> tuple[int, int]:
@@ -225,6 +243,8 @@ def fates(recording: Recording) -> list[Part]:
         kinds[first:last] = ["activations"] * (last - first)
     for storage in recording.gradients:
         kinds[storage] = "gradients"
+    for storage in recording.buffers:
+        kinds[storage] = "buffers"
     return kinds
 
 

@@ -86,6 +86,6 @@ def _marketing(plan: Plan, _book: Ledger, _: int) -> Iterator[tuple[str, str]]:
 
 def _persistent_alone(plan: Plan, book: Ledger, total: int) -> Iterator[tuple[str, str]]:
     card = plan.gpu
-    if card and book.persistent <= card.usable < total and plan.placement.strategy == "none":
+    if card and book.persistent <= card.usable < total and plan.placement.name == "none":
         yield (f"{_size(book.persistent)} of weights, gradients and states fit {card.name}, so the run does",
                f"the whole step decides: with activations, temporaries and the context it takes {_size(total)}")  # fmt: skip

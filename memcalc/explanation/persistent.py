@@ -12,7 +12,6 @@ from memcalc.explanation.kinds import alike, merged, modules_of
 from memcalc.explanation.values import Held, Layers, Term
 from memcalc.ledger import gradient_dtype, master_dtype, state_dtype, storage_dtype
 from memcalc.report import PERSISTENT
-from memcalc.sharding import SHARED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -38,13 +37,14 @@ class Part(NamedTuple):
 
 def held(plan: Plan, book: Ledger) -> tuple[Held, ...]:
     """Every component that persists and is not empty, in the order of the report."""
+    local = plan.local(book)
     made = {"weights": _weights, "master_weights": _masters, "gradients": _gradients, "optimizer_states": _states}
     return tuple(
         Held(
             component=name,  # type: ignore[arg-type]  # one of PERSISTENT
-            bytes=plan.placement.share(name, book.total(name)),
+            bytes=0 if name in plan.placement.offloaded else local.total(name),
             whole=book.total(name),
-            ranks=plan.placement.ranks if name in SHARED.get(plan.placement.strategy, ()) else 1,
+            ranks=plan.placement.over(name),
             terms=_terms(made[name](plan, book)),
             source=_source(plan, name),
         )

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
     from memcalc.model import Model
     from memcalc.resolve import Plan
+    from memcalc.tape.recorder import Tape
     from memcalc.tape.setting import Setting
+    from memcalc.tape.units import Sharder
     from memcalc.tape.weights import Weights
 
 
@@ -82,9 +84,9 @@ def trace(plan: Plan) -> Trace | None:
     """The plan's step, traced; None where it can't be simulated."""
     seen: list[tuple[Tracing, Recording]] = []
 
-    def record(model: Model, setting: Setting, weights: Weights) -> Recording:
+    def record(model: Model, setting: Setting, weights: Weights, attach: Callable[[Tape], Sharder | None]) -> Recording:
         tape = Tracing(setting, weights, model.context)
-        seen.append((tape, record_step(model, setting, weights, tape)))
+        seen.append((tape, record_step(model, setting, weights, attach, tape)))
         return seen[-1][1]
 
     timeline = simulate(plan, record)

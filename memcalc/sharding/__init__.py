@@ -1,77 +1,52 @@
-"""What each GPU holds of what persists, under the data-parallel strategies.
+"""Sharding: what each GPU holds, and what it gathers and communicates, under data-parallel strategies.
 
-Only the even split of parameters, gradients and states over the ranks is here (Rajbhandari et al. 2020, ZeRO, fig. 1);
-communication and gather buffers are not, and `Placement.leaves_out` says so.
+`placement` makes the strategy of a run; only the module of that strategy is loaded. A strategy over one rank is none.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from memcalc.errors import fault
+from memcalc.sharding.strategy import Strategy
+
 if TYPE_CHECKING:
-    from memcalc.ledger import Ledger
-    from memcalc.precision import Recipe
-    from memcalc.run import Sharding
+    from collections.abc import Mapping
+    from typing import Any
 
-# which components each strategy shares out (ZeRO stages 1 to 3; FSDP shards like stage 3)
-SHARED: dict[str, frozenset[str]] = {
-    "none": frozenset(),
-    "ddp": frozenset(),
-    "zero1": frozenset({"master_weights", "optimizer_states"}),
-    "zero2": frozenset({"master_weights", "optimizer_states", "gradients"}),
-    "zero3": frozenset({"master_weights", "optimizer_states", "gradients", "weights"}),
-    "fsdp": frozenset({"master_weights", "optimizer_states", "gradients", "weights"}),
+    from memcalc.model import Model
+    from memcalc.run import Run
+
+__all__ = ["Strategy", "placement"]
+
+OFFLOADED = {
+    "optimizer": frozenset({"master_weights", "optimizer_states"}),
+    "optimizer+params": frozenset({"master_weights", "optimizer_states", "weights"}),
 }
-PERSISTENT = ("weights", "master_weights", "gradients", "optimizer_states")
 
 
-@dataclass(frozen=True)
-class Placement:
-    """How many ranks share what, and which components live in host memory."""
-
-    strategy: str
-    ranks: int
-    offloaded: frozenset[str] = frozenset()
-
-    def recipe_of(self, recipe: Recipe) -> Recipe:
-        """What the framework makes of a recipe: FSDP keeps sharded fp32 parameters in place of a master copy.
-
-        Source: torch.distributed.fsdp.MixedPrecisionPolicy: param_dtype holds only while gathered, gradients are
-        sharded in the dtype of the sharded parameters.
-        """
-        if self.strategy != "fsdp" or not recipe.master:
-            return recipe
-        return replace(recipe, weights=recipe.master, gradients=recipe.master, master="")
-
-    def share(self, component: str, whole: int) -> int:
-        """Bytes of a component on the fullest rank's GPU."""
-        return 0 if component in self.offloaded else self._part(component, whole)
-
-    def hosted(self, book: Ledger) -> int:
-        """Bytes of offloaded components in one rank's pinned host memory."""
-        return sum(
-            self._part(component, book.total(component)) for component in PERSISTENT if component in self.offloaded
-        )
-
-    def _part(self, component: str, whole: int) -> int:
-        return -(-whole // self.ranks) if component in SHARED[self.strategy] else whole
-
-    @property
-    def leaves_out(self) -> str:
-        """What of this placement the numbers do not include, in a sentence; '' where nothing."""
-        if self.strategy == "none" and not self.offloaded:
-            return ""
-        what = {"none": "", "ddp": "gradient buckets"}.get(
-            self.strategy, "gather and reduce buffers, and padding of shards"
-        )
-        staging = "staging buffers of the offload" if self.offloaded else ""
-        return " and ".join(part for part in (what, staging) if part) + " are not included"
+def placement(run: Run, model: Model) -> Strategy:
+    """The strategy of a run; ddp where several GPUs and no strategy are named. RunInvalid lists what it has no option for."""
+    parallel = run.parallel
+    ranks = max(1, run.gpus // (parallel.tensor * parallel.pipeline * parallel.context))
+    name = run.sharding.strategy if run.sharding else "ddp" if ranks > 1 else "none"
+    made = _made(name, run.sharding.options if run.sharding else {}, ranks, run, model)
+    return made if ranks > 1 else Strategy(offloaded=OFFLOADED.get(run.offload, frozenset()))
 
 
-def placement(sharding: Sharding | None, gpus: int, offload: str) -> Placement:
-    """The placement of a run's `sharding`, `gpus` and `offload`; ddp where several GPUs and no strategy are named."""
-    strategy = sharding.strategy if sharding else "ddp" if gpus > 1 else "none"
-    offloaded = {"optimizer": {"master_weights", "optimizer_states"},
-                 "optimizer+params": {"master_weights", "optimizer_states", "weights"}}.get(offload, set())  # fmt: skip
-    return Placement(strategy, gpus, frozenset(offloaded))
+def _made(name: str, options: Mapping[str, Any], ranks: int, run: Run, model: Model) -> Strategy:  # noqa: ARG001 - some options follow from a model
+    """One module for each framework; each reads its own options."""
+    offloaded = OFFLOADED.get(run.offload, frozenset())
+    match name:
+        case "none":
+            if options:
+                raise fault(
+                    "sharding", f"no strategy is named for the options {', '.join(options)}; add strategy: fsdp"
+                )
+            return Strategy("none", ranks, offloaded)
+        case "zero1" | "zero2" | "zero3" | "fsdp":
+            from memcalc.sharding.even import Even  # noqa: PLC0415 - one module a run
+
+            return Even(name, ranks, offloaded)
+        case _:
+            return Strategy(name, ranks, offloaded)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from memcalc.tape.checkpoint import Holder
     from memcalc.tape.offload import Away
     from memcalc.tape.recorder import Tape
+    from memcalc.tape.units import Unit
 
 Gradients: TypeAlias = "tuple[Value | None, ...]"
 Formula: TypeAlias = "Callable[..., Gradients]"
@@ -62,10 +63,10 @@ class Leaf:
     """A parameter's end of the graph: the gradient accumulates here (torch/csrc/autograd/functions/accumulate_grad.h).
 
     It holds the parameter, as AccumulateGrad does. `spends` are the temporaries of a step that uses the gradient up at
-    once; None where it stays for the optimizer's.
+    once; None where it stays for the optimizer's. `unit` is the module that a sharding strategy wrapped it in.
     """
 
-    __slots__ = ("dtype", "grad", "held", "shape", "spends", "storage", "tape")
+    __slots__ = ("dtype", "grad", "held", "name", "shape", "spends", "storage", "tape", "unit")
     edges: tuple[Edge, ...] = ()
     width = 1
 
@@ -73,6 +74,8 @@ class Leaf:
         self.tape, self.shape, self.dtype, self.storage, self.held = tape, value.shape, value.dtype, value.storage, held
         self.spends = spends
         self.grad: Value | None = None
+        self.name = ""
+        self.unit: Unit | None = None
 
     def accumulate(self, grads: list[Value]) -> None:
         """Keep the gradient: as it is, or a copy where others still hold it or its layout isn't the parameter's.
@@ -84,6 +87,9 @@ class Leaf:
             return
         if getrefcount(gradient) > 2 or gradient.strides is not None:
             gradient = self.tape.new(gradient.shape, gradient.dtype)
+        sharder = self.tape.sharder
+        if sharder is not None and sharder.gradient(self, gradient):
+            return
         self.tape.gradients.append(gradient.storage.id)
         if self.spends is None:
             self.grad = gradient

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from memcalc.dtypes import nbytes
 from memcalc.optimizers.values import Parameter, StateTensor
 from memcalc.reserve import Held, reserved
+from memcalc.sharding.strategy import Strategy
 from memcalc.tape.step import record_step
 from memcalc.tape.values import rounded
 from memcalc.tape.weights import Weights
@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 
     from memcalc.model import Model
     from memcalc.optimizers import Optimizer
+    from memcalc.sharding.strategy import Local
+    from memcalc.tape.recorder import Tape
     from memcalc.tape.setting import Setting
     from memcalc.tape.step import Recording
+    from memcalc.tape.units import Sharder
     from memcalc.tensors import Tensor
 
 
-Share: TypeAlias = "Callable[[str, int], int]"
-Record: TypeAlias = "Callable[[Model, Setting, Weights], Recording]"
+Record: TypeAlias = "Callable[[Model, Setting, Weights, Callable[[Tape], Sharder | None]], Recording]"
+WHOLE = Strategy()
 
 
 def measure(
@@ -32,46 +35,53 @@ def measure(
     tensors: Iterable[Tensor],
     optimizer: Optimizer,
     setting: Setting,
-    share: Share | None = None,
+    strategy: Strategy = WHOLE,
     record: Record = record_step,
 ) -> Timeline:
-    """One steady step (optimizer states exist, gradients start as None) of the model with these tensors.
+    """One steady step (optimizer states exist, gradients start as None) of the fullest rank of a model with these tensors.
 
-    `tensors` are the run's: after adapters and quantised storage, each trainable or not. `share` says how many of a
-    component's bytes one of several ranks holds; the allocator is replayed only where a rank holds everything, and only
-    when the timeline is asked for `reserved`.
-    `record` runs the step: `explain` looks on.
+    `tensors` are the run's: after adapters and quantised storage, each trainable or not, whole. `setting` has the dtypes
+    things are kept in. `strategy` says what a rank holds of them, and its hooks run with the step. The allocator is
+    replayed only when the timeline is asked for `reserved`. `record` runs the step: `explain` looks on.
     """
     found = tuple(tensor for tensor in tensors if not tensor.tied_to)
-    stored = storage(setting)
-    recording = record(model, setting, Weights(tensors, stored, lambda tensor: spent(tensor, optimizer, setting)))
-    base = {
-        "weights": sum(_bytes(tensor, stored(tensor)) for tensor in found if not tensor.buffer),
-        "master_weights": sum(_bytes(tensor, setting.master) for tensor in _trained(found)) if setting.master else 0,
-        "buffers": sum(_bytes(tensor, stored(tensor)) for tensor in found if tensor.buffer),
-        "optimizer_states": sum(_state_bytes(tensor, optimizer, setting) for tensor in _trained(found)),
-    }
-    if setting.accumulating:
-        base["gradients"] = sum(_bytes(tensor, setting.gradients or stored(tensor)) for tensor in _trained(found))
-    if share:
-        return shared(recording, base, step_temporaries(found, optimizer, setting), share)
+    inner, local, stored = strategy.setting_of(setting), strategy.place(found), storage(setting)
+    seen = storage(inner)
+    weights = Weights(
+        tensors,
+        lambda tensor: strategy.gathered(tensor, seen(tensor)),
+        lambda tensor: spent(tensor, optimizer, setting),
+    )
+    recording = record(model, inner, weights, lambda tape: strategy.attach(tape, model, found))
+    base = {name: nbytes for name, nbytes in _base(local, optimizer, setting).items() if name not in strategy.offloaded}
 
     def replay() -> int:
-        trained = [held(tensor, optimizer, setting) for tensor in _trained(found)]
-        sizes = [(nbytes(tensor.elements, stored(tensor)), tensor.count) for tensor in found]
-        there = [*sizes, *_masters(found, setting), *_accumulated(found, setting)]
+        trained = [held(tensor, optimizer, setting) for tensor in _trained(local.states)]
+        if "optimizer_states" in strategy.offloaded:
+            trained = [Held(item.times, (), item.together, item.each) for item in trained]
+        sizes = [(nbytes(tensor.elements, stored(tensor)), tensor.count) for tensor in local.weights]
+        sizes = [] if "weights" in strategy.offloaded else sizes
+        masters = [] if "master_weights" in strategy.offloaded else _masters(local.states, setting)
+        buffers = [(nbytes(tensor.elements, tensor.dtype), tensor.count) for tensor in local.buffers]
+        there = [*sizes, *masters, *_accumulated(local, setting), *buffers]
         return reserved(recording, there, trained, sum(base.values()))
 
-    return timeline(recording, base, step_temporaries(found, optimizer, setting), replay)
+    plain = step_temporaries(local.states, optimizer, setting)
+    return timeline(recording, base, strategy.step(plain, local, optimizer, setting), replay)
 
 
-def shared(recording: Recording, base: dict[str, int], temporaries: int, share: Share) -> Timeline:
-    """The timeline of a rank that holds a share of what persists, gradients as they come included."""
-    held = {component: share(component, nbytes) for component, nbytes in base.items()}
-    sizes = list(recording.sizes)
-    for gradient in recording.gradients:
-        sizes[gradient] = share("gradients", sizes[gradient])
-    return timeline(replace(recording, sizes=sizes), held, share("optimizer_states", temporaries))
+def _base(local: Local, optimizer: Optimizer, setting: Setting) -> dict[str, int]:
+    """What is there all along, by component, in bytes as the allocator counts them."""
+    stored, trained = storage(setting), _trained(local.states)
+    base = {
+        "weights": sum(_bytes(tensor, stored(tensor)) for tensor in local.weights),
+        "master_weights": sum(_bytes(tensor, setting.master) for tensor in trained) if setting.master else 0,
+        "buffers": sum(_bytes(tensor, tensor.dtype) for tensor in local.buffers),
+        "optimizer_states": sum(_state_bytes(tensor, optimizer, setting) for tensor in trained),
+    }
+    if setting.accumulating:
+        base["gradients"] = sum(rounded(nbytes) * count for nbytes, count in _accumulated(local, setting))
+    return base
 
 
 def held(tensor: Tensor, optimizer: Optimizer, setting: Setting) -> Held:
@@ -100,12 +110,12 @@ def _masters(tensors: Iterable[Tensor], setting: Setting) -> list[tuple[int, int
     return [(nbytes(tensor.elements, setting.master), tensor.count) for tensor in _trained(tensors)]
 
 
-def _accumulated(tensors: Iterable[Tensor], setting: Setting) -> list[tuple[int, int]]:
+def _accumulated(local: Local, setting: Setting) -> list[tuple[int, int]]:
     """Gradients that earlier micro batches have left: (bytes, how many)."""
     if not setting.accumulating:
         return []
-    stored = storage(setting)
-    return [(nbytes(t.elements, setting.gradients or stored(t)), t.count) for t in _trained(tensors)]
+    stored, left = storage(setting), local.gradients if local.accumulated is None else local.accumulated
+    return [(nbytes(t.elements, setting.gradients or stored(t)), t.count) for t in _trained(left)]
 
 
 def state_dtype(tensor: Tensor, setting: Setting) -> str:

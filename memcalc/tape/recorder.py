@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from memcalc.tape.keeping import Keeping
     from memcalc.tape.offload import Away
     from memcalc.tape.setting import Setting
+    from memcalc.tape.units import Sharder
     from memcalc.tape.weights import Weights
 
 
@@ -34,7 +35,8 @@ class Tape:
     """One training step as a log of storages: id for a birth, ~id for a death, in the order they happen.
 
     `sizes` and `owners` say of each storage how many bytes it takes and which block made it; `gradients` are the
-    storages that became a parameter's gradient, `recomputed` the ranges of those that a checkpoint made anew.
+    storages that became a parameter's gradient, `recomputed` the ranges of those that a checkpoint made anew, `buffers`
+    what a sharding strategy gathers or communicates in. `sharder` has that strategy's hooks, where there is one.
     `autocast` is the lower dtype, or '' where autocast is off. `path` is the block that runs, `instance` which of
     several like layers it belongs to, `like` how many layers it stands for. `context` is the longest sequence of the model.
     """
@@ -50,6 +52,8 @@ class Tape:
         self.unmodelled: dict[str, None] = {}
         self.stacks: list[Layers] = []
         self.held: list[Value] = []
+        self.buffers: list[int] = []
+        self.sharder: Sharder | None = None
         self.target: Value | None = None
         self.spending = Spending(self, late=setting.spends == "late")
         self.prefix: list[Value] = []  # keys and values of virtual tokens, a pair of each layer
@@ -57,7 +61,7 @@ class Tape:
         self.grad_enabled = True
         self.saving: Callable[[Value], Value | Holder | Away] | None = None
         self.keeping: Keeping | None = None
-        self.products: list[tuple[int, int]] = []  # (length of the log, FLOPs) of every matrix product
+        self.products: list[tuple[int, int, bool]] = []  # (length of the log, FLOPs, by a fused attention kernel)
         self.pinned = 0  # bytes of host memory that checkpoints keep their inputs in
         self.autocast = ""
         self.casts: dict[Leaf, Value] = {}
@@ -69,13 +73,19 @@ class Tape:
         self.sequence += 1
         return self.sequence
 
-    def multiplied(self, flops: int) -> None:
-        """A matrix product runs here: two floating-point operations for each multiplication and its sum."""
-        self.products.append((len(self.events), flops))
+    def multiplied(self, flops: int, *, kernel: bool = False) -> None:
+        """A matrix product runs here, alone or in an attention `kernel`: two operations for each multiplication."""
+        self.products.append((len(self.events), flops, kernel))
 
     def new(self, shape: Shape, dtype: str, strides: Shape | None = None) -> Value:
         """A fresh tensor outside the graph."""
         return Value(self, Storage(self, prod(shape) * ITEM[dtype]), shape, dtype, strides)
+
+    def buffer(self, elements: int, dtype: str) -> Value:
+        """A fresh flat tensor that a sharding strategy gathers or communicates in."""
+        value = self.new((elements,), dtype)
+        self.buffers.append(value.storage.id)
+        return value
 
     def given(self, shape: Shape, dtype: str, name: str = "") -> Value:
         """A tensor that was there before the step: an input, or the buffer `name` of the block that runs.
@@ -109,6 +119,8 @@ class Tape:
             if trainable:
                 spends = self.weights.spent(tied_to or full) if self.setting.spends else None
                 value.node = Leaf(self, value, held=self.setting.accumulating, spends=spends)
+                value.node.unit = self.sharder.unit if self.sharder else None
+                value.node.name = full
         return value
 
     @contextmanager

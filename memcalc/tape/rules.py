@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from memcalc.tape.bound import bounded
+from memcalc.tape.units import called
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -130,7 +131,11 @@ def run(t: Tape, block: Block | None, x: Value, around: Around) -> Value:
     if block.name:
         t.path = f"{before}.{block.name}" if before else block.name
     t.owner = t.path
-    out = _find(t, block)(t, block, x, around)
+    visit = t.sharder.module(t.path) if t.sharder is not None and block.name else None
+    if visit is None:
+        out = _find(t, block)(t, block, x, around)
+    else:
+        out = called(t, visit, lambda given: _find(t, block)(t, block, given, around), x)
     t.path = t.owner = before
     return out
 

@@ -9,10 +9,15 @@ from memcalc.tape.autograd import backward
 from memcalc.tape.hf.programs import whole
 from memcalc.tape.offload import Offloading
 from memcalc.tape.recorder import Layers, Tape
+from memcalc.tape.units import noticed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from memcalc.model import Model
     from memcalc.tape.setting import Setting
+    from memcalc.tape.units import Sharder
+    from memcalc.tape.values import Value
     from memcalc.tape.weights import Weights
 
 
@@ -20,9 +25,10 @@ if TYPE_CHECKING:
 class Recording:
     """What a tape holds when the step is over: see Tape for the fields; `forward_end`, `end` are lengths of the log.
 
-    `products` are (place in the log, FLOPs) of every matrix product, as often as it was recorded.
+    `products` are (place in the log, FLOPs, whether in a fused attention kernel) of every matrix product recorded.
     `kept` are the bytes of outputs that the training loop still holds when the step is over, `outputs` their
-    storage (-1: none). `pinned` is what lies in host memory until the backward pass.
+    storage (-1: none). `pinned` is what lies in host memory until the backward pass. `buffers` are the storages that a
+    sharding strategy gathers or communicates in.
     """
 
     events: list[int]
@@ -39,16 +45,27 @@ class Recording:
     outputs: int
     unmodelled: tuple[str, ...]
     pinned: int = 0
-    products: tuple[tuple[int, int], ...] = ()
+    products: tuple[tuple[int, int, bool], ...] = ()
+    buffers: frozenset[int] = frozenset()
 
 
-def record_step(model: Model, setting: Setting, weights: Weights, tape: Tape | None = None) -> Recording:
-    """Run one micro step of the model, on a tape that is new, or the given one where it notes more than a plain one."""
+def record_step(
+    model: Model,
+    setting: Setting,
+    weights: Weights,
+    attach: Callable[[Tape], Sharder | None] | None = None,
+    tape: Tape | None = None,
+) -> Recording:
+    """Run one micro step of the model, on a tape that is new, or the given one where it notes more than a plain one.
+
+    `attach` puts a sharding strategy's hooks on the tape.
+    """
     tape, kept, held = tape or Tape(setting, weights, model.context), 0, -1
+    tape.sharder = attach(tape) if attach else None
     tape.saving = Offloading(tape) if setting.offload_activations else None
     before = tape.new((), "fp32") if setting.keep_outputs else None  # the outputs of the step before, until these come
     with tape.autocast_again():
-        loss, outputs = whole(tape, model)
+        loss, outputs = sharded(tape, model)
     if before:
         held = outputs.storage.id
         kept = tape.sizes[before.storage.id] = tape.sizes[held]
@@ -59,11 +76,27 @@ def record_step(model: Model, setting: Setting, weights: Weights, tape: Tape | N
     forward_end, forward_storages = len(tape.events), len(tape.sizes)
     walk_back(tape, loss)
     del loss
+    if tape.sharder:
+        tape.sharder.finish()
     return Recording(
         tape.events, tape.sizes, tape.owners, frozenset(tape.gradients), tape.recomputed, tape.stacks,
         forward_end, forward_storages, len(tape.events), tape.resident, kept, held,
-        tuple(tape.unmodelled), tape.pinned, tuple(tape.products),
+        tuple(tape.unmodelled), tape.pinned, tuple(tape.products), frozenset(tape.buffers),
     )  # fmt: skip
+
+
+def sharded(tape: Tape, model: Model) -> tuple[Value, Value]:
+    """The forward pass, with a sharding strategy's hooks of the root around it: the gradient of the loss comes first."""
+    sharder = tape.sharder
+    unit = sharder.root() if sharder else None
+    if not sharder or not unit:
+        return whole(tape, model)
+    sharder.before_forward(unit)
+    sharder.running.append(unit)
+    loss, outputs = whole(tape, model)
+    sharder.running.remove(unit)
+    sharder.after_forward(unit)
+    return noticed(tape, loss, sharder.before_backward, unit), outputs
 
 
 def walk_back(tape: Tape, loss: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.base import Block, Parallel, PostNorm, Recomputed, Residual, Sequence, Stack, Sum, Unused
@@ -11,6 +12,7 @@ from memcalc.tape.hf.basic import stored
 from memcalc.tape.hf.surroundings import handed_to, prepare
 from memcalc.tape.recorder import Layers
 from memcalc.tape.rules import Around, rule, run
+from memcalc.tape.units import Visit, called
 from memcalc.tensors import numbers
 
 if TYPE_CHECKING:
@@ -79,7 +81,7 @@ def unused(_: Tape, block: Unused, x: Value, around: Around) -> Value:
 
 
 @rule(Stack)
-def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:
+def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:  # noqa: C901 - one loop, read from top to bottom
     """Numbered layers. Like ones between the first and the last are recorded once, and stand for all of them."""
     path, outer, setting = t.path, t.instance, t.setting
     named = _named(block)
@@ -91,6 +93,8 @@ def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:
         return _inner(t, block, named, x, around)
     named, kinds = _passes(block, named)
     named, kinds = _apart(t, named, kinds)
+    if t.sharder is not None:
+        kinds = _neighbours(kinds)
     samples, order = _samples(kinds, setting.every if setting.checkpoint else 0)
     marks = Layers(path, order)
     t.stacks.append(marks)
@@ -104,7 +108,10 @@ def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:
         marks.mark(t)
         t.like = order.count(number)
         if setting.checkpoint and index % setting.every == 0 and block.recompute != "never":
-            x = checkpointed(t, _again(t, layer, around), x, reentrant=setting.reentrant, alone=_alone(around))
+            x = checkpointed(t, _wrapped(t, path, index, name, _again(t, layer, around)), x,
+                             reentrant=setting.reentrant, alone=_alone(around))  # fmt: skip
+        elif t.sharder is not None:
+            x = _wrapped(t, path, index, name, partial(_once, t, layer, around))(x)
         else:
             x = run(t, layer, x, around)
         around.weights = around.branch = None
@@ -159,7 +166,9 @@ def _inner(t: Tape, block: Stack, named: list[tuple[Block, str]], x: Value, arou
     for index, (layer, name) in enumerate(named):
         t.path, t.instance = f"{path}.{name}" if path else name, outer and f"{outer}/{index}"
         if t.setting.checkpoint and block.recompute == "always":
-            x = checkpointed(t, _again(t, layer, around), x)
+            x = checkpointed(t, _wrapped(t, path, index, name, _again(t, layer, around)), x)
+        elif t.sharder is not None:
+            x = _wrapped(t, path, index, name, partial(_once, t, layer, around))(x)
         else:
             x = run(t, layer, x, around)
     t.path, t.instance = path, outer
@@ -172,6 +181,25 @@ def recomputed(t: Tape, block: Recomputed, x: Value, around: Around) -> Value:
     if not t.setting.checkpoint:
         return sequence(t, block, x, around)
     return checkpointed(t, _again(t, Sequence("", block.blocks), around), x, reentrant=t.setting.reentrant)
+
+
+def _once(t: Tape, layer: Block, around: Around, x: Value) -> Value:
+    return run(t, layer, x, around)
+
+
+def _wrapped(t: Tape, stack: str, index: int, name: str, layer: Callable[[Value], Value]) -> Callable[[Value], Value]:
+    """The layer with the hooks of the unit that a sharding strategy made of it."""
+    unit = t.sharder.layer(stack, index, name) if t.sharder is not None else None
+    return partial(called, t, Visit(unit), layer) if unit else layer
+
+
+def _neighbours(kinds: list[int]) -> list[int]:
+    """Layers told apart by their neighbours, too: what a sharding strategy gathered for one goes while the next one runs."""
+    if len(set(kinds)) == 1:
+        return kinds
+    around = list(zip([-1, *kinds[:-1]], kinds, [*kinds[1:], -1], strict=True))
+    seen = {key: number for number, key in enumerate(dict.fromkeys(around))}
+    return [seen[key] for key in around]
 
 
 def _alone(around: Around) -> bool:

@@ -1,0 +1,176 @@
+# ruff: noqa: ARG002 - the hooks here do nothing with what they are told
+"""Units: the modules that a sharding strategy wraps, and the hooks that it gets around their forward and backward.
+
+A strategy's own transient memory (gathered parameters, communication buffers, gradients on their way to their shards) is
+made of ordinary values of the tape, whose storages are marked with `Tape.buffer`; so timeline, peak, composition and
+curve hold them like everything else, layers that stand for several included. For that, what a unit lets go of in a layer's
+stretch of the log and did not make there must have been made by the unit before it, as often.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from memcalc.blocks.base import Stack
+from memcalc.tape.autograd import record
+from memcalc.tape.values import Value
+from memcalc.tensors import count_of, expand
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from memcalc.blocks.base import Block
+    from memcalc.tape.autograd import Gradients, Leaf, Node
+    from memcalc.tape.recorder import Tape
+    from memcalc.tensors import Tensor
+
+_LAYER = re.compile(r"(\d+|\{[^{}]*\})(?:\.|$)")
+ROOT = ""
+
+
+class Unit:
+    """A module with its tensors (`count` of each being that of one such module): '' is the root, whatever is left over.
+
+    Strategies subclass it where they keep something per unit.
+    """
+
+    def __init__(self, path: str, tensors: tuple[Tensor, ...]) -> None:
+        self.path, self.tensors = path, tensors
+
+
+class Visit(NamedTuple):
+    """A module at which a unit begins (its forward hook before it), or ends, or both."""
+
+    unit: Unit
+    enters: bool = True
+    leaves: bool = True
+
+
+class Sharder:
+    """The hooks of a strategy on one tape; here they do nothing. One is made for each step that is recorded.
+
+    Layers of stacks are asked for by `layer`, named modules by `module`; the root is around the whole forward pass. In a
+    recomputation the forward hooks run again (after_forward only where the recomputation gets that far).
+    """
+
+    def __init__(self, tape: Tape) -> None:
+        self.tape = tape
+        self.running: list[Unit] = []  # the units whose forward is under way, innermost last
+
+    @property
+    def unit(self) -> Unit | None:
+        """The unit that a parameter met now belongs to."""
+        return self.running[-1] if self.running else None
+
+    def root(self) -> Unit | None:
+        """The unit around the whole model."""
+        return None
+
+    def layer(self, stack: str, index: int, name: str) -> Unit | None:
+        """The unit of layer number `index` of the stack at that path; `name` is the pattern of its like."""
+        return None
+
+    def module(self, path: str) -> Visit | None:
+        """The unit that begins or ends at the named module there."""
+        return None
+
+    def before_forward(self, unit: Unit) -> None:
+        """Before the unit's forward."""
+
+    def after_forward(self, unit: Unit) -> None:
+        """After the unit's forward."""
+
+    def before_backward(self, unit: Unit) -> None:
+        """When the gradient of the unit's output is there."""
+
+    def after_backward(self, unit: Unit) -> None:
+        """When the gradient of the unit's input is there; never where its input asks for none."""
+
+    def gradient(self, leaf: Leaf, gradient: Value) -> bool:
+        """A parameter's gradient is complete; True where the strategy takes it, else it stays as the parameter's."""
+        return False
+
+    def finish(self) -> None:
+        """The backward pass is over."""
+
+
+def called(t: Tape, visit: Visit, function: Callable[[Value], Value], x: Value) -> Value:
+    """function(x) with the hooks of its unit around it, as nn.Module.__call__ and tensors' own hooks run them."""
+    sharder, (unit, enters, leaves) = t.sharder, visit
+    assert sharder is not None  # noqa: S101 - it has given the visit
+    if enters:
+        sharder.before_forward(unit)
+        sharder.running.append(unit)
+        x = noticed(t, x, sharder.after_backward, unit)
+    try:
+        out = function(x)
+    except BaseException:  # a recomputation has what it needs
+        sharder.running.remove(unit)
+        raise
+    if leaves:
+        sharder.running.remove(unit)
+        sharder.after_forward(unit)
+        out = noticed(t, out, sharder.before_backward, unit)
+    return out
+
+
+def noticed(t: Tape, x: Value, hook: Callable[[Unit], None], unit: Unit) -> Value:
+    """The same tensor; `hook(unit)` runs when its gradient is there, before anything is made of it."""
+    node = record(t, _notice, (x,), (), (hook, unit))
+    return Value(t, x.storage, x.shape, x.dtype, x.strides, node) if node else x
+
+
+def _notice(node: Node, gradient: Value) -> Gradients:
+    hook, unit = node.meta
+    hook(unit)
+    return (gradient,)
+
+
+def stacks(block: Block, path: str = "") -> Iterator[str]:
+    """Paths of the stacks whose layers are wrapped one by one: the outermost, or those within, where all layers have some."""
+    path = f"{path}.{block.name}" if path and block.name else path or block.name
+    if isinstance(block, Stack):
+        within = [(indices, layer, list(stacks(layer))) for indices, layer in block.groups()]
+        if not within or not all(below for _, _, below in within):
+            yield path
+            return
+        for indices, _, below in within:
+            yield from (f"{path}.{index}.{inner}" for index in indices or () for inner in below)
+        return
+    for _, part in block.groups():
+        yield from stacks(part, path)
+
+
+class Wrapped:
+    """Tensors by the layer they are in: which are in layers of these stacks, and which in none."""
+
+    def __init__(self, paths: Iterable[str], tensors: Iterable[Tensor]) -> None:
+        self.layers: dict[str, list[tuple[str, Tensor]]] = {path: [] for path in paths}
+        self.rest: list[Tensor] = []
+        for tensor in tensors:
+            if not tensor.tied_to and not tensor.buffer:
+                self._sort(tensor)
+
+    def _sort(self, tensor: Tensor) -> None:
+        for path, found in self.layers.items():
+            if tensor.name.startswith(f"{path}.") and (match := _LAYER.match(tensor.name, len(path) + 1)):
+                found.append((match[1], tensor))
+                return
+        self.rest.append(tensor)
+
+    def of(self, path: str, index: int) -> tuple[Tensor, ...]:
+        """The tensors of one layer, as often as they are in it."""
+        return tuple(
+            _part(tensor, count_of(pattern)) for pattern, tensor in self.layers.get(path, ()) if holds(pattern, index)
+        )
+
+
+def holds(pattern: str, index: int) -> bool:
+    """Whether layer number `index` is among those a pattern stands for."""
+    return str(index) in expand(pattern)
+
+
+def _part(tensor: Tensor, layers: int) -> Tensor:
+    return replace(tensor, count=tensor.count // layers) if layers > 1 else tensor
