@@ -36,6 +36,7 @@ class Weights:
         self._tensors, self._stored, self._spent = tuple(tensors), stored, spent
         self._groups = {tensor.name: tensor for tensor in self._tensors}
         self.adapters = any(tensor.role == "adapter" for tensor in self._tensors)
+        self._mixed = not all(tensor.trainable or tensor.buffer for tensor in self._tensors)
         self.copies = {original: tensor.name for tensor in self._tensors if (original := copied(tensor.name))}
         self._packed = frozenset(tensor.module for tensor in self._tensors if tensor.role == "quantized")
 
@@ -63,7 +64,7 @@ class Weights:
         return self._groups.get(full) or (None if "{" in full else self._single.get(full))
 
     def adapted_layers(self, path: str) -> dict[str, frozenset[int]]:
-        """The sets of layers below `path` that carry adapters alike, by their patterns: {'{0..31}': {0, …, 31}}."""
+        """The sets of layers below `path` that learn alike, in adapters or not, by their patterns: {'{0..31}': {0, …, 31}}."""
         found = self._adapted.get(path, ())
         return {pattern: frozenset(int(number) for number in expand(pattern)) for pattern in found}
 
@@ -71,7 +72,8 @@ class Weights:
     def _adapted(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for tensor in self._tensors:
-            place = _NUMBERED.match(tensor.name) if tensor.role == "adapter" else None
+            tells = tensor.role == "adapter" or (self._mixed and tensor.trainable and not tensor.buffer)
+            place = _NUMBERED.match(tensor.name) if tells else None
             if place and place[2] not in found.setdefault(place[1], []):
                 found[place[1]].append(place[2])
         return found

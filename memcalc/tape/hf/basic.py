@@ -88,8 +88,11 @@ def with_images(t: Tape, out: Value, around: Around) -> Value:
 
 
 def asking(t: Tape, out: Value) -> Value:
-    """enable_input_require_grads: with adapters and checkpointing the embedding's output asks for a gradient itself."""
-    if t.setting.checkpoint and t.weights.adapters and out.node is None:
+    """enable_input_require_grads: under checkpointing the embeddings ask for a gradient themselves, frozen or not.
+
+    Models of tokens do so whenever they are checkpointed (gradient_checkpointing_enable, modeling_utils.py).
+    """
+    if t.setting.checkpoint and out.node is None:
         out.node = Leaf(t, out)
     return out
 

@@ -22,7 +22,7 @@ def conv(t: Tape, block: Conv, x: Value, _: Around) -> Value:
     weight = t.weight("weight", (first, second // block.conv_groups, *block.kernel))
     bias = t.weight("bias", (block.outputs,)) if block.bias else None
     out = f.conv(x, weight, bias, sizes(block, x.shape[2:]))
-    return asking(t, out) if block.embeds else out
+    return asking(t, out) if block.embeds and t.weights.adapters else out
 
 
 def sizes(block: Conv, given: tuple[int, ...]) -> tuple[int, ...]:
