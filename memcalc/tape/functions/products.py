@@ -210,7 +210,7 @@ def flash(q: Value, k: Value, v: Value, mask: Value | None = None) -> Value:
     The output lies in memory like q, the gradients as [batch, tokens, heads, channels] (torch/_meta_registrations.py).
     """
     node = record(q.tape, _flash_backward, (q, k, v), (q, k, v, mask))
-    q.tape.multiplied(_attended(q, k, v))
+    q.tape.multiplied(_attended(q, k, v), kernel=True)
     out = output(q.tape, "attention", q.shape, q.dtype, dense_like(q.shape, q.strides))
     out.node = node
     save(q.tape, node, out)
@@ -226,7 +226,7 @@ def _attended(q: Value, k: Value, v: Value) -> int:
 def _flash_backward(node: Node, g: Value) -> Gradients:
     """Five products for two: the scores are made again (Dao 2023, FlashAttention-2, 3.2)."""
     q, k, v, *_ = node.load()
-    q.tape.multiplied(5 * _attended(q, k, v) // 2)
+    q.tape.multiplied(5 * _attended(q, k, v) // 2, kernel=True)
     made = []
     for x in (q, k, v):
         b, h, s, d = x.shape
@@ -241,7 +241,7 @@ def flash_attn(q: Value, k: Value, v: Value) -> Value:
     again in the backward pass. Of packed sequences it is told where each begins (flash_attn_varlen_func).
     """
     node = record(q.tape, _flash_attn_backward, (q, k, v), (q, k, v))
-    q.tape.multiplied(_attended(q, k, v))
+    q.tape.multiplied(_attended(q, k, v), kernel=True)
     b, h, s, d = q.shape
     out = output(q.tape, "attention", q.shape, q.dtype, dense_like(q.shape, (s * h * d, d, h * d, 1)))
     out.node = node
@@ -259,7 +259,7 @@ def _flash_attn_backward(node: Node, g: Value) -> Gradients:
     Rows are rounded up to 128 (mha_varlen_bwd: 128 more for each sequence), channels to 32 (64 beyond 128 of them).
     """
     q, k, v, *_ = node.load()
-    q.tape.multiplied(5 * _attended(q, k, v) // 2)
+    q.tape.multiplied(5 * _attended(q, k, v) // 2, kernel=True)
     made = [q.tape.new(x.shape, x.dtype, dense_like(x.shape, _by_tokens(x.shape))) for x in (q, k, v)]
     b, h, s, d = q.shape
     step, sequences = 32 if d <= 128 else 64, q.tape.setting.packed

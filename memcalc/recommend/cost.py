@@ -1,0 +1,31 @@
+"""What a run costs: the price of its GPUs, per hour and for each million tokens or thousand samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from memcalc.gpus import Gpu
+
+HOUR = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """USD of an hour of one GPU, and where the figure is from."""
+
+    per_gpu_hour: float
+    source: str
+
+
+def price_of(card: Gpu, given: float | None = None) -> Price | None:
+    """The price as given, else the lowest that the GPU's preset has seen; None where neither is there."""
+    if given is not None:
+        return Price(given, "as given")
+    return Price(card.price[0], f"the lowest price seen of {card.name}") if card.price else None
+
+
+def usd_per_million(per_gpu_hour: float, gpus: int, items_per_second: float) -> float:
+    """USD of a million items (tokens, images): dollars of a second over items of a second."""
+    return per_gpu_hour * gpus / HOUR / items_per_second * 10**6

@@ -1,0 +1,97 @@
+"""The throughput model: held to what others measured, and to the arithmetic it states."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from memcalc import estimate
+from memcalc.gpus import gpu
+from memcalc.presets import find
+from memcalc.recommend.cost import price_of, usd_per_million
+from memcalc.recommend.throughput import Load, bubble, bus, pace
+from memcalc.recommend.work import Work
+from tests.recommend.published import ROWS, Row
+from tests.recommend.test_work import worked
+
+MILLION = Work(forward=10**15, backward=2 * 10**15, attention=0, made=0)
+
+
+def predicted(row: Row) -> float:
+    """Tokens per second and GPU; FSDP reduces gradients in fp32 and gathers bf16 weights."""
+    keys = {"model": row.model, "batch_size": row.batch, "seq_len": row.seq, "checkpointing": row.checkpointing}
+    parameters = estimate({"model": row.model}).model.parameters
+    load = Load(strategy="fsdp", gpus=row.gpus, data=row.gpus, weights=2 * parameters, gradients=4 * parameters)
+    found = pace(worked(**keys), load, gpu(row.gpu))
+    assert found
+    return row.batch * row.seq / found.seconds
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.model}-{row.gpu}-{row.gpus}")
+def test_published_throughput(row: Row) -> None:
+    """Within a quarter of every figure, with no constant fitted to them."""
+    assert predicted(row) == pytest.approx(row.measured, rel=0.25)
+
+
+def test_products_alone() -> None:
+    """3e15 operations at the 794.5 TFLOPS that were attained on an H100."""
+    found = pace(MILLION, Load(), gpu("h100-80gb"))
+    assert found
+    assert found.seconds == pytest.approx(3e15 / 794.5e12)
+    assert found.busy == pytest.approx(794.5 / 989.4)
+
+
+def test_what_is_made_is_moved_twice() -> None:
+    shares = find("overheads", "speed")
+    found = pace(Work(0, 0, 0, made=10**12), Load(), gpu("h100-80gb"))
+    assert found
+    assert found.seconds == pytest.approx(2 * 10**12 / (3350e9 * shares["memory"]))
+
+
+def test_the_volumes_of_communication() -> None:
+    """Over 8 GPUs, 7/8 of: gradients twice (ddp); weights twice and gradients once (fsdp)."""
+    card, idle = gpu("h100-80gb"), Work(0, 0, 0, 0)
+    speed = 450e9 * find("overheads", "speed")["link"]
+    load = Load(gpus=8, data=8, weights=10**12, gradients=10**12)
+    for strategy, volumes in (("ddp", 2), ("zero2", 2), ("zero3", 3), ("fsdp", 3)):
+        found = pace(idle, replace(load, strategy=strategy), card)
+        assert found
+        assert found.parts["communication"] == pytest.approx(volumes * 7 / 8 * 10**12 / speed), strategy
+
+
+def test_computation_hides_what_overlaps_with_it() -> None:
+    load = Load(gpus=8, data=8, strategy="fsdp", weights=10**9, gradients=10**9)
+    found = pace(MILLION, load, gpu("h100-80gb"))
+    assert found
+    assert found.parts["communication"] == 0
+
+
+def test_between_nodes_the_network_is_the_bus() -> None:
+    shares = find("overheads", "speed")
+    assert bus(gpu("a100-80gb"), 8, shares) == pytest.approx(240e9)
+    assert bus(gpu("a100-80gb"), 16, shares) == pytest.approx(160e9)
+    assert bus(gpu("rtx-4090"), 2, shares) == pytest.approx(10e9)
+
+
+def test_a_pipeline_fills_and_drains() -> None:
+    """(p - 1) / m: 7 / 32 for eight stages and 32 micro batches."""
+    assert bubble(8, 32) == 7 / 32
+    assert bubble(1, 1) == 0
+
+
+def test_offloaded_states_travel_and_are_updated_on_the_host() -> None:
+    found = pace(MILLION, Load(weights=10**9, gradients=10**9, hosted=12 * 10**9), gpu("h100-80gb"))
+    assert found
+    lane = gpu("h100-80gb").pcie / 2 * 1e9 * 0.8
+    assert found.parts["offload"] == pytest.approx(2e9 / lane + 2 * 12e9 / 200e9)
+
+
+def test_a_bare_size_has_no_pace() -> None:
+    assert pace(MILLION, Load(), gpu("80GiB")) is None
+    assert pace(MILLION, Load(dtype="bf16"), gpu("v100-32gb")) is None
+
+
+def test_price() -> None:
+    assert price_of(gpu("h100-80gb"), 3.5) is not None
+    assert usd_per_million(3.6, 8, 1000) == pytest.approx(8.0)
