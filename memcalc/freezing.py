@@ -1,6 +1,6 @@
-"""Which tensors learn: the patterns of `train` and `freeze`, applied to the tensors of a model.
+r"""Which tensors learn: the patterns of `train` and `freeze`, applied to the tensors of a model.
 
-A pattern is a regular expression, searched for in the whole name, where it has what only those have (^ $ \\ ( | + or .*);
+A pattern is a regular expression, searched for in the whole name, where it has what only those have (^ $ \ ( | +);
 else a name, with * and ? and [0-9] as in a shell, that must be whole parts of the tensor's: `lm_head`,
 `layers.2?.mlp`, `*norm*`.
 """
@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from memcalc.adapters.patterns import chosen, sample
-from memcalc.errors import Fault, RunInvalid, nearest_names, shorten
+from memcalc.errors import fault, nearest_names, shorten
 from memcalc.tensors import expand
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from memcalc.tensors import Tensor
 
-_REGEX = re.compile(r"[\\^$()|+]|\.\*")
+_REGEX = re.compile(r"[\\^$()|+]")
 _NUMBERED = re.compile(r"[0-9?\[]")
 _NESTED = re.compile(r"[*+}][^()]*\)[*+{]")  # repetition of a repetition, which can take for ever
 LONGEST = 1000
@@ -39,11 +39,11 @@ class Pattern:
     def rule(self) -> re.Pattern[str]:
         """What a name must hold; RunInvalid where it is no regular expression, or one that may never end."""
         if len(self.text) > LONGEST or _NESTED.search(self.text):
-            raise RunInvalid([Fault(self.where, f"{shorten(self.text)!r} is too long, or repeats a repetition")])
+            raise fault(self.where, f"{shorten(self.text)!r} is too long, or repeats a repetition")
         try:
             return re.compile(self.text if self.is_regex else _parts(self.text))
         except re.error as error:
-            raise RunInvalid([Fault(self.where, f"{shorten(self.text)!r} is no regular expression: {error}")]) from error
+            raise fault(self.where, f"{shorten(self.text)!r} is no regular expression: {error}") from error
 
     @property
     def is_regex(self) -> bool:
@@ -106,7 +106,7 @@ def unmatched(tensors: Iterable[Tensor], train: Sequence[str], freeze: Sequence[
         if tied:
             yield pattern.where, f"{tied.name} is tied to {tied.tied_to}: they are one parameter, of that name"
             continue
-        near = nearest_names(_plain(pattern.text), {_plain(sample(tensor.name)): None for tensor in held})
+        near = nearest_names(_plain(pattern.text), dict.fromkeys(name for tensor in held for name in _names(tensor)))
         hint = f"; the nearest: {', '.join(near)}" if near else ""
         yield pattern.where, f"no tensor is named like {shorten(pattern.text)!r}{hint}"
 
@@ -115,6 +115,12 @@ def _meets(pattern: Pattern, tensor: Tensor) -> bool:
     if not pattern.tells_numbers:
         return pattern.matches(sample(tensor.name))
     return any(pattern.matches(name) for name in expand(tensor.name))
+
+
+def _names(tensor: Tensor) -> tuple[str, ...]:
+    """What a tensor may be called, without numbers: its whole name, its module, and each part."""
+    plain = _plain(sample(tensor.name))
+    return plain, plain.rpartition(".")[0], *plain.split(".")
 
 
 def _plain(text: str) -> str:

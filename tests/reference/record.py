@@ -23,6 +23,7 @@ import transformers.masking_utils
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
+from memcalc.freezing import patterns
 from tests.reference.cuda_autocast import CudaAutocast
 from tests.reference.live_bytes import LiveBytes
 
@@ -124,6 +125,8 @@ def build(run: Run, config: dict[str, Any], device: str) -> torch.nn.Module:
     finally:
         torch.set_default_dtype(torch.float32)
     model.train()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = learns(name, run)
     if run.get("lora"):
         model = adapted(model, run["lora"])
     mode = run["checkpointing"] if isinstance(run["checkpointing"], dict) else {"mode": run["checkpointing"]}
@@ -132,6 +135,13 @@ def build(run: Run, config: dict[str, Any], device: str) -> torch.nn.Module:
         if run.get("lora"):
             model.enable_input_require_grads()
     return model  # type: ignore[no-any-return]
+
+
+def learns(name: str, run: Run) -> bool:
+    """Whether a parameter is among those that the run trains."""
+    train, freeze = patterns(run.get("train", ()), run.get("freeze", ()))
+    wanted = not train or any(pattern.matches(name) for pattern in train)
+    return wanted and not any(pattern.matches(name) for pattern in freeze)
 
 
 def adapted(model: torch.nn.Module, lora: Run) -> Any:

@@ -59,6 +59,8 @@ def _switches(run: dict[str, Any]) -> Iterator[str]:
         if isinstance(value, dict):
             value = " ".join(str(word) for word in value.values())
         yield f"{key} {value}" if value else ""
+    for key in ("train", "freeze"):
+        yield f"{key} {', '.join(run[key])}" if run.get(key) else ""
     yield "packed" if run.get("packing") else ""
     yield "accumulating" if run.get("grad_accum", 1) > 1 else ""
 
