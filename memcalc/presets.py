@@ -17,11 +17,11 @@ import yaml
 from memcalc.errors import UnknownName
 
 Kind = Literal["models", "gpus", "optimizers", "precisions", "architectures", "quantizations", "overheads", "adapters",
-               "implementations"]  # fmt: skip
+               "implementations", "frameworks"]  # fmt: skip
 SINGULAR: dict[str, str] = {"models": "model", "gpus": "GPU", "optimizers": "optimizer", "precisions": "precision recipe",
                             "architectures": "architecture", "quantizations": "quantisation",
                             "overheads": "table of overheads", "adapters": "adapter method",
-                            "implementations": "implementation"}  # fmt: skip
+                            "implementations": "implementation", "frameworks": "framework"}  # fmt: skip
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
