@@ -54,8 +54,11 @@ class Tree:
     written: dict[str, str]
 
 
-def tree(text: str, source: str) -> Tree:
-    """The one document of `text`; UnreadableInput names the line, RunInvalid lists every key written twice."""
+def tree(text: str, source: str, *, last_wins: bool = False) -> Tree:
+    """The one document of `text`; UnreadableInput names the line, RunInvalid lists every key written twice.
+
+    With `last_wins` the last of several keys counts instead, as it does for PyYAML.
+    """
     builder = _Builder(source)
     try:
         for event in yaml.parse(text, Loader=_LOADER):
@@ -64,7 +67,7 @@ def tree(text: str, source: str) -> Tree:
         raise NotYaml(_explained(error, source)) from None
     except UnicodeEncodeError:
         raise NotYaml(f"{source}: not valid YAML: half of a surrogate pair is no character") from None
-    if builder.faults:
+    if builder.faults and not last_wins:
         raise RunInvalid(builder.faults, source)
     return Tree(builder.root, builder.places, builder.written)
 

@@ -7,12 +7,12 @@ the reason why, so that a reader of scripts may take it and the reason is told i
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from memcalc.errors import UnreadableInput
+from memcalc.errors import RunInvalid, UnreadableInput
 from memcalc.reading import STDIN, check_depth, parse_document, read_text, source_name
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ _ENTRY: Final = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=")
 class Document:
     """A file that was read: `data` is its mapping (empty where it holds none), `path` None for standard input.
 
-    `lines` holds the line of each dotted path. `base` is the document that this one was laid over.
+    `lines` holds the line of each dotted path. `base` is the document that this one was laid over. `within` is the path of
+    `data` in the file where it is a part of it; `repeated` the complaint about keys that are written twice, of which the
+    last counts (as every framework's reader has it).
     """
 
     text: str
@@ -36,6 +38,8 @@ class Document:
     path: Path | None = None
     unreadable: UnreadableInput | None = None
     base: Document | None = None
+    within: str = ""
+    repeated: RunInvalid | None = None
     _parsed: Any = field(default=None, repr=False, compare=False)
 
     @cached_property
@@ -57,7 +61,7 @@ class Document:
 
     def where(self, key: str) -> tuple[str, int | None]:
         """The file and the line that hold a dotted path, or the nearest thing around it; line None if unknown."""
-        around = key
+        around = f"{self.within}.{key}" if self.within and key else self.within or key
         while around:
             if around in self.lines:
                 return self.source, self.lines[around]
@@ -65,6 +69,10 @@ class Document:
                 return self.base.where(around)
             around = around.rpartition(".")[0]
         return self.source, None
+
+    def part(self, key: str, data: dict[str, Any]) -> Document:
+        """The mapping `data` that stands at a dotted path, as a document of its own; places are those of the file."""
+        return replace(self, data=data, within=f"{self.within}.{key}" if self.within else key)
 
 
 def open_document(path: str | os.PathLike[str]) -> Document:
@@ -79,10 +87,22 @@ def document_of(text: str, source: str, path: Path | None = None) -> Document:
         return Document(text, _toml(text, source), source, path)
     try:
         parsed = parse_document(text, source)
+    except RunInvalid as error:
+        return _repeating(text, source, path, error)
     except UnreadableInput as error:
         data = _as_toml(text, source)
         return Document(text, data, source, path, None if data else error)
     return Document(text, parsed.data, source, path, _parsed=parsed)
+
+
+def _repeating(text: str, source: str, path: Path | None, error: RunInvalid) -> Document:
+    """A document with keys that are written twice, the last of which counts."""
+    from memcalc.yaml_tree import tree  # noqa: PLC0415 - JSON does without yaml
+
+    parsed = tree(text, source, last_wins=True)
+    if not isinstance(parsed.data, dict):
+        raise error
+    return Document(text, parsed.data, source, path, repeated=error, _parsed=parsed)
 
 
 def _as_toml(text: str, source: str) -> dict[str, Any]:

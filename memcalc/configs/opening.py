@@ -33,8 +33,9 @@ def opened(source: str | os.PathLike[str], asked: Asked | None = None, form: str
         reading = read(document, form, asked)
         if reading is not None:
             return _of_a_reading(reading, asked)
-    if document.unreadable is not None:
-        raise document.unreadable
+    wrong = document.unreadable or document.repeated
+    if wrong is not None:
+        raise wrong
     beside = None if str(source) == STDIN else Path(source).parent
     return Draft(dict(document.data), document.source, _placing(document), beside)
 

@@ -172,6 +172,8 @@ class Sheet:
         """What was read, with a warning of the keys that were not; RunInvalid where something was at fault."""
         if self.faults:
             raise RunInvalid(self.faults, self.document.source)
+        for fault in self.document.repeated.faults if self.document.repeated else ():
+            self.warnings.append(Remark("key-repeated", fault.where, f"{fault.what}: the last one counts"))
         left = self.unread(ignored)
         if left:
             named = ", ".join(f"{shorten(key)}{_on(self.document.where(key)[1])}" for key in left[:NAMED])
