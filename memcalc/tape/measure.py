@@ -49,11 +49,11 @@ def measure(
     seen = storage(inner)
     weights = Weights(
         tensors,
-        lambda tensor: strategy.gathered(tensor, seen(tensor)),
+        lambda tensor: strategy.gathered(tensor, seen(tensor), inner),
         lambda tensor: spent(tensor, optimizer, setting),
     )
     recording = record(model, inner, weights, lambda tape: strategy.attach(tape, model, found))
-    base = {name: nbytes for name, nbytes in _base(local, optimizer, setting).items() if name not in strategy.offloaded}
+    base = {name: nbytes for name, nbytes in standing(local, optimizer, setting).items() if name not in strategy.offloaded}
 
     def replay() -> int:
         trained = [held(tensor, optimizer, setting) for tensor in _trained(local.states)]
@@ -70,7 +70,7 @@ def measure(
     return timeline(recording, base, strategy.step(plain, local, optimizer, setting), replay)
 
 
-def _base(local: Local, optimizer: Optimizer, setting: Setting) -> dict[str, int]:
+def standing(local: Local, optimizer: Optimizer, setting: Setting) -> dict[str, int]:
     """What is there all along, by component, in bytes as the allocator counts them."""
     stored, trained = storage(setting), _trained(local.states)
     base = {
