@@ -17,11 +17,11 @@ import yaml
 from memcalc.errors import UnknownName
 
 Kind = Literal["models", "gpus", "optimizers", "precisions", "architectures", "quantizations", "overheads", "adapters",
-               "implementations", "frameworks"]  # fmt: skip
+               "implementations", "frameworks", "tasks"]  # fmt: skip
 SINGULAR: dict[str, str] = {"models": "model", "gpus": "GPU", "optimizers": "optimizer", "precisions": "precision recipe",
                             "architectures": "architecture", "quantizations": "quantisation",
                             "overheads": "table of overheads", "adapters": "adapter method",
-                            "implementations": "implementation", "frameworks": "framework"}  # fmt: skip
+                            "implementations": "implementation", "frameworks": "framework", "tasks": "task"}  # fmt: skip
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
