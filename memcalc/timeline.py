@@ -13,10 +13,13 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from memcalc.curve import EMPTY, Curve, curve
+from memcalc.overlay import Heights, spread
+from memcalc.overlay import parts as parts_laid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from memcalc.overlay import Overlay
     from memcalc.tape.recorder import Layers
     from memcalc.tape.step import Recording
 
@@ -81,7 +84,7 @@ def timeline(
     """
     moved: Moved = {}
     signed, slices = signed_sizes(recording, moved), schedule(recording)
-    ground, levels = sum(base.values()) + recording.resident, _levels(signed, slices)
+    ground, levels = sum(base.values()) + recording.resident, _levels(signed, slices, recording.overlay)
     tops = {phase: _highest(slices, levels, phase) for phase in ("forward", "backward")}
     forwards = sum(piece.phase == "forward" for piece in slices)
     after_forward, after_backward = levels[forwards - 1][1], levels[-1][1]
@@ -106,30 +109,46 @@ def timeline(
         recording.resident + after_forward - between, ground + after_forward, ground + after_backward,
         gradients + base.get("gradients", 0), step_temporaries, highest + base.get("buffers", 0),
         recording.unmodelled, recording.pinned,
-        replay, partial(curve, signed, slices, ground, phases["optimizer"]),
+        replay, partial(_curve, recording.overlay, signed, slices, ground, phases["optimizer"]),
     )  # fmt: skip
 
 
-def _levels(signed: list[int], slices: list[Slice]) -> list[tuple[int, int]]:
+def _levels(signed: list[int], slices: list[Slice], overlay: Overlay) -> list[tuple[int, int]]:
     """For each slice in order: (the highest it gets, where it ends), above the base."""
     heights, totals = _measured(signed, slices)
+    cut = Heights(signed)
     live, levels = 0, []
-    for piece in slices:
-        levels.append((live + heights[piece], live + totals[piece]))
-        live += totals[piece]
+    for number, piece in enumerate(slices):
+        laid = overlay.get(number)
+        top, total = cut.over(piece, laid) if laid else (heights[piece], totals[piece])
+        levels.append((live + top, live + total))
+        live += total
     return levels
+
+
+def _curve(overlay: Overlay, signed: list[int], slices: list[Slice], ground: int, step: int) -> Curve:
+    """The curve, with what is laid over the log put into it."""
+    if not overlay:
+        return curve(signed, slices, ground, step)
+    longer, cut = list(signed), list(slices)
+    for number, laid in overlay.items():
+        start = len(longer)
+        longer += spread(signed, slices[number], laid)
+        cut[number] = Slice(start, len(longer), slices[number].phase)
+    return curve(longer, cut, ground, step)
 
 
 def _buffers(recording: Recording, signed: list[int], slices: list[Slice], forwards: int) -> tuple[int, int, int]:
     """Bytes of a sharding strategy's buffers: after the first `forwards` slices, after all, and at their highest."""
-    if not recording.buffers:
+    if not recording.buffers and not recording.overlay:
         return 0, 0, 0
     marked = recording.buffers
+    laid = {number: [item for item in items if item.part == "buffers"] for number, items in recording.overlay.items()}
     own = [
         nbytes if (event if event >= 0 else ~event) in marked else 0
         for event, nbytes in zip(recording.events, signed, strict=False)
     ]
-    levels = _levels(own, slices)
+    levels = _levels(own, slices, laid)
     return levels[forwards - 1][1], levels[-1][1], max(level[0] for level in levels)
 
 
@@ -221,15 +240,19 @@ def _composition(
     kinds = fates(recording)
     total = dict.fromkeys(PARTS, 0)
     known: dict[Slice, dict[Part, int]] = {}
-    for piece in slices[:peak]:
+    for number, piece in enumerate(slices[:peak]):
         if piece not in known:
             known[piece] = _parts(recording, signed, moved, kinds, piece.start, piece.stop)
-        for part, nbytes in known[piece].items():
+        for part, nbytes in (*known[piece].items(), *parts_laid(recording.overlay.get(number, ())).items()):
             total[part] += nbytes
-    last = slices[peak]
-    path = list(accumulate(signed[last.start : last.stop]))
-    stop = last.start + path.index(max(path)) + 1
-    for part, nbytes in _parts(recording, signed, moved, kinds, last.start, stop).items():
+    last, laid = slices[peak], recording.overlay.get(peak, ())
+    if laid:
+        stop, items = Heights(signed).peak(last, laid)
+    else:
+        path = list(accumulate(signed[last.start : last.stop]))
+        stop, items = last.start + path.index(max(path)) + 1, 0
+    there = _parts(recording, signed, moved, kinds, last.start, stop)
+    for part, nbytes in (*there.items(), *parts_laid(laid[:items]).items()):
         total[part] += nbytes
     return {str(part): nbytes for part, nbytes in total.items()}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from memcalc.tape.autograd import backward
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from memcalc.model import Model
+    from memcalc.overlay import Overlay
     from memcalc.tape.setting import Setting
     from memcalc.tape.units import Sharder
     from memcalc.tape.values import Value
@@ -28,7 +29,7 @@ class Recording:
     `products` are (place in the log, FLOPs, whether in a fused attention kernel) of every matrix product recorded.
     `kept` are the bytes of outputs that the training loop still holds when the step is over, `outputs` their
     storage (-1: none). `pinned` is what lies in host memory until the backward pass. `buffers` are the storages that a
-    sharding strategy gathers or communicates in.
+    sharding strategy gathers or communicates in, `overlay` what it has beside the log.
     """
 
     events: list[int]
@@ -47,6 +48,7 @@ class Recording:
     pinned: int = 0
     products: tuple[tuple[int, int, bool], ...] = ()
     buffers: frozenset[int] = frozenset()
+    overlay: Overlay = field(default_factory=dict)
 
 
 def record_step(
@@ -78,11 +80,12 @@ def record_step(
     del loss
     if tape.sharder:
         tape.sharder.finish()
-    return Recording(
+    made = Recording(
         tape.events, tape.sizes, tape.owners, frozenset(tape.gradients), tape.recomputed, tape.stacks,
         forward_end, forward_storages, len(tape.events), tape.resident, kept, held,
         tuple(tape.unmodelled), tape.pinned, tuple(tape.products), frozenset(tape.buffers),
     )  # fmt: skip
+    return tape.sharder.laid(made) if tape.sharder else made
 
 
 def sharded(tape: Tape, model: Model) -> tuple[Value, Value]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from memcalc.blocks.base import Block
     from memcalc.tape.autograd import Gradients, Leaf, Node
     from memcalc.tape.recorder import Tape
+    from memcalc.tape.step import Recording
     from memcalc.tensors import Tensor
 
 _LAYER = re.compile(r"(\d+|\{[^{}]*\})(?:\.|$)")
@@ -52,8 +53,11 @@ class Sharder:
     """The hooks of a strategy on one tape; here they do nothing. One is made for each step that is recorded.
 
     Layers of stacks are asked for by `layer`, named modules by `module`; the root is around the whole forward pass. In a
-    recomputation the forward hooks run again (after_forward only where the recomputation gets that far).
+    recomputation the forward hooks run again (after_forward only where the recomputation gets that far). `neighbours`:
+    whether layers differ by what is beside them.
     """
+
+    neighbours = True
 
     def __init__(self, tape: Tape) -> None:
         self.tape = tape
@@ -94,6 +98,10 @@ class Sharder:
 
     def finish(self) -> None:
         """The backward pass is over."""
+
+    def laid(self, recording: Recording) -> Recording:
+        """The recording with what the strategy has beside the log laid over it (memcalc.overlay)."""
+        return recording
 
 
 def called(t: Tape, visit: Visit, function: Callable[[Value], Value], x: Value) -> Value:

@@ -93,7 +93,7 @@ def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:  # noqa: C9
         return _inner(t, block, named, x, around)
     named, kinds = _passes(block, named)
     named, kinds = _apart(t, named, kinds)
-    if t.sharder is not None:
+    if t.sharder is not None and t.sharder.neighbours:
         kinds = _neighbours(kinds)
     samples, order = _samples(kinds, setting.every if setting.checkpoint else 0)
     marks = Layers(path, order)

@@ -1,0 +1,98 @@
+"""Overlay: bytes that come and go beside the log of a tape, in the order of the real step rather than of its record.
+
+The tape records a layer once where many are alike. What a strategy does by counting elements over the whole model
+(buckets that fill across layers, a window of gathered parameters) is different in each layer: it lies over the schedule
+of the real step, slice by slice.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from memcalc.timeline import Part, Slice
+
+
+class Laid(NamedTuple):
+    """Bytes of a part that come (or go, where negative) when the log has `at` events."""
+
+    at: int
+    part: Part
+    nbytes: int
+
+
+Overlay: TypeAlias = "Mapping[int, Sequence[Laid]]"  # number of the slice in the schedule -> in order
+NOTHING: Overlay = {}
+
+
+class Heights:
+    """How high stretches of a log rise: each slice cut at given places, looked at once for all like it."""
+
+    def __init__(self, signed: Sequence[int]) -> None:
+        self.signed = signed
+        self._cut: dict[tuple[Slice, tuple[int, ...]], tuple[list[int], int]] = {}
+
+    def cut(self, piece: Slice, places: tuple[int, ...]) -> tuple[list[int], int]:
+        """(the highest of each stretch between the places, above where the slice begins; where the slice ends)."""
+        known = self._cut.get((piece, places))
+        if known is None:
+            path = [0, *accumulate(self.signed[piece.start : piece.stop])]
+            bounds = [piece.start, *places, piece.stop]
+            tops = [max(path[a - piece.start : b - piece.start + 1]) for a, b in pairwise(bounds)]
+            known = self._cut[piece, places] = tops, path[-1]
+        return known
+
+    def over(self, piece: Slice, laid: Sequence[Laid]) -> tuple[int, int]:
+        """(the highest, the end) of a slice with what is laid over it, above where both begin."""
+        tops, end = self.cut(piece, tuple([item.at for item in laid]))
+        extra, highest = 0, tops[0]
+        for top, item in zip(tops[1:], laid, strict=True):
+            extra += item.nbytes
+            highest = max(highest, top + extra)
+        return max(highest, 0), end + extra
+
+    def peak(self, piece: Slice, laid: Sequence[Laid]) -> tuple[int, int]:
+        """(events of the log, items laid) that are behind where a slice is at its highest."""
+        tops, _ = self.cut(piece, tuple([item.at for item in laid]))
+        extra, best, number = 0, tops[0], 0
+        for index, item in enumerate(laid):
+            extra += item.nbytes
+            if tops[index + 1] + extra > best:
+                best, number = tops[index + 1] + extra, index + 1
+        first = laid[number - 1].at if number else piece.start
+        last = laid[number].at if number < len(laid) else piece.stop
+        path = [0, *accumulate(self.signed[piece.start : last])]
+        stretch = path[first - piece.start : last - piece.start + 1]
+        return first + stretch.index(max(stretch)), number
+
+
+def spread(signed: Sequence[int], piece: Slice, laid: Sequence[Laid]) -> list[int]:
+    """The signed bytes of a slice with those laid over it put in."""
+    made: list[int] = []
+    at = piece.start
+    for item in laid:
+        made += signed[at : item.at]
+        made.append(item.nbytes)
+        at = item.at
+    return [*made, *signed[at : piece.stop]]
+
+
+def highest(overlay: Overlay) -> int:
+    """The most that is laid at a time."""
+    live = most = 0
+    for number in sorted(overlay):
+        for item in overlay[number]:
+            live += item.nbytes
+            most = max(most, live)
+    return most
+
+
+def parts(laid: Sequence[Laid]) -> dict[Part, int]:
+    """Bytes by part, in all."""
+    found: dict[Part, int] = {}
+    for item in laid:
+        found[item.part] = found.get(item.part, 0) + item.nbytes
+    return found
