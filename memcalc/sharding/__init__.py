@@ -44,9 +44,13 @@ def _made(name: str, options: Mapping[str, Any], ranks: int, run: Run, model: Mo
                     "sharding", f"no strategy is named for the options {', '.join(options)}; add strategy: fsdp"
                 )
             return Strategy("none", ranks, offloaded)
-        case "zero1" | "zero2" | "zero3" | "fsdp":
+        case "zero1" | "zero2" | "zero3":
             from memcalc.sharding.even import Even  # noqa: PLC0415 - one module a run
 
             return Even(name, ranks, offloaded)
+        case "fsdp" | "hsdp":
+            from memcalc.sharding.fsdp import fully_sharded  # noqa: PLC0415
+
+            return fully_sharded(name, options, ranks, run)
         case _:
             return Strategy(name, ranks, offloaded)

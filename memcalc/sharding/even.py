@@ -13,7 +13,6 @@ from memcalc.tape.units import Sharder
 if TYPE_CHECKING:
     from memcalc.model import Model
     from memcalc.optimizers import Optimizer
-    from memcalc.precision import Recipe
     from memcalc.tape.autograd import Leaf
     from memcalc.tape.recorder import Tape
     from memcalc.tape.setting import Setting
@@ -25,19 +24,12 @@ SHARED: dict[str, frozenset[str]] = {
     "zero1": frozenset({"master_weights", "optimizer_states"}),
     "zero2": frozenset({"master_weights", "optimizer_states", "gradients"}),
     "zero3": frozenset({"master_weights", "optimizer_states", "gradients", "weights"}),
-    "fsdp": frozenset({"master_weights", "optimizer_states", "gradients", "weights"}),
 }
 
 
 @dataclass(frozen=True)
 class Even(Strategy):
     """Every shared tensor is cut into as many parts as there are ranks, the fullest of which is counted."""
-
-    def recipe_of(self, recipe: Recipe) -> Recipe:
-        """FSDP keeps sharded fp32 parameters in place of a master copy."""
-        if self.name != "fsdp" or not recipe.master:
-            return recipe
-        return replace(recipe, weights=recipe.master, gradients=recipe.master, master="")
 
     def over(self, component: str) -> int:  # noqa: D102
         return self.ranks if component in SHARED[self.name] else 1

@@ -70,8 +70,8 @@ class Strategy:
         """The setting as the tape is to have it: dtypes as the modules see them; `setting` is as things are kept."""
         return setting
 
-    def gathered(self, tensor: Tensor, stored: str) -> str:
-        """The dtype that the modules see a tensor in, which is kept as `stored`."""
+    def gathered(self, tensor: Tensor, stored: str, setting: Setting) -> str:
+        """The dtype that the modules see a tensor in, where `setting` (as they see it) says `stored`."""
         return stored
 
     def place(self, tensors: tuple[Tensor, ...]) -> Local:

@@ -51,9 +51,12 @@ def measure(
         tensors,
         lambda tensor: strategy.gathered(tensor, seen(tensor), inner),
         lambda tensor: spent(tensor, optimizer, setting),
+        stored,
     )
     recording = record(model, inner, weights, lambda tape: strategy.attach(tape, model, found))
-    base = {name: nbytes for name, nbytes in standing(local, optimizer, setting).items() if name not in strategy.offloaded}
+    base = {
+        name: nbytes for name, nbytes in standing(local, optimizer, setting).items() if name not in strategy.offloaded
+    }
 
     def replay() -> int:
         trained = [held(tensor, optimizer, setting) for tensor in _trained(local.states)]

@@ -25,15 +25,20 @@ def copied(name: str) -> str:
 
 
 class Weights:
-    """The tensors of a run by the names the blocks give them: whole groups by their pattern, single ones by name."""
+    """The tensors of a run by the names the blocks give them: whole groups by their pattern, single ones by name.
+
+    `seen` is the dtype that modules see a tensor in, `kept` the one it is kept in between steps.
+    """
 
     def __init__(
         self,
         tensors: Iterable[Tensor],
         stored: Callable[[Tensor], str],
         spent: Callable[[Tensor], tuple[int, ...]] | None = None,
+        kept: Callable[[Tensor], str] | None = None,
     ) -> None:
         self._tensors, self._stored, self._spent = tuple(tensors), stored, spent
+        self.seen, self.kept = stored, kept or stored
         self._groups = {tensor.name: tensor for tensor in self._tensors}
         self.adapters = any(tensor.role == "adapter" for tensor in self._tensors)
         self._mixed = not all(tensor.trainable or tensor.buffer for tensor in self._tensors)

@@ -1,0 +1,37 @@
+"""FSDP of either version, with or without replicas: which one a run means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.errors import fault
+from memcalc.sharding.options import count
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from memcalc.run import Run
+    from memcalc.sharding.strategy import Strategy
+
+NODE = 8  # GPUs of a node, over which hybrid sharding shards
+
+
+def fully_sharded(name: str, given: Mapping[str, Any], ranks: int, run: Run) -> Strategy:
+    """The strategy of `fsdp` or `hsdp` over that many data-parallel ranks; RunInvalid where its options are wrong."""
+    shards = ranks // _replicas(name, given, ranks)
+    if run.offload == "optimizer":
+        raise fault("offload", "FSDP moves parameters, gradients and optimizer states to the host together; "
+                               "write offload: optimizer+params")  # fmt: skip
+    from memcalc.sharding.fsdp2 import from_options  # noqa: PLC0415 - one module a run
+
+    return from_options(given, ranks, shards, micro_batches=run.grad_accum, offload=run.offload)
+
+
+def _replicas(name: str, given: Mapping[str, Any], ranks: int) -> int:
+    """How many times the shards are there: as asked; hybrid sharding's default is one per node."""
+    asked = given.get("replicate")
+    replicas = count(asked) if asked is not None else ranks // NODE if name == "hsdp" and ranks % NODE == 0 else 1
+    if ranks % max(replicas, 1):
+        raise fault("sharding.replicate", f"{ranks} data-parallel ranks can't be shared among {replicas} replicas")
+    return max(replicas, 1)

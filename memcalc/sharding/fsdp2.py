@@ -1,0 +1,177 @@
+"""FSDP2, fully_shard: every parameter cut along its first dimension, gathered and reduced one unit at a time.
+
+Source: torch 2.13.0, torch/distributed/fsdp/_fully_shard: _fsdp_param.py (shards and their padding), _fsdp_collectives.py
+(what a gather and a reduction allocate), _fsdp_param_group.py and _fsdp_state.py (when).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from memcalc.dtypes import BITS
+from memcalc.errors import fault
+from memcalc.sharding import options
+from memcalc.sharding.groups import grouped
+from memcalc.sharding.strategy import Hosted, Local, Strategy
+from memcalc.tape.values import FLOATS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from memcalc.model import Model
+    from memcalc.precision import Recipe
+    from memcalc.sharding.options import Reader
+    from memcalc.sharding.strategy import Books
+    from memcalc.tape.recorder import Tape
+    from memcalc.tape.setting import Setting
+    from memcalc.tape.units import Sharder
+    from memcalc.tensors import Tensor
+
+WRAPS = ("layers", "layers+embed+head", "accelerate", "none")
+RESHARD = options.either(options.flag, options.one_of("default", "always", "never"), options.count)
+OPTIONS: dict[str, Reader] = {
+    "version": options.count,
+    "reshard_after_forward": RESHARD,
+    "param_dtype": options.dtype,
+    "reduce_dtype": options.dtype,
+    "output_dtype": options.dtype,
+    "cast_forward_inputs": options.flag,
+    "wrap": options.one_of(*WRAPS),
+    "no_sync": options.flag,
+    "cpu_offload": options.flag,
+    "offload_params": options.flag,
+    "pin_memory": options.flag,
+    "reduce_scatter_max_input_buffers": options.count,
+    "replicate": options.count,
+}
+
+
+@dataclass(frozen=True)
+class FullyShard(Strategy):
+    """`shards` ranks share what each of `ranks // shards` replicas keeps.
+
+    `reshard` is whether layers let go of what they gathered between forward and backward, or to how many ranks they give it
+    back (an int); `root_reshards` and `head_reshards` are for the root and the unit of the head. `param_dtype` and
+    `reduce_dtype` are '' where the recipe decides, or nothing is cast. `accumulates` where earlier micro batches were not
+    reduced, `sums` where they were. `inputs` is how many inputs of reductions are held for those under way.
+    """
+
+    shards: int = 1
+    reshard: bool | int = True
+    root_reshards: bool | int = False
+    head_reshards: bool | int = True
+    param_dtype: str = ""
+    reduce_dtype: str = ""
+    wrap: str = "layers"
+    accumulates: bool = False
+    sums: bool = False
+    offloads: bool = False
+    pins: bool = True
+    inputs: int = 1
+
+    def recipe_of(self, recipe: Recipe) -> Recipe:
+        """Shards in the master's dtype in place of a master copy, and gradients as the shards (MixedPrecisionPolicy)."""
+        kept = recipe.master or recipe.weights
+        return replace(recipe, weights=kept, gradients=kept, master="", master_gradients="")
+
+    def setting_of(self, setting: Setting) -> Setting:
+        """Parameters in param_dtype; gradients of earlier micro batches are not where autograd would look for them."""
+        seen = self.param_dtype or (setting.weights if setting.autocast else setting.compute or setting.weights)
+        frozen = self.param_dtype or setting.frozen
+        return replace(setting, weights=seen, frozen=frozen, accumulating=False)
+
+    def gathered(self, tensor: Tensor, stored: str, setting: Setting) -> str:
+        """Every floating-point parameter is cast to param_dtype, adapters in fp32 included."""
+        return stored if tensor.buffer or stored not in FLOATS or setting.autocast else setting.weights
+
+    def over(self, component: str) -> int:  # noqa: ARG002 - all of them
+        """Everything is sharded."""
+        return self.shards
+
+    def place(self, tensors: tuple[Tensor, ...]) -> Local:
+        """Dimension 0 cut into as many parts as there are shards, each rank's padded to the largest (_init_sharded_param)."""
+        parts = tuple(cut(tensor, self.shards) for tensor in tensors)
+        return Local(parts, parts, parts, accumulated=() if self.accumulates or self.offloads else None)
+
+    def attach(self, tape: Tape, model: Model, tensors: tuple[Tensor, ...]) -> Sharder:
+        """The hooks of FSDPState and FSDPParamGroup."""
+        from memcalc.sharding.gathering import Gathering  # noqa: PLC0415 - only a step that is run needs it
+
+        return Gathering(tape, self, grouped(model, tensors, self.wrap))
+
+    def hosted(self, books: Books) -> Hosted:
+        """CPUOffloadPolicy: parameters and gradients pinned, states pageable as the optimizer makes them."""
+        if not self.offloads:
+            return Hosted()
+        copies = books.total("weights") + books.total("gradients")
+        states = books.total("optimizer_states")
+        return Hosted(copies, states) if self.pins else Hosted(0, copies + states)
+
+    @property
+    def communicators(self) -> tuple[int, ...]:
+        """The mesh: one group, or one that shards and one that replicates."""
+        return (self.ranks,) if self.shards == self.ranks else (self.ranks, self.shards, self.ranks // self.shards)
+
+    @property
+    def leaves_out(self) -> str:
+        """Nothing of the allocator's."""
+        return ""
+
+
+def cut(tensor: Tensor, ways: int) -> Tensor:
+    """The largest of the parts that dimension 0 of a parameter is cut into; buffers stay whole."""
+    if tensor.buffer or ways == 1:
+        return tensor
+    first, *rest = tensor.shape or (1,)
+    return replace(tensor, shape=(-(-first // ways), *rest))
+
+
+def from_options(given: Mapping[str, Any], ranks: int, shards: int, *, micro_batches: int, offload: str) -> FullyShard:
+    """The strategy with a run's options; RunInvalid lists those that FSDP2 doesn't have."""
+    found = options.read(given, OPTIONS, "fsdp (version 2)")
+    reshard, root, head = _resharding(found.get("reshard_after_forward"), found.get("wrap", "layers"), shards)
+    offloads = found.get("cpu_offload", False) or found.get("offload_params", False) or offload == "optimizer+params"
+    return FullyShard(
+        "fsdp" if shards == ranks else "hsdp",
+        ranks,
+        frozenset({"weights", "master_weights", "gradients", "optimizer_states"} if offloads else ()),
+        shards=shards,
+        reshard=reshard,
+        root_reshards=root,
+        head_reshards=head,
+        param_dtype=found.get("param_dtype", ""),
+        reduce_dtype=found.get("reduce_dtype", ""),
+        wrap=found.get("wrap", "layers"),
+        accumulates=micro_batches > 1 and found.get("no_sync", True),
+        sums=micro_batches > 1 and not found.get("no_sync", True),
+        offloads=bool(offloads),
+        pins=found.get("pin_memory", True),
+        inputs=found.get("reduce_scatter_max_input_buffers", 1),
+    )
+
+
+def _resharding(given: bool | int | str | None, wrap: str, shards: int) -> tuple[bool | int, bool | int, bool | int]:
+    """Whether layers, the root and the head reshard after forward.
+
+    fully_shard's own None is true but for the root; torchtitan's `default` (apply_fsdp) and accelerate's
+    fsdp2_prepare_model keep the head, too, for it is the first unit of the backward pass.
+    """
+    value: bool | int = {"default": True, "always": True, "never": False}.get(given, True) if isinstance(given, str) else (
+        True if given is None else given)  # fmt: skip
+    if not isinstance(value, bool):
+        if value > shards or shards % value:
+            raise fault("sharding.reshard_after_forward", "If passing reshard_after_forward as an int, it should be a factor "
+                                                          f"of {shards}, not {value}")  # fmt: skip
+        value = {1: False, shards: True}.get(value, value)
+    if wrap == "accelerate":
+        return value, False, False
+    if isinstance(given, str):
+        return value, False, given == "always"
+    return value, False if given is None else value, value
+
+
+def nbytes(elements: int, dtype: str) -> int:
+    """Bytes of that many elements."""
+    return -(-elements * BITS[dtype] // 8)

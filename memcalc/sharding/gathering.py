@@ -1,0 +1,242 @@
+"""What FSDP2 allocates around its units: gathers, unsharded parameters, reductions.
+
+Source: torch 2.13.0, torch/distributed/fsdp/_fully_shard: the methods named below are FSDPState's, FSDPParamGroup's and
+those of _fsdp_collectives.py, and what lives as long as a local variable of theirs does so here.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, cast
+
+from memcalc.dtypes import BITS
+from memcalc.sharding.groups import Group, Grouping
+
+if TYPE_CHECKING:
+    from memcalc.sharding.fsdp2 import FullyShard
+    from memcalc.sharding.groups import Groups
+    from memcalc.tape.autograd import Leaf
+    from memcalc.tape.recorder import Tape
+    from memcalc.tape.units import Unit
+    from memcalc.tape.values import Shape, Value
+    from memcalc.tensors import Tensor
+
+
+class Gathering(Grouping):
+    """The hooks of FSDPState and FSDPParamGroup on one step.
+
+    `held` is the output of the gather before, which forward prefetch keeps until the next has been copied out; `inputs`
+    those of reductions under way; `order` the groups as their forwards ended; `outputs` what HSDP's all-reduces work on.
+    """
+
+    def __init__(self, tape: Tape, how: FullyShard, groups: Groups) -> None:
+        super().__init__(tape, groups)
+        self.how = how
+        self.held: Value | None = None
+        self.inputs: list[Value] = []
+        self.outputs: list[Value] = []
+        self.order: list[Group] = []
+        self.returning = False
+
+    def before_forward(self, unit: Unit) -> None:
+        """FSDPState._pre_forward; in a recomputation the parameters are there."""
+        group = cast("Group", unit)
+        if group.state != "backward":
+            group.state = "forward"
+        if self.how.accumulates and not self.returning and not group.accumulated:
+            self._accumulated(group)
+        self._unshard(group)
+        self._wait(group)
+
+    def after_forward(self, unit: Unit) -> None:
+        """FSDPState._post_forward."""
+        group = cast("Group", unit)
+        if group.state == "backward":
+            return
+        if not self.returning and group.tensors:
+            self._reshard(group, self._reshards(group))
+            group.turns.append(len(self.order))
+            self.order.append(group)
+        group.state = "idle"
+        if group is self.groups.root:
+            self.held = None
+
+    def before_backward(self, unit: Unit) -> None:
+        """FSDPState._pre_backward, with the implicit prefetch of the unit whose forward came before."""
+        group = cast("Group", unit)
+        self.returning = True
+        if group.state == "backward" or not group.tensors:
+            return
+        group.state = "backward"
+        self._unshard(group)
+        self._wait(group)
+        if group.turns and (turn := group.turns.pop()) > 0:
+            self._unshard(self.order[turn - 1])
+
+    def after_backward(self, unit: Unit) -> None:
+        """FSDPParamGroup.post_backward."""
+        group = cast("Group", unit)
+        group.state = "reduced"
+        gradients = self._complete(group)
+        self._reshard(group, reshards=True)
+        while len(self.inputs) >= self.how.inputs:
+            self.inputs.pop(0)
+        if gradients:
+            self._reduce(group, gradients)
+
+    def gradient(self, leaf: Leaf, gradient: Value) -> bool:
+        """An unsharded parameter's gradient waits for its unit to end; a later one is added in place."""
+        if leaf.unit is None:
+            return False
+        group = cast("Group", leaf.unit)
+        added = leaf in group.gradients or (leaf.name in group.accumulated and not self.how.reduce_dtype)
+        if not added:
+            group.gradients[leaf] = gradient
+            self.tape.gradients.append(gradient.storage.id)
+        return True
+
+    def finish(self) -> None:
+        """FSDPState._root_post_backward_final_callback: units whose input asked for no gradient end here, the root first."""
+        for group in self.groups.all():
+            if group.state != "reduced":
+                self.after_backward(group)
+        self.inputs.clear()
+        self.outputs.clear()
+        for group in self.groups.all():
+            group.gathering = None
+
+    def _reshards(self, group: Group) -> bool | int:
+        match group.kind:
+            case "root":
+                return self.how.root_reshards
+            case "head":
+                return self.how.head_reshards
+            case _:
+                return self.how.reshard
+
+    def _unshard(self, group: Group) -> None:
+        """FSDPParamGroup.unshard: nothing where the parameters are there, or under way."""
+        if not group.gathering and not group.unsharded and group.tensors:
+            group.gathering = self._gather(group)
+
+    def _gather(self, group: Group) -> Value:
+        """foreach_all_gather: casts of the shards, and the flat output that they are copied and gathered into."""
+        ways, inputs = self._ways(group), self._inputs(group)
+        nbytes = sum(
+            self._part(tensor, ways) * tensor.count * BITS[self._seen(tensor)] // 8 for tensor in group.tensors
+        )
+        out = self.tape.buffer(ways * nbytes, "uint8")
+        del inputs
+        return out
+
+    def _inputs(self, group: Group) -> list[Value]:
+        """_get_param_all_gather_inputs: one flat cast of what needs one; where shards are in host memory, copies one by one."""
+        buffer, ways = self.tape.buffer, self._ways(group)
+        cut = [(tensor, self._part(tensor, ways)) for tensor in group.tensors]
+        if not self.how.offloads:
+            elements = sum(part * tensor.count for tensor, part in cut if self._casts(tensor))
+            return [buffer(elements, self.tape.setting.weights)] if elements else []
+        found: list[Value] = []
+        for tensor, part in cut:
+            for _ in range(tensor.count):
+                copy = buffer(part, self.tape.weights.kept(tensor))
+                found.append(buffer(part, self._seen(tensor)) if self._casts(tensor) else copy)
+                del copy
+        return found
+
+    def _wait(self, group: Group) -> None:
+        """FSDPParamGroup.wait_for_unshard: what was gathered is copied out; in forward it stays until the next one is."""
+        if group.gathering is None:
+            return
+        forward, before = group.state == "forward", None
+        if forward:
+            before, self.held = self.held, None
+        ways = self._ways(group)
+        group.unsharded = [
+            self.tape.buffer(ways * self._part(tensor, ways), self._seen(tensor))
+            for tensor in group.tensors
+            for _ in range(tensor.count)
+        ]
+        group.parted = []
+        if forward:
+            self.held = group.gathering
+        group.gathering = None
+        del before
+
+    def _reshard(self, group: Group, reshards: bool | int) -> None:
+        """FSDPParamGroup.reshard: unsharded parameters go, or give way to shards over fewer ranks."""
+        if reshards is False:
+            return
+        if reshards is not True:
+            group.parted = [
+                self.tape.buffer(self._part(tensor, reshards), self._seen(tensor))
+                for tensor in group.tensors
+                for _ in range(tensor.count)
+            ]
+        group.unsharded = []
+
+    def _complete(self, group: Group) -> list[tuple[Shape, Value]]:
+        """The gradients of a unit in the order of its parameters, those of earlier micro batches included."""
+        places = {tensor.name: at for at, tensor in enumerate(group.tensors)}
+        found = [(leaf.name, leaf.shape, value) for leaf, value in group.gradients.items()]
+        if group.accumulated:
+            shapes = {tensor.name: tensor.shape for tensor in group.tensors}
+            found = [(name, shapes[name], value) for name, value in group.accumulated.items()]
+        group.gradients, group.accumulated = {}, {}
+        found.sort(key=lambda item: places.get(item[0], 0))
+        return [(shape, value) for _, shape, value in found]
+
+    def _reduce(self, group: Group, gradients: list[tuple[Shape, Value]]) -> None:
+        """foreach_reduce: a loop's variable holds the last of the gradients until it returns."""
+        ways, tape = self.how.shards, self.tape
+        part = sum(-(-(shape or (1,))[0] // ways) * prod(shape[1:]) for shape, _ in gradients)
+        last = gradients[-1][1]
+        dtype = self.how.reduce_dtype or last.dtype
+        flat = tape.buffer(ways * part, dtype)
+        gradients.clear()
+        reduced = tape.new((part,), dtype)
+        kept = self._kept(group)
+        if kept != dtype:
+            tape.buffers.append(reduced.storage.id)
+            if self.how.shards < self.how.ranks:
+                self.outputs.append(reduced)
+            reduced = tape.new((part,), kept)
+        if self.how.offloads or self.how.sums or group.reduced:
+            tape.buffers.append(reduced.storage.id)
+        else:
+            group.reduced = reduced
+            tape.gradients.append(reduced.storage.id)
+        self.inputs.append(flat)
+        del last
+
+    def _accumulated(self, group: Group) -> None:
+        """What backward passes without reduction have left (to_accumulated_grad_if_needed).
+
+        It is there when the step begins; here it comes with the unit's forward, so that it comes as often as there are units.
+        """
+        dtype = self.how.reduce_dtype
+        for tensor in group.tensors:
+            if tensor.trainable:
+                value = self.tape.new((tensor.count, *tensor.shape), dtype or self._seen(tensor))
+                group.accumulated[tensor.name] = value
+                self.tape.gradients.append(value.storage.id)
+
+    def _kept(self, group: Group) -> str:
+        """The dtype of the group's shards that learn."""
+        return next(self.tape.weights.kept(tensor) for tensor in group.tensors if tensor.trainable)
+
+    def _seen(self, tensor: Tensor) -> str:
+        return self.tape.weights.seen(tensor)
+
+    def _casts(self, tensor: Tensor) -> bool:
+        return self.tape.weights.seen(tensor) != self.tape.weights.kept(tensor)
+
+    def _ways(self, group: Group) -> int:
+        """How many ranks a gather is over."""
+        return int(self._reshards(group)) if group.parted else self.how.shards
+
+    def _part(self, tensor: Tensor, ways: int) -> int:
+        """Elements of one rank's part of a parameter, padded as for all shards."""
+        first, *rest = tensor.shape or (1,)
+        shards = self.how.shards
+        return -(-first // shards) * prod(rest) * shards // ways

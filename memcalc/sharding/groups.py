@@ -1,0 +1,120 @@
+"""Groups of parameters that are gathered and reduced together: a layer's, the embedding's, the head's, the root's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from memcalc.errors import fault
+from memcalc.tape.units import ROOT, Sharder, Unit, Visit, Wrapped, stacks
+
+if TYPE_CHECKING:
+    from memcalc.model import Model
+    from memcalc.tape.autograd import Leaf
+    from memcalc.tape.recorder import Tape
+    from memcalc.tape.values import Value
+    from memcalc.tensors import Tensor
+
+
+Kind: TypeAlias = Literal["root", "layer", "embed", "head"]
+
+
+class Group(Unit):
+    """What a unit holds of its parameters at the moment, beside its shards.
+
+    `unsharded` are the gathered parameters, `gathering` the output of a gather under way, `parted` what is kept where it was
+    given back to fewer ranks, `gradients` what its parameters have got of this backward pass, `accumulated` what they have
+    of earlier ones, `reduced` the gradient of its shards.
+    """
+
+    def __init__(self, path: str, tensors: tuple[Tensor, ...], kind: Kind) -> None:
+        super().__init__(path, tensors)
+        self.kind, self.state = kind, "idle"
+        self.unsharded: list[Value] = []
+        self.gathering: Value | None = None
+        self.parted: list[Value] = []
+        self.gradients: dict[Leaf, Value] = {}
+        self.accumulated: dict[str, Value] = {}
+        self.reduced: Value | None = None
+        self.turns: list[int] = []  # places in the order of forwards
+
+
+class Groups:
+    """Which group is where."""
+
+    def __init__(self, layers: Wrapped) -> None:
+        self.layers = layers
+        self.made: dict[tuple[str, int], Group] = {}
+        self.modules: dict[str, Visit] = {}
+        self.root = Group(ROOT, (), "root")
+
+    def layer(self, stack: str, index: int) -> Group | None:
+        """The group of a layer; None where its stack is not wrapped layer by layer."""
+        found = self.made.get((stack, index))
+        if found is None and stack in self.layers.layers:
+            tensors = self.layers.of(stack, index)
+            found = self.made[stack, index] = Group(f"{stack}.{index}", tensors, "layer")
+        return found
+
+    def all(self) -> list[Group]:
+        """Every group met, the root first."""
+        modules = dict.fromkeys(visit.unit for visit in self.modules.values() if isinstance(visit.unit, Group))
+        return [self.root, *self.made.values(), *modules]
+
+
+def grouped(model: Model, tensors: tuple[Tensor, ...], wrap: str) -> Groups:
+    """The groups of a model: the layers of its outermost stacks, and the rest in the root.
+
+    `layers+embed+head` makes units of the embedding, and of the last norm with the head (torchtitan, apply_fsdp);
+    `accelerate` does, too, and puts a tied embedding into the head's (accelerate 1.15, fsdp2_prepare_model). `none` leaves
+    all in the root.
+    """
+    groups = Groups(Wrapped(() if wrap == "none" else dict.fromkeys(stacks(model.body)), tensors))
+    rest = list(groups.layers.rest)
+    if wrap in ("layers+embed+head", "accelerate"):
+        rest = _apart(groups, rest, tensors, together=wrap == "accelerate")
+    groups.root.tensors = tuple(rest)
+    return groups
+
+
+def _apart(groups: Groups, rest: list[Tensor], tensors: tuple[Tensor, ...], *, together: bool) -> list[Tensor]:
+    """The embedding of tokens before the first layer, and what comes behind the last, as units; what is left over."""
+    places = {id(tensor): at for at, tensor in enumerate(tensors)}
+    inside = [places[id(tensor)] for found in groups.layers.layers.values() for _, tensor in found]
+    first, last = (min(inside), max(inside)) if inside else (len(tensors), len(tensors))
+    before = [t for t in rest if places[id(t)] < first and t.role == "embedding"][:1]
+    behind = [t for t in rest if places[id(t)] > last]
+    ties = [t for t in tensors if t.tied_to and t.tied_to in {tensor.name for tensor in before}]
+    if ties and not together:
+        raise fault("sharding.wrap", f"Parameter '{ties[0].name}' is shared with a parameter already managed by another FSDP "
+                                     "group; wrap: layers keeps both in the root")  # fmt: skip
+    if ties:
+        _visit(groups, [*before, *behind, *ties], "head")
+    else:
+        _visit(groups, before, "embed")
+        _visit(groups, behind, "head")
+    return [tensor for tensor in rest if tensor not in before and tensor not in behind]
+
+
+def _visit(groups: Groups, members: list[Tensor], kind: Kind) -> None:
+    """A unit that begins at the first of these modules and ends at the last."""
+    paths = list(dict.fromkeys(tensor.module for tensor in members))
+    unit = Group(paths[0] if paths else kind, tuple(tensor for tensor in members if not tensor.tied_to), kind)
+    for path in paths:
+        groups.modules[path] = Visit(unit, path == paths[0], path == paths[-1])
+
+
+class Grouping(Sharder):
+    """Hooks that look units up in groups."""
+
+    def __init__(self, tape: Tape, groups: Groups) -> None:
+        super().__init__(tape)
+        self.groups = groups
+
+    def root(self) -> Group:  # noqa: D102
+        return self.groups.root
+
+    def layer(self, stack: str, index: int, name: str) -> Group | None:  # noqa: ARG002, D102 - the index says it
+        return self.groups.layer(stack, index)
+
+    def module(self, path: str) -> Visit | None:  # noqa: D102
+        return self.groups.modules.get(path)
