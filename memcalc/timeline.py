@@ -45,7 +45,7 @@ class Timeline:
     `activations` is what autograd and the program hold when the forward pass ends, beyond the base, inputs included.
     `buffers` is what a sharding strategy gathers and communicates in, at its highest; `pinned` is what of the activations
     waits in host memory. What takes longer to find is found when it is asked for:
-    `replay` and `draw` say how.
+    `replay` and `draw` say how; so does `compose` what each phase's maximum is made of.
     """
 
     base: Mapping[str, int]
@@ -63,6 +63,7 @@ class Timeline:
     pinned: int = 0
     replay: Callable[[], int] = int
     draw: Callable[[], Curve] = lambda: EMPTY
+    compose: Callable[[Phase], dict[str, int]] = lambda _: {}
 
     @cached_property
     def reserved(self) -> int:
@@ -96,20 +97,24 @@ def timeline(
     phase = max(phases, key=lambda name: phases[name])
     between, left, highest = _buffers(recording, signed, slices, forwards)
     gradients = after_backward - recording.kept - left
-    if phase == "optimizer":
-        parts = {"activations": recording.kept, "gradients": gradients, "buffers": left, "temporary": step_temporaries}
-    else:
-        parts = _composition(recording, signed, moved, slices, tops[phase][0])
-    parts["gradients"] += base.get("gradients", 0)
-    parts["buffers"] += base.get("buffers", 0)
-    parts["activations"] += recording.resident
-    at_peak = {**base, **parts}
+
+    def compose(phase: Phase) -> dict[str, int]:
+        if phase == "optimizer":
+            kept = recording.kept
+            parts = {"activations": kept, "gradients": gradients, "buffers": left, "temporary": step_temporaries}
+        else:
+            parts = _composition(recording, signed, moved, slices, tops[phase][0])
+        parts["gradients"] += base.get("gradients", 0)
+        parts["buffers"] += base.get("buffers", 0)
+        parts["activations"] += recording.resident
+        return {**base, **parts}
+
     return Timeline(
-        base, phases, phases[phase], phase, at_peak,
+        base, phases, phases[phase], phase, compose(phase),
         recording.resident + after_forward - between, ground + after_forward, ground + after_backward,
         gradients + base.get("gradients", 0), step_temporaries, highest + base.get("buffers", 0),
         recording.unmodelled, recording.pinned,
-        replay, partial(_curve, recording.overlay, signed, slices, ground, phases["optimizer"]),
+        replay, partial(_curve, recording.overlay, signed, slices, ground, phases["optimizer"]), compose,
     )  # fmt: skip
 
 

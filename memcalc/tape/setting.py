@@ -10,19 +10,19 @@ from typing import Literal
 class Setting:
     """One micro step of one GPU.
 
-    `batch` sequences of `seq` tokens (`target` for the decoder of an encoder-decoder; an image model's own size
-    where `seq` is 0); one row of `packed` sequences, where it is not 0. `weights` and `gradients` are the dtypes
-    parameters are kept in and autograd sees; `frozen` that of parameters that do not learn; `master` and `states`
-    are what the optimizer keeps beside them ('': no copy, the parameter's own dtype); `autocast` the lower dtype
-    under torch.autocast, or ''. `checkpoint` recomputes every `every`-th layer; `selective` keeps the outputs of dear operations, `offload_inputs` the
-    layers' inputs in host memory, `offload_activations` all that autograd saves. `accumulating` where an earlier
-    micro batch has left gradients. `keep_outputs` where the training loop holds on to the model's outputs until
-    after the backward pass. `fused` names the parts that fused kernels take over from the model's own modules:
-    norm, rope, mlp. `spends` where the optimizer uses a gradient up in the backward pass: as soon as it is there,
-    or when the next one is. Products with quantised weights are computed in `compute`, as `product` says;
-    `chunks` are those of the loss, or `chunk_size` how many times the hidden states' elements one may have;
-    `saves_input` where their library keeps the input for the backward pass,
-    `unpacks_parameters` where stacked experts are unpacked whole.
+    `batch` sequences of `seq` tokens (`target` for the decoder of an encoder-decoder; an image model's own size where
+    `seq` is 0); one row of `packed` sequences, where it is not 0. `weights` and `gradients` are the dtypes parameters
+    are kept in and autograd sees; `frozen` that of parameters that do not learn; `master` and `states` are what the
+    optimizer keeps beside them ('': no copy, the parameter's own dtype); `autocast` the lower dtype under
+    torch.autocast, or ''. `checkpoint` recomputes every `every`-th layer; `selective` keeps the outputs of dear
+    operations, `offload_inputs` the layers' inputs in host memory, `offload_activations` all that autograd saves.
+    `accumulating` where an earlier micro batch has left gradients. `keep_outputs` where the training loop holds on to
+    the model's outputs until after the backward pass. `evaluating` where nothing is dropped out. `fused` names the
+    parts that fused kernels take over from the model's own modules: norm, rope, mlp. `spends` where the optimizer
+    uses a gradient up in the backward pass: as soon as it is there, or when the next one is. Products with quantised
+    weights are computed in `compute`, as `product` says; `chunks` are those of the loss, or `chunk_size` how many
+    times the hidden states' elements one may have; `saves_input` where their library keeps the input for the backward
+    pass, `unpacks_parameters` where stacked experts are unpacked whole.
     """
 
     batch: int = 1
@@ -46,6 +46,7 @@ class Setting:
     chunks: int = 0
     chunk_size: int = 1
     keep_outputs: bool = False
+    evaluating: bool = False
     accumulating: bool = False
     lora_dropout: float = 0.0
     adapter: str = ""

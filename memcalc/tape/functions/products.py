@@ -286,6 +286,7 @@ def attention(
     use_flash_attention_cpp). Key/value heads may be fewer than query heads with `gqa`; without, fewer are broadcast.
     """
     q, k, v, mask = lower(q), lower(k), lower(v), mask and lower(mask)
+    p = 0.0 if q.tape.setting.evaluating else p
     if mask and mask.dtype == "bool":  # convert_boolean_attn_mask (aten/src/ATen/native/transformers/attention.cpp)
         mask = q.tape.new(mask.shape, q.dtype)
     if p == 0 and q.shape[-1] == v.shape[-1] and not (mask and mask.node) and (gqa or k.shape[1] == q.shape[1]):
