@@ -89,9 +89,10 @@ def timeline(
     tops = {phase: _highest(slices, levels, phase) for phase in ("forward", "backward")}
     forwards = sum(piece.phase == "forward" for piece in slices)
     after_forward, after_backward = levels[forwards - 1][1], levels[-1][1]
+    others = _others(recording, levels[:forwards])
     phases: dict[Phase, int] = {
-        "forward": ground + tops["forward"][1],
-        "backward": ground + max(tops["backward"][1], after_forward),
+        "forward": ground + tops["forward"][1] + others,
+        "backward": ground + max(tops["backward"][1], after_forward) + others,
         "optimizer": ground + after_backward + step_temporaries,
     }
     phase = max(phases, key=lambda name: phases[name])
@@ -104,6 +105,7 @@ def timeline(
             parts = {"activations": kept, "gradients": gradients, "buffers": left, "temporary": step_temporaries}
         else:
             parts = _composition(recording, signed, moved, slices, tops[phase][0])
+            parts["activations"] += others
         parts["gradients"] += base.get("gradients", 0)
         parts["buffers"] += base.get("buffers", 0)
         parts["activations"] += recording.resident
@@ -111,11 +113,23 @@ def timeline(
 
     return Timeline(
         base, phases, phases[phase], phase, compose(phase),
-        recording.resident + after_forward - between, ground + after_forward, ground + after_backward,
+        recording.resident + after_forward - between + others, ground + after_forward + others, ground + after_backward,
         gradients + base.get("gradients", 0), step_temporaries, highest + base.get("buffers", 0),
         recording.unmodelled, recording.pinned,
         replay, partial(_curve, recording.overlay, signed, slices, ground, phases["optimizer"]), compose,
     )  # fmt: skip
+
+
+def _others(recording: Recording, levels: list[tuple[int, int]]) -> int:
+    """What other micro batches in flight keep for their backward passes: as much as this one does when its forward ends.
+
+    In chunks of a virtual pipeline stage only the layers count.
+    """
+    times, chunks = recording.in_flight
+    if times <= chunks:
+        return 0
+    kept = levels[-2][1] - levels[0][1] if chunks > 1 else levels[-1][1] + recording.resident
+    return kept * (times - chunks) // chunks
 
 
 def _levels(signed: list[int], slices: list[Slice], overlay: Overlay) -> list[tuple[int, int]]:

@@ -170,7 +170,8 @@ class Engine:
     def deliver(self, node: Any, slot: int, gradient: Value | None, counts: int = 1) -> None:  # noqa: ANN401 - Node or Leaf
         """Hand a gradient to the node that waits for it; two that meet are summed into a new tensor (InputBuffer::add).
 
-        The recorded steps add out of place, as torch does for tensors that are not plain; real ones may add in place.
+        The recorded steps add out of place, as torch does for tensors that are not plain; real ones add in place where
+        nobody else holds the first of them (can_accumulate_inplace): `adds_in_place`.
         """
         buffer = self.buffers.get(node)
         if buffer is None:
@@ -178,7 +179,8 @@ class Engine:
         if gradient is not None:
             old = buffer[slot]
             if old is not None:
-                gradient = self.tape.new(old.shape, old.dtype, dense_like(old.shape, old.strides))
+                ours = self.tape.adds_in_place and getrefcount(old) <= 3 and getrefcount(old.storage) <= 2  # noqa: PLR2004 - this frame, the buffer
+                gradient = old if ours else self.tape.new(old.shape, old.dtype, dense_like(old.shape, old.strides))
             buffer[slot] = gradient
             del old
         self.waiting[node] -= counts

@@ -64,6 +64,7 @@ class Tape:
         self.products: list[tuple[int, int, bool]] = []  # (length of the log, FLOPs, by a fused attention kernel)
         self.pinned = 0  # bytes of host memory that checkpoints keep their inputs in
         self.autocast = ""
+        self.adds_in_place = setting.ways is not None
         self.casts: dict[Leaf, Value] = {}
         self.sequence, self.like, self.context, self.layers = 0, 1, context, 0
         self.residents: dict[str, int] = {}

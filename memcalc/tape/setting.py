@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from memcalc.ways import Ways
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +25,8 @@ class Setting:
     uses a gradient up in the backward pass: as soon as it is there, or when the next one is. Products with quantised
     weights are computed in `compute`, as `product` says; `chunks` are those of the loss, or `chunk_size` how many
     times the hidden states' elements one may have; `saves_input` where their library keeps the input for the backward
-    pass, `unpacks_parameters` where stacked experts are unpacked whole.
+    pass, `unpacks_parameters` where stacked experts are unpacked whole. `ways` says how the model is divided over ranks
+    (None: it is not); `seq` and the model are then one rank's.
     """
 
     batch: int = 1
@@ -56,3 +60,4 @@ class Setting:
     product: Literal["", "dequantize", "int8"] = ""
     saves_input: bool = False
     unpacks_parameters: bool = False
+    ways: Ways | None = None

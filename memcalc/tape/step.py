@@ -29,7 +29,8 @@ class Recording:
     `products` are (place in the log, FLOPs, whether in a fused attention kernel) of every matrix product recorded.
     `kept` are the bytes of outputs that the training loop still holds when the step is over, `outputs` their
     storage (-1: none). `pinned` is what lies in host memory until the backward pass. `buffers` are the storages that a
-    sharding strategy gathers or communicates in, `overlay` what it has beside the log.
+    sharding strategy gathers or communicates in, `overlay` what it has beside the log. `in_flight` is how many micro
+    batches a pipeline stage holds: numerator and denominator, the latter above 1 where their layers are counted in chunks.
     """
 
     events: list[int]
@@ -49,6 +50,7 @@ class Recording:
     products: tuple[tuple[int, int, bool], ...] = ()
     buffers: frozenset[int] = frozenset()
     overlay: Overlay = field(default_factory=dict)
+    in_flight: tuple[int, int] = (1, 1)
 
 
 def record_step(
@@ -84,6 +86,7 @@ def record_step(
         tape.events, tape.sizes, tape.owners, frozenset(tape.gradients), tape.recomputed, tape.stacks,
         forward_end, forward_storages, len(tape.events), tape.resident, kept, held,
         tuple(tape.unmodelled), tape.pinned, tuple(tape.products), frozenset(tape.buffers),
+        in_flight=setting.ways.in_flight if setting.ways else (1, 1),
     )  # fmt: skip
     return tape.sharder.laid(made) if tape.sharder else made
 
@@ -92,17 +95,21 @@ def sharded(tape: Tape, model: Model) -> tuple[Value, Value]:
     """The forward pass, with a sharding strategy's hooks of the root around it: the gradient of the loss comes first."""
     sharder = tape.sharder
     unit = sharder.root() if sharder else None
+    if tape.setting.ways:
+        from memcalc.tape.stages import whole as forward  # noqa: PLC0415 - few models are divided
+    else:
+        forward = whole
     if not sharder or not unit:
-        return whole(tape, model)
+        return forward(tape, model)
     sharder.before_forward(unit)
     sharder.running.append(unit)
-    loss, outputs = whole(tape, model)
+    loss, outputs = forward(tape, model)
     sharder.running.remove(unit)
     sharder.after_forward(unit)
     return noticed(tape, loss, sharder.before_backward, unit), outputs
 
 
-def walk_back(tape: Tape, loss: object) -> None:
+def walk_back(tape: Tape, loss: Value) -> None:
     """The backward pass, noting where it passes from layer to layer."""
     turns = sorted(
         ((boundary, stack) for stack in tape.stacks for boundary in stack.sequences), key=lambda pair: pair[0]
@@ -112,8 +119,8 @@ def walk_back(tape: Tape, loss: object) -> None:
         while turns and sequence <= turns[-1][0]:
             turns.pop()[1].returns.append(len(tape.events))
 
-    one = tape.new((), "fp32")
-    backward(tape, [(loss, one)], watch)  # type: ignore[list-item]
+    one = tape.new(loss.shape, loss.dtype)
+    backward(tape, [(loss, one)], watch)
     del one
     tape.spending.finish()
     while turns:

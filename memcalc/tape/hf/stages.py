@@ -1,0 +1,46 @@
+"""One stage of a pipeline of transformers' modules: torchtitan's PipelineStage over a part of the layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.tape.autograd import Leaf
+from memcalc.tape.hf.losses import language_model_loss, token_loss
+from memcalc.tape.hf.programs import body, depth, split
+from memcalc.tape.hf.programs import whole as undivided
+from memcalc.tape.rules import Around, run
+
+if TYPE_CHECKING:
+    from memcalc.model import Model
+    from memcalc.tape.recorder import Tape
+    from memcalc.tape.values import Value
+
+
+def whole(t: Tape, model: Model) -> tuple[Value, Value]:
+    """The forward pass of a stage: from tokens or from what the stage before has sent, to the loss or to what is sent."""
+    ways = t.setting.ways
+    if ways is None or (ways.first and ways.last):
+        return undivided(t, model)
+    base, heads = split(model.body)
+    t.layers = depth(model.body)
+    batch, seq = t.setting.batch, t.setting.seq
+    labels = t.given((batch, seq), "int64")
+    x = labels if ways.first else received(t, model)
+    hidden, _ = body(t, base, x)
+    if not ways.last:
+        return hidden, hidden
+    if model.kind == "causal-lm":
+        return language_model_loss(t, model, heads, hidden, labels)
+    for head in heads:
+        hidden = run(t, head, hidden, Around())
+    return token_loss(t, hidden, labels, fp32=model.loss_fp32), hidden
+
+
+def received(t: Tape, model: Model) -> Value:
+    """Hidden states from the stage before; their gradient is sent back."""
+    ways, known = t.setting.ways, model.dimensions
+    width = int(known["hidden_size"]) if known else 0
+    spread = ways.spread if ways else 1
+    x = t.new((t.setting.batch, t.setting.seq // spread, width), t.setting.autocast or t.setting.weights)
+    x.node = Leaf(t, x)
+    return x
