@@ -24,6 +24,8 @@ _PACKED: Final = re.compile(
     r"-(unsloth-)?bnb-4bit|-bnb-8bit|-gptq(-int[48]|-4bit)?(-128g)?|-awq(-int4)?|-4bit|-8bit|-fp8(-dynamic)?|-nvfp4|-bf16|-hf",
     re.IGNORECASE,
 )
+_SEPARATOR: Final = re.compile(r"[-_]+")
+_SIZE: Final = re.compile(r"(\d+x)?\d+(\.\d+)?[bm]")
 # ends that say how a model was tuned; tuning does not change its dimensions
 _TUNED: Final = re.compile(
     r"-(instruct|chat|it|base|pt|sft|dpo|thinking|reasoning)(-v?\d[\d.]*|-\d{4})?$", re.IGNORECASE
@@ -80,7 +82,22 @@ def known(sheet: Sheet, name: str) -> str | None:
         if has("models", other):
             sheet.assume("model", "read-as", f"{shorten(name)} is read as {other}: {why}")
             return other
-    return _fetched(name) if sheet.asked.hub else None
+    if sheet.asked.hub:
+        return _fetched(name)
+    within = contained(name)
+    if within is not None:
+        sheet.warn("model", "read-as", f"{shorten(name)} is taken to be a {within}, whose name is part of its own; tokens "
+                   "that were added to it are not counted (--model or --hub says otherwise)")  # fmt: skip
+    return within
+
+
+def contained(name: str) -> str | None:
+    """The preset whose name, with its size, is part of a repository's (OpenHermes-2.5-Mistral-7B); the longest."""
+    words = _SEPARATOR.split(name.rpartition("/")[2].lower())
+    spans = ((i, j) for i in range(len(words)) for j in range(len(words), i, -1))
+    longest = sorted(spans, key=lambda span: (span[0] - span[1], span[0]))[:200]
+    runs = (words[i:j] for i, j in longest if j - i > 1 and any(_SIZE.fullmatch(word) for word in words[i:j]))
+    return next((run for run in map("-".join, runs) if has("models", run)), None)
 
 
 def alike(name: str) -> Iterator[tuple[str, str]]:

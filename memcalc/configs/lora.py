@@ -1,0 +1,60 @@
+"""LoRA's settings as trainers write them, in the words of a run's `lora` and `quantize`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from memcalc.configs.table import Key
+from memcalc.configs.words import names, number, text, truth, whole
+
+if TYPE_CHECKING:
+    from memcalc.configs.table import Sheet
+
+ALL_LINEAR: Final = "all-linear"
+
+
+def targets(value: Any) -> list[str] | str | None:  # noqa: ANN401
+    """Target modules: a list, one word (all-linear, or a regular expression), a text with commas."""
+    if isinstance(value, str) and ("," not in value or any(c in value for c in "()[]*\\")):
+        return value.strip() or None
+    found = names(value)
+    return ALL_LINEAR if found in (["all-linear"], ["all"]) else found or None
+
+
+_KEYS: Final = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_target_parameters",
+                "lora_modules_to_save", "lora_task_type", "use_rslora", "use_dora")  # fmt: skip
+_BITS: Final = ("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_use_double_quant", "bnb_4bit_quant_storage")
+
+
+def of_trl(sheet: Sheet, source: str) -> bool:
+    """Set `lora` and `quantize` from TRL's ModelConfig; whether adapters are trained."""
+    packed = bitsandbytes(sheet)
+    sheet.seen(*_KEYS, *_BITS)
+    if not sheet.read(truth, "use_peft", default=False):
+        return False
+    sheet.fill((
+        Key("lora_r", "lora.rank", whole, 16, source), Key("lora_alpha", "lora.alpha", number, 32, source),
+        Key("lora_dropout", "lora.dropout", number, 0.05, source), Key("lora_target_modules", "lora.targets", targets),
+        Key("lora_target_parameters", "lora.parameters", names), Key("lora_modules_to_save", "lora.save_modules", names),
+        Key("use_rslora", "lora.rslora", truth), Key("use_dora", "lora.dora", truth),
+    ))  # fmt: skip
+    if packed:
+        sheet.put("lora.dtype", "bf16", packed)
+    elif sheet.run.get("sharding", {}).get("strategy") == "zero3":
+        sheet.put("lora.dtype", "bf16" if "bf16" in str(sheet.run.get("precision")) else "fp32", "deepspeed",
+                  default="trl/trainer/sft_trainer.py: autocast_adapter_dtype=False under ZeRO-3")  # fmt: skip
+    return True
+
+
+def bitsandbytes(sheet: Sheet) -> str:
+    """Set `quantize` from load_in_4bit and load_in_8bit; the key that did, '' for neither."""
+    if sheet.read(truth, "load_in_4bit", default=False):
+        made: dict[str, Any] = {"name": sheet.read(text, "bnb_4bit_quant_type", default="nf4")}
+        made["double"] = sheet.read(truth, *_BITS[1:3], default=False)
+        storage = sheet.read(text, "bnb_4bit_quant_storage")
+        sheet.put("quantize", {**made, **({"storage": storage} if storage else {})}, "load_in_4bit")
+        return "load_in_4bit"
+    if sheet.read(truth, "load_in_8bit", default=False):
+        sheet.put("quantize", "int8", "load_in_8bit")
+        return "load_in_8bit"
+    return ""
