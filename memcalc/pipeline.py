@@ -87,7 +87,9 @@ def memory_of(plan: Plan, book: Ledger) -> Memory:
     """Bytes per GPU, on the fullest rank."""
     local = plan.local(book)
     held = {name: 0 if name in plan.placement.offloaded else local.total(name) for name in PERSISTENT}
-    step = simulate(plan)
+    step, beside = simulate(plan), 0
+    if plan.companions:
+        held, step, beside = _accompanied(plan, held, step)
     _note_what_is_missing(plan, book, step)
     phases, phase, at_peak = _live(held, step)
     peak = sum(at_peak.values())
@@ -110,9 +112,18 @@ def memory_of(plan: Plan, book: Ledger) -> Memory:
         reserved=reserved,
         outside_allocator=outside,
         total=reserved + outside.context + outside.communicators,
-        host=Host(pinned=host.pinned + (step.pinned if step else 0), pageable=host.pageable + pageable + paged),
+        host=Host(pinned=host.pinned + beside + (step.pinned if step else 0), pageable=host.pageable + pageable + paged),
         curve=step.curve if step else EMPTY,
     )
+
+
+def _accompanied(plan: Plan, held: dict[str, int], step: Timeline | None) -> tuple[dict[str, int], Timeline | None, int]:
+    """What persists and the step with the companions' own; and what of theirs is pinned in host memory."""
+    from memcalc import companions  # noqa: PLC0415 - most runs have none
+
+    theirs = companions.held(plan)
+    whole = {name: nbytes + theirs[name] for name, nbytes in held.items()}
+    return whole, companions.accompanied(plan, step), companions.pinned(plan)
 
 
 def _outside(plan: Plan) -> Outside:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memcalc.adapters import Adapted
+    from memcalc.companions import Beside
     from memcalc.ledger import Ledger
     from memcalc.model import Model
     from memcalc.run import Checkpointing, Run
@@ -51,6 +52,7 @@ class Plan:
     seq_len: int
     notes: Notes
     adapted: Adapted | None = None
+    companions: tuple[Beside, ...] = ()
 
     @property
     def trainable(self) -> int:
@@ -90,15 +92,21 @@ def resolve(run: Run, beside: Path | None = None) -> Plan:
         chosen = replace(chosen, frozen=chosen.weights)
     tensors, adapted = _trained_tensors(run, model, chosen, notes)
     _note_defaults(run, notes)
-    if run.companions:
-        notes.warn("companions", "not-modelled", "companions are not modelled yet: the numbers are of a run without them")
     notes.assume_all("model", model.notes)
     notes.assume_all("precision", chosen.notes)
     notes.assume_all("gpu", (card.assumed,) if card and card.assumed else ())
-    return Plan(
+    plan = Plan(
         run, model, chosen, optimizer, tensors, place, card,
         _margin(run, card), _sequence(run, model, notes), notes, adapted,
     )  # fmt: skip
+    return _accompanied(plan, beside) if run.companions else plan
+
+
+def _accompanied(plan: Plan, beside: Path | None) -> Plan:
+    """The plan with those of the models that are held beside its own."""
+    from memcalc.companions import company  # noqa: PLC0415 - most runs have none
+
+    return replace(plan, companions=company(plan, beside))
 
 
 def _for_model(optimizer: Optimizer, model: Model) -> Optimizer:

@@ -31,12 +31,13 @@ RUNNABLE = frozenset(
 )
 
 
-def simulate(plan: Plan, record: Record = record_step) -> Timeline | None:
+def simulate(plan: Plan, record: Record = record_step, *, evaluating: bool = False) -> Timeline | None:
     """The timeline of one steady step of one replica; None where the model has no blocks to run or no rules yet."""
     if plan.model.nominal or plan.model.tables or plan.model.kind not in RUNNABLE:
         return None
     try:
-        timeline = measure(plan.model, plan.tensors, plan.optimizer, setting_of(plan), plan.placement, record)
+        setting = setting_of(plan, evaluating=evaluating)
+        timeline = measure(plan.model, plan.tensors, plan.optimizer, setting, plan.placement, record)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         if os.environ.get("MEMCALC_TRACEBACK"):
             raise
@@ -141,7 +142,7 @@ def _scheme(spec: Spec) -> Scheme:
     return scheme(spec)
 
 
-def setting_of(plan: Plan) -> Setting:
+def setting_of(plan: Plan, *, evaluating: bool = False) -> Setting:
     """What decides a step's allocations, in the tape's words."""
     run, recipe = plan.run, plan.recipe
     how = _scheme(run.quantize) if run.quantize else None
@@ -168,6 +169,7 @@ def setting_of(plan: Plan) -> Setting:
         chunks=run.loss.chunks or 0,
         chunk_size=fused.get("chunk_size", 1),
         keep_outputs=run.keep_outputs,
+        evaluating=evaluating,
         accumulating=run.grad_accum > 1,
         lora_dropout=run.lora.dropout if run.lora else 0.0,
         adapter=run.lora.method if run.lora else "",

@@ -34,6 +34,8 @@ def explain_run(run: Run, beside: Path | None = None) -> Explanation:
     plan = resolve(run, beside)
     book = plan.ledger()
     memory = memory_of(plan, book)
+    if plan.companions:
+        plan.notes.warn("companions", "not-itemised", "the rows are those of the model itself: companions are in the totals alone")
     step = trace(plan)
     forward = kept(step) if step else None
     live = at_peak(step, temporaries(plan, step.timeline.step_temporaries)) if step else None

@@ -1,0 +1,163 @@
+"""Companions: what reference, reward, value and teacher models and moving averages add to a step."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from memcalc import estimate
+from memcalc.errors import RunInvalid, UnknownName
+from memcalc.resolve import resolve
+from memcalc.simulation import simulate
+from memcalc.tape.inference import record_forward
+from memcalc.validation import parse_run
+
+if TYPE_CHECKING:
+    from memcalc.report import Memory, Report
+
+B, S, V = 2, 512, 8000
+LLAMA = {"model_type": "llama", "vocab_size": V, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 4,
+         "num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 4096}  # fmt: skip
+GPT2 = {"model_type": "gpt2", "vocab_size": V, "n_embd": 512, "n_layer": 4, "n_head": 8, "n_positions": 1024}
+WEIGHTS = 39_986_176  # of LLAMA in bf16
+HEAD = 2 * V * 512
+
+
+def report(companions: object = (), **more: Any) -> Report:
+    run = {"model": LLAMA, "precision": "bf16", "optimizer": "adamw", "batch_size": B, "seq_len": S}
+    return estimate({**run, "companions": companions, **more})
+
+
+def memory(companions: object = (), **more: Any) -> Memory:
+    return report(companions, **more).memory
+
+
+# torch 2.13, transformers 5.23: model.eval(), torch.no_grad(), log_softmax of each row and its labels; fake tensors
+RECORDED = [
+    (LLAMA, "bf16", "sdpa", 64_576_512, 39_999_488),
+    (LLAMA, "bf16", "eager", 90_462_208, 39_999_488),
+    (LLAMA, "amp-bf16", "sdpa", 129_135_616, 79_985_664),
+    (GPT2, "bf16", "sdpa", 59_051_008, 34_473_984),
+]
+
+
+@pytest.mark.parametrize(("model", "precision", "attention", "peak", "after"), RECORDED)
+def test_a_frozen_forward_pass_as_recorded(
+    model: dict[str, Any], precision: str, attention: str, peak: int, after: int
+) -> None:
+    run = {"model": model, "precision": precision, "attention": attention, "batch_size": B, "seq_len": S}
+    ((_, own),) = resolve(parse_run({**run, "companions": "reference"})).companions
+    step = simulate(own, record_forward, evaluating=True)
+    assert step is not None
+    assert step.phases["forward"] == pytest.approx(peak, rel=1e-4)
+    assert step.after_forward == after
+
+
+def test_a_reference_is_weights_alone_where_its_forward_pass_is_not_the_peak() -> None:
+    plain, held = memory(), memory("reference")
+    assert held.components.weights - plain.components.weights == WEIGHTS
+    assert held.components.gradients == plain.components.gradients
+    assert held.components.optimizer_states == plain.components.optimizer_states
+    scores = 4 * B * S
+    assert held.peak_allocated - plain.peak_allocated == pytest.approx(WEIGHTS + scores, abs=2**14)
+
+
+def test_a_moving_average_does_not_run() -> None:
+    assert memory("ema").peak_allocated - memory().peak_allocated == WEIGHTS
+
+
+def test_reward_and_value_models_have_a_score_for_a_head() -> None:
+    for role in ("reward", "value"):
+        assert memory(role).components.weights - memory().components.weights == WEIGHTS - HEAD + 2 * 512
+
+
+def test_a_teachers_logits_stay() -> None:
+    more = memory("teacher").components.activations - memory("reference").components.activations
+    assert more == pytest.approx(2 * B * S * V, abs=2**13)
+
+
+def test_a_model_that_learns_has_all_a_model_has() -> None:
+    value = memory({"role": "value", "trainable": True})
+    plain, held = memory(), memory("value")
+    own = WEIGHTS - HEAD + 2 * 512
+    assert value.components.gradients - plain.components.gradients == own
+    assert value.components.optimizer_states - plain.components.optimizer_states == 2 * own
+    assert value.components.activations > held.components.activations + 30 * 2 * B * S * 512
+    assert value.phases.optimizer - held.phases.optimizer >= 3 * own
+
+
+def test_a_large_companion_may_be_the_peak_of_the_forward_pass() -> None:
+    wide = {**LLAMA, "hidden_size": 4096, "intermediate_size": 65_536, "num_hidden_layers": 1}
+    run = {"model": {**LLAMA, "num_hidden_layers": 1}, "train": ["norm"]}
+    found = memory({"role": "reference", "model": wide}, **run)
+    assert found.peak_phase == "forward"
+    assert found.at_peak.temporary > 2 * 2 * B * S * 65_536
+
+
+@pytest.mark.parametrize(
+    "companions",
+    ["ema", ["reference", "reward"], {"role": "value", "trainable": True}, [{"role": "value", "trainable": True}] * 2],
+)
+@pytest.mark.parametrize("more", [{}, {"checkpointing": "full"}, {"optimizer": "sgd"}, {"grad_accum": 4}])
+def test_what_the_peak_is_made_of_adds_up(companions: object, more: dict[str, Any]) -> None:
+    found = memory(companions, **more)
+    assert sum(vars(found.at_peak).values()) == found.peak_allocated == max(vars(found.phases).values())
+    assert min(vars(found.at_peak).values()) >= 0
+    assert found.reserved >= found.peak_allocated
+    assert max(found.curve.samples) <= found.peak_allocated
+
+
+def test_what_shards_parameters_shards_a_reference_too() -> None:
+    more = [
+        memory("reference", gpus=8, sharding=name).components.weights - memory(gpus=8, sharding=name).components.weights
+        for name in ("zero2", "zero3")
+    ]
+    assert more[0] == WEIGHTS
+    assert more[1] == pytest.approx(WEIGHTS / 8, rel=0.01)
+    assert "shared out like the model's, over 8" in _told(report("reference", gpus=8, sharding="zero3"))
+
+
+def test_a_dtype_of_its_own() -> None:
+    wide = memory({"role": "reference", "dtype": "fp32"}).components.weights
+    assert wide - memory().components.weights == 2 * WEIGHTS
+
+
+def test_with_adapters_the_copy_is_of_the_base_and_never_quantised() -> None:
+    run = {"lora": {"rank": 8}, "quantize": "nf4"}
+    assert memory("reference", **run).components.weights - memory(**run).components.weights == WEIGHTS
+
+
+def test_how_it_is_counted_is_said() -> None:
+    assert _told(report("reference")) == (
+        "reference: the model again, in bf16; frozen, run without a graph before the model: "
+        "one log-probability of each token stays"
+    )
+
+
+def _told(found: Report) -> str:
+    return next(note.message for note in found.assumptions if note.path == "companions.0")
+
+
+def test_a_companion_of_only_a_size_is_held() -> None:
+    found = report({"role": "reference", "model": "7b"})
+    assert found.memory.components.weights == WEIGHTS + 14_000_000_000
+    assert "activations-not-included" in [note.code for note in found.warnings]
+
+
+def test_a_model_that_does_not_exist() -> None:
+    with pytest.raises(UnknownName):
+        report({"role": "reference", "model": "llama-17-7b"})
+    with pytest.raises(RunInvalid, match=r"companions\.0\.role"):
+        report("referee")
+
+
+def test_whole_logits_are_kept_only_when_asked_for() -> None:
+    ((_, own),) = resolve(
+        parse_run({"model": LLAMA, "precision": "bf16", "seq_len": S, "companions": "teacher"})
+    ).companions
+    kept = [simulate(own, partial(record_forward, whole=whole), evaluating=True) for whole in (True, False)]
+    assert kept[0] is not None
+    assert kept[1] is not None
+    assert kept[0].activations - kept[1].activations == 2 * S * V - 4 * S
