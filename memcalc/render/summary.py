@@ -61,6 +61,7 @@ def subtitle(report: Report | Explanation) -> str:
     stored = f" · base in {name_of(run['quantize'])}" if run.get("quantize") else ""
     length = f" x {run['seq_len']} tokens" if run["seq_len"] else ""
     length += ", packed" if run.get("packing") else ""
+    length += "".join(f" · beside it {companion['role']}" for companion in run.get("companions") or ())
     return (f"{format_count(model.parameters)} parameters{active}, {trained}{lora}{stored}"
             f" · batch {run['batch_size']}{length}")  # fmt: skip
 
