@@ -85,6 +85,8 @@ def load(source: Run | Mapping[str, Any] | str | Path) -> Question:
 
 def memory_of(plan: Plan, book: Ledger) -> Memory:
     """Bytes per GPU, on the fullest rank."""
+    if plan.ranks:
+        return max((memory for _, memory in every_rank(plan)), key=lambda memory: (memory.total, memory.peak_allocated))
     local = plan.local(book)
     held = {name: 0 if name in plan.placement.offloaded else local.total(name) for name in PERSISTENT}
     step, beside = simulate(plan), 0
@@ -115,6 +117,11 @@ def memory_of(plan: Plan, book: Ledger) -> Memory:
         host=Host(pinned=host.pinned + beside + (step.pinned if step else 0), pageable=host.pageable + pageable + paged),
         curve=step.curve if step else EMPTY,
     )
+
+
+def every_rank(plan: Plan) -> list[tuple[Plan, Memory]]:
+    """Each distinct kind of rank of a divided model, and the bytes of its GPU."""
+    return [(rank, memory_of(rank, rank.ledger())) for rank in plan.ranks]
 
 
 def _accompanied(plan: Plan, held: dict[str, int], step: Timeline | None) -> tuple[dict[str, int], Timeline | None, int]:

@@ -16,6 +16,7 @@ from memcalc.optimizers import Optimizer
 from memcalc.optimizers import resolve as find_optimizer
 from memcalc.precision import Recipe, recipe
 from memcalc.presets import find, has
+from memcalc.run import Sharding
 from memcalc.sharding import Strategy, placement
 from memcalc.sharding.strategy import Books, books
 from memcalc.units import parse_margin
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from memcalc.model import Model
     from memcalc.run import Checkpointing, Run
     from memcalc.tensors import Tensor
+    from memcalc.ways import Ways
 
 DEFAULT_SEQUENCE = 2048
 
@@ -38,7 +40,8 @@ DEFAULT_SEQUENCE = 2048
 class Plan:
     """A run with nothing left to look up: presets found, tensors after adapters and quantised storage, defaults filled.
 
-    `tensors` are those of one replica of the model; `placement` says what a rank holds of them.
+    `tensors` are those of one replica of the model; `placement` says what a rank holds of them. Where the model itself is
+    divided, `ranks` are the plans of the distinct kinds of rank, each with a `label`, its part of the model, and its `ways`.
     """
 
     run: Run
@@ -53,6 +56,9 @@ class Plan:
     notes: Notes
     adapted: Adapted | None = None
     companions: tuple[Beside, ...] = ()
+    ranks: tuple[Plan, ...] = ()
+    ways: Ways | None = None
+    label: str = ""
 
     @property
     def trainable(self) -> int:
@@ -76,6 +82,7 @@ class Plan:
 def resolve(run: Run, beside: Path | None = None) -> Plan:
     """Look everything up; UnknownName or RunInvalid where something does not exist or does not go together."""
     notes = Notes()
+    run = _settled(run, notes)
     model = load_model(run.model, beside)
     chosen = recipe(run.precision)
     optimizer = _for_model(find_optimizer(run.optimizer), model)
@@ -99,7 +106,29 @@ def resolve(run: Run, beside: Path | None = None) -> Plan:
         run, model, chosen, optimizer, tensors, place, card,
         _margin(run, card), _sequence(run, model, notes), notes, adapted,
     )  # fmt: skip
+    if divides(run):
+        from memcalc.division import with_ranks  # noqa: PLC0415 - few runs divide their model
+
+        plan = with_ranks(plan, lambda part: _trained_tensors(run, part, chosen, Notes())[0])
     return _accompanied(plan, beside) if run.companions else plan
+
+
+def divides(run: Run) -> bool:
+    """Whether ranks hold different parts of the model, or modules of Megatron-LM run it."""
+    p = run.parallel
+    return run.implementation == "megatron" or max(p.tensor, p.pipeline, p.context, p.expert, p.virtual) > 1 or p.sequence
+
+
+def _settled(run: Run, notes: Notes) -> Run:
+    """Megatron-LM's data parallelism comes with its modules, and the other way round."""
+    strategy = run.sharding.strategy if run.sharding else ""
+    if strategy == "megatron" and run.implementation == "hf":
+        notes.assume("implementation", "default", "Megatron-LM's own modules: sharding megatron comes with them")
+        return replace(run, implementation="megatron")
+    if run.implementation == "megatron" and not strategy:
+        notes.assume("sharding", "default", "megatron: its modules come with its data parallelism and distributed optimizer")
+        return replace(run, sharding=Sharding(strategy="megatron"))
+    return run
 
 
 def _accompanied(plan: Plan, beside: Path | None) -> Plan:
@@ -167,24 +196,29 @@ def _learning(run: Run, model: Model, notes: Notes) -> tuple[Tensor, ...]:
 
 def _refuse_unmodelled(run: Run) -> None:
     """What memcalc would get wrong is refused, all at once, rather than answered."""
-    faults = [
-        Fault(f"parallel.{axis}", f"{axis} parallelism is not modelled yet; leave it at 1")
-        for axis in ("tensor", "pipeline", "context", "expert")
-        if getattr(run.parallel, axis) > 1
-    ]
-    if run.sharding and run.sharding.strategy in ("megatron", "hsdp"):
+    faults = [] if run.implementation == "megatron" else list(_undivided(run))
+    if run.sharding and run.sharding.strategy == "hsdp":
         faults.append(
             Fault("sharding", f"{run.sharding.strategy} is not modelled yet; use ddp, zero1, zero2, zero3 or fsdp")
         )
-    if run.implementation == "megatron":
-        faults.append(Fault("implementation", "megatron is not modelled yet; hf and hf-liger are"))
+    if run.implementation == "megatron" and (run.lora or run.quantize):
+        faults.append(Fault("implementation", "adapters and quantised weights in Megatron-LM's modules are not modelled; use hf"))
     faults += _contradicting_checkpoints(run.checkpointing)
-    if run.sharding and run.sharding.strategy != "none" and run.gpus == 1:
+    alone = run.gpus == 1 and run.implementation != "megatron"
+    if run.sharding and run.sharding.strategy != "none" and alone:
         faults.append(
             Fault("gpus", f"sharding {run.sharding.strategy} over one GPU shares nothing; say how many: gpus: 8")
         )
     if faults:
         raise RunInvalid(faults)
+
+
+def _undivided(run: Run) -> Iterator[Fault]:
+    """Ways to divide a model that transformers' modules are not modelled under."""
+    if run.parallel.expert > 1:
+        yield Fault("parallel.expert", "expert parallelism is modelled with Megatron-LM's modules: implementation: megatron")
+    if run.parallel.virtual > 1 or run.parallel.schedule == "dualpipe":
+        yield Fault("parallel.schedule", "virtual stages and DualPipe are modelled with implementation: megatron")
 
 
 def _contradicting_checkpoints(checkpointing: Checkpointing) -> Iterator[Fault]:

@@ -85,7 +85,7 @@ def assumed(plan: Plan) -> Iterator[tuple[str, str, str]]:
                 "unpacked-weights",
                 f"{how.library} unpacks a whole weight for each product, forward and backward",
             )
-    if run.implementation != "hf":
+    if run.implementation == "hf-liger":
         yield "implementation", "whose-kernels", "kernels as apply_liger_kernel_to_… puts them in, its loss included"
     if run.checkpointing.mode == "selective":
         yield "checkpointing", "whose-choice", ("transformers has no selective checkpointing: outputs of attention and of every "
@@ -146,7 +146,8 @@ def setting_of(plan: Plan, *, evaluating: bool = False) -> Setting:
     """What decides a step's allocations, in the tape's words."""
     run, recipe = plan.run, plan.recipe
     how = _scheme(run.quantize) if run.quantize else None
-    fused = kernels(run.implementation, plan.model.architecture) if run.implementation != "hf" else {}
+    fused = kernels(run.implementation, plan.model.architecture) if run.implementation == "hf-liger" else {}
+    megatron = run.implementation == "megatron"
     return Setting(
         batch=1 if run.packing else run.batch_size,
         seq=plan.seq_len * (run.batch_size if run.packing else 1),
@@ -159,7 +160,7 @@ def setting_of(plan: Plan, *, evaluating: bool = False) -> Setting:
         states="" if recipe.states == "param" else recipe.states,
         autocast=recipe.autocast,
         attention=run.attention,
-        checkpoint=run.checkpointing.mode != "none" and plan.model.checkpoints,
+        checkpoint=run.checkpointing.mode != "none" and plan.model.checkpoints and not megatron,
         selective=run.checkpointing.mode == "selective",
         offload_inputs=run.checkpointing.offload,
         offload_activations=run.offload == "activations",
@@ -170,7 +171,7 @@ def setting_of(plan: Plan, *, evaluating: bool = False) -> Setting:
         chunk_size=fused.get("chunk_size", 1),
         keep_outputs=run.keep_outputs,
         evaluating=evaluating,
-        accumulating=run.grad_accum > 1,
+        accumulating=run.grad_accum > 1 or megatron,
         lora_dropout=run.lora.dropout if run.lora else 0.0,
         adapter=run.lora.method if run.lora else "",
         fused=frozenset(fused.get("parts", ())),
@@ -179,6 +180,7 @@ def setting_of(plan: Plan, *, evaluating: bool = False) -> Setting:
         product=how.product if how else "",
         saves_input=how.saves_input if how else False,
         unpacks_parameters=how.library == "bitsandbytes" if how else False,
+        ways=plan.ways,
     )
 
 

@@ -49,6 +49,7 @@ class Ways:
     stage: int = 0
     first: bool = True
     last: bool = True
+    micro_batches: int = 1
     in_flight: tuple[int, int] = (1, 1)
 
     @property

@@ -28,10 +28,10 @@ OFFLOADED = {
 def placement(run: Run, model: Model) -> Strategy:
     """The strategy of a run; ddp where several GPUs and no strategy are named. RunInvalid lists what it has no option for."""
     parallel = run.parallel
-    ranks = max(1, run.gpus // (parallel.tensor * parallel.pipeline * parallel.context))
+    ranks = max(1, run.gpus // (parallel.tensor * parallel.pipeline))  # context-parallel ranks share parameters, too
     name = run.sharding.strategy if run.sharding else "ddp" if ranks > 1 else "none"
     made = _made(name, run.sharding.options if run.sharding else {}, ranks, run, model)
-    return made if ranks > 1 else Strategy(offloaded=OFFLOADED.get(run.offload, frozenset()))
+    return made if ranks > 1 or name == "megatron" else Strategy(offloaded=OFFLOADED.get(run.offload, frozenset()))
 
 
 def _made(name: str, options: Mapping[str, Any], ranks: int, run: Run, model: Model) -> Strategy:  # noqa: ARG001 - some options follow from a model
@@ -48,9 +48,17 @@ def _made(name: str, options: Mapping[str, Any], ranks: int, run: Run, model: Mo
             from memcalc.sharding.even import Even  # noqa: PLC0415 - one module a run
 
             return Even(name, ranks, offloaded)
+        case "ddp":
+            from memcalc.sharding.ddp import from_options  # noqa: PLC0415
+
+            return from_options(options, ranks, offloaded)
         case "fsdp" | "hsdp":
             from memcalc.sharding.fsdp import fully_sharded  # noqa: PLC0415
 
             return fully_sharded(name, options, ranks, run)
+        case "megatron":
+            from memcalc.sharding.megatron import strategy  # noqa: PLC0415
+
+            return strategy(run, options, model)
         case _:
             return Strategy(name, ranks, offloaded)

@@ -1,0 +1,62 @@
+"""A plan for each kind of rank of a run that divides its model: tensor, pipeline, context and expert parallelism."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from memcalc.sharding import placement
+from memcalc.sharding.ranks import has_experts, ranks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from memcalc.model import Model
+    from memcalc.notes import Notes
+    from memcalc.resolve import Plan
+    from memcalc.run import Run
+    from memcalc.tensors import Tensor
+    from memcalc.ways import Ways
+
+
+def with_ranks(plan: Plan, tensors_of: Callable[[Model], tuple[Tensor, ...]]) -> Plan:
+    """The plan with one for each distinct kind of rank; `tensors_of` a local model are those after adapters and so on."""
+    run, notes = plan.run, plan.notes
+    options, ways = _ways(run, plan.model)
+    found = ranks(run, plan.model, ways, options, plan.seq_len)
+    _note(run, notes)
+    made = tuple(
+        replace(
+            plan, model=rank.model, tensors=tensors_of(rank.model), placement=placement(run, rank.model),
+            seq_len=plan.seq_len // run.parallel.context, ways=rank.ways, label=rank.label,
+        )
+        for rank in found
+    )  # fmt: skip
+    return replace(plan, ranks=made)
+
+
+def _ways(run: Run, model: Model) -> tuple[Mapping[str, Any], Ways]:
+    """The framework's options, and how it divides a model."""
+    if run.implementation == "megatron":
+        from memcalc.sharding.megatron import options, ways_of  # noqa: PLC0415 - one framework a run
+
+        found = options(run.sharding.options if run.sharding and run.sharding.strategy == "megatron" else {})
+        return found, ways_of(run, found, mixtures=has_experts(model.body))
+    from memcalc.ways import Ways  # noqa: PLC0415
+
+    p = run.parallel
+    return {}, Ways(
+        tensor=p.tensor, sequence=p.sequence, context=p.context, expert=p.expert,
+        expert_tensor=p.expert_tensor or 1, multiple=0, replicates_heads=False,
+    )  # fmt: skip
+
+
+def _note(run: Run, notes: Notes) -> None:
+    p = run.parallel
+    if p.pipeline > 1 and run.grad_accum < p.pipeline:
+        notes.assume("grad_accum", "bubbles", f"{run.grad_accum} micro batches do not fill a pipeline of {p.pipeline} stages: "
+                                              "fewer are in flight than it could hold")  # fmt: skip
+    if run.implementation != "megatron":
+        notes.assume("parallel", "whose-modules", "transformers' modules with smaller heads and widths, as torchtitan divides them")
+        if p.context > 1:
+            notes.warn("parallel.context", "ring-buffers", "keys and values that go round the context-parallel ranks are not included")

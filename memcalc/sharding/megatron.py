@@ -1,0 +1,288 @@
+"""Megatron-LM's data parallelism: contiguous gradient and parameter buffers, and the distributed optimizer's shards.
+
+megatron/core/distributed/param_and_grad_buffer.py, optimizer/distrib_optimizer.py. The fp32 gradient buffer is there all
+along and whole on every rank; with the distributed optimizer the weights are views of a buffer of their own, and each
+rank keeps master copies and states of its part of both. Experts have buffers of their own, shared by fewer ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import lcm
+from typing import TYPE_CHECKING, Any
+
+from memcalc.blocks.megatron import OutputLayer
+from memcalc.errors import Fault, RunInvalid
+from memcalc.sharding.options import count, dtype, flag, one_of, read
+from memcalc.sharding.strategy import Local, Strategy
+from memcalc.sharding.ranks import has_experts
+from memcalc.tensors import Tensor
+from memcalc.ways import Ways
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import TypeAlias
+
+    from memcalc.optimizers import Optimizer
+    from memcalc.precision import Recipe
+    from memcalc.run import Run
+    from memcalc.sharding.options import Reader
+    from memcalc.blocks.base import Block
+    from memcalc.model import Model
+    from memcalc.tape.setting import Setting
+
+    Readers: TypeAlias = Mapping[str, Reader]
+
+ALIGN = 64  # elements at which each parameter of a buffer begins
+END = 128  # elements that the end of a bucket is a multiple of, with the degree of data parallelism
+BUSBAR = 2**16  # with pad_buckets_for_high_nccl_busbw
+MODULES = ("core_attn", "moe_act", "layernorm", "mla_up_proj", "mlp", "moe", "shared_experts")
+
+
+def _modules(value: object) -> tuple[str, ...]:
+    words = value if isinstance(value, list | tuple) else str(value).replace(",", " ").split()
+    return tuple(one_of(*MODULES)(word) for word in words)
+
+
+OPTIONS: Mapping[str, Reader] = {
+    "distributed_optimizer": flag, "use_distributed_optimizer": flag,
+    "overlap_grad_reduce": flag, "overlap_param_gather": flag,
+    "grad_reduce_in_fp32": flag, "grad_reduce_in_bf16": flag, "accumulate_allreduce_grads_in_fp32": flag,
+    "ddp_bucket_size": count, "pad_buckets_for_high_nccl_busbw": flag,
+    "use_precision_aware_optimizer": flag, "main_grads_dtype": dtype, "main_params_dtype": dtype,
+    "exp_avg_dtype": dtype, "exp_avg_sq_dtype": dtype, "store_param_remainders": flag,
+    "make_vocab_size_divisible_by": count,
+    "recompute_granularity": one_of("full", "selective"), "recompute_method": one_of("uniform", "block"),
+    "recompute_num_layers": count, "recompute_modules": _modules, "recompute_activations": flag,
+    "distribute_saved_activations": flag,
+    "cross_entropy_loss_fusion": flag, "cross_entropy_fusion_impl": one_of("native", "te"),
+    "gradient_accumulation_fusion": flag, "bias_swiglu_fusion": flag, "bias_gelu_fusion": flag, "apply_rope_fusion": flag,
+    "moe_permute_fusion": flag, "moe_token_dispatcher_type": one_of("alltoall", "allgather", "flex"),
+    "moe_expert_capacity_factor": float, "moe_pad_expert_input_to_capacity": flag, "moe_router_dtype": dtype,
+    "cp_comm_type": one_of("p2p", "a2a", "allgather", "a2a+p2p"),
+    "fp8": one_of("hybrid", "e4m3"), "fp8_format": one_of("hybrid", "e4m3"),
+    "fp8_recipe": one_of("delayed", "tensorwise", "blockwise", "mxfp8"), "fp8_param": flag, "fp8_param_gather": flag,
+    "decoder_first_pipeline_num_layers": count, "decoder_last_pipeline_num_layers": count,
+    "transformer_impl": one_of("transformer_engine"),
+}  # fmt: skip
+
+
+def options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as they are meant, in one spelling each."""
+    found = read(given, OPTIONS, "Megatron-LM")
+    for old, new in (("use_distributed_optimizer", "distributed_optimizer"), ("fp8_param_gather", "fp8_param"), ("fp8_format", "fp8")):
+        if old in found:
+            found.setdefault(new, found.pop(old))
+    if found.pop("recompute_activations", False):
+        found.setdefault("recompute_granularity", "selective")
+    faults = list(_contradictions(found))
+    if faults:
+        raise RunInvalid(faults)
+    return found
+
+
+def _contradictions(found: Mapping[str, Any]) -> Iterable[Fault]:
+    """What Megatron-LM refuses (transformer_config.py, arguments.py)."""
+    granularity, layers = found.get("recompute_granularity"), found.get("recompute_num_layers")
+    if granularity == "full" and not found.get("recompute_method"):
+        yield Fault("sharding.recompute_method", 'Using recompute_granularity: full so recompute_method must be "block" or "uniform"')
+    if granularity == "full" and found.get("recompute_method") and layers is None:
+        yield Fault("sharding.recompute_num_layers", "When using recompute_granularity: full recompute_num_layers must be between "
+                                                     "1 and num_layers_per_pipeline_rank")  # fmt: skip
+    if granularity == "selective" and layers is not None:
+        yield Fault("sharding.recompute_num_layers", "When using recompute_granularity: selective recompute_num_layers must be None.")
+    if found.get("use_precision_aware_optimizer") and not found.get("distributed_optimizer", True):
+        yield Fault("sharding.use_precision_aware_optimizer", "precision-aware optimizer requires the distributed optimizer")
+    if found.get("overlap_param_gather") and not found.get("distributed_optimizer", True):
+        yield Fault("sharding.overlap_param_gather", "--overlap-param-gather only supported with distributed optimizer")
+    wanted = [key for key in ("main_grads_dtype", "main_params_dtype", "exp_avg_dtype", "exp_avg_sq_dtype") if found.get(key, "fp32") != "fp32"]
+    if wanted and not found.get("use_precision_aware_optimizer"):
+        yield Fault(f"sharding.{wanted[0]}", "it can only be fp32 when not using precision-aware optimizer")
+    if found.get("fp8_param") and not found.get("fp8"):
+        yield Fault("sharding.fp8_param", "fp8_param must be used together with fp8 mode.")
+    first, second = found.get("exp_avg_dtype", "fp32"), found.get("exp_avg_sq_dtype", "fp32")
+    if first != second:
+        yield Fault("sharding.exp_avg_sq_dtype", f"states of two dtypes ({first}, {second}) are not modelled; name one for both")
+
+
+@dataclass(frozen=True)
+class Megatron(Strategy):
+    """`ranks` share dense parameters (data times context parallel), `expert_ranks` those of experts.
+
+    `whole_words` are the bytes of Megatron's global memory buffer (a gathered sequence before the head).
+    """
+
+    name: str = "megatron"
+    expert_ranks: int = 1
+    shards: bool = True
+    bucket: int = 0
+    busbar: bool = False
+    gradients: str = "fp32"
+    masters: str = "fp32"
+    states: str = "fp32"
+    decoupled: bool = False
+    fp8_weights: bool = False
+    dummies: bool = True
+    workspaces: tuple[int, ...] = ()
+    gathered_words: int = 0
+    caches_fp8: int = 0
+
+    def recipe_of(self, recipe: Recipe) -> Recipe:
+        """Half-precision weights, fp32 main gradients, fp32 masters and states, whatever else the recipe says."""
+        half = recipe.autocast or (recipe.weights if recipe.weights in ("bf16", "fp16") else "")
+        if recipe.compute in ("bf16", "fp16") and not half:
+            half = recipe.compute
+        if not half:
+            return replace(recipe, gradients="fp32", master="", states="param", autocast="")
+        wide = "fp16" if half == "fp16" and self.gradients == "fp32" else self.gradients
+        return replace(recipe, weights="fp8" if self.fp8_weights else half, master=self.masters, gradients=wide, states=self.states, autocast="",
+                       compute=half, master_gradients="", autocast_cache=False)  # fmt: skip
+
+    def place(self, tensors: tuple[Tensor, ...]) -> Local:
+        """The buffers of dense and of expert parameters, and this rank's shards of them."""
+        learning = tuple(t for t in tensors if t.trainable and not t.buffer and not t.tied_to)
+        rest = tuple(t for t in tensors if not (t.trainable and not t.buffer) and not t.tied_to)
+        buffers = self.own(learning)
+        if not self.shards:
+            flat = tuple(_flat(name, sum(t.parameters for t in group)) for name, group in _groups(learning) if group)
+            return Local((*learning, *rest), flat, learning, buffers, flat)
+        found = [(name, self.padded(group, ranks), ranks) for (name, group), ranks in zip(_groups(learning), (self.ranks, self.expert_ranks), strict=True) if group]
+        weights = tuple(_flat(f"{name}.param_data", size) for name, size, _ in found)
+        grads = tuple(_flat(f"{name}.grad_data", size) for name, size, _ in found)
+        shards = tuple(_flat(f"{name}.shard", -(-size // ranks)) for name, size, ranks in found)
+        return Local((*weights, *rest), grads, shards, buffers, grads)
+
+    def padded(self, group: tuple[Tensor, ...], ranks: int) -> int:
+        """Elements of a buffer: parameters begin at multiples of 64, buckets end at multiples of the ranks' and 128."""
+        whole, at, start = lcm(ranks, END, BUSBAR if self.busbar else 1), 0, 0
+        for tensor in reversed(group):
+            size = -(-tensor.elements // ALIGN) * ALIGN
+            if not self.bucket:
+                at += tensor.count * size
+                continue
+            for _ in range(tensor.count):
+                at += size
+                if at - start >= self.bucket:
+                    at = start = -(-at // whole) * whole
+        return -(-at // whole) * whole
+
+    def own(self, learning: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What Transformer Engine and Megatron keep all along: a stand-in gradient for each shape of linear weight (the
+        true one is added to the main gradients), cuBLAS workspaces, and the buffer of gathered sequences.
+        """
+        shapes = dict.fromkeys(t.shape for t in learning if t.role in ("linear", "expert") and len(t.shape) == 2)
+        dummies = [Tensor("dummy_wgrad", shape, dtype="bf16") for shape in shapes] if self.dummies else []
+        spaces = [Tensor("cublas_workspace", (size,), dtype="uint8") for size in self.workspaces]
+        words = [Tensor("mpu", (self.gathered_words,), dtype="bf16")] if self.gathered_words else []
+        copies = sum(t.parameters for t in learning if t.role in ("linear", "expert") and len(t.shape) == 2) * self.caches_fp8
+        cached = [Tensor("fp8_weights", (copies,), dtype="uint8")] if copies else []
+        return (*dummies, *spaces, *words, *cached)
+
+    def over(self, component: str) -> int:  # noqa: D102
+        return self.ranks if self.shards and component in ("master_weights", "optimizer_states") else 1
+
+    def step(self, plain: int, local: Local, optimizer: Optimizer, setting: Setting) -> int:  # noqa: ARG002
+        """FusedAdam needs nothing; main gradients that are not fp32 are widened, shard by shard."""
+        if self.gradients == "fp32" or self.decoupled or not setting.master:
+            return 0
+        return sum(4 * tensor.parameters for tensor in local.states)
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # noqa: D102
+        return ("Megatron-LM with Transformer Engine's modules, as in megatron-core 0.16: flash or fused attention, weight "
+                "gradients added to fp32 main gradients by the products themselves",)  # fmt: skip
+
+
+def _groups(learning: tuple[Tensor, ...]) -> tuple[tuple[str, tuple[Tensor, ...]], tuple[str, tuple[Tensor, ...]]]:
+    """Dense and expert parameters."""
+    dense = tuple(t for t in learning if t.role != "expert")
+    return ("dense", dense), ("expert", tuple(t for t in learning if t.role == "expert"))
+
+
+def _flat(name: str, size: int) -> Tensor:
+    return Tensor(name, (size,))
+
+
+def strategy(run: Run, given: Mapping[str, Any], model: Model) -> Megatron:
+    """The strategy of a run with these options; `model` is the whole one or a rank's."""
+    found, degrees = options(given), run.parallel
+    ways = ways_of(run, found, mixtures=has_experts(model.body))
+    ranks = max(1, run.gpus // (degrees.tensor * degrees.pipeline))  # data parallel times context parallel
+    experts = max(1, run.gpus // (ways.expert_tensor * degrees.expert * degrees.pipeline))
+    overlaps, aware = found.get("overlap_grad_reduce", False), found.get("use_precision_aware_optimizer", False)
+    return Megatron(
+        ranks=ranks,
+        expert_ranks=experts,
+        shards=found.get("distributed_optimizer", True),
+        bucket=found.get("ddp_bucket_size", max(40_000_000, 1_000_000 * ranks)) if overlaps else 0,
+        busbar=found.get("pad_buckets_for_high_nccl_busbw", False),
+        gradients=found.get("main_grads_dtype", "bf16" if found.get("grad_reduce_in_bf16") else "fp32"),
+        masters=_masters(found) if aware else "fp32",
+        states=found.get("exp_avg_dtype", "fp32"),
+        decoupled=aware,
+        fp8_weights=bool(found.get("fp8_param")),
+        dummies=ways.accumulates,
+        workspaces=workspaces(run, model, grouped=ways.experts),
+        gathered_words=_gathered(run, model) if ways.spread > 1 and _multiplies(model.body) else 0,
+        caches_fp8=2 if found.get("fp8") and not found.get("fp8_param") else 0,
+    )
+
+
+def _masters(found: Mapping[str, Any]) -> str:
+    """Of fp32 main parameters only the 16 bits that the weights lack, unless they are to be kept whole."""
+    masters = str(found.get("main_params_dtype", "fp32"))
+    return "fp16" if masters == "fp32" and found.get("store_param_remainders", True) else masters
+
+
+def workspaces(run: Run, model: Model, *, grouped: bool) -> tuple[int, ...]:
+    """Bytes of cuBLAS workspaces: Transformer Engine's own, four more for the streams of grouped products, and PyTorch's.
+
+    Transformer Engine: 32 MiB from Hopper on, else 4 MiB (cpp_extensions/gemm.py, get_cublas_workspace_size_bytes).
+    PyTorch multiplies for routers and the head: a workspace for the thread that runs forward, one for the one that runs
+    backward (aten/src/ATen/cuda/CublasHandlePool.cpp: handles are a thread's own).
+    """
+    from memcalc.gpus import gpu  # noqa: PLC0415 - no strategy needs more of it
+
+    card = gpu(run.gpu) if run.gpu else None
+    capability = card.capability if card else ""
+    large = not capability or not capability[0].isdigit() or float(capability) >= 9  # noqa: PLR2004 - Hopper
+    size = 32 * 2**20 + 1024 if large else 4 * 2**20
+    torch = (card.cublas_workspace if card else 8_519_680,) * 2 if grouped or _multiplies(model.body) else ()
+    return (size,) * (5 if grouped else 1) + torch
+
+
+def _multiplies(block: Block) -> bool:
+    """Whether a head, which PyTorch multiplies, is below a block."""
+    return isinstance(block, OutputLayer) or any(_multiplies(part) for _, part in block.groups())
+
+
+def _gathered(run: Run, model: Model) -> int:
+    """Elements of the buffer that the sequence is gathered into before the head (GlobalMemoryBuffer, "mpu")."""
+    seq = run.seq_len or min(2048, model.context or 2048)
+    hidden = int(model.dimensions["hidden_size"]) if model.dimensions else 0
+    return run.batch_size * seq // run.parallel.context * hidden
+
+
+def ways_of(run: Run, found: Mapping[str, Any], *, mixtures: bool) -> Ways:
+    """How a run's options divide the model, and what its modules do."""
+    degrees = run.parallel
+    fused = found.get("cross_entropy_loss_fusion", run.loss.kind == "fused")
+    impl = found.get("cross_entropy_fusion_impl", "te" if run.loss.kind == "fused" else "native")
+    granularity = found.get("recompute_granularity") or {"full": "full", "selective": "selective"}.get(run.checkpointing.mode, "")
+    method = found.get("recompute_method", "uniform")
+    return Ways(
+        tensor=degrees.tensor, sequence=degrees.sequence, context=degrees.context, expert=degrees.expert,
+        expert_tensor=degrees.expert_tensor or degrees.tensor if mixtures else 1,
+        multiple=found.get("make_vocab_size_divisible_by", 128), fused_loss=impl if fused else "",
+        accumulates=found.get("gradient_accumulation_fusion", True),
+        fuses_activation=found.get("bias_swiglu_fusion", found.get("bias_gelu_fusion", True)),
+        fuses_permutation=found.get("moe_permute_fusion", False), capacity=found.get("moe_expert_capacity_factor", 0.0),
+        dispatcher=found.get("moe_token_dispatcher_type", "alltoall"),
+        attention_over_context=found.get("cp_comm_type", "p2p"), experts=mixtures, modules_of="megatron",
+        recompute=granularity if granularity != "full" else method,
+        recomputed_layers=found.get("recompute_num_layers", 1) if granularity == "full" else 0,
+        modules=frozenset(found.get("recompute_modules", ("core_attn",)) if granularity == "selective" else ()),
+        distributes_inputs=found.get("distribute_saved_activations", False),
+        router=found.get("moe_router_dtype", ""), pads=found.get("moe_pad_expert_input_to_capacity", False),
+        fp8=found.get("fp8", "") and found.get("fp8_recipe", "delayed"),
+    )  # fmt: skip

@@ -1,0 +1,117 @@
+"""The ranks of a run under tensor, pipeline, context and expert parallelism: the model that each kind of them holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from memcalc.blocks.base import Block, Stack
+from memcalc.errors import Fault, RunInvalid
+from memcalc.sharding.context import local_tokens
+from memcalc.sharding.pipeline import Stage, cut, in_flight, longest_stack, refused, stages, uneven
+from memcalc.sharding.tensor_parallel import divided, vocabulary
+from memcalc.ways import Ways
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from memcalc.model import Model
+    from memcalc.run import Run
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One kind of rank: its pipeline stage, and the model that is left of the whole."""
+
+    label: str
+    stage: Stage
+    model: Model
+    ways: Ways
+
+
+def ranks(run: Run, model: Model, ways: Ways, options: Mapping[str, Any], seq: int) -> tuple[Rank, ...]:
+    """Every distinct kind of rank, the first of each; RunInvalid lists what does not divide or go together."""
+    layers = _layers(model)
+    degrees = run.parallel
+    split = uneven(layers, degrees.pipeline, options.get("first_stage"), options.get("last_stage"))
+    faults = [*_faults(run, model, ways, layers, seq), *refused(layers, degrees, run.grad_accum, split=bool(split))]
+    whole = replace(ways, words=vocabulary(model.body))
+    if faults:
+        raise RunInvalid(faults)
+    local, more = divided(model.body, whole)
+    if more:
+        raise RunInvalid(more)
+    made = _converted(local, whole) if run.implementation == "megatron" else local
+    found = distinct(made, stages(layers, degrees, split))
+    return tuple(_rank(run, model, made, stage, whole) for stage in found)
+
+
+def _converted(body: Block, ways: Ways) -> Block:
+    from memcalc.sharding.modules import megatron  # noqa: PLC0415 - other implementations need none of it
+
+    return megatron(body, ways.vocabulary(ways.words))
+
+
+def _rank(run: Run, model: Model, body: Block, stage: Stage, ways: Ways) -> Rank:
+    pp = run.parallel.pipeline
+    part = cut(body, stage, copy_tied=not stage.first) if pp > 1 else body
+    flying = in_flight(stage.rank, run.parallel, run.grad_accum)
+    place = replace(ways, stage=stage.rank, first=stage.first, last=stage.last, micro_batches=run.grad_accum, in_flight=flying)
+    label = f"stage {stage.rank} of {pp}" if pp > 1 else "rank 0"
+    return Rank(label, stage, _regrouped(replace(model, body=part), ways), place)
+
+
+def _regrouped(model: Model, ways: Ways) -> Model:
+    """The model with its layers in the groups that full recomputation runs again; its tensors keep their names."""
+    if ways.recompute not in ("uniform", "block"):
+        return model
+    from memcalc.sharding.recomputation import grouped  # noqa: PLC0415 - few runs recompute whole layers
+
+    made = replace(model, body=grouped(model.body, ways.recompute, ways.recomputed_layers))
+    made.__dict__["tensors"] = model.tensors
+    return made
+
+
+def distinct(body: Block, every: tuple[Stage, ...]) -> Iterator[Stage]:
+    """Stages that hold other layers than those before them, or a table, or a head: of like ones the first is the fullest."""
+    stack = longest_stack(body)
+    seen = set()
+    for stage in every:
+        kinds = tuple(id(stack.layers[i]) for i in stage.layers) if stack else ()
+        key = (tuple(sorted(kinds)), stage.first, stage.last)
+        if key not in seen:
+            seen.add(key)
+            yield stage
+
+
+def _layers(model: Model) -> int:
+    stack = longest_stack(model.body)
+    return len(stack.layers) if stack else 0
+
+
+def _faults(run: Run, model: Model, ways: Ways, layers: int, seq: int) -> Iterator[Fault]:
+    degrees, gpus = run.parallel, run.gpus
+    size = degrees.tensor * degrees.pipeline * degrees.context
+    if gpus % size:
+        yield Fault("gpus", f"world_size ({gpus}) is not divisible by {size} (tensor * pipeline * context)")
+    if degrees.sequence and degrees.tensor == 1:
+        yield Fault("parallel.sequence", "Cannot use sequence parallelism without tensor parallelism")
+    mixtures = has_experts(model.body)
+    if degrees.expert > 1 and not mixtures:
+        yield Fault("parallel.expert", "num_moe_experts must be non None to use expert-parallel.")
+    inner = ways.expert * ways.expert_tensor * degrees.pipeline
+    if mixtures and gpus % inner:
+        yield Fault("gpus", f"world_size ({gpus}) is not divisible by expert_tensor_model_pipeline_parallel size ({inner})")
+    if degrees.pipeline > 1 and model.kind not in ("causal-lm", "masked-lm"):
+        yield Fault("parallel.pipeline", f"pipelines of a {model.kind} model are not modelled; leave it at 1")
+    if model.tables or model.nominal or not layers:
+        yield Fault("parallel", "this model has no layers to divide: name a preset or a config.json")
+    if seq:
+        yield from local_tokens(seq, degrees.context, degrees.tensor, sequence=degrees.sequence)[1]
+
+
+def has_experts(block: Block) -> bool:
+    """Whether a mixture of experts is below a block."""
+    from memcalc.blocks.mlp import Moe  # noqa: PLC0415 - it is loaded with any model
+
+    return isinstance(block, Moe) or any(has_experts(part) for _, part in block.groups() if not isinstance(part, Stack) or part.layers)

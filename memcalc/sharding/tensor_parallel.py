@@ -1,0 +1,187 @@
+"""Tensor parallelism: the part of every block that one rank holds (Shoeybi et al. 2019; Narayanan et al. 2021).
+
+Queries, keys and values, gates and up projections are cut by columns, the projections behind them by rows (with their
+bias whole), tables and heads by the vocabulary; norms, routers and down projections to a latent are whole everywhere.
+Experts are cut by the expert-tensor degree, and their number by the expert degree. What is left of a block is a block of
+the same kind, so that tensors, ledger and tape of a rank follow from it as they do from the whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from math import gcd
+from typing import TYPE_CHECKING, Any
+
+from memcalc.blocks.attention import Attention
+from memcalc.blocks.base import Block, Parallel, PostNorm, Recomputed, Residual, Sequence, Stack, Sum
+from memcalc.blocks.basic import (
+    Activation,
+    Cast,
+    Dropout,
+    Embedding,
+    Linear,
+    Norm,
+    ProductLinear,
+    Raw,
+    Scale,
+    Select,
+    Softcap,
+    TransposedLinear,
+)
+from memcalc.blocks.mla import Mla
+from memcalc.blocks.mlp import Mlp, Moe
+from memcalc.errors import Fault
+from memcalc.sharding.expert import divided_experts
+
+if TYPE_CHECKING:
+    from memcalc.ways import Ways
+
+LINEARS = (Linear, TransposedLinear, ProductLinear)
+FRAMES = (Sequence, Residual, PostNorm, Parallel, Sum, Stack, Recomputed)
+WHOLE = (Norm, Raw, Dropout, Activation, Cast, Scale, Softcap, Select)
+
+
+@dataclass
+class Cutter:
+    """Cuts blocks `ways.tensor` ways; `faults` are what does not divide, each once. Equal blocks stay one value."""
+
+    ways: Ways
+    faults: dict[str, Fault]
+    done: dict[int, tuple[Block, Block]]
+
+    def cut(self, block: Block) -> Block:
+        """The rank's part of a block."""
+        known = self.done.get(id(block))
+        if known is None:
+            known = self.done[id(block)] = block, self._cut(block)
+        return known[1]
+
+    def _cut(self, block: Block) -> Block:
+        if isinstance(block, Moe):
+            return self.mixture(block)
+        if self.ways.tensor == 1 and not isinstance(block, FRAMES):
+            return block if not isinstance(block, Embedding) and type(block) not in LINEARS else self.table(block)
+        if type(block) is Attention:
+            return self.attention(block)
+        if isinstance(block, Mla):
+            return self.latent(block)
+        if isinstance(block, Mlp):
+            return self.mlp(block)
+        if isinstance(block, Embedding) or type(block) in LINEARS:
+            return self.table(block)
+        if isinstance(block, FRAMES):
+            return mapped(block, self.cut)
+        if not isinstance(block, WHOLE):
+            kind = type(block).__name__
+            self.refuse("parallel.tensor", f"tensor parallelism of {kind} blocks is not modelled; leave it at 1")
+        return block
+
+    def refuse(self, where: str, what: str) -> None:
+        """Note a fault, once."""
+        self.faults.setdefault(f"{where} {what}", Fault(where, what))
+
+    def share(self, count: int, what: str) -> int:
+        """`count` things over the tensor-parallel ranks."""
+        if count % self.ways.tensor:
+            self.refuse("parallel.tensor", f"{what} ({count}) must be a multiple of tensor_model_parallel_size "
+                                           f"({self.ways.tensor})")  # fmt: skip
+        return max(1, count // self.ways.tensor)
+
+    def attention(self, block: Attention) -> Attention:
+        """Heads, and key/value heads: each at least one, shared by the ranks of a group where there are fewer."""
+        tensor, heads = self.ways.tensor, self.share(block.heads, "num_attention_heads")
+        if block.kv_heads % tensor and (tensor % block.kv_heads or not self.ways.replicates_heads):
+            also = " or divisor" if self.ways.replicates_heads else ""
+            self.refuse("parallel.tensor", f"num_query_groups ({block.kv_heads}) must be a multiple{also} of "
+                                           f"tensor_model_parallel_size ({tensor})")  # fmt: skip
+        kv = max(1, block.kv_heads // tensor)
+        cut = {name: self.columns(getattr(block, name)) for name in ("q", "k", "v", "qkv", "gate")}
+        wide = {name: self.normed(getattr(block, name), block.head_dim) for name in ("q_norm", "k_norm", "v_norm")}
+        table = self.columns(block.bias_table)
+        return replace(block, heads=heads, kv_heads=kv, out=self.rows(block.out), bias_table=table, **cut, **wide)
+
+    def latent(self, block: Mla) -> Mla:
+        """Heads; the maps down to the latents and their norms are whole on every rank."""
+        cut = {name: self.columns(getattr(block, name)) for name in ("q", "q_b", "kv_b", "gate")}
+        return replace(block, heads=self.share(block.heads, "num_attention_heads"), out=self.rows(block.out), **cut)
+
+    def mlp(self, block: Mlp) -> Mlp:
+        """The inner width."""
+        width = self.share(block.width, "ffn_hidden_size") if block.width else 0
+        cut = {"up": self.columns(block.up), "gate": self.columns(block.gate), "down": self.rows(block.down)}
+        return replace(block, width=width, norm=self.normed(block.norm, 0), **cut)
+
+    def mixture(self, block: Moe) -> Moe:
+        """Routed experts by expert and expert-tensor degree, shared ones by tensor degree; the router whole."""
+        experts = divided_experts(block.experts, self.ways, self.refuse) if block.experts else None
+        return replace(block, experts=experts, shared=self.cut(block.shared) if block.shared else None)
+
+    def columns(self, block: Block | None) -> Block | None:
+        """A linear whose outputs are shared; an embedding whose width is."""
+        if isinstance(block, Linear):
+            return replace(block, outputs=self.share(block.outputs, "outputs"))
+        if isinstance(block, Embedding):
+            return replace(block, width=self.share(block.width, "num_attention_heads"))
+        return mapped(block, lambda part: self.columns(part) or part) if isinstance(block, FRAMES) else block
+
+    def rows(self, block: Block | None) -> Block | None:
+        """A linear whose inputs are shared; its bias is whole."""
+        if isinstance(block, Linear):
+            return replace(block, inputs=self.share(block.inputs, "inputs"))
+        return mapped(block, lambda part: self.rows(part) or part) if isinstance(block, FRAMES) else block
+
+    def normed(self, block: Block | None, head_dim: int) -> Block | None:
+        """A norm over the channels that are shared; one over a single head's is whole."""
+        if not isinstance(block, Norm) or block.width == head_dim:
+            return block
+        return replace(block, width=self.share(block.width, "channels"))
+
+    def table(self, block: Block) -> Block:
+        """Tables of tokens and heads over the vocabulary, padded so that it divides; other linears are whole."""
+        if isinstance(block, Embedding) and block.index == "tokens" and block.trainable:
+            return replace(block, rows=self.ways.vocabulary(block.rows))
+        if isinstance(block, Linear) and block.outputs == self.ways.words:
+            return replace(block, outputs=self.ways.vocabulary(block.outputs))
+        return block
+
+
+def mapped(block: Block | None, change: Any) -> Any:  # noqa: ANN401 - Callable[[Block], Block], and a block of its own kind
+    """The block with every block inside it changed; the same value where nothing changes."""
+    if block is None:
+        return None
+    found: dict[str, Any] = {}
+    for field in fields(block):
+        value = getattr(block, field.name)
+        if isinstance(value, Block):
+            made: Any = change(value)
+        elif isinstance(value, tuple) and value and isinstance(value[0], Block):
+            made = tuple(change(part) for part in value)
+            made = value if all(a is b for a, b in zip(made, value, strict=True)) else made
+        else:
+            continue
+        if made is not value:
+            found[field.name] = made
+    return replace(block, **found) if found else block
+
+
+def vocabulary(block: Block) -> int:
+    """Rows of the first table of tokens below a block; 0 where there is none."""
+    if isinstance(block, Embedding) and block.index == "tokens":
+        return block.rows
+    return next((rows for _, part in block.groups() if (rows := vocabulary(part))), 0)
+
+
+def divided(body: Block, ways: Ways) -> tuple[Block, list[Fault]]:
+    """The part of a model's body that a tensor- and expert-parallel rank holds, and what does not divide."""
+    cutter = Cutter(ways, {}, {})
+    return cutter.cut(body), list(cutter.faults.values())
+
+
+def padded(words: int, multiple: int) -> int:
+    """The vocabulary as Megatron pads it: up to a multiple (megatron/training/tokenizer, _vocab_size_with_padding)."""
+    return -(-words // multiple) * multiple
+
+
+def common(a: int, b: int) -> int:
+    """Their least common multiple."""
+    return a * b // gcd(a, b)

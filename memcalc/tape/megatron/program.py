@@ -1,0 +1,106 @@
+"""One stage of a pipeline on the tape: what it is given, what it runs, and what it hands on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.tape import functions as f
+from memcalc.tape.autograd import Gradients, Leaf, Node, record
+from memcalc.tape.hf.programs import body, depth, split
+from memcalc.tape.megatron import attention, mixtures, modules
+from memcalc.tape.recorder import RESIDENT
+from memcalc.tape.rules import Around, run
+from memcalc.tape.values import Value
+
+if TYPE_CHECKING:
+    from memcalc.model import Model
+    from memcalc.tape.recorder import Tape
+
+
+def whole(t: Tape, model: Model) -> tuple[Value, Value]:
+    """GPTModel.forward on one stage: (loss or hidden states, what is held)."""
+    ways = modules.ways_of(t)
+    base, heads = split(model.body)
+    t.layers = depth(model.body)
+    labels = t.given((t.setting.batch, local(t)), "int64")
+    x = labels if ways.first else received(t, model)
+    t.given((t.setting.batch, local(t)), "int64")
+    hidden, _ = body(t, base, x)
+    del x
+    if not ways.last:
+        out = Value(t, RESIDENT, hidden.shape, hidden.dtype, None, hidden.node)  # deallocate_pipeline_outputs
+        return out, out
+    for head in heads:
+        hidden = run(t, head, hidden, Around())
+    loss = cross_entropy(t, hidden)
+    del hidden
+    return loss, loss
+
+
+def local(t: Tape) -> int:
+    """Tokens of one sequence that this rank's context-parallel part has."""
+    return t.setting.seq
+
+
+def received(t: Tape, model: Model) -> Value:
+    """The hidden states that the stage before has sent; their gradient is sent back.
+
+    The gradient that the micro batch before has sent is let go only when this one's is there (schedules.py, the loop's
+    input_tensor_grad).
+    """
+    ways = modules.ways_of(t)
+    shape = (t.setting.batch, local(t) // ways.spread, width(model))
+    dtype = t.setting.compute or "bf16"
+    sent = t.new(shape, dtype) if ways.micro_batches > 1 else None
+    x = t.new(shape, dtype)
+    x.node = Leaf(t, x)
+    return Value(t, x.storage, shape, dtype, None, record(t, _arrived, (x,), (sent,)))
+
+
+def _arrived(_: Node, g: Value) -> Gradients:
+    return (g,)
+
+
+def width(model: Model) -> int:
+    """Channels of the hidden states."""
+    return int(model.dimensions["hidden_size"]) if model.dimensions else 0
+
+
+def cross_entropy(t: Tape, logits: Value) -> Value:
+    """compute_language_model_loss: Transformer Engine's in place, or Megatron's own in fp32."""
+    ways = modules.ways_of(t)
+    b, s, _ = logits.shape
+    if ways.fused_loss == "te":
+        return _in_place(t, logits)
+    wide = t.new(logits.shape, "fp32")
+    masks = [t.new((b, s), "bool"), t.new((b, s), "int64")]
+    out = t.new((b, s), "fp32")
+    out.node = record(t, _wide_backward, (logits,), (wide, *masks), (logits.dtype, logits.shape))
+    del wide
+    return f.total(out)
+
+
+def _wide_backward(node: Node, g: Value) -> Gradients:
+    """The softmax becomes the gradient in place; it is cast to the logits' dtype."""
+    dtype, shape = node.meta
+    _saved = node.load()
+    return (g.tape.new(shape, dtype),)
+
+
+def _in_place(t: Tape, logits: Value) -> Value:
+    """transformer_engine's parallel_cross_entropy: the gradient is written over the logits (triton/cross_entropy.py)."""
+    b, s, _ = logits.shape
+    rows = t.new((b * s * 3 * modules.ways_of(t).tensor,), "fp32")
+    node = record(t, _in_place_backward, (logits,), (logits,))
+    out = t.new((b, s), "fp32")
+    out.node = node
+    del rows
+    return f.total(out)
+
+
+def _in_place_backward(node: Node, _: Value) -> Gradients:
+    (logits,) = node.load()
+    return (logits,)
+
+
+__all__ = ["attention", "mixtures", "whole"]
