@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from memcalc.configs.quantized import packed_base
 from memcalc.configs.table import Sheet
 
 if TYPE_CHECKING:
@@ -27,4 +28,6 @@ def read(document: Document, asked: Asked) -> Reading:
     """The model of the file, or what it says inline where it comes from standard input."""
     sheet = Sheet(document, asked, NAME, TITLE)
     sheet.put("model", str(document.path) if document.path else dict(document.data), "model_type")
+    section = document.data.get("quantization_config")
+    packed_base(sheet, section if isinstance(section, dict) else {}, "lora" in asked.flags)
     return sheet.reading(ignored=("*",))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.configs import Asked, is_foreign, read
 from memcalc.configs.documents import open_document
-from memcalc.configs.hf_folder import read_folder
+from memcalc.configs.hf_folder import is_weights, read_folder, read_weights
 from memcalc.configs.names import missing
 from memcalc.errors import Fault, RunInvalid
 from memcalc.question import Draft
@@ -26,8 +26,9 @@ def opened(source: str | os.PathLike[str], asked: Asked | None = None, form: str
     UnreadableInput, RunInvalid, or UsageError where `form` is no format.
     """
     asked = asked or Asked()
-    if Path(source).is_dir():
-        return _of_a_reading(read_folder(Path(source)), asked)
+    path = Path(source)
+    if path.is_dir() or is_weights(path):
+        return _of_a_reading(read_folder(path, asked) if path.is_dir() else read_weights(path, asked), asked)
     document = open_document(source)
     if form or is_foreign(document):
         reading = read(document, form, asked)
