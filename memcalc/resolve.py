@@ -94,6 +94,8 @@ def resolve(run: Run, beside: Path | None = None) -> Plan:
     if faults:
         raise RunInvalid(faults)
     place = placement(run, model)
+    if run.sharding and run.sharding.strategy != "none" and place.name == "none":
+        notes.assume("sharding", "one-rank", f"sharding {run.sharding.strategy} over one rank shares nothing")
     chosen = place.recipe_of(chosen)
     if not run.lora:  # what does not learn is kept as the rest of the model is: fixed tables of positions
         chosen = replace(chosen, frozen=chosen.weights)
@@ -102,6 +104,7 @@ def resolve(run: Run, beside: Path | None = None) -> Plan:
     notes.assume_all("model", model.notes)
     notes.assume_all("precision", chosen.notes)
     notes.assume_all("gpu", (card.assumed,) if card and card.assumed else ())
+    notes.assume_all("sharding", place.notes)
     plan = Plan(
         run, model, chosen, optimizer, tensors, place, card,
         _margin(run, card), _sequence(run, model, notes), notes, adapted,
@@ -116,7 +119,9 @@ def resolve(run: Run, beside: Path | None = None) -> Plan:
 def divides(run: Run) -> bool:
     """Whether ranks hold different parts of the model, or modules of Megatron-LM run it."""
     p = run.parallel
-    return run.implementation == "megatron" or max(p.tensor, p.pipeline, p.context, p.expert, p.virtual) > 1 or p.sequence
+    return (
+        run.implementation == "megatron" or max(p.tensor, p.pipeline, p.context, p.expert, p.virtual) > 1 or p.sequence
+    )
 
 
 def _settled(run: Run, notes: Notes) -> Run:
@@ -126,7 +131,9 @@ def _settled(run: Run, notes: Notes) -> Run:
         notes.assume("implementation", "default", "Megatron-LM's own modules: sharding megatron comes with them")
         return replace(run, implementation="megatron")
     if run.implementation == "megatron" and not strategy:
-        notes.assume("sharding", "default", "megatron: its modules come with its data parallelism and distributed optimizer")
+        notes.assume(
+            "sharding", "default", "megatron: its modules come with its data parallelism and distributed optimizer"
+        )
         return replace(run, sharding=Sharding(strategy="megatron"))
     return run
 
@@ -197,18 +204,11 @@ def _learning(run: Run, model: Model, notes: Notes) -> tuple[Tensor, ...]:
 def _refuse_unmodelled(run: Run) -> None:
     """What memcalc would get wrong is refused, all at once, rather than answered."""
     faults = [] if run.implementation == "megatron" else list(_undivided(run))
-    if run.sharding and run.sharding.strategy == "hsdp":
-        faults.append(
-            Fault("sharding", f"{run.sharding.strategy} is not modelled yet; use ddp, zero1, zero2, zero3 or fsdp")
-        )
     if run.implementation == "megatron" and (run.lora or run.quantize):
-        faults.append(Fault("implementation", "adapters and quantised weights in Megatron-LM's modules are not modelled; use hf"))
-    faults += _contradicting_checkpoints(run.checkpointing)
-    alone = run.gpus == 1 and run.implementation != "megatron"
-    if run.sharding and run.sharding.strategy != "none" and alone:
         faults.append(
-            Fault("gpus", f"sharding {run.sharding.strategy} over one GPU shares nothing; say how many: gpus: 8")
+            Fault("implementation", "adapters and quantised weights in Megatron-LM's modules are not modelled; use hf")
         )
+    faults += _contradicting_checkpoints(run.checkpointing)
     if faults:
         raise RunInvalid(faults)
 
@@ -216,7 +216,9 @@ def _refuse_unmodelled(run: Run) -> None:
 def _undivided(run: Run) -> Iterator[Fault]:
     """Ways to divide a model that transformers' modules are not modelled under."""
     if run.parallel.expert > 1:
-        yield Fault("parallel.expert", "expert parallelism is modelled with Megatron-LM's modules: implementation: megatron")
+        yield Fault(
+            "parallel.expert", "expert parallelism is modelled with Megatron-LM's modules: implementation: megatron"
+        )
     if run.parallel.virtual > 1 or run.parallel.schedule == "dualpipe":
         yield Fault("parallel.schedule", "virtual stages and DualPipe are modelled with implementation: megatron")
 

@@ -58,7 +58,7 @@ class Gathering(Grouping):
             group.turns.append(len(self.order))
             self.order.append(group)
         group.state = "idle"
-        if group is self.groups.root:
+        if self.returning or group is self.groups.root:  # a layer that a checkpoint runs again is a root of its own
             self.held = None
 
     def before_backward(self, unit: Unit) -> None:
@@ -100,6 +100,7 @@ class Gathering(Grouping):
         for group in self.groups.all():
             if group.state != "reduced":
                 self.after_backward(group)
+        self.held = None
         self.inputs.clear()
         self.outputs.clear()
         for group in self.groups.all():

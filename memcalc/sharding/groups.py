@@ -71,19 +71,21 @@ def grouped(model: Model, tensors: tuple[Tensor, ...], wrap: str) -> Groups:
     groups = Groups(Wrapped(() if wrap == "none" else dict.fromkeys(stacks(model.body)), tensors))
     rest = list(groups.layers.rest)
     if wrap in ("layers+embed+head", "accelerate"):
-        rest = _apart(groups, rest, tensors, together=wrap == "accelerate")
+        rest = _apart(groups, rest, model, tensors, together=wrap == "accelerate")
     groups.root.tensors = tuple(rest)
     return groups
 
 
-def _apart(groups: Groups, rest: list[Tensor], tensors: tuple[Tensor, ...], *, together: bool) -> list[Tensor]:
+def _apart(
+    groups: Groups, rest: list[Tensor], model: Model, tensors: tuple[Tensor, ...], *, together: bool
+) -> list[Tensor]:
     """The embedding of tokens before the first layer, and what comes behind the last, as units; what is left over."""
     places = {id(tensor): at for at, tensor in enumerate(tensors)}
     inside = [places[id(tensor)] for found in groups.layers.layers.values() for _, tensor in found]
     first, last = (min(inside), max(inside)) if inside else (len(tensors), len(tensors))
     before = [t for t in rest if places[id(t)] < first and t.role == "embedding"][:1]
     behind = [t for t in rest if places[id(t)] > last]
-    ties = [t for t in tensors if t.tied_to and t.tied_to in {tensor.name for tensor in before}]
+    ties = [t for t in model.tensors if t.tied_to and t.tied_to in {tensor.name for tensor in before}]
     if ties and not together:
         raise fault("sharding.wrap", f"Parameter '{ties[0].name}' is shared with a parameter already managed by another FSDP "
                                      "group; wrap: layers keeps both in the root")  # fmt: skip

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from memcalc.ledger import Ledger
     from memcalc.model import Model
     from memcalc.optimizers import Optimizer
@@ -35,9 +33,9 @@ PERSISTENT = ("weights", "master_weights", "gradients", "optimizer_states")
 class Local(NamedTuple):
     """The tensors of the fullest rank: what it keeps the weights, the gradients, and the master copies and states of.
 
-    `buffers` are the strategy's own, there all along (DDP's buckets): each with a dtype. `accumulated` is what earlier
-    micro batches have left when a step begins (None: the gradients). Where nothing is shared out the first three are the
-    same tuple.
+    `buffers` are the strategy's own, there all along (DDP's buckets): in a dtype of their own, or as the weights are kept.
+    `accumulated` is what is there of gradients when a step begins, whatever the run (None: the gradients, where earlier
+    micro batches have left some). Where nothing is shared out the first three are the same tuple.
     """
 
     weights: tuple[Tensor, ...]
@@ -61,6 +59,7 @@ class Strategy:
     name: str = "none"
     ranks: int = 1
     offloaded: frozenset[str] = frozenset()
+    masters = False  # whether adapters, too, get master copies
 
     def recipe_of(self, recipe: Recipe) -> Recipe:
         """What the framework makes of a recipe: the dtypes of what is kept between steps."""
@@ -129,18 +128,13 @@ class Books:
 
 def books(local: Local, recipe: Recipe, optimizer: Optimizer, whole: tuple[Tensor, ...], book: Ledger) -> Books:
     """The ledgers of these tensors; `book` is that of the `whole` model, which serves where it is the same."""
-    from memcalc.ledger import ledger  # noqa: PLC0415 - it is there already
+    from memcalc.dtypes import nbytes  # noqa: PLC0415 - there already
+    from memcalc.ledger import ledger, storage_dtype  # noqa: PLC0415
 
     known = {id(whole): book}
     for tensors in local[:3]:
         if id(tensors) not in known:
             known[id(tensors)] = ledger(tensors, recipe, optimizer)
     weights, gradients, states = (known[id(tensors)] for tensors in local[:3])
-    return Books(weights, gradients, states, nbytes_of(local.buffers))
-
-
-def nbytes_of(tensors: Iterable[Tensor]) -> int:
-    """Bytes of tensors that have a dtype of their own."""
-    from memcalc.dtypes import nbytes  # noqa: PLC0415
-
-    return sum(tensor.count * nbytes(tensor.elements, tensor.dtype) for tensor in tensors)
+    own = sum(tensor.count * nbytes(tensor.elements, storage_dtype(tensor, recipe)) for tensor in local.buffers)
+    return Books(weights, gradients, states, own)

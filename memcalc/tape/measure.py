@@ -65,7 +65,7 @@ def measure(
         sizes = [(nbytes(tensor.elements, stored(tensor)), tensor.count) for tensor in local.weights]
         sizes = [] if "weights" in strategy.offloaded else sizes
         masters = [] if "master_weights" in strategy.offloaded else _masters(local.states, setting)
-        buffers = [(nbytes(tensor.elements, tensor.dtype), tensor.count) for tensor in local.buffers]
+        buffers = [(nbytes(tensor.elements, stored(tensor)), tensor.count) for tensor in local.buffers]
         there = [*sizes, *masters, *_accumulated(local, setting), *buffers]
         return reserved(recording, there, trained, sum(base.values()))
 
@@ -79,11 +79,12 @@ def standing(local: Local, optimizer: Optimizer, setting: Setting) -> dict[str, 
     base = {
         "weights": sum(_bytes(tensor, stored(tensor)) for tensor in local.weights),
         "master_weights": sum(_bytes(tensor, setting.master) for tensor in trained) if setting.master else 0,
-        "buffers": sum(_bytes(tensor, tensor.dtype) for tensor in local.buffers),
+        "buffers": sum(_bytes(tensor, stored(tensor)) for tensor in local.buffers),
         "optimizer_states": sum(_state_bytes(tensor, optimizer, setting) for tensor in trained),
     }
-    if setting.accumulating:
-        base["gradients"] = sum(rounded(nbytes) * count for nbytes, count in _accumulated(local, setting))
+    left = _accumulated(local, setting)
+    if left:
+        base["gradients"] = sum(rounded(nbytes) * count for nbytes, count in left)
     return base
 
 
@@ -114,11 +115,11 @@ def _masters(tensors: Iterable[Tensor], setting: Setting) -> list[tuple[int, int
 
 
 def _accumulated(local: Local, setting: Setting) -> list[tuple[int, int]]:
-    """Gradients that earlier micro batches have left: (bytes, how many)."""
-    if not setting.accumulating:
+    """Gradients that earlier micro batches have left, or that are there all along: (bytes, how many)."""
+    if local.accumulated is None and not setting.accumulating:
         return []
     stored, left = storage(setting), local.gradients if local.accumulated is None else local.accumulated
-    return [(nbytes(t.elements, setting.gradients or stored(t)), t.count) for t in _trained(left)]
+    return [(nbytes(t.elements, t.dtype or setting.gradients or stored(t)), t.count) for t in _trained(left)]
 
 
 def state_dtype(tensor: Tensor, setting: Setting) -> str:
