@@ -43,7 +43,7 @@ class Loss:
 class Sharding:
     """How the data-parallel ranks share parameters, gradients and optimizer states; `options` in the framework's words."""
 
-    strategy: Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp", "hsdp", "megatron"] = "none"
+    strategy: Literal["none", "ddp", "zero0", "zero1", "zero2", "zero3", "fsdp", "hsdp", "megatron"] = "none"
     options: Mapping[str, Any] = field(default_factory=dict)
 
 

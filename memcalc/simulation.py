@@ -155,7 +155,7 @@ def setting_of(plan: Plan, *, evaluating: bool = False) -> Setting:
         target=run.target_len or 0,
         weights=recipe.weights,
         frozen=recipe.frozen,
-        master="" if run.lora else recipe.master,
+        master="" if run.lora and not plan.placement.masters else recipe.master,
         gradients=recipe.gradients,
         states="" if recipe.states == "param" else recipe.states,
         autocast=recipe.autocast,

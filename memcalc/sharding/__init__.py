@@ -44,10 +44,10 @@ def _made(name: str, options: Mapping[str, Any], ranks: int, run: Run, model: Mo
                     "sharding", f"no strategy is named for the options {', '.join(options)}; add strategy: fsdp"
                 )
             return Strategy("none", ranks, offloaded)
-        case "zero1" | "zero2" | "zero3":
-            from memcalc.sharding.even import Even  # noqa: PLC0415 - one module a run
+        case "zero0" | "zero1" | "zero2" | "zero3":
+            from memcalc.sharding.zero import deepspeed  # noqa: PLC0415 - one module a run
 
-            return Even(name, ranks, offloaded)
+            return deepspeed(name, options, ranks, run, model)
         case "ddp":
             from memcalc.sharding.ddp import from_options  # noqa: PLC0415
 

@@ -111,12 +111,13 @@ class Strategy:
 
 @dataclass(frozen=True)
 class Books:
-    """The ledgers of the fullest rank, whatever it keeps where: one where nothing is shared out."""
+    """The ledgers of the fullest rank, whatever it keeps where: one where nothing is shared out; `whole` is the model."""
 
     weights: Ledger
     gradients: Ledger
     states: Ledger
     buffers: int = 0
+    whole: tuple[Tensor, ...] = ()
 
     def total(self, component: str) -> int:
         """Bytes of one component, wherever it is kept."""
@@ -137,4 +138,4 @@ def books(local: Local, recipe: Recipe, optimizer: Optimizer, whole: tuple[Tenso
             known[id(tensors)] = ledger(tensors, recipe, optimizer)
     weights, gradients, states = (known[id(tensors)] for tensors in local[:3])
     own = sum(tensor.count * nbytes(tensor.elements, storage_dtype(tensor, recipe)) for tensor in local.buffers)
-    return Books(weights, gradients, states, own)
+    return Books(weights, gradients, states, own, whole)

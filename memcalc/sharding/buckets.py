@@ -1,0 +1,202 @@
+"""The reduction of gradients in ZeRO-1 and ZeRO-2: buckets that fill over the whole model, copies when they are sent.
+
+Source: DeepSpeed 0.19.8, runtime/zero/stage_1_and_2.py: setup_buckets, reduce_independent_p_g_buckets_and_remove_grads,
+reduce_ipg_grads, average_tensor, allreduce_and_scatter, copy_grads_in_partition, independent_gradient_partition_epilogue.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from memcalc.dtypes import BITS
+from memcalc.overlay import Laid
+from memcalc.sharding.marks import Marking, events
+from memcalc.tape.values import rounded
+from memcalc.timeline import schedule
+
+if TYPE_CHECKING:
+    from memcalc.overlay import Part
+    from memcalc.sharding.flat import Flat, Piece
+    from memcalc.sharding.zero12 import Bf16Optimizer, ZeroOneTwo
+    from memcalc.tape.recorder import Tape
+    from memcalc.tape.step import Recording
+
+DOUBLE = 8  # bytes of an element of a norm
+
+
+class Bucketing(Marking):
+    """Notes when gradients are there; what the buckets make of them is laid over the log."""
+
+    def __init__(self, tape: Tape, strategy: ZeroOneTwo, flat: Flat) -> None:
+        super().__init__(tape, frozenset(), takes=strategy.reduces_at_once)
+        self.strategy, self.flat = strategy, flat
+
+    def laid(self, recording: Recording) -> Recording:
+        """The step's gradients through the buckets, one after the other."""
+        reducer = Reducer(self.strategy, self.flat)
+        overlay: dict[int, list[Laid]] = {}
+        for event in events(recording, self.marks):
+            before = len(reducer.made)
+            if event.kind == "gradient":
+                reducer.gradient(self.flat.found(event.name, event.layer))
+            elif event.kind == "end":
+                reducer.end()
+            here = reducer.made[before:]
+            if here:
+                overlay.setdefault(event.number, []).extend(Laid(event.at, part, nbytes) for part, nbytes in here)
+        return replace(recording, overlay=overlay)
+
+
+class Casting(Marking):
+    """BF16_Optimizer's hook: the fp32 gradients of all parameters are sent in one piece, cast for it (allreduce_no_retain)."""
+
+    def __init__(self, tape: Tape, strategy: Bf16Optimizer, flat: Flat) -> None:
+        super().__init__(tape, frozenset(), takes=False)
+        self.strategy, self.flat = strategy, flat
+
+    def laid(self, recording: Recording) -> Recording:
+        """A copy at the end of the backward pass."""
+        if self.strategy.sent_dtype == "fp32":
+            return recording
+        nbytes = rounded(self.flat.size * BITS[self.strategy.sent_dtype] // 8)
+        last = len(schedule(recording)) - 1
+        both = [Laid(recording.end, "temporary", nbytes), Laid(recording.end, "temporary", -nbytes)]
+        return replace(recording, overlay={last: both})
+
+
+class Reducer:
+    """What one rank allocates (+) and frees (-) while gradients come, as (part, bytes) in `made`."""
+
+    def __init__(self, strategy: ZeroOneTwo, flat: Flat) -> None:
+        self.zero, self.flat, self.rank = strategy, flat, flat.fullest
+        self.made: list[tuple[Part, int]] = []
+        self.item = BITS[strategy.kept_dtype] // 8
+        self.size = strategy.settings.reduce_bucket_size
+        self.contiguous = strategy.settings.contiguous_gradients or strategy.offloads
+        self.bucket: list[Piece] = []
+        self.elements = self.own = 0  # of what waits in the bucket; bytes of gradients with storage of their own there
+        self.started = self.placed = False
+        self.kept = 0  # bytes of gradients that stay to the end of the backward pass
+        self.holds = (
+            strategy.stage == 1 and strategy.accumulating
+        )  # parameters have gradients from before, and a bucket
+        self.standing = strategy.compact and strategy.accumulating  # the partition's buffer is there from before
+
+    def lay(self, part: Part, nbytes: int) -> None:
+        """Note bytes that come or go."""
+        if nbytes:
+            self.made.append((part, nbytes))
+
+    def passing(self, nbytes: int) -> None:
+        """Note bytes that come and go at once."""
+        self.lay("temporary", nbytes)
+        self.lay("temporary", -nbytes)
+
+    def gradient(self, pieces: list[Piece]) -> None:
+        """Gradients of these parameters are there."""
+        if not self.started:
+            self.started = True
+            self.lay("buffers", 0 if self.holds else rounded(self.zero.bucket_bytes))
+        if self.zero.reduces_at_once:
+            for piece in pieces:
+                if self.holds:
+                    self.lay("gradients", -rounded(self.item * piece.elements))
+                self.fill(piece)
+
+    def fill(self, piece: Piece) -> None:
+        """Put a gradient into the bucket, which is sent first where it would be too full."""
+        if self.elements + piece.elements > self.size:
+            self.send()
+        self.bucket.append(piece)
+        self.elements += piece.elements
+        if not self.contiguous or piece.elements > self.size:
+            own = rounded(self.item * piece.elements)
+            self.own += own
+            self.lay("gradients", own)
+
+    def send(self) -> None:
+        """Reduce what the bucket holds: this rank's part of it is kept, the rest let go."""
+        if not self.bucket:
+            return
+        self.place_compactly()
+        self.passing(self.copied())
+        if self.zero.offloads:
+            self.moved_to_the_host()
+        elif not self.zero.compact:
+            self.keep()
+        self.lay("gradients", -self.own)
+        self.bucket, self.elements, self.own = [], 0, 0
+
+    def mine(self) -> list[Piece]:
+        """The gradients in the bucket of which this rank's partition has any."""
+        return [piece for piece in self.bucket if any(rank == self.rank for rank, _ in self.flat.owners(piece))]
+
+    def keep(self) -> None:
+        """Copy this rank's gradients to a buffer for all of them, made when the first comes."""
+        if not self.contiguous:
+            stays = sum(rounded(self.item * piece.elements) for piece in self.mine())
+            self.own -= stays
+            self.kept += stays
+        elif self.mine() and not self.placed:
+            self.placed = True
+            self.kept += rounded(self.item * self.flat.whole(self.rank))
+            self.lay("gradients", rounded(self.item * self.flat.whole(self.rank)))
+
+    def place_compactly(self) -> None:
+        """The fp32 buffer of the partition's gradients, made when the first comes."""
+        if self.zero.compact and not self.standing and self.mine():
+            self.standing = True
+            self.lay("gradients", rounded(4 * self.flat.partition))
+
+    def moved_to_the_host(self) -> None:
+        """This rank's gradients one by one: the norm in fp64, then a copy in fp32 on its way."""
+        mine = [sum(n for rank, n in self.flat.owners(piece) if rank == self.rank) for piece in self.mine()]
+        self.passing(rounded(DOUBLE * max(mine, default=0)))
+
+    def copied(self) -> int:
+        """Bytes of the flat copies of what is sent: none where it goes to one rank, in the dtype it is in."""
+        settings, sent = self.zero.settings, BITS[self.zero.sent_dtype] // 8
+        cast = sent if sent != self.item else 0
+        if self.contiguous and not settings.reduce_scatter:
+            return rounded(cast * self.elements)
+        if not self.contiguous:
+            return (
+                rounded((self.item + cast) * self.elements) if len(self.bucket) > 1 else rounded(cast * self.elements)
+            )
+        most = 0
+        for slices in self.messages():
+            elements = sum(slices)
+            most = max(
+                most, rounded(self.item * elements) * (len(slices) > 1) + (rounded(cast * elements) if cast else 0)
+            )
+        return most
+
+    def messages(self) -> list[list[int]]:
+        """The slices of each message: neighbours for one rank are one slice, a message ends when it is as large as a bucket."""
+        slices: list[tuple[int, int]] = []
+        for piece in self.bucket:
+            for rank, elements in self.flat.owners(piece):
+                alone = self.zero.compact and rank == self.rank
+                if slices and slices[-1][0] == rank and not alone:
+                    slices[-1] = rank, slices[-1][1] + elements
+                else:
+                    slices.append((rank, elements))
+        messages: list[list[int]] = [[]]
+        for _, elements in slices:
+            messages[-1].append(elements)
+            if sum(messages[-1]) > self.size:
+                messages.append([])
+        return [message for message in messages if message]
+
+    def end(self) -> None:
+        """The end of the backward pass: stage 1 reduces what the parameters have kept; buckets go."""
+        if not self.zero.reduces_at_once:
+            for piece in self.flat.pieces:
+                self.fill(piece)
+                self.lay("gradients", -rounded(self.item * piece.elements))
+        self.send()
+        if self.zero.accumulating and self.zero.stage == 2 and not self.zero.compact:
+            self.lay("gradients", -self.kept)  # added to those of the micro batches before
+        if self.started or self.holds:
+            self.lay("buffers", -rounded(self.zero.bucket_bytes))

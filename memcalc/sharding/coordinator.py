@@ -1,0 +1,263 @@
+"""Which parameters are gathered when under ZeRO-3, and its reduction of gradients, laid over the log of a step.
+
+Source: DeepSpeed 0.19.8, runtime/zero/partitioned_param_coordinator.py (fetch_sub_module, release_sub_module,
+__params_to_release, with a complete trace), partition_parameters.py (what a gather allocates: AllGatherHandle,
+AllGatherCoalescedHandle) and stage3.py (reduce_independent_p_g_buckets_and_remove_grads, __avg_scatter_grads).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from memcalc.dtypes import BITS
+from memcalc.overlay import Laid
+from memcalc.sharding.marks import Event, Marking, Roster, events
+from memcalc.tape.values import rounded
+
+if TYPE_CHECKING:
+    from memcalc.overlay import Part
+    from memcalc.sharding.marks import Param
+    from memcalc.sharding.zero3 import ZeroThree
+    from memcalc.tape.recorder import Tape
+    from memcalc.tape.step import Recording
+    from memcalc.tensors import Tensor
+
+FETCHES = frozenset({"enter", "back"})
+
+
+class Gathering(Marking):
+    """Notes when modules run and gradients are there."""
+
+    def __init__(self, tape: Tape, strategy: ZeroThree, tensors: tuple[Tensor, ...]) -> None:
+        self.roster = Roster(tensors)
+        super().__init__(tape, frozenset(self.roster.modules), takes=True)
+        self.strategy = strategy
+
+    def laid(self, recording: Recording) -> Recording:
+        """What is gathered and reduced over the real step."""
+        self.roster.visited(mark.name for mark in self.marks if mark.kind == "enter")
+        stacks = tuple(stack.path for stack in recording.stacks)
+        happens = [
+            (event, self.roster.of(event.name, event.layer, stacks))
+            for event in events(recording, self.marks)
+            if event.kind in ("gradient", "end") or event.name in self.roster.modules
+        ]
+        coordinator = Coordinator(self.strategy, [Use(e.name, p) for e, p in happens if e.kind in FETCHES])
+        reducer = Reducer(self.strategy)
+        overlay: dict[int, list[Laid]] = {}
+        for event, params in happens:
+            made = self.moved(event, params, coordinator, reducer, stacks)
+            if made:
+                overlay.setdefault(event.number, []).extend(Laid(event.at, part, nbytes) for part, nbytes in made)
+        return replace(recording, overlay=overlay)
+
+    def moved(self, event: Event, params: tuple[Param, ...], coordinator: Coordinator, reducer: Reducer,
+              stacks: tuple[str, ...]) -> list[tuple[Part, int]]:  # fmt: skip
+        """What comes and goes with an event."""
+        match event.kind:
+            case "enter" | "back":
+                return coordinator.fetch(params)
+            case "leave" | "after":
+                return coordinator.release(params)
+            case "gradient":
+                tensor = self.roster.named.get(event.name)
+                param = self.roster.param(tensor, event.layer, stacks) if tensor else None
+                return reducer.gradient(param.elements) if param else []
+            case "end":
+                return [*reducer.send(), *coordinator.finish()]
+
+
+class Use(NamedTuple):
+    """A module that is fetched, in the order of the step."""
+
+    module: str
+    params: tuple[Param, ...]
+
+
+class Handle:
+    """One gather under way: what it has allocated, and whose parameters wait for it."""
+
+    __slots__ = ("buffer", "done", "params", "waiting")
+
+    def __init__(self, params: list[Param], buffer: int) -> None:
+        self.params, self.buffer, self.done, self.waiting = params, buffer, False, len(params)
+
+
+class Coordinator:
+    """PartitionedParameterCoordinator with a complete trace, from the second step on."""
+
+    def __init__(self, zero: ZeroThree, uses: list[Use]) -> None:
+        self.zero, self.settings = zero, zero.settings
+        self.least, _ = zero.persistence
+        self.uses = uses
+        self.step = self.available = self.live = 0
+        self.there: set[tuple[str, int]] = set()
+        self.flying: dict[tuple[str, int], Handle] = {}
+        self.fetched_for: dict[tuple[str, int], int] = {}
+        self.queue = deque((param, number) for number, use in enumerate(uses) for param in use.params)
+        self.before = [0]  # elements of all modules before each use
+        self.later: dict[tuple[str, int], deque[int]] = {}  # uses of a parameter that are still to come
+        for number, use in enumerate(uses):
+            self.before.append(self.before[-1] + sum(param.elements for param in use.params))
+            for param in use.params:
+                self.later.setdefault(param.key, deque()).append(number)
+        self.made: list[tuple[Part, int]] = []
+
+    def persists(self, param: Param) -> bool:
+        """Whether a parameter is small enough to stay gathered."""
+        return param.elements <= self.least
+
+    def nbytes(self, param: Param) -> int:
+        """Bytes of a gathered parameter."""
+        return rounded(param.elements * self.zero.item)
+
+    def lay(self, nbytes: int) -> None:
+        """Note bytes that come or go."""
+        if nbytes:
+            self.live += nbytes
+            self.made.append(("buffers", nbytes))
+
+    def fetch(self, params: tuple[Param, ...]) -> list[tuple[Part, int]]:
+        """Gather what the module needs and is not there, wait for it, and set out for what comes next."""
+        self.made = []
+        self.gather(
+            [p for p in params if p.key not in self.there and p.key not in self.flying and not self.persists(p)]
+        )
+        for param in params:
+            if param.key in self.flying:
+                self.wait(param)
+        self.prefetch(params)
+        self.step += 1
+        return self.made
+
+    def gather(self, params: list[Param]) -> None:
+        """Start one gather: of a single parameter into what will hold it, of several into a buffer that is copied from."""
+        if not params:
+            return
+        self.available += sum(param.elements for param in params)
+        alone = len(params) == 1 or self.settings.stage3_allgather_sequential
+        handle = Handle(params, 0 if alone and not self.quantizes else self.sent(params))
+        self.lay(sum(self.nbytes(param) for param in params) if alone and not self.quantizes else handle.buffer)
+        handle.done = alone and not self.quantizes
+        for param in params:
+            self.flying[param.key] = handle
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether weights are sent in int8 (ZeRO++'s qwZ)."""
+        return self.settings.zero_quantized_weights
+
+    def sent(self, params: list[Param]) -> int:
+        """Bytes of the buffer that a gather of several parameters is received in: every rank's shards in a row."""
+        ways = self.zero.gathered_ways
+        whole = sum(-(-param.elements // ways) for param in params) * ways
+        if not self.quantizes:
+            return rounded(whole * self.zero.item)
+        return rounded(whole) + rounded(4 * -(-whole // SCALED))
+
+    def wait(self, param: Param) -> None:
+        """What was gathered with the parameter is copied to its place; the buffer goes when none of them waits any more."""
+        handle = self.flying.pop(param.key)
+        if not handle.done:
+            self.lay(sum(self.nbytes(other) for other in handle.params))
+            handle.done = True
+        self.there.update(other.key for other in handle.params)
+        handle.waiting -= 1
+        if not handle.waiting:
+            self.lay(-handle.buffer)
+
+    def prefetch(self, params: tuple[Param, ...]) -> None:
+        """Take the module's own parameters off the queue, then gather from it up to the size of the bucket."""
+        missed = {p.key for p in params if self.fetched_for.get(p.key, -1) < self.step}
+        dropped: set[tuple[str, int]] = set()
+        while self.queue and len(dropped) < len(missed):
+            param, number = self.queue.popleft()
+            self.fetched_for[param.key] = number
+            dropped.add(param.key)
+        room = min(self.settings.stage3_max_live_parameters - self.available, self.settings.stage3_prefetch_bucket_size)
+        chosen: dict[tuple[str, int], Param] = {}
+        elements = 0
+        while self.queue and elements < room:
+            param, number = self.queue.popleft()
+            absent = param.key not in self.there and param.key not in self.flying and not self.persists(param)
+            self.fetched_for[param.key] = max(self.fetched_for.get(param.key, -1), number)
+            if absent and param.key not in chosen:
+                chosen[param.key] = param
+                elements += param.elements
+        self.gather(list(chosen.values()))
+
+    def release(self, params: tuple[Param, ...]) -> list[tuple[Part, int]]:
+        """Let go of what is not used again soon enough."""
+        self.made = []
+        for param in params:
+            if param.key in self.there and param.key not in self.flying and not self.soon(param):
+                self.drop(param)
+        return self.made
+
+    def soon(self, param: Param) -> bool:
+        """Whether a parameter is used again within max_reuse_distance elements, or a later use was taken for gathered."""
+        if self.fetched_for.get(param.key, -1) > self.step:
+            return True
+        uses = self.later[param.key]
+        while uses and uses[0] < self.step:
+            uses.popleft()
+        return bool(uses) and self.before[uses[0]] - self.before[self.step] < self.settings.stage3_max_reuse_distance
+
+    def drop(self, param: Param) -> None:
+        """The parameter is a shard again."""
+        self.there.discard(param.key)
+        self.available -= param.elements
+        self.lay(-self.nbytes(param))
+
+    def finish(self) -> list[tuple[Part, int]]:
+        """The step is over: whatever is still gathered goes (release_backward_leftovers, partition_all_parameters)."""
+        return [("buffers", -self.live)] if self.live else []
+
+
+SCALED = 4096  # elements to one fp32 scale, about (CUDAQuantizer.target_group_size)
+
+
+class Reducer:
+    """The bucket of gradients, which is there all along: sent when full, each message a copy of what it holds."""
+
+    def __init__(self, zero: ZeroThree) -> None:
+        self.zero, self.size = zero, zero.settings.reduce_bucket_size
+        self.contiguous = zero.settings.contiguous_gradients
+        self.bucket: list[int] = []
+        self.own = 0  # bytes of gradients in it that have storage of their own
+
+    def gradient(self, elements: int) -> list[tuple[Part, int]]:
+        """A gradient goes into the bucket, which is sent first where it would be too full."""
+        made: list[tuple[Part, int]] = []
+        if self.bucket and sum(self.bucket) + elements > self.size:
+            made += self.send()
+        if not self.contiguous or sum(self.bucket) + elements > self.size:
+            own = rounded(elements * self.zero.item)
+            self.own += own
+            made.append(("gradients", own))
+        self.bucket.append(elements)
+        return made
+
+    def send(self) -> list[tuple[Part, int]]:
+        """Reduce what the bucket holds to shards; a single gradient that divides evenly needs no copy."""
+        if not self.bucket:
+            return []
+        copies = self.copies()
+        made: list[tuple[Part, int]] = [("temporary", copies), ("temporary", -copies)] if copies else []
+        if self.own:
+            made.append(("gradients", -self.own))
+        self.bucket, self.own = [], 0
+        return made
+
+    def copies(self) -> int:
+        """Bytes of the copies of a message: in the dtype it is sent in, where that is another, and flat."""
+        zero, ways = self.zero, self.zero.ways
+        wide = BITS[zero.sent_dtype] // 8
+        cast = sum(rounded(wide * elements) for elements in self.bucket) if zero.sent_dtype != zero.dtype else 0
+        if self.contiguous and sum(self.bucket) <= self.size and not zero.settings.reduce_scatter:
+            return cast
+        if len(self.bucket) == 1 and not self.bucket[0] % ways:
+            return cast
+        return cast + rounded(wide * sum(-(-elements // ways) * ways for elements in self.bucket))

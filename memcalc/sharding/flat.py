@@ -1,0 +1,114 @@
+"""Parameters one after the other in a flat buffer, cut into as many partitions as there are ranks.
+
+Source: DeepSpeed 0.19.8, runtime/zero/stage_1_and_2.py (flatten_dense_tensors_aligned, get_data_parallel_partitions,
+get_partition_info): the buffer is padded to twice the ranks (nccl_start_alignment_factor), partitions cut parameters.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from functools import cached_property
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+from memcalc.tensors import count_of, expand
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from memcalc.tensors import Tensor
+
+ALIGNMENT = 2
+_STACK = re.compile(r"(.*?\.|)(\d+|\{[^{}]*\})(?:\.|$)")
+
+
+class Piece(NamedTuple):
+    """One parameter in the buffer: where it starts, and how many elements it has."""
+
+    start: int
+    elements: int
+
+
+class Flat:
+    """The trained parameters of a model in the order of named_parameters, layer after layer."""
+
+    def __init__(self, tensors: Iterable[Tensor], ranks: int) -> None:
+        self.ranks = ranks
+        self.pieces: list[Piece] = []
+        self.places: dict[tuple[str, int], list[Piece]] = {}  # (name of the tensor, layer or -1) -> its pieces
+        at = 0
+        for tensor, layer, elements in ordered(tensors):
+            piece = Piece(at, elements)
+            self.pieces.append(piece)
+            self.places.setdefault((tensor.name, layer), []).append(piece)
+            at += elements
+        self.elements = at
+        self.size = -(-at // (ALIGNMENT * ranks)) * ALIGNMENT * ranks
+        self.partition = self.size // ranks
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Where each parameter starts."""
+        return [piece.start for piece in self.pieces]
+
+    def found(self, name: str, layer: int) -> list[Piece]:
+        """The pieces of a tensor in a layer, or in all of them."""
+        there = self.places.get((name, layer))
+        if there is not None:
+            return there
+        return [piece for (other, _), pieces in self.places.items() if other == name for piece in pieces]
+
+    def overlapping(self, rank: int) -> list[Piece]:
+        """The parameters of which a rank's partition has any."""
+        first, last = rank * self.partition, min((rank + 1) * self.partition, self.elements)
+        if first >= last:
+            return []
+        return self.pieces[bisect_right(self.starts, first) - 1 : bisect_right(self.starts, last - 1)]
+
+    @cached_property
+    def fullest(self) -> int:
+        """The rank whose partition overlaps the most, counting each parameter whole; the last of them."""
+        whole = [self.whole(rank) for rank in range(self.ranks)]
+        return max(range(self.ranks), key=lambda rank: (whole[rank], rank))
+
+    def whole(self, rank: int) -> int:
+        """Elements of all parameters that a rank's partition has any of."""
+        there = self.overlapping(rank)
+        return there[-1].start + there[-1].elements - there[0].start if there else 0
+
+    def owners(self, piece: Piece) -> Iterator[tuple[int, int]]:
+        """(rank, elements) of each partition that a parameter reaches into, in order."""
+        at, end = piece.start, piece.start + piece.elements
+        while at < end:
+            rank = at // self.partition
+            stop = min(end, (rank + 1) * self.partition)
+            yield rank, stop - at
+            at = stop
+
+
+def ordered(tensors: Iterable[Tensor]) -> Iterator[tuple[Tensor, int, int]]:
+    """(tensor, layer or -1, elements) of every parameter: layers one after the other, a tensor's like ones in a row."""
+    for stack, group in groupby(tensors, _stack):
+        members = list(group)
+        if not stack:
+            for tensor in members:
+                yield from ((tensor, -1, tensor.elements) for _ in range(tensor.count))
+            continue
+        patterns = [_layers(tensor) for tensor in members]
+        layers = sorted({int(number) for pattern in set(patterns) for number in expand(pattern)})
+        inside = {pattern: {int(number) for number in expand(pattern)} for pattern in set(patterns)}
+        for layer in layers:
+            for tensor, pattern in zip(members, patterns, strict=True):
+                if layer in inside[pattern]:
+                    yield from ((tensor, layer, tensor.elements) for _ in range(tensor.count // count_of(pattern)))
+
+
+def _stack(tensor: Tensor) -> str:
+    match = _STACK.match(tensor.name)
+    return f"{match[1]}#" if match else ""
+
+
+def _layers(tensor: Tensor) -> str:
+    match = _STACK.match(tensor.name)
+    return match[2] if match else ""

@@ -1,0 +1,194 @@
+"""Marks: when the modules of a step begin and end, and when gradients are there, in the order of the real step.
+
+DeepSpeed decides by counting elements over the whole model: which parameters to gather next, when a bucket is full. So its
+hooks here only note where in the log they run; afterwards the notes are read in the order of the real step, each layer
+with its own number, and what DeepSpeed would do is laid over the log.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+
+from memcalc.tape.units import ROOT, Sharder, Unit, Visit, holds
+from memcalc.tensors import count_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from memcalc.tape.autograd import Leaf
+    from memcalc.tape.recorder import Tape
+    from memcalc.tape.step import Recording
+    from memcalc.tape.values import Value
+    from memcalc.tensors import Tensor
+
+Kind: TypeAlias = Literal["enter", "leave", "back", "after", "gradient", "end"]
+_NUMBER = re.compile(r"\{[^{}]*\}|(?<=\.)\d+(?=\.|$)|^\d+(?=\.)")
+_LAYER = re.compile(r"(\d+|\{[^{}]*\})(?:\.|$)")
+
+
+class Mark(NamedTuple):
+    """`place` is the stretch of the record it is in: (whether going back, boundaries between layers passed so far)."""
+
+    place: tuple[bool, int]
+    at: int
+    kind: Kind
+    name: str
+
+
+class Event(NamedTuple):
+    """A mark as the real step comes to it: in slice `number` of the schedule, `layer` of its stack (-1: in none)."""
+
+    number: int
+    at: int
+    kind: Kind
+    name: str
+    layer: int
+
+
+class Param(NamedTuple):
+    """One parameter of the real model, or the like ones of one module: `key` tells it from all others."""
+
+    key: tuple[str, int]
+    elements: int
+    trainable: bool
+
+
+class Marking(Sharder):
+    """Notes where its hooks run; what gradients do follows from the notes, so it takes them where `takes` says."""
+
+    neighbours = False
+
+    def __init__(self, tape: Tape, modules: frozenset[str], *, takes: bool) -> None:
+        super().__init__(tape)
+        self.marks: list[Mark] = []
+        self.back, self.takes, self._modules = False, takes, modules
+        self._visits: dict[str, Visit | None] = {}
+
+    def root(self) -> Unit:  # noqa: D102
+        return Unit(ROOT, ())
+
+    def module(self, path: str) -> Visit | None:  # noqa: D102
+        if path not in self._visits:
+            name = normal(path)
+            self._visits[path] = Visit(Unit(name, ())) if name in self._modules else None
+        return self._visits[path]
+
+    def before_forward(self, unit: Unit) -> None:  # noqa: D102
+        self._note("enter", unit.path)
+
+    def after_forward(self, unit: Unit) -> None:  # noqa: D102
+        self._note("leave", unit.path)
+
+    def before_backward(self, unit: Unit) -> None:  # noqa: D102
+        self.back = True
+        self._note("back", unit.path)
+
+    def after_backward(self, unit: Unit) -> None:  # noqa: D102
+        self._note("after", unit.path)
+
+    def gradient(self, leaf: Leaf, gradient: Value) -> bool:  # noqa: ARG002, D102
+        if leaf.spends is not None:
+            return False
+        self._note("gradient", leaf.name)
+        return self.takes
+
+    def finish(self) -> None:  # noqa: D102
+        self._note("end", ROOT)
+
+    def _note(self, kind: Kind, name: str) -> None:
+        stacks = self.tape.stacks
+        passed = (
+            sum(len(stack.returns) for stack in stacks) if self.back else sum(len(stack.events) for stack in stacks)
+        )
+        self.marks.append(Mark((self.back, passed), len(self.tape.events), kind, name))
+
+
+def events(recording: Recording, marks: Iterable[Mark]) -> Iterator[Event]:
+    """The marks in the order of the real step, a layer's as often as there are layers like it."""
+    there: dict[tuple[bool, int], list[Mark]] = {}
+    for mark in marks:
+        there.setdefault(mark.place, []).append(mark)
+    for number, (place, layer) in enumerate(_places(recording)):
+        for mark in there.get(place, ()):
+            yield Event(number, mark.at, mark.kind, mark.name, layer)
+
+
+def _places(recording: Recording) -> Iterator[tuple[tuple[bool, int], int]]:
+    """For each slice of the schedule: the stretch of the record that stands for it, and the number of its layer."""
+    passed = 0
+    for stack in recording.stacks:
+        yield (False, passed), -1
+        yield from (((False, passed + 1 + sample), layer) for layer, sample in enumerate(stack.order))
+        passed += len(stack.events)
+    yield (False, passed), -1
+    passed = 0
+    for stack in reversed(recording.stacks):
+        yield (True, passed), -1
+        last, numbered = len(stack.events) - 1, list(enumerate(stack.order))
+        yield from (((True, passed + last - sample), layer) for layer, sample in reversed(numbered))
+        passed += len(stack.returns)
+    yield (True, passed), -1
+
+
+class Roster:
+    """The parameters of a model by the modules that own them, layer by layer. `stacks` are the paths of its stacks."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.named = {tensor.name: tensor for tensor in tensors}
+        self.modules: dict[str, list[Tensor]] = {}
+        plain = {normal(tensor.module) for tensor in tensors if tensor.role != "adapter" and not tensor.buffer}
+        for tensor in tensors:
+            if not tensor.buffer:
+                self.modules.setdefault(_owner(tensor, plain), []).append(self.named.get(tensor.tied_to, tensor))
+        self._known: dict[tuple[str, int, tuple[str, ...]], tuple[Param, ...]] = {}
+
+    def visited(self, names: Iterable[str]) -> None:
+        """Only these modules are run as such: what others own belongs to the nearest one around them."""
+        seen = set(names)
+        for name in [name for name in self.modules if name not in seen]:
+            around = name
+            while around and around not in seen:
+                around = around.rpartition(".")[0]
+            self.modules.setdefault(around, []).extend(self.modules.pop(name))
+
+    def of(self, module: str, layer: int, stacks: tuple[str, ...]) -> tuple[Param, ...]:
+        """The parameters that a module owns, in that layer."""
+        key = module, layer, stacks
+        if key not in self._known:
+            found = (self.param(tensor, layer, stacks) for tensor in self.modules.get(module, ()))
+            self._known[key] = tuple(param for param in found if param)
+        return self._known[key]
+
+    def param(self, tensor: Tensor, layer: int, stacks: tuple[str, ...]) -> Param | None:
+        """A tensor in a layer; None where that layer has none of it."""
+        pattern = next((p for path in stacks if (p := _pattern(tensor.name, path))), "")
+        if not pattern:
+            return Param((tensor.name, -1), tensor.count * tensor.elements, tensor.trainable)
+        if not holds(pattern, layer):
+            return None
+        return Param((tensor.name, layer), tensor.count // count_of(pattern) * tensor.elements, tensor.trainable)
+
+
+def _pattern(name: str, stack: str) -> str:
+    """Which layers of the stack at that path a name stands for; '' where it is in none."""
+    if not name.startswith(f"{stack}." if stack else ""):
+        return ""
+    match = _LAYER.match(name, len(stack) + 1 if stack else 0)
+    return match[1] if match else ""
+
+
+def _owner(tensor: Tensor, plain: set[str]) -> str:
+    """The module that a tensor belongs to; an adapter's is the one it was put into."""
+    name = normal(tensor.module)
+    if tensor.role != "adapter":
+        return name
+    around = name
+    while around and around not in plain:
+        around = around.rpartition(".")[0]
+    return around or name
+
+
+def normal(path: str) -> str:
+    """A path with # for the numbers and patterns in it."""
+    return _NUMBER.sub("#", path)

@@ -1,0 +1,79 @@
+"""DeepSpeed without ZeRO: every rank holds everything, with a copy in fp32 of each 16-bit parameter.
+
+Source: DeepSpeed 0.19.8, runtime/fp16/unfused_optimizer.py (FP16_UnfusedOptimizer) and runtime/engine.py
+(allreduce_gradients, buffered_allreduce_fallback).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from memcalc.overlay import Laid
+from memcalc.sharding.marks import Marking
+from memcalc.sharding.strategy import Local
+from memcalc.sharding.zero import Zero
+from memcalc.sharding.zero12 import trained
+from memcalc.tape.values import rounded
+from memcalc.timeline import schedule
+
+if TYPE_CHECKING:
+    from memcalc.model import Model
+    from memcalc.optimizers import Optimizer
+    from memcalc.precision import Recipe
+    from memcalc.tape.recorder import Tape
+    from memcalc.tape.setting import Setting
+    from memcalc.tape.step import Recording
+    from memcalc.tape.units import Sharder
+    from memcalc.tensors import Tensor
+
+ELEMENTS = 500_000_000  # of one message (engine.py, MEMORY_OPT_ALLREDUCE_SIZE)
+
+
+@dataclass(frozen=True)
+class ZeroZero(Zero):
+    """FP16_UnfusedOptimizer around an optimizer of 16-bit parameters; the optimizer itself where they are fp32."""
+
+    def recipe_of(self, recipe: Recipe) -> Recipe:
+        """A master copy of 16-bit parameters; fp32 ones are stepped themselves."""
+        made = super().recipe_of(recipe)
+        return made if self.dtype != "fp32" else replace(made, master="")
+
+    def place(self, tensors: tuple[Tensor, ...]) -> Local:
+        """Everything, in the model's dtype."""
+        cast = tuple(self.cast(tensor) for tensor in tensors)
+        return Local(cast, cast, cast)
+
+    def attach(self, tape: Tape, model: Model, tensors: tuple[Tensor, ...]) -> Sharder:  # noqa: ARG002
+        """A hook on the end of the backward pass."""
+        return Sending(tape, self, tensors)
+
+    def step(self, plain: int, local: Local, optimizer: Optimizer, setting: Setting) -> int:  # noqa: ARG002
+        """The gradients of all parameters in fp32, and what the optimizer needs (FP16_UnfusedOptimizer.step)."""
+        wide = sum(rounded(4 * tensor.elements) * tensor.count for tensor in trained(local.states))
+        return plain + (wide if self.dtype != "fp32" else 0)
+
+
+class Sending(Marking):
+    """The gradients of a step are flattened and reduced when the backward pass is over."""
+
+    def __init__(self, tape: Tape, strategy: ZeroZero, tensors: tuple[Tensor, ...]) -> None:
+        super().__init__(tape, frozenset(), takes=False)
+        self.strategy, self.tensors = strategy, tensors
+
+    def laid(self, recording: Recording) -> Recording:
+        """The largest message, at the end of the backward pass."""
+        nbytes = rounded(self.message() * self.strategy.item)
+        last = len(schedule(recording)) - 1
+        both = [Laid(recording.end, "temporary", nbytes), Laid(recording.end, "temporary", -nbytes)]
+        return replace(recording, overlay={last: both})
+
+    def message(self) -> int:
+        """Elements of the largest message: gradients in a row until they are more than ELEMENTS."""
+        most = now = 0
+        for tensor in trained(self.tensors):
+            for _ in range(tensor.count):
+                now += tensor.elements
+                most = max(most, now)
+                now = 0 if now > ELEMENTS else now
+        return most

@@ -1,0 +1,172 @@
+"""ZeRO-3: every parameter cut into equal shards, gathered module by module for as long as it is soon used again.
+
+Source: DeepSpeed 0.19.8, runtime/zero/partition_parameters.py (shards), stage3.py (masters, gradients, buckets, steps),
+parameter_offload.py (what stays gathered) and partitioned_param_coordinator.py (when).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from memcalc.dtypes import BITS
+from memcalc.sharding.flat import ordered
+from memcalc.sharding.strategy import Local
+from memcalc.sharding.zero import Zero
+from memcalc.sharding.zero12 import DOUBLE, LOW, piece, trained
+from memcalc.tape.values import FLOATS, rounded
+from memcalc.tensors import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from memcalc.model import Model
+    from memcalc.optimizers import Optimizer
+    from memcalc.sharding.strategy import Books, Hosted
+    from memcalc.tape.recorder import Tape
+    from memcalc.tape.setting import Setting
+    from memcalc.tape.units import Sharder
+
+
+class Shards(NamedTuple):
+    """Elements of each shard of a rank: of trained parameters in their order, of frozen ones."""
+
+    trained: tuple[int, ...]
+    frozen: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ZeroThree(Zero):
+    """DeepSpeedZeroOptimizer_Stage3."""
+
+    @property
+    def ways(self) -> int:
+        """Into how many shards a parameter is cut: MiCS shares out within groups of its own."""
+        return self.settings.mics_shard_size or self.ranks
+
+    @property
+    def gathered_ways(self) -> int:
+        """From how many ranks a parameter is gathered: hpZ's second shards are within a node."""
+        hpz = self.settings.zero_hpz_partition_size
+        return hpz if hpz > 1 else self.ways
+
+    @property
+    def accumulated_item(self) -> int:
+        """Bytes of an element of the partitions of gradients."""
+        return BITS[self.gradient_dtype] // 8
+
+    def over(self, component: str) -> int:  # noqa: ARG002 - all of them
+        """Everything is sharded."""
+        return self.ways
+
+    def shards(self, tensors: Iterable[Tensor]) -> Shards:
+        """The elements of every shard."""
+        learns, rest = [], []
+        for tensor, _, elements in ordered(parameters(tensors)):
+            (learns if tensor.trainable else rest).append(-(-elements // self.ways))
+        return Shards(tuple(learns), tuple(rest))
+
+    def subgroups(self, shards: Iterable[int]) -> list[int]:
+        """Elements of each sub-group of shards that is stepped at a time (_create_fp16_sub_groups)."""
+        groups, now = [], 0
+        for elements in shards:
+            now += elements
+            if now >= self.settings.sub_group_size:
+                groups.append(now)
+                now = 0
+        return [*groups, now] if now else groups
+
+    def place(self, tensors: tuple[Tensor, ...]) -> Local:
+        """Shards, the trained ones in one buffer; masters and states by sub-group; partitions of gradients, always there."""
+        parts = self.shards(tensors)
+        flat = sum(parts.trained)
+        gradients = piece("partitions of gradients", flat, self.gradient_dtype)
+        states = tuple(Tensor("sub-group", (elements,), dtype=LOW) for elements in self.subgroups(parts.trained))
+        weights = (*piece("shards", flat, self.dtype), *self.rest(tensors))
+        on_gpu = "gradients" not in self.offloaded
+        return Local(weights, gradients if on_gpu else (), states, self.buffers(tensors), gradients if on_gpu else ())
+
+    def rest(self, tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
+        """Shards of what is not trained, stored in int8 where asked; buffers of the model, whole."""
+        return tuple(
+            tensor if tensor.buffer else self.frozen(tensor)
+            for tensor in tensors
+            if not tensor.tied_to and (tensor.buffer or not tensor.trainable)
+        )
+
+    def frozen(self, tensor: Tensor) -> Tensor:
+        """The shard of a parameter that is not trained."""
+        cut = Tensor(
+            tensor.name, (-(-tensor.elements // self.ways),), tensor.count, trainable=False, dtype=tensor.dtype
+        )
+        if self.settings.zero_quantized_nontrainable_weights and (tensor.dtype or self.dtype) in FLOATS:
+            return Tensor(tensor.name, cut.shape, tensor.count, trainable=False, dtype="int8")
+        return self.cast(cut)
+
+    def persistent(self, tensors: Iterable[Tensor]) -> int:
+        """Elements of parameters that are small enough to stay gathered (mark_persistent_parameters)."""
+        least, most, total = *self.persistence, 0
+        for _, _, elements in ordered(parameters(tensors)):
+            if elements <= least and total + elements <= most:
+                total += elements
+        return total
+
+    @property
+    def persistence(self) -> tuple[int, int]:
+        """(elements of a parameter that stays gathered, of all of them), at most."""
+        return self.settings.stage3_param_persistence_threshold, self.settings.stage3_model_persistence_threshold
+
+    def buffers(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The bucket of gradients and the small parameters that stay gathered; hpZ's second shards within a node."""
+        bucket = self.settings.reduce_bucket_size if self.settings.contiguous_gradients else 0
+        made = (*piece("reduction bucket", bucket, self.sent_dtype),
+                *piece("small parameters", self.persistent(tensors), self.dtype))  # fmt: skip
+        hpz = self.settings.zero_hpz_partition_size
+        if hpz > 1:
+            second = sum(
+                -(-elements // self.ways) * self.ways // hpz for _, _, elements in ordered(parameters(tensors))
+            )
+            made += piece("secondary shards", second, self.dtype)
+        return made
+
+    def attach(self, tape: Tape, model: Model, tensors: tuple[Tensor, ...]) -> Sharder:  # noqa: ARG002
+        """Hooks on every module with parameters of its own."""
+        from memcalc.sharding.coordinator import Gathering  # noqa: PLC0415 - only a step that is run needs it
+
+        return Gathering(tape, self, tensors)
+
+    def step(self, plain: int, local: Local, optimizer: Optimizer, setting: Setting) -> int:  # noqa: ARG002
+        """One sub-group at a time: its gradients flattened and cast, then what the optimizer needs; what is gathered goes."""
+        if self.offloaded >= {"optimizer_states"}:
+            return 0
+        item, group = self.accumulated_item, max((tensor.elements for tensor in local.states), default=0)
+        wide = rounded(4 * group)
+        alone = optimizer_peak(optimizer, group, setting)
+        flattened = rounded(item * group) if item != 4 else 0
+        gone = sum(rounded(self.item * t.elements) for t in local.buffers if t.name == "small parameters")
+        return max(flattened + wide, wide + alone) - gone
+
+    def hosted(self, books: Books) -> Hosted:
+        """What the offload keeps in one rank's host memory."""
+        from memcalc.sharding.offload import hosted3  # noqa: PLC0415
+
+        return hosted3(self, books)
+
+
+def optimizer_peak(optimizer: Optimizer, elements: int, setting: Setting) -> int:
+    """Temporaries of an optimizer that steps one flat tensor in fp32."""
+    from memcalc.optimizers.values import Parameter  # noqa: PLC0415
+
+    return (
+        0
+        if setting.spends or not elements
+        else optimizer.step_peak([(Parameter((elements,), "fp32", "parameter", ""), 1)])
+    )
+
+
+def parameters(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """The parameters that have memory of their own."""
+    return [tensor for tensor in tensors if not tensor.buffer and not tensor.tied_to]
+
+
+__all__ = ["DOUBLE", "ZeroThree", "parameters", "trained"]
