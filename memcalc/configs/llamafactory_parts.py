@@ -1,0 +1,215 @@
+"""Parts of LLaMA-Factory's schema that take a rule: storage, adapters, what learns, optimizers, models held beside."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from memcalc.configs import trainer
+from memcalc.configs.lora import ALL_LINEAR
+from memcalc.configs.names import known
+from memcalc.configs.optim import put_optimizer
+from memcalc.configs.packed import packed
+from memcalc.configs.words import names, number, text, truth, whole
+from memcalc.errors import MemcalcError
+from memcalc.models import load_model
+from memcalc.presets import find
+
+if TYPE_CHECKING:
+    from memcalc.configs.table import Sheet
+    from memcalc.model import Model
+
+_ARGS: Final = "llamafactory/hparams/finetuning_args.py"
+
+
+def targets(value: Any) -> list[str] | str | None:  # noqa: ANN401 - whatever is written
+    """`all`, or names with commas between them (hparams/finetuning_args.py, split_arg)."""
+    found = names(value)
+    return ALL_LINEAR if found in (["all"], [ALL_LINEAR]) else found or None
+
+
+def storage(sheet: Sheet) -> bool:
+    """Set `quantize` from quantization_bit and _method, or from a checkpoint that is packed; whether the base is packed.
+
+    bitsandbytes' 4 bits: NF4, doubly quantised, stored in the compute dtype (model_utils/quantization.py); the rest of
+    the model stays in it too, for peft's k-bit preparation is not called.
+    """
+    bits = sheet.read(whole, "quantization_bit")
+    method = sheet.read(text, "quantization_method", default="bnb").lower()
+    if packed(sheet, "model_name_or_path"):
+        sheet.seen("quantization_bit", "quantization_method", "quantization_type", "double_quantization")
+        return True
+    if bits is None:
+        sheet.seen("quantization_type", "double_quantization")
+        return False
+    if method in ("hqq", "eetq"):
+        sheet.put(
+            "quantize",
+            {"name": "hqq", "bits": bits} if method == "hqq" else "eetq",
+            "quantization_bit",
+            "quantization_method",
+        )
+    elif bits == 4:
+        kind = sheet.read(text, "quantization_type", default="nf4")
+        double = sheet.read(truth, "double_quantization", default=True)
+        sheet.put("quantize", {"name": kind, "double": double, "storage": "bf16", "upcast": False}, "quantization_bit")
+    elif bits == 8:
+        sheet.put("quantize", {"name": "int8", "upcast": False}, "quantization_bit")
+    else:
+        sheet.fault("quantization_bit", "bitsandbytes only takes 4-bit or 8-bit quantization")
+    return True
+
+
+def adapters(sheet: Sheet, kind: str, quantized: bool) -> None:
+    """Set `lora`; adapters are fp32: peft makes them so, and what is trained is cast (model/adapter.py)."""
+    prefix = "oft" if kind == "oft" else "lora"
+    chosen = sheet.read(targets, f"{prefix}_target", default=ALL_LINEAR)
+    sheet.put("lora.targets", chosen, f"{prefix}_target", default="" if sheet.has(f"{prefix}_target") else _ARGS)
+    if kind == "oft":
+        sheet.put("lora.method", "oft", "finetuning_type")
+        sheet.put(
+            "lora.block_size", sheet.read(whole, "oft_block_size", default=32) or None, "oft_block_size", default=_ARGS
+        )
+        rank = sheet.read(whole, "oft_rank", default=0)
+        if rank:
+            sheet.put("lora.rank", rank, "oft_rank")
+    else:
+        rank = sheet.read(whole, "lora_rank", default=8)
+        sheet.put("lora.rank", rank, "lora_rank", default="" if sheet.has("lora_rank") else _ARGS)
+        sheet.put(
+            "lora.alpha",
+            sheet.read(number, "lora_alpha", default=2 * rank),
+            "lora_alpha",
+            default=f"{_ARGS}: twice the rank",
+        )
+        sheet.put("lora.dropout", sheet.read(number, "lora_dropout", default=0.0), "lora_dropout", default=_ARGS)
+        for theirs, ours in (("use_rslora", "rslora"), ("use_dora", "dora")):
+            if sheet.read(truth, theirs, default=False):
+                sheet.put(f"lora.{ours}", True, theirs)
+    saved = sheet.read(names, "additional_target", default=[])
+    if saved:
+        sheet.put("lora.save_modules", saved, "additional_target")
+    sheet.put(
+        "lora.dtype", "fp32", "finetuning_type", default="peft: autocast_adapter_dtype; llamafactory/model/adapter.py"
+    )
+    _no_towers(sheet)
+    if quantized and kind == "oft":
+        sheet.seen("oft_rank")
+
+
+def _no_towers(sheet: Sheet) -> None:
+    """Adapters stay out of projectors, and out of towers while those are frozen (model_utils/misc.py, visual.py)."""
+    table = find("frameworks", "llamafactory")
+    frozen = sheet.read(truth, "freeze_vision_tower", default=True)
+    sheet.seen("freeze_multi_modal_projector", "freeze_language_model")
+    parts = [table["projectors"], *([table["towers"]] if frozen else [])]
+    if _holds(sheet, "|".join(parts)):
+        sheet.put("lora.exclude", rf"(?:{'|'.join(parts)}).*", "freeze_vision_tower", default=_ARGS)
+
+
+def learns(sheet: Sheet, kind: str) -> None:
+    """Set `freeze` or `train` where less than all of the model is trained: frozen towers, `freeze`, BAdam."""
+    table = find("frameworks", "llamafactory")
+    still = [table[part] for part, key, default in (
+        ("towers", "freeze_vision_tower", True), ("projectors", "freeze_multi_modal_projector", True),
+        ("language", "freeze_language_model", False),
+    ) if sheet.read(truth, key, default=default) and _holds(sheet, table[part])]  # fmt: skip
+    if kind == "full" and still:
+        sheet.put("freeze", [f"^{part}" for part in still], "freeze_vision_tower", default=_ARGS)
+    if kind == "freeze":
+        _last_layers(sheet)
+    elif sheet.read(truth, "use_badam", default=False) and kind == "full":
+        sheet.put("train", [r"layers\.0\."], "use_badam")
+        sheet.assume(
+            "train",
+            "badam",
+            "BAdam trains one layer at a time, with its gradients, fp32 copy and states: one is counted",
+        )
+    sheet.seen("freeze_trainable_layers", "freeze_extra_modules")
+
+
+def _last_layers(sheet: Sheet) -> None:
+    """freeze_trainable_layers: the last n, or with a minus the first n; freeze_extra_modules beside them."""
+    count = sheet.read(whole, "freeze_trainable_layers", default=2)
+    model = _model(sheet)
+    depth = _depth(model) if model else 0
+    if not depth:
+        sheet.fault(
+            "freeze_trainable_layers", "how many layers the model has is not known; say which learn with --set train"
+        )
+        return
+    chosen = range(max(0, depth - count), depth) if count > 0 else range(min(depth, -count))
+    extra = sheet.read(names, "freeze_extra_modules", default=[])
+    numbers = "|".join(map(str, chosen))
+    sheet.put("train", [rf"layers\.(?:{numbers})\.", *extra], "freeze_trainable_layers", default=f"{_ARGS}: two")
+
+
+def _depth(model: Model) -> int:
+    dimensions = model.dimensions
+    return int(dimensions["num_hidden_layers"]) if dimensions is not None and "num_hidden_layers" in dimensions else 0
+
+
+def _model(sheet: Sheet) -> Model | None:
+    spec = sheet.run.get("model", sheet.asked.model)
+    try:
+        return load_model(spec) if spec is not None else None
+    except MemcalcError:
+        return None
+
+
+def _holds(sheet: Sheet, pattern: str) -> bool:
+    import re  # noqa: PLC0415 - for models of several towers only
+
+    model = _model(sheet)
+    return model is not None and any(re.match(pattern, tensor.name) for tensor in model.tensors)
+
+
+def optimizer(sheet: Sheet) -> None:
+    """Set `optimizer`: one of LLaMA-Factory's own (train/trainer_utils.py), else the Trainer's."""
+    table = find("frameworks", "llamafactory")["optimizers"]
+    chosen = next((key for key in table if sheet.read(truth, key, default=False)), None)
+    if chosen is None:
+        trainer.optimizer(sheet, "optim")
+        return
+    word = sheet.read(text, "optim", default="adamw_torch")
+    named = table[chosen]
+    name = next((named[kind] for kind in ("8bit", "adafactor") if kind in word and kind in named), named["plain"])
+    prefix = chosen.removeprefix("use_")
+    settings: dict[str, Any] = (
+        {"rank": sheet.read(whole, f"{prefix}_rank", default=16)} if prefix in ("galore", "apollo") else {}
+    )
+    layerwise = sheet.read(truth, f"{prefix}_layerwise", default=False)
+    put_optimizer(sheet, name, settings, chosen, in_backward=layerwise)
+
+
+def beside(sheet: Sheet, kind: str) -> None:
+    """Pairs of rows, and the reference, reward and value models of `stage` (train/trainer_utils.py)."""
+    stage = sheet.read(text, "stage", default="sft").lower()
+    loss = sheet.read(text, "pref_loss", default="sigmoid").lower()
+    if stage in ("dpo", "rm"):
+        sheet.put("batch_size", 2 * sheet.run["batch_size"], "per_device_train_batch_size", "stage")
+        sheet.assume(
+            "batch_size", "pairs", "a pair is two rows: chosen and rejected are concatenated in one forward pass"
+        )
+    wanted = (stage == "dpo" and loss not in ("orpo", "simpo")) or stage in ("kto", "ppo")
+    wanted = wanted or sheet.read(truth, "use_asft_loss", default=False)
+    dtype = (
+        "bf16"
+        if "bf16" in str(sheet.run.get("precision"))
+        else "fp16"
+        if "fp16" in str(sheet.run.get("precision"))
+        else None
+    )
+    held: list[dict[str, Any]] = []
+    named = sheet.get("ref_model")
+    if wanted and (named or kind != "lora"):
+        held.append(
+            {"role": "reference", "model": known(sheet, str(named)) or "same" if named else "same", "dtype": dtype}
+        )
+    if stage == "ppo" and sheet.get("reward_model_type", default="lora") == "full":
+        reward = known(sheet, str(sheet.get("reward_model") or ""))
+        held.append({"role": "reward", "model": reward or "same", "dtype": dtype})
+        if reward is None:
+            sheet.assume("companions", "reward-model", "the reward model is taken to be of the policy's dimensions")
+    sheet.seen("ref_model*", "reward_model*")
+    if held:
+        sheet.put("companions", held, "stage", "ref_model", "use_asft_loss")
