@@ -128,7 +128,7 @@ def _others(recording: Recording, levels: list[tuple[int, int]]) -> int:
     times, chunks = recording.in_flight
     if times <= chunks:
         return 0
-    kept = levels[-2][1] - levels[0][1] if chunks > 1 else levels[-1][1] + recording.resident
+    kept = levels[-2][1] - levels[0][1] if chunks > 1 else levels[-1][1] + recording.resident - recording.once
     return kept * (times - chunks) // chunks
 
 

@@ -70,7 +70,11 @@ OPTIONS: Mapping[str, Reader] = {
 def options(given: Mapping[str, Any]) -> dict[str, Any]:
     """The options as they are meant, in one spelling each."""
     found = read(given, OPTIONS, "Megatron-LM")
-    for old, new in (("use_distributed_optimizer", "distributed_optimizer"), ("fp8_param_gather", "fp8_param"), ("fp8_format", "fp8")):
+    for old, new in (
+        ("use_distributed_optimizer", "distributed_optimizer"),
+        ("fp8_param_gather", "fp8_param"),
+        ("fp8_format", "fp8"),
+    ):
         if old in found:
             found.setdefault(new, found.pop(old))
     if found.pop("recompute_activations", False):
@@ -85,24 +89,38 @@ def _contradictions(found: Mapping[str, Any]) -> Iterable[Fault]:
     """What Megatron-LM refuses (transformer_config.py, arguments.py)."""
     granularity, layers = found.get("recompute_granularity"), found.get("recompute_num_layers")
     if granularity == "full" and not found.get("recompute_method"):
-        yield Fault("sharding.recompute_method", 'Using recompute_granularity: full so recompute_method must be "block" or "uniform"')
+        yield Fault(
+            "sharding.recompute_method",
+            'Using recompute_granularity: full so recompute_method must be "block" or "uniform"',
+        )
     if granularity == "full" and found.get("recompute_method") and layers is None:
         yield Fault("sharding.recompute_num_layers", "When using recompute_granularity: full recompute_num_layers must be between "
                                                      "1 and num_layers_per_pipeline_rank")  # fmt: skip
     if granularity == "selective" and layers is not None:
-        yield Fault("sharding.recompute_num_layers", "When using recompute_granularity: selective recompute_num_layers must be None.")
+        yield Fault(
+            "sharding.recompute_num_layers",
+            "When using recompute_granularity: selective recompute_num_layers must be None.",
+        )
     if found.get("use_precision_aware_optimizer") and not found.get("distributed_optimizer", True):
-        yield Fault("sharding.use_precision_aware_optimizer", "precision-aware optimizer requires the distributed optimizer")
+        yield Fault(
+            "sharding.use_precision_aware_optimizer", "precision-aware optimizer requires the distributed optimizer"
+        )
     if found.get("overlap_param_gather") and not found.get("distributed_optimizer", True):
         yield Fault("sharding.overlap_param_gather", "--overlap-param-gather only supported with distributed optimizer")
-    wanted = [key for key in ("main_grads_dtype", "main_params_dtype", "exp_avg_dtype", "exp_avg_sq_dtype") if found.get(key, "fp32") != "fp32"]
+    wanted = [
+        key
+        for key in ("main_grads_dtype", "main_params_dtype", "exp_avg_dtype", "exp_avg_sq_dtype")
+        if found.get(key, "fp32") != "fp32"
+    ]
     if wanted and not found.get("use_precision_aware_optimizer"):
         yield Fault(f"sharding.{wanted[0]}", "it can only be fp32 when not using precision-aware optimizer")
     if found.get("fp8_param") and not found.get("fp8"):
         yield Fault("sharding.fp8_param", "fp8_param must be used together with fp8 mode.")
     first, second = found.get("exp_avg_dtype", "fp32"), found.get("exp_avg_sq_dtype", "fp32")
     if first != second:
-        yield Fault("sharding.exp_avg_sq_dtype", f"states of two dtypes ({first}, {second}) are not modelled; name one for both")
+        yield Fault(
+            "sharding.exp_avg_sq_dtype", f"states of two dtypes ({first}, {second}) are not modelled; name one for both"
+        )
 
 
 @dataclass(frozen=True)
@@ -146,7 +164,11 @@ class Megatron(Strategy):
         if not self.shards:
             flat = tuple(_flat(name, sum(t.parameters for t in group)) for name, group in _groups(learning) if group)
             return Local((*learning, *rest), flat, learning, buffers, flat)
-        found = [(name, self.padded(group, ranks), ranks) for (name, group), ranks in zip(_groups(learning), (self.ranks, self.expert_ranks), strict=True) if group]
+        found = [
+            (name, self.padded(group, ranks), ranks)
+            for (name, group), ranks in zip(_groups(learning), (self.ranks, self.expert_ranks), strict=True)
+            if group
+        ]
         weights = tuple(_flat(f"{name}.param_data", size) for name, size, _ in found)
         grads = tuple(_flat(f"{name}.grad_data", size) for name, size, _ in found)
         shards = tuple(_flat(f"{name}.shard", -(-size // ranks)) for name, size, ranks in found)
@@ -174,7 +196,10 @@ class Megatron(Strategy):
         dummies = [Tensor("dummy_wgrad", shape, dtype="bf16") for shape in shapes] if self.dummies else []
         spaces = [Tensor("cublas_workspace", (size,), dtype="uint8") for size in self.workspaces]
         words = [Tensor("mpu", (self.gathered_words,), dtype="bf16")] if self.gathered_words else []
-        copies = sum(t.parameters for t in learning if t.role in ("linear", "expert") and len(t.shape) == 2) * self.caches_fp8
+        copies = (
+            sum(t.parameters for t in learning if t.role in ("linear", "expert") and len(t.shape) == 2)
+            * self.caches_fp8
+        )
         cached = [Tensor("fp8_weights", (copies,), dtype="uint8")] if copies else []
         return (*dummies, *spaces, *words, *cached)
 
@@ -238,7 +263,7 @@ def workspaces(run: Run, model: Model, *, grouped: bool) -> tuple[int, ...]:
     """Bytes of cuBLAS workspaces: Transformer Engine's own, four more for the streams of grouped products, and PyTorch's.
 
     Transformer Engine: 32 MiB from Hopper on, else 4 MiB (cpp_extensions/gemm.py, get_cublas_workspace_size_bytes).
-    PyTorch multiplies for routers and the head: a workspace for the thread that runs forward, one for the one that runs
+    PyTorch multiplies for the head: a workspace for the thread that runs forward, one for the one that runs
     backward (aten/src/ATen/cuda/CublasHandlePool.cpp: handles are a thread's own).
     """
     from memcalc.gpus import gpu  # noqa: PLC0415 - no strategy needs more of it
@@ -247,7 +272,7 @@ def workspaces(run: Run, model: Model, *, grouped: bool) -> tuple[int, ...]:
     capability = card.capability if card else ""
     large = not capability or not capability[0].isdigit() or float(capability) >= 9  # noqa: PLR2004 - Hopper
     size = 32 * 2**20 + 1024 if large else 4 * 2**20
-    torch = (card.cublas_workspace if card else 8_519_680,) * 2 if grouped or _multiplies(model.body) else ()
+    torch = (card.cublas_workspace if card else 8_519_680,) * 2 if _multiplies(model.body) else ()
     return (size,) * (5 if grouped else 1) + torch
 
 
@@ -268,7 +293,9 @@ def ways_of(run: Run, found: Mapping[str, Any], *, mixtures: bool) -> Ways:
     degrees = run.parallel
     fused = found.get("cross_entropy_loss_fusion", run.loss.kind == "fused")
     impl = found.get("cross_entropy_fusion_impl", "te" if run.loss.kind == "fused" else "native")
-    granularity = found.get("recompute_granularity") or {"full": "full", "selective": "selective"}.get(run.checkpointing.mode, "")
+    granularity = found.get("recompute_granularity") or {"full": "full", "selective": "selective"}.get(
+        run.checkpointing.mode, ""
+    )
     method = found.get("recompute_method", "uniform")
     return Ways(
         tensor=degrees.tensor, sequence=degrees.sequence, context=degrees.context, expert=degrees.expert,

@@ -65,6 +65,7 @@ class Tape:
         self.pinned = 0  # bytes of host memory that checkpoints keep their inputs in
         self.autocast = ""
         self.adds_in_place = setting.ways is not None
+        self.once = 0  # bytes of what is there at the end of the forward pass once, not for each micro batch in flight
         self.casts: dict[Leaf, Value] = {}
         self.sequence, self.like, self.context, self.layers = 0, 1, context, 0
         self.residents: dict[str, int] = {}

@@ -30,7 +30,8 @@ class Recording:
     `kept` are the bytes of outputs that the training loop still holds when the step is over, `outputs` their
     storage (-1: none). `pinned` is what lies in host memory until the backward pass. `buffers` are the storages that a
     sharding strategy gathers or communicates in, `overlay` what it has beside the log. `in_flight` is how many micro
-    batches a pipeline stage holds: numerator and denominator, the latter above 1 where their layers are counted in chunks.
+    batches a pipeline stage holds: numerator and denominator, the latter above 1 where their layers are counted in chunks; `once` are bytes that
+    are there but once when the forward pass ends.
     """
 
     events: list[int]
@@ -51,6 +52,7 @@ class Recording:
     buffers: frozenset[int] = frozenset()
     overlay: Overlay = field(default_factory=dict)
     in_flight: tuple[int, int] = (1, 1)
+    once: int = 0
 
 
 def record_step(
@@ -86,7 +88,7 @@ def record_step(
         tape.events, tape.sizes, tape.owners, frozenset(tape.gradients), tape.recomputed, tape.stacks,
         forward_end, forward_storages, len(tape.events), tape.resident, kept, held,
         tuple(tape.unmodelled), tape.pinned, tuple(tape.products), frozenset(tape.buffers),
-        in_flight=setting.ways.in_flight if setting.ways else (1, 1),
+        in_flight=setting.ways.in_flight if setting.ways else (1, 1), once=tape.once,
     )  # fmt: skip
     return tape.sharder.laid(made) if tape.sharder else made
 

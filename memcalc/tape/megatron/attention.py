@@ -33,7 +33,9 @@ def attention(t: Tape, block: MegatronAttention, x: Value, around: Around) -> Va
     q = run(t, block.q_norm, q, around) if block.q_norm else q
     k = run(t, block.k_norm, k, around) if block.k_norm else k
     if block.rotary_dim:
-        angles = t.given((t.setting.seq, block.rotary_dim), "fp32", ".rotary_pos_emb")  # RotaryEmbedding.forward caches them
+        angles = t.given(
+            (t.setting.seq, block.rotary_dim), "fp32", ".rotary_pos_emb"
+        )  # RotaryEmbedding.forward caches them
         q, k = rotated(t, q, angles), rotated(t, k, angles)
     if apart:  # get_qkv_layout: strides of keys and values must agree
         q, k, v = (f.contiguous(part) for part in (q, k, v))
@@ -206,4 +208,3 @@ def returned(t: Tape, x: Value, over: int) -> Value:
     out.node = node
     del received
     return out
-

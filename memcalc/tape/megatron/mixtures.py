@@ -19,6 +19,7 @@ from memcalc.tape.megatron.modules import recomputes, ways_of
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:
+    from memcalc.blocks.base import Block
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Shape, Value
 
@@ -45,20 +46,25 @@ def _mixture(t: Tape, block: MegatronMoe, x: Value, around: Around) -> Value:
     assert isinstance(block.router, Router)  # noqa: S101 - Megatron has no other
     probabilities, routing = routed(t, block.router, rows)
     plan = dispatch(t, block.router, rows.shape[0])
-    there, weights, mapping = permuted(t, rows, probabilities, routing, plan)
+    hidden_states, probs, mapping = permuted(t, rows, probabilities, routing, plan)
     del probabilities
-    there, weights = exchanged(t, there, plan.received), exchanged(t, weights, plan.received)
-    assert isinstance(block.experts, GroupedExperts)  # noqa: S101 - so converted
-    if block.experts.experts > 1:
-        there, weights = sorted_rows(t, there), sorted_rows(t, weights)
-    out = experts(t, block.experts, there, weights)
-    del there, weights
-    if block.experts.experts > 1:
-        out = sorted_rows(t, out)
-    out = exchanged(t, out, plan.sent)
-    out = unpermuted(t, out, mapping, routing, x.shape)
-    del mapping, routing
-    return out if shared is None else f.add(out, shared)
+    # custom_forward holds on to what it has sent and got until it returns
+    dispatched_input, probs = exchanged(t, hidden_states, plan.received), exchanged(t, probs, plan.received)
+    output = computed(t, block.experts, dispatched_input, probs)
+    output = exchanged(t, output, plan.sent)
+    output = unpermuted(t, output, mapping, routing, x.shape)
+    del hidden_states, dispatched_input, probs
+    return output if shared is None else f.add(output, shared)
+
+
+def computed(t: Tape, block: Block | None, there: Value, weights: Value) -> Value:
+    """routed_experts_compute: rows of an expert side by side, the experts, and the rows in their old order."""
+    assert isinstance(block, GroupedExperts)  # noqa: S101 - so converted
+    if block.experts == 1:
+        return experts(t, block, there, weights)
+    there, weights = sorted_rows(t, there), sorted_rows(t, weights)
+    expert_output = experts(t, block, there, weights)
+    return sorted_rows(t, expert_output)
 
 
 def beside(t: Tape, block: MegatronMoe, x: Value, around: Around) -> Value:
@@ -89,7 +95,9 @@ def routed(t: Tape, router: Router, rows: Value) -> tuple[Value, Value]:
     logits = t.new(shape, wide)
     logits.node = node
     aux = f.softmax(logits, "fp32")
-    scores = f.to(f.softmax(logits, "fp32"), logits.dtype) if router.scores != "sigmoid" else f.sigmoid(f.to(logits, "fp32"))
+    scores = (
+        f.to(f.softmax(logits, "fp32"), logits.dtype) if router.scores != "sigmoid" else f.sigmoid(f.to(logits, "fp32"))
+    )
     del logits
     values, chosen = f.topk(scores, router.top_k)
     values = f.scale(values)

@@ -107,6 +107,7 @@ def recomputes(t: Tape, module: str) -> bool:
 @rule(RecomputedLayers)
 def recomputed(t: Tape, block: RecomputedLayers, x: Value, around: Around) -> Value:
     """tensor_parallel.checkpoint: re-entrant; the input is kept, or this rank's part of it."""
+
     def layers(y: Value) -> Value:
         for part in block.blocks:
             y = run(t, part, y, around.copy())

@@ -15,6 +15,7 @@ from memcalc.tape.values import Value
 if TYPE_CHECKING:
     from memcalc.model import Model
     from memcalc.tape.recorder import Tape
+    from memcalc.tape.values import Shape
 
 
 def whole(t: Tape, model: Model) -> tuple[Value, Value]:
@@ -23,13 +24,15 @@ def whole(t: Tape, model: Model) -> tuple[Value, Value]:
     base, heads = split(model.body)
     t.layers = depth(model.body)
     labels = t.given((t.setting.batch, local(t)), "int64")
-    x = labels if ways.first else received(t, model)
+    shape, dtype = (t.setting.batch, local(t) // ways.spread, width(model)), t.setting.compute or "bf16"
+    before = None if ways.last or ways.micro_batches == 1 else t.new(shape, dtype)  # the gradient received before
+    x = labels if ways.first else received(t, shape, dtype)
     t.given((t.setting.batch, local(t)), "int64")
     hidden, _ = body(t, base, x)
     del x
     if not ways.last:
         out = Value(t, RESIDENT, hidden.shape, hidden.dtype, None, hidden.node)  # deallocate_pipeline_outputs
-        return out, out
+        return out, before or out
     for head in heads:
         hidden = run(t, head, hidden, Around())
     loss = cross_entropy(t, hidden)
@@ -42,16 +45,14 @@ def local(t: Tape) -> int:
     return t.setting.seq
 
 
-def received(t: Tape, model: Model) -> Value:
+def received(t: Tape, shape: Shape, dtype: str) -> Value:
     """The hidden states that the stage before has sent; their gradient is sent back.
 
     The gradient that the micro batch before has sent is let go only when this one's is there (schedules.py, the loop's
     input_tensor_grad).
     """
-    ways = modules.ways_of(t)
-    shape = (t.setting.batch, local(t) // ways.spread, width(model))
-    dtype = t.setting.compute or "bf16"
-    sent = t.new(shape, dtype) if ways.micro_batches > 1 else None
+    sent = t.new(shape, dtype) if modules.ways_of(t).micro_batches > 1 else None
+    t.once = t.sizes[sent.storage.id] if sent else 0
     x = t.new(shape, dtype)
     x.node = Leaf(t, x)
     return Value(t, x.storage, shape, dtype, None, record(t, _arrived, (x,), (sent,)))
