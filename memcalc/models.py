@@ -38,6 +38,13 @@ def load_model(spec: str | Mapping[str, Any], beside: Path | None = None) -> Mod
     path = (beside / name) if beside else Path(name)
     if path.exists() or name.endswith((".json", ".yaml", ".yml")) or name.startswith((".", "/", "~")):
         return from_file(path.expanduser())
+    if "/" in name:
+        from memcalc.configs.names import elsewhere  # noqa: PLC0415 - only for names that are no presets
+
+        found = elsewhere(name)
+        if found is not None:
+            made = load_model(found[0])
+            return replace(made, notes=(*made.notes, found[1]))
     raise UnknownName("model", name, index()["models"], "memcalc models")
 
 
@@ -87,12 +94,12 @@ def _built(model_type: str, given: Mapping[str, Any], name: str, source: str) ->
 def _type_of(given: Mapping[str, Any]) -> str:
     """The model type of a config: `model_type`, diffusers' `_class_name`, or the class under `architectures`."""
     written = given.get("model_type") or given.get("_class_name")
-    if written:
+    if written and has("architectures", str(written)):
         return str(written)
     classes = given.get("architectures")
     found = type_of_class(str(classes[0])) if isinstance(classes, list) and classes else None
-    if found:
-        return found
+    if found or written:
+        return str(found or written)  # a name of somebody's own for a class that is known
     raise fault(
         "model.model_type",
         "missing: say which architecture the dimensions are for (list them with: memcalc models --architectures), "

@@ -16,7 +16,7 @@ from memcalc.run import keys
 from memcalc.spelling import SHORTHAND
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from memcalc.configs.reading import Reading
     from memcalc.question import Question
@@ -30,22 +30,44 @@ def asked(
     source: str | None, flags: Mapping[str, str | None], changes: Iterable[str], form: str = "", *, hub: bool = False
 ) -> Question:
     """The run of a command line, with the places of what its file holds; `form` is the format of a foreign file."""
-    said = [(key, value(text)) for key, text in flags.items() if text is not None] + [_change(c) for c in changes]
+    return question_of(source, said(flags, changes), form, hub=hub)
+
+
+def said(flags: Mapping[str, str | None], changes: Iterable[str]) -> list[tuple[str, Any]]:
+    """(dotted key, value) of every flag that was given and of every `--set`, in this order."""
+    return [(key, value(text)) for key, text in flags.items() if text is not None] + [_change(c) for c in changes]
+
+
+def question_of(source: str | None, told: Sequence[tuple[str, Any]], form: str = "", *, hub: bool = False) -> Question:
+    """The run of a file or a model's name, with what is `told` of it besides: (dotted key, value), the last wins."""
     over: dict[str, Any] = {}
-    for key, item in said:
+    for key, item in told:
         _put(over, key, item)
     start = _from_source(source, Asked(over, hub), form)
     given = dict(start.given)
-    for key, item in said:
+    for key, item in told:
         _put(given, key, item)
     if "model" not in given:
         raise UsageError(
             "which model? Name one (memcalc estimate llama-2-7b), or a run file; list models with: memcalc models"
         )
-    reading = start.reading and _overridden(start.reading, [key for key, _ in said])
+    if hub and "model" in over and isinstance(given["model"], str):
+        given["model"] = _fetched(given["model"])
+    reading = start.reading and _overridden(start.reading, [key for key, _ in told])
     place = reading.place if reading else start.place
     where = (lambda path: path if path.split(".")[0] in over else place(path)) if place else None
     return replace(start, given=given, place=where, reading=reading).question()
+
+
+def _fetched(name: str) -> Any:  # noqa: ANN401 - dimensions
+    """The config of a repository that nothing here knows, fetched; any other name as it is."""
+    from memcalc.configs.names import elsewhere  # noqa: PLC0415
+
+    if is_model_name(name) or _is_path(name) or elsewhere(name) is not None:
+        return name
+    from memcalc.configs.hub import fetched  # noqa: PLC0415 - only where it was asked for
+
+    return fetched(name)
 
 
 def _change(text: str) -> tuple[str, Any]:
@@ -75,10 +97,25 @@ def _from_source(source: str | None, said: Asked, form: str) -> Draft:
     if is_model_name(source):
         return Draft({"model": source}, "the command line")
     if source != STDIN and not _is_path(source):
-        raise UnknownName("model", source, index()["models"], "memcalc models (or name a file that exists)")
+        return _of_the_hub(source, said)
     from memcalc.configs.opening import opened  # noqa: PLC0415 - only files need it
 
     return opened(source, said, form)
+
+
+def _of_the_hub(source: str, said: Asked) -> Draft:
+    """A repository by its name: on this machine, fetched where that was asked for, or read as a preset's."""
+    from memcalc.configs.names import elsewhere  # noqa: PLC0415 - few name a model so
+    from memcalc.configs.opening import fetched, opened  # noqa: PLC0415
+
+    found = elsewhere(source) if "/" in source else None
+    if found is not None and Path(found[0]).is_dir():
+        return opened(found[0], said)
+    if found is not None:
+        return Draft({"model": source}, "the command line")
+    if said.hub:
+        return fetched(source, said)
+    raise UnknownName("model", source, index()["models"], "memcalc models (or name a file that exists)")
 
 
 def _is_path(source: str) -> bool:

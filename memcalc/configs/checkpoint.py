@@ -18,6 +18,7 @@ from memcalc.units import format_bytes, format_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from memcalc.configs.reading import Asked, Reading
     from memcalc.model import Model
@@ -37,6 +38,9 @@ class Files(Protocol):
 
     def text(self, file: str) -> str | None:
         """A small file's text; None where there is none of that name."""
+
+    def path(self, file: str) -> Path | None:
+        """Where a file is on this machine, if it is, so that what it refers to can be found."""
 
     def header(self, file: str) -> dict[str, Entry] | None:
         """The tensors of a safetensors file; None where there is none of that name."""
@@ -61,7 +65,7 @@ def described(files: Files, asked: Asked) -> Reading:
 
 def _document(files: Files, name: str) -> Document | None:
     text = files.text(name)
-    return None if text is None else document_of(text, f"{files.name}/{name}")
+    return None if text is None else document_of(text, f"{files.name}/{name}", files.path(name))
 
 
 def _adapter(sheet: Sheet, adapter: Document, config: Document | None, files: Files) -> None:

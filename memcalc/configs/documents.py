@@ -117,9 +117,9 @@ def _as_toml(text: str, source: str) -> dict[str, Any]:
 
 def _toml(text: str, source: str) -> dict[str, Any]:
     try:
-        import tomllib  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415 - only TOML needs it
+        import tomllib  # noqa: PLC0415 - only TOML needs it
     except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib  # type: ignore[import-not-found,no-redef,unused-ignore]  # noqa: PLC0415
+        import tomli as tomllib  # type: ignore[no-redef,unused-ignore]  # noqa: PLC0415
     try:
         data: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from memcalc.configs.checkpoint import CONFIG, described
+from memcalc.configs.checkpoint import ADAPTER, CONFIG, described
 from memcalc.configs.gguf import config_of, read_gguf
 from memcalc.configs.reading import Asked, Origin, Reading, Remark
 from memcalc.configs.safetensors import Entry, Weights, read_header
@@ -21,26 +21,30 @@ if TYPE_CHECKING:
 class Folder:
     """The files of a folder."""
 
-    path: Path
+    folder: Path
 
     @property
     def name(self) -> str:
         """The folder, as it was named."""
-        return str(self.path)
+        return str(self.folder)
 
     def text(self, file: str) -> str | None:
         """A small file's text."""
-        path = self.path / file
+        path = self.folder / file
         return read_text(str(path)) if path.is_file() else None
+
+    def path(self, file: str) -> Path:
+        """Where a file is."""
+        return self.folder / file
 
     def header(self, file: str) -> dict[str, Entry] | None:
         """The tensors of a safetensors file."""
-        path = self.path / file
+        path = self.folder / file
         return read_header(path) if path.is_file() else None
 
     def spec(self, config: dict[str, Any]) -> str:  # noqa: ARG002 - the folder is read again where it is used
         """The folder itself."""
-        return str(self.path)
+        return str(self.folder)
 
 
 def read_folder(folder: Path, asked: Asked | None = None) -> Reading:
@@ -65,7 +69,7 @@ def is_weights(path: Path) -> bool:
 def read_weights(path: Path, asked: Asked | None = None) -> Reading:
     """The model of one file of weights: of GGUF's keys, or of the tensors that a safetensors header lists."""
     if path.suffix == ".safetensors":
-        return _listed(path)
+        return _listed(path, asked or Asked())
     made = read_gguf(path)
     config = config_of(made)
     if config is None and (asked is None or asked.model is None):
@@ -97,10 +101,10 @@ def _other_count(stored: int, config: dict[str, Any] | None, path: Path) -> tupl
     )
 
 
-def _listed(path: Path) -> Reading:
+def _listed(path: Path, asked: Asked) -> Reading:
     """A model of which only the tensors are known; a config.json beside the file would say more."""
-    if (path.parent / CONFIG).is_file():
-        return described(Folder(path.parent), Asked())
+    if any((path.parent / name).is_file() for name in (CONFIG, ADAPTER)):
+        return described(Folder(path.parent), asked)
     from memcalc.configs.checkpoint import tensors_of  # noqa: PLC0415
 
     weights = Weights(read_header(path))

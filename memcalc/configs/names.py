@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from memcalc.configs.follow import find
+from memcalc.configs.hub_cache import is_repository, snapshot
 from memcalc.errors import Fault, nearest_names, shorten
 from memcalc.models import is_model_name
 from memcalc.presets import has, index
@@ -67,23 +68,21 @@ def unknown(name: str) -> str:
             "checkpoint folder; --hub fetches its config.json")  # fmt: skip
 
 
-def known(sheet: Sheet, name: str) -> str | None:
+def known(sheet: Sheet, name: str) -> Any:  # noqa: ANN401 - a name, a path or dimensions
     """What a run's `model` should say for a name: a preset, a folder or file, a cached repository; None if unknown."""
     if is_model_name(name):
         return name
     local = find(sheet.document, name)
     if local is not None and (local.is_file() or (local / "config.json").is_file()):
         return str(local)
-    cached = _cached(name)
-    if cached is not None:
-        sheet.assume("model", "cached", f"{name} as it is in the local cache of the hub")
-        return cached
-    for other, why in alike(name):
-        if has("models", other):
-            sheet.assume("model", "read-as", f"{shorten(name)} is read as {other}: {why}")
-            return other
-    if sheet.asked.hub:
-        return _fetched(name)
+    other = elsewhere(name)
+    if other is not None:
+        sheet.assume("model", "read-as", other[1])
+        return other[0]
+    if sheet.asked.hub and is_repository(name):
+        from memcalc.configs.hub import fetched  # noqa: PLC0415 - only where it was asked for
+
+        return fetched(name)
     within = contained(name)
     if within is not None:
         sheet.warn("model", "read-as", f"{shorten(name)} is taken to be a {within}, whose name is part of its own; tokens "
@@ -98,6 +97,15 @@ def contained(name: str) -> str | None:
     longest = sorted(spans, key=lambda span: (span[0] - span[1], span[0]))[:200]
     runs = (words[i:j] for i, j in longest if j - i > 1 and any(_SIZE.fullmatch(word) for word in words[i:j]))
     return next((run for run in map("-".join, runs) if has("models", run)), None)
+
+
+def elsewhere(name: str) -> tuple[str, str] | None:
+    """A hub's name as what stands for it without the network, with a note: its cached files, else a preset's name."""
+    folder = snapshot(name)
+    if folder is not None and (folder / "config.json").is_file():
+        return str(folder), f"{name} as it is in the local cache of the hub"
+    found = ((other, why) for other, why in alike(name) if has("models", other))
+    return next(((other, f"{shorten(name)} is read as {other}: {why}") for other, why in found), None)
 
 
 def alike(name: str) -> Iterator[tuple[str, str]]:
@@ -116,16 +124,3 @@ def alike(name: str) -> Iterator[tuple[str, str]]:
     elif slash:
         for end in ("-base", "-instruct", "-chat", "-it", "-hf"):
             yield f"{plain}{end}", "a base model and its tuned forms have the same dimensions"
-
-
-def _cached(name: str) -> str | None:
-    from memcalc.configs.hub_cache import snapshot  # noqa: PLC0415 - only for names that are no presets
-
-    folder = snapshot(name)
-    return str(folder) if folder else None
-
-
-def _fetched(name: str) -> str | None:
-    from memcalc.configs.hub import fetched  # noqa: PLC0415
-
-    return str(fetched(name))

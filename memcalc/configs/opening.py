@@ -41,6 +41,13 @@ def opened(source: str | os.PathLike[str], asked: Asked | None = None, form: str
     return Draft(dict(document.data), document.source, _placing(document), beside)
 
 
+def fetched(name: str, asked: Asked) -> Draft:
+    """What the hub holds under a repository's name."""
+    from memcalc.configs.hub import read_repository  # noqa: PLC0415 - only where it was asked for
+
+    return _of_a_reading(read_repository(name, asked), asked)
+
+
 def _of_a_reading(reading: Reading, asked: Asked) -> Draft:
     if "model" not in reading.run and asked.model is None:
         raise RunInvalid([Fault("model", missing(reading.title))], reading.source)
