@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ def from_config(config: Mapping[str, Any]) -> dict[str, Any] | None:
     if config.get("load_in_8bit") or config.get("_load_in_8bit"):
         return {"name": "int8", **_renamed(config, {"llm_int8_skip_modules": "skip_modules"})}
     method = str(config.get("quant_method") or "").lower()
+    algorithm = str(config.get("quant_algo") or "").upper()
+    if method in ("modelopt", "modelopt_fp4") or (algorithm and not method):
+        return _modelopt(config, algorithm)
     if method not in _METHODS or (method == "quanto" and config.get("weights", "int8") not in ("int8", "float8")):
         return None
     name, keys = _METHODS[method]
@@ -41,6 +45,28 @@ def from_config(config: Mapping[str, Any]) -> dict[str, Any] | None:
     section = {"name": name, **_renamed({**config, **inner}, keys)}
     block = config.get("weight_block_size")
     return {**section, "block_size": block[0]} if method == "fp8" and block else section
+
+
+# NVIDIA ModelOpt's names of algorithms; MIXED_PRECISION names one for each module, which no single scheme stands for
+_ALGORITHMS = {"NVFP4": "nvfp4", "FP8": "fp8-per-tensor"}
+
+
+def _modelopt(config: Mapping[str, Any], algorithm: str) -> dict[str, Any] | None:
+    """A section for ModelOpt's `quant_algo`, whose excluded modules are written with stars."""
+    if algorithm not in _ALGORITHMS:
+        return None
+    left = config.get("exclude_modules") or config.get("ignore") or []
+    size = {"group_size": config["group_size"]} if algorithm == "NVFP4" and config.get("group_size") else {}
+    return {
+        "name": _ALGORITHMS[algorithm],
+        **size,
+        **({"skip_modules": [_pattern(str(name)) for name in left]} if left else {}),
+    }
+
+
+def _pattern(name: str) -> str:
+    """A name with stars as the regular expression that skipped modules are given by."""
+    return re.escape(name).replace(r"\*", ".*") if "*" in name else name
 
 
 def _renamed(config: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
