@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -22,6 +23,9 @@ def main(
         ),
     ] = "",
     fail_if_too_big: Annotated[bool, typer.Option("--fail-if-too-big", help="Exit 1 where it does not fit.")] = False,
+    origins: Annotated[
+        bool, typer.Option("--origins", help="Where each value of another tool's config is written.")
+    ] = False,
     form: FormatOption = "table",
     output: OutputOption = None,
     units: UnitsOption = "GiB",
@@ -33,7 +37,7 @@ def main(
     from memcalc.pipeline import estimate_run  # noqa: PLC0415 - not for --help
     from memcalc.render import render  # noqa: PLC0415
 
-    chosen, sheet = choose(form, FORMATS), page(units, output)
+    chosen, sheet = choose(form, FORMATS), replace(page(units, output), origins=origins)
     report = asked.question().answer(lambda run, beside: estimate_run(run, beside, formula))
     write(render(report, chosen, sheet), output)
     if fail_if_too_big and report.verdict.fits is False:

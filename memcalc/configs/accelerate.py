@@ -110,7 +110,7 @@ def _deepspeed(sheet: Sheet, half: str, gpus: int) -> None:
         return
     stage = sheet.read(whole, "deepspeed_config.zero_stage", default=2)
     default = "" if sheet.has("deepspeed_config.zero_stage") else "accelerate/utils/dataclasses.py, DeepSpeedPlugin"
-    strategy = f"zero{stage}" if 1 <= stage <= 3 else "ddp"
+    strategy = f"zero{stage}" if 0 <= stage <= 3 else "ddp"
     sheet.put("sharding.strategy", strategy, "deepspeed_config.zero_stage", default=default)
     for name in ("optimizer", "param"):
         device = sheet.read(text, f"deepspeed_config.offload_{name}_device", default="none").lower()

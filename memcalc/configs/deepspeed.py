@@ -196,7 +196,7 @@ def _sharding(sheet: Sheet) -> None:
         return
     where = ("zero_optimization.stage",)
     default = "" if sheet.has(*where) else "deepspeed/runtime/zero/config.py: stage 0"
-    sheet.put("sharding.strategy", f"zero{stage}" if stage else "ddp", *where, default=default)
+    sheet.put("sharding.strategy", f"zero{stage}", *where, default=default)
     if stage:
         _options(sheet)
     else:

@@ -52,7 +52,10 @@ def bitsandbytes(sheet: Sheet) -> str:
         made: dict[str, Any] = {"name": sheet.read(text, "bnb_4bit_quant_type", default="nf4")}
         made["double"] = sheet.read(truth, *_BITS[1:3], default=False)
         storage = sheet.read(text, "bnb_4bit_quant_storage")
-        sheet.put("quantize", {**made, **({"storage": storage} if storage else {})}, "load_in_4bit")
+        if storage:
+            sheet.put("quantize", {**made, "storage": storage}, "load_in_4bit")
+        else:
+            sheet.put("quantize", f"{made['name']}-double" if made["double"] else made["name"], "load_in_4bit")
         return "load_in_4bit"
     if sheet.read(truth, "load_in_8bit", default=False):
         sheet.put("quantize", "int8", "load_in_8bit")

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from io import StringIO
 from typing import TYPE_CHECKING
 
+from memcalc.render import origins
 from memcalc.render.sections import Section, as_markdown, as_text, section
 from memcalc.render.summary import TITLES, headline, subtitle
 from memcalc.units import format_bytes
@@ -63,6 +64,9 @@ def _sections(answer: Explanation, page: Page, most: int | None) -> Iterator[Sec
     yield Section("Rules of thumb", notes=tuple(_thumb(rule, page) for rule in answer.rules_of_thumb))
     if answer.corrections:
         yield Section("Often said", notes=tuple(f'"{c.claim}": {c.truth}' for c in answer.corrections))
+    read = origins.table(answer)
+    if read is not None:
+        yield read
     for title, notes in (("Warnings", answer.warnings), ("Assumed", answer.assumptions)):
         if notes:
             yield Section(

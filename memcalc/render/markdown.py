@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memcalc.render import origins
 from memcalc.render.curve import chart, sentence
 from memcalc.render.formula import sentence as formula
+from memcalc.render.sections import as_markdown
 from memcalc.render.summary import headline, mark, rows, subtitle
 
 if TYPE_CHECKING:
@@ -24,6 +26,9 @@ def render(report: Report, page: Page) -> str:
         f"**{mark(report)}** {report.verdict.reason}",
     ]
     lines += ["", formula(report.formula, page)] if report.formula else []
+    whole = origins.table(report) if page.origins else None
+    said = as_markdown([whole]).rstrip() if whole else origins.sentence(report)
+    lines += ["", said] if said else []
     for title, notes in (("Warnings", report.warnings), ("Assumed", report.assumptions)):
         if notes:
             lines += ["", f"{title}:", ""]

@@ -53,6 +53,11 @@ def as_text(sections: Sequence[Section], page: Page) -> str:
     return to_text(_lines(sections, page), page)
 
 
+def lines(part: Section, page: Page) -> list[str]:
+    """One section as plain lines."""
+    return [line.plain for line in _lines([part], page)]
+
+
 def _lines(sections: Sequence[Section], page: Page) -> Iterator[Text]:
     from rich.text import Text  # noqa: PLC0415 - json needs no rich
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
+from memcalc.render import origins
 from memcalc.render.curve import chart, sentence
 from memcalc.render.formula import sentence as formula
+from memcalc.render.sections import lines
 from memcalc.render.summary import Row, headline, mark, rows, subtitle
 from memcalc.render.text import bar, to_text
 
@@ -40,6 +42,7 @@ def _lines(report: Report, page: Page) -> Iterator[RenderableType]:
     yield Text(f"{mark(report)} {report.verdict.reason}", style=f"bold {COLOURS[report.verdict.level]}")
     if report.formula:
         yield from (Text(line) for line in wrap(formula(report.formula, page), page.width, subsequent_indent="  "))
+    yield from _origins(report, page)
     yield from _notes("Warnings", report.warnings, "yellow")
     yield from _notes("Assumed", report.assumptions, "dim")
 
@@ -77,6 +80,15 @@ def _curve(report: Report, page: Page) -> Iterator[Text]:
     for line in wrap(said, page.width - 2):
         yield Text(f"  {line}")
     yield Text()
+
+
+def _origins(report: Report, page: Page) -> Iterator[Text]:
+    """Where the run's values come from: a sentence, or (asked for) a row for each."""
+    from rich.text import Text  # noqa: PLC0415
+
+    whole = origins.table(report) if page.origins else None
+    said = lines(whole, page) if whole else wrap(origins.sentence(report), page.width)
+    yield from (Text(line, style="dim") for line in ([""] if said else []) + said)
 
 
 def _percent(share: float) -> str:
