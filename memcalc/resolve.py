@@ -86,6 +86,7 @@ def resolve(run: Run, beside: Path | None = None) -> Plan:
     model = load_model(run.model, beside)
     chosen = recipe(run.precision)
     optimizer = _for_model(find_optimizer(run.optimizer), model)
+    optimizer = _fused(optimizer) if run.implementation == "megatron" else optimizer
     card = gpu(run.gpu) if run.gpu is not None else None
     _refuse_unmodelled(run)
     if run.implementation == "hf-liger":
@@ -143,6 +144,16 @@ def _accompanied(plan: Plan, beside: Path | None) -> Plan:
     from memcalc.companions import company  # noqa: PLC0415 - most runs have none
 
     return replace(plan, companions=company(plan, beside))
+
+
+def _fused(optimizer: Optimizer) -> Optimizer:
+    """The same optimizer as one kernel, where it has one: Megatron-LM takes Transformer Engine's or apex's."""
+    named = _named(optimizer)
+    spec = named if isinstance(named, dict) else {"name": named}
+    try:
+        return find_optimizer({**spec, "implementation": "fused"})
+    except RunInvalid:
+        return optimizer
 
 
 def _for_model(optimizer: Optimizer, model: Model) -> Optimizer:

@@ -116,7 +116,7 @@ def timeline(
         recording.resident + after_forward - between + others, ground + after_forward + others, ground + after_backward,
         gradients + base.get("gradients", 0), step_temporaries, highest + base.get("buffers", 0),
         recording.unmodelled, recording.pinned,
-        replay, partial(_curve, recording.overlay, signed, slices, ground, phases["optimizer"]), compose,
+        (lambda: replay() + others) if others else replay, partial(_curve, recording.overlay, signed, slices, ground, phases["optimizer"]), compose,
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from memcalc.tensors import Tensor
 from memcalc.ways import Ways
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import TypeAlias
 
     from memcalc.optimizers import Optimizer
@@ -171,7 +171,8 @@ class Megatron(Strategy):
         ]
         weights = tuple(_flat(f"{name}.param_data", size) for name, size, _ in found)
         grads = tuple(_flat(f"{name}.grad_data", size) for name, size, _ in found)
-        shards = tuple(_flat(f"{name}.shard", -(-size // ranks)) for name, size, ranks in found)
+        dense, expert = (group for _, group in _groups(learning))
+        shards = (*shard(dense, self.ranks), *shard(expert, self.expert_ranks))
         return Local((*weights, *rest), grads, shards, buffers, grads)
 
     def padded(self, group: tuple[Tensor, ...], ranks: int) -> int:
@@ -222,6 +223,23 @@ def _groups(learning: tuple[Tensor, ...]) -> tuple[tuple[str, tuple[Tensor, ...]
     """Dense and expert parameters."""
     dense = tuple(t for t in learning if t.role != "expert")
     return ("dense", dense), ("expert", tuple(t for t in learning if t.role == "expert"))
+
+
+def shard(group: tuple[Tensor, ...], ranks: int) -> Iterator[Tensor]:
+    """What one of `ranks` keeps master copies and states of: its part of the buffer, parameter by parameter.
+
+    Parameters lie in the buffer last first; one that crosses the end of a part is shared out (distrib_optimizer.py,
+    _build_model_gbuf_range).
+    """
+    left = -(-sum(tensor.parameters for tensor in group) // ranks)
+    for tensor in reversed(group):
+        whole = min(tensor.count, left // tensor.elements)
+        if whole:
+            yield replace(tensor, shape=(tensor.elements,), count=whole)
+        left -= whole * tensor.elements
+        if left and whole < tensor.count:
+            yield replace(tensor, shape=(left,), count=1)
+            return
 
 
 def _flat(name: str, size: int) -> Tensor:
