@@ -57,6 +57,14 @@ def _note(run: Run, notes: Notes) -> None:
         notes.assume("grad_accum", "bubbles", f"{run.grad_accum} micro batches do not fill a pipeline of {p.pipeline} stages: "
                                               "fewer are in flight than it could hold")  # fmt: skip
     if run.implementation != "megatron":
-        notes.assume("parallel", "whose-modules", "transformers' modules with smaller heads and widths, as torchtitan divides them")
+        notes.assume(
+            "parallel",
+            "whose-modules",
+            "transformers' modules with smaller heads and widths, as torchtitan divides them",
+        )
         if p.context > 1:
-            notes.warn("parallel.context", "ring-buffers", "keys and values that go round the context-parallel ranks are not included")
+            notes.warn(
+                "parallel.context",
+                "ring-buffers",
+                "keys and values that go round the context-parallel ranks are not included",
+            )

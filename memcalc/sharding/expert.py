@@ -27,7 +27,9 @@ def divided_experts(block: Block, ways: Ways, refuse: Callable[[str, str], None]
     if isinstance(block, Experts):
         return _stacked(block, ways, refuse)
     if isinstance(block, Stack):
-        return replace(block, layers=tuple(_separate(layer, ways) for layer in block.layers[: max(1, count // ways.expert)]))
+        return replace(
+            block, layers=tuple(_separate(layer, ways) for layer in block.layers[: max(1, count // ways.expert)])
+        )
     return block
 
 
@@ -41,7 +43,9 @@ def _stacked(block: Experts, ways: Ways, refuse: Callable[[str, str], None]) -> 
         refuse("parallel.expert_tensor", f"moe_ffn_hidden_size ({block.width}) must be a multiple of "
                                          f"expert_tensor_parallel_size ({ways.expert_tensor})")  # fmt: skip
     params = tuple(_part(block, param, ways) for param in block.params)
-    return replace(block, experts=max(1, block.experts // ways.expert), width=block.width // ways.expert_tensor, params=params)
+    return replace(
+        block, experts=max(1, block.experts // ways.expert), width=block.width // ways.expert_tensor, params=params
+    )
 
 
 def _part(block: Experts, param: Param, ways: Ways) -> Param:
@@ -68,6 +72,10 @@ def _separate(block: Block, ways: Ways) -> Block:
         made: Block = mapped(block, lambda part: _separate(part, ways))
         return made
     n = ways.expert_tensor
-    cut = {name: replace(part, outputs=part.outputs // n) for name in ("up", "gate") if isinstance(part := getattr(block, name), Linear)}
+    cut = {
+        name: replace(part, outputs=part.outputs // n)
+        for name in ("up", "gate")
+        if isinstance(part := getattr(block, name), Linear)
+    }
     down = replace(block.down, inputs=block.down.inputs // n) if isinstance(block.down, Linear) else block.down
     return replace(block, width=block.width // n, down=down, **cut)

@@ -53,7 +53,22 @@ def megatron(body: Block, words: int) -> Block:
 
 def _missing(block: Block) -> Iterator[str]:
     """The kinds of blocks that have no module."""
-    known = (Attention, Mla, Mlp, Moe, Experts, Norm, Embedding, Linear, Sequence, Residual, PostNorm, Parallel, Sum, Stack)
+    known = (
+        Attention,
+        Mla,
+        Mlp,
+        Moe,
+        Experts,
+        Norm,
+        Embedding,
+        Linear,
+        Sequence,
+        Residual,
+        PostNorm,
+        Parallel,
+        Sum,
+        Stack,
+    )
     if not isinstance(block, (*known, *ASIS)) or block.duty in ("encoder", "decoder", "fork", "recurrence"):
         yield f"{type(block).__name__} blocks"
         return
@@ -134,7 +149,10 @@ def attention(block: Attention, norm: Norm | None) -> Block:
     norms = {f"{name}_norm": _qk_norm(f"{name}_layernorm", getattr(block, f"{name}_norm")) for name in ("q", "k")}
     own = {"q": None, "k": None, "v": None, "v_norm": None, "gate": None, "bias_table": None, "formula": "",
            "gated": block.gated or block.gate is not None, "before": (), "after": (), "rotation": "own"}  # fmt: skip
-    return _as(MegatronAttention, replace(block, name="self_attention", qkv=qkv, out=_last("linear_proj", block.out), **norms, **own))
+    return _as(
+        MegatronAttention,
+        replace(block, name="self_attention", qkv=qkv, out=_last("linear_proj", block.out), **norms, **own),
+    )
 
 
 def latent(block: Mla) -> Block:
@@ -151,15 +169,31 @@ def latent(block: Mla) -> Block:
     made["kv_a"] = WholeLinear("linear_kv_down_proj", block.kv_a.inputs, block.kv_a.outputs, block.kv_a.bias)
     norm = block.kv_norm if isinstance(block.kv_norm, Norm) else None
     made["kv_b"] = _first("linear_kv_up_proj", block.kv_b.inputs, block.kv_b.outputs, norm)
-    return _as(MegatronMla, replace(block, name="self_attention", out=_last("linear_proj", block.out), formula="", **made))
+    return _as(
+        MegatronMla, replace(block, name="self_attention", out=_last("linear_proj", block.out), formula="", **made)
+    )
 
 
 def mlp(block: Mlp, norm: Norm | None, name: str = "mlp") -> Block:
     """MLP: gate and up as one linear_fc1."""
     parts = [part for part in (block.gate, block.up) if isinstance(part, Linear)]
-    fc1 = _first("linear_fc1", parts[0].inputs, sum(part.outputs for part in parts), norm, bias=any(p.bias for p in parts))
+    fc1 = _first(
+        "linear_fc1", parts[0].inputs, sum(part.outputs for part in parts), norm, bias=any(p.bias for p in parts)
+    )
     gated = block.gate is not None or block.fused
-    return _as(MegatronMlp, replace(block, name=name, gate=None, up=fc1, down=_last("linear_fc2", block.down), fused=gated, norm=None, formula=""))
+    return _as(
+        MegatronMlp,
+        replace(
+            block,
+            name=name,
+            gate=None,
+            up=fc1,
+            down=_last("linear_fc2", block.down),
+            fused=gated,
+            norm=None,
+            formula="",
+        ),
+    )
 
 
 def mixture(block: Moe) -> Block:
@@ -180,7 +214,13 @@ def grouped(block: Block) -> Block:
     else:
         expert = next(_mlps(block))
         assert isinstance(expert.down, Linear)  # noqa: S101 - an MLP of linears
-        width, hidden, gated, bias, activation = expert.width, expert.down.outputs, bool(expert.gate or expert.fused), False, expert.activation
+        width, hidden, gated, bias, activation = (
+            expert.width,
+            expert.down.outputs,
+            bool(expert.gate or expert.fused),
+            False,
+            expert.activation,
+        )
     first = ExpertLinear("", hidden, width * (2 if gated else 1), bias)
     last = ExpertLinear("", width, hidden, bias)
     return GroupedExperts(

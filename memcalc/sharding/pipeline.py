@@ -61,7 +61,9 @@ def uneven(layers: int, pp: int, first: int | None, last: int | None) -> list[in
     middle = pp - len(fixed) - len(ends)
     rest = layers - sum(fixed) - sum(ends)
     if rest < 0 or bool(rest) != bool(middle):
-        raise fault("parallel.pipeline", f"Mismatch: {rest} middle layers remaining but {middle} middle PP stages available.")
+        raise fault(
+            "parallel.pipeline", f"Mismatch: {rest} middle layers remaining but {middle} middle PP stages available."
+        )
     if middle and rest % middle:
         raise fault("parallel.pipeline", f"number of layers at middle stage: {rest} must be divisible by "
                                          f"the middle pipeline model parallel size {middle}")  # fmt: skip
@@ -73,14 +75,20 @@ def refused(layers: int, degrees: Degrees, micro_batches: int, *, split: bool) -
     pp, virtual, found = degrees.pipeline, degrees.virtual, []
     if not split and layers % (pp * virtual):
         by = "pipeline_model_parallel_size" + (" times virtual_pipeline_model_parallel_size" if virtual > 1 else "")
-        found.append(Fault("parallel.pipeline", f"number of layers ({layers}) must be divisible by {by} ({pp * virtual})"))
+        found.append(
+            Fault("parallel.pipeline", f"number of layers ({layers}) must be divisible by {by} ({pp * virtual})")
+        )
     if (virtual > 1 or degrees.schedule == "interleaved") and pp == 1:
-        found.append(Fault("parallel.virtual", "pipeline-model-parallel size should be greater than 1 with interleaved schedule"))
+        found.append(
+            Fault("parallel.virtual", "pipeline-model-parallel size should be greater than 1 with interleaved schedule")
+        )
     if virtual > 1 and micro_batches % pp:
         found.append(Fault("grad_accum", f"number of microbatches ({micro_batches}) is not divisible by "
                                          f"pipeline-model-parallel-size ({pp}) when using interleaved schedule"))  # fmt: skip
     if degrees.schedule == "dualpipe" and (pp % 2 or virtual > 1):
-        found.append(Fault("parallel.schedule", f"DualPipe takes an even number of stages without virtual ones; there are {pp}"))
+        found.append(
+            Fault("parallel.schedule", f"DualPipe takes an even number of stages without virtual ones; there are {pp}")
+        )
     return found
 
 

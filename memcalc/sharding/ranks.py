@@ -56,7 +56,9 @@ def _rank(run: Run, model: Model, body: Block, stage: Stage, ways: Ways) -> Rank
     pp = run.parallel.pipeline
     part = cut(body, stage, copy_tied=not stage.first) if pp > 1 else body
     flying = in_flight(stage.rank, run.parallel, run.grad_accum)
-    place = replace(ways, stage=stage.rank, first=stage.first, last=stage.last, micro_batches=run.grad_accum, in_flight=flying)
+    place = replace(
+        ways, stage=stage.rank, first=stage.first, last=stage.last, micro_batches=run.grad_accum, in_flight=flying
+    )
     label = f"stage {stage.rank} of {pp}" if pp > 1 else "rank 0"
     return Rank(label, stage, _regrouped(replace(model, body=part), ways), place)
 
@@ -101,7 +103,9 @@ def _faults(run: Run, model: Model, ways: Ways, layers: int, seq: int) -> Iterat
         yield Fault("parallel.expert", "num_moe_experts must be non None to use expert-parallel.")
     inner = ways.expert * ways.expert_tensor * degrees.pipeline
     if mixtures and gpus % inner:
-        yield Fault("gpus", f"world_size ({gpus}) is not divisible by expert_tensor_model_pipeline_parallel size ({inner})")
+        yield Fault(
+            "gpus", f"world_size ({gpus}) is not divisible by expert_tensor_model_pipeline_parallel size ({inner})"
+        )
     if degrees.pipeline > 1 and model.kind not in ("causal-lm", "masked-lm"):
         yield Fault("parallel.pipeline", f"pipelines of a {model.kind} model are not modelled; leave it at 1")
     if model.tables or model.nominal or not layers:
@@ -114,4 +118,6 @@ def has_experts(block: Block) -> bool:
     """Whether a mixture of experts is below a block."""
     from memcalc.blocks.mlp import Moe  # noqa: PLC0415 - it is loaded with any model
 
-    return isinstance(block, Moe) or any(has_experts(part) for _, part in block.groups() if not isinstance(part, Stack) or part.layers)
+    return isinstance(block, Moe) or any(
+        has_experts(part) for _, part in block.groups() if not isinstance(part, Stack) or part.layers
+    )
