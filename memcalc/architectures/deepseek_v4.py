@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
@@ -9,7 +10,7 @@ from memcalc.architectures.decoder import causal_lm, gated_mlp, interleaved, rms
 from memcalc.architectures.experts import mixture, per_layer, router, stacked_experts
 from memcalc.blocks.base import sequence
 from memcalc.blocks.basic import Linear, Norm
-from memcalc.blocks.hyper import HyperConnection, HyperHead, HyperResidual
+from memcalc.blocks.hyper import HyperConnection, HyperHead, HyperLanes, HyperResidual
 from memcalc.blocks.mla import CompressedAttention, Compressor, CompressorIndexer
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ def deepseek_v4(c: Dimensions) -> Model:
 
     kinds = list(zip(attention_types(c), mlp_types(c), strict=True))
     head = HyperHead("hc_head", lanes, hidden)
-    return causal_lm(c, tokens(c), interleaved("layers", kinds, layer), head, _norm("norm", hidden), tie="embed_tokens")
+    spread = HyperLanes("", lanes, c.sliding_window, _rotary_dim(c))
+    layers = interleaved("layers", kinds, layer)
+    return causal_lm(c, tokens(c), spread, layers, head, _norm("norm", hidden), tie="embed_tokens")
 
 
 def _branch(c: Dimensions, connection: str, norm: str, block: Block) -> HyperResidual:
@@ -60,15 +63,19 @@ def mlp_types(c: Dimensions) -> list[str]:
 
 def _attention(c: Dimensions, kind: str) -> CompressedAttention:
     hidden, heads, dim, rank, groups = c.hidden_size, c.num_attention_heads, c.head_dim, c.q_lora_rank, c.o_groups
-    rope = c.get("qk_rope_head_dim") or int(dim * (c.get("partial_rotary_factor") or 64 / 512))
     return CompressedAttention(
-        "self_attn", heads, dim, rope, c.sliding_window, rank, groups, c.o_lora_rank,
+        "self_attn", heads, dim, _rotary_dim(c), c.sliding_window, rank, groups, c.o_lora_rank,
         q_a=Linear("q_a_proj", hidden, rank), q_norm=_norm("q_a_norm", rank),
         q_b=Linear("q_b_proj", rank, heads * dim), q_b_norm=Norm("q_b_norm", dim, "rms-no-weight"),
         kv=Linear("kv_proj", hidden, dim), kv_norm=_norm("kv_norm", dim), compressor=_compressor(c, kind),
         out_a=Linear("o_a_proj", heads * dim // groups, groups * c.o_lora_rank),
         out_b=Linear("o_b_proj", groups * c.o_lora_rank, hidden), dropout=float(c.attention_dropout or 0.0),
     )  # fmt: skip
+
+
+def _rotary_dim(c: Dimensions) -> int:
+    """Channels of a head that are rotated."""
+    return int(c.get("qk_rope_head_dim") or c.head_dim * (c.get("partial_rotary_factor") or 64 / 512))
 
 
 def _compressor(c: Dimensions, kind: str) -> Compressor | None:
@@ -104,7 +111,7 @@ def _mixture(c: Dimensions, kind: str) -> Moe:
     gate = router(
         c, count, scores="sigmoid", formula="deepseek_v4", table=table, correction="" if hashed else correction
     )
-    shared = gated_mlp(c, "shared_experts", width, bias=c.mlp_bias)
+    shared = replace(gated_mlp(c, "shared_experts", width, bias=c.mlp_bias), formula="deepseek_v4")
     experts = stacked_experts(c, count, width, formula="deepseek_v4")
     return mixture(c, gate, width, experts=experts, shared=shared)
 

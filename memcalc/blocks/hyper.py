@@ -25,6 +25,15 @@ class HyperConnection(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class HyperLanes(Block):
+    """The embeddings copied into every lane, once all that the layers share is there: a mask of `window`, rotary tables."""
+
+    lanes: int = 1
+    window: int = 0
+    rotary_dim: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class HyperResidual(Residual):
     """A residual whose stream has lanes: `connection` first, the blocks on the mixed lane, then spread back."""
 

@@ -28,6 +28,9 @@ class Holder:
     def __init__(self, frame: Frame, index: int) -> None:
         self.frame, self.index = frame, index
 
+    def __del__(self) -> None:
+        self.frame.gone.add(self.index)
+
     def unpack(self) -> Value:
         """The recomputed value; it is handed out once."""
         if self.frame.recomputed is None:
@@ -38,7 +41,7 @@ class Holder:
 class Frame:
     """One checkpointed layer: its input, how to run it again, and what that yielded."""
 
-    __slots__ = ("held", "keeping", "layer", "node", "place", "recomputed", "saved", "tape", "x")
+    __slots__ = ("gone", "held", "keeping", "layer", "node", "place", "recomputed", "saved", "tape", "x")
 
     def __init__(self, tape: Tape, layer: Layer, x: Value) -> None:
         self.tape, self.layer, self.node = tape, layer, x.node
@@ -47,6 +50,7 @@ class Frame:
         )  # a checkpoint in a checkpoint has its input recomputed too
         self.saved, self.recomputed = 0, None  # type: int, dict[int, Value] | None
         self.held = 0
+        self.gone: set[int] = set()  # what nobody will ask for: saved by operations that led to nothing
         self.keeping = Keeping() if tape.setting.selective else None
         self.place = tape.path, tape.instance
 
@@ -58,7 +62,8 @@ class Frame:
     def keep(self, value: Value) -> Value:
         """While recomputing: the n-th value that is saved is the n-th that was."""
         assert self.recomputed is not None  # noqa: S101 - recompute() has set it
-        self.recomputed[self.held] = value
+        if self.held not in self.gone:
+            self.recomputed[self.held] = value
         self.held += 1
         if self.held == self.saved:
             raise StopRecomputation

@@ -6,7 +6,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from memcalc.tape.autograd import Gradients, Node, record
-from memcalc.tape.values import Shape, Value, contiguous_strides, dense_like, normal, viewed
+from memcalc.tape.values import Shape, Value, contiguous_strides, dense_like, normal, promoted, viewed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -226,7 +226,10 @@ def cat(parts: Sequence[Value], axis: int = -1, size: int = 0) -> Value:
     size = size or sum(p.shape[axis] for p in parts)
     shape = (*first.shape[:axis], size, *first.shape[axis + 1 :])
     node = record(first.tape, _cat_backward, tuple(parts), (), (axis, [p.shape[axis] for p in parts]))
-    out = first.tape.new(shape, first.dtype)
+    dtype = first.dtype
+    for part in parts:
+        dtype = dtype if part.dtype == dtype else promoted(dtype, part.dtype)
+    out = first.tape.new(shape, dtype)
     out.node = node
     return out
 

@@ -26,7 +26,7 @@ HOMES = {
     "attention": ("attention_families", "attention_encoders", "contrastive"),
     "disentangled": ("attention_encoders",),
     "mlp": ("experts",),
-    "mla": ("latent", "indexer", "experts"),
+    "mla": ("latent", "indexer", "experts", "compressed"),
     "image": ("vision", "convnets", "windows", "unet"),
     "diffusion": ("dit", "unet"),
     "ssm": ("selective", "dual", "gated_delta", "kimi_delta", "lightning", "griffin", "short_conv"),
