@@ -55,17 +55,6 @@ def read_folder(folder: Path, asked: Asked | None = None) -> Reading:
     return described(Folder(folder), asked or Asked())
 
 
-def is_weights(path: Path) -> bool:
-    """Whether a file is one of weights, by its first bytes and its name."""
-    if path.suffix == ".safetensors":
-        return path.is_file()
-    try:
-        with path.open("rb") as file:
-            return file.read(4) == b"GGUF"
-    except OSError:
-        return False
-
-
 def read_weights(path: Path, asked: Asked | None = None) -> Reading:
     """The model of one file of weights: of GGUF's keys, or of the tensors that a safetensors header lists."""
     if path.suffix == ".safetensors":

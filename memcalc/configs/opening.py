@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.configs import Asked, is_foreign, read
 from memcalc.configs.documents import open_document
-from memcalc.configs.hf_folder import is_weights, read_folder, read_weights
 from memcalc.configs.names import missing
 from memcalc.errors import Fault, RunInvalid
 from memcalc.question import Draft
@@ -27,7 +26,9 @@ def opened(source: str | os.PathLike[str], asked: Asked | None = None, form: str
     """
     asked = asked or Asked()
     path = Path(source)
-    if path.is_dir() or is_weights(path):
+    if path.is_dir() or _is_weights(path):
+        from memcalc.configs.hf_folder import read_folder, read_weights  # noqa: PLC0415 - few runs are checkpoints
+
         return _of_a_reading(read_folder(path, asked) if path.is_dir() else read_weights(path, asked), asked)
     document = open_document(source)
     if form or is_foreign(document):
@@ -39,6 +40,19 @@ def opened(source: str | os.PathLike[str], asked: Asked | None = None, form: str
         raise wrong
     beside = None if str(source) == STDIN else Path(source).parent
     return Draft(dict(document.data), document.source, _placing(document), beside)
+
+
+def _is_weights(path: Path) -> bool:
+    """Whether a file is one of weights, by its name or its first bytes."""
+    if path.suffix == ".safetensors":
+        return path.is_file()
+    try:
+        if not path.is_file():  # nor is a pipe, whose first bytes would be gone
+            return False
+        with path.open("rb") as file:
+            return file.read(4) == b"GGUF"
+    except (OSError, ValueError):
+        return False
 
 
 def fetched(name: str, asked: Asked) -> Draft:
