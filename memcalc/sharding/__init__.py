@@ -34,7 +34,7 @@ def placement(run: Run, model: Model) -> Strategy:
     return made if ranks > 1 or name == "megatron" else Strategy(offloaded=OFFLOADED.get(run.offload, frozenset()))
 
 
-def _made(name: str, options: Mapping[str, Any], ranks: int, run: Run, model: Model) -> Strategy:  # noqa: ARG001 - some options follow from a model
+def _made(name: str, options: Mapping[str, Any], ranks: int, run: Run, model: Model) -> Strategy:
     """One module for each framework; each reads its own options."""
     offloaded = OFFLOADED.get(run.offload, frozenset())
     match name:
@@ -51,11 +51,11 @@ def _made(name: str, options: Mapping[str, Any], ranks: int, run: Run, model: Mo
         case "ddp":
             from memcalc.sharding.ddp import from_options  # noqa: PLC0415
 
-            return from_options(options, ranks, offloaded)
+            return from_options(options, ranks, offloaded, micro_batches=run.grad_accum)
         case "fsdp" | "hsdp":
             from memcalc.sharding.fsdp import fully_sharded  # noqa: PLC0415
 
-            return fully_sharded(name, options, ranks, run)
+            return fully_sharded(name, options, ranks, run, model)
         case "megatron":
             from memcalc.sharding.megatron import strategy  # noqa: PLC0415
 

@@ -11,11 +11,11 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import groupby
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from memcalc.sharding import options
+from memcalc.sharding.groups import Grouping, grouped
 from memcalc.sharding.strategy import Local, Strategy
-from memcalc.tape.units import Sharder
 from memcalc.tape.values import ITEM
 from memcalc.tensors import Tensor, expand_tensor
 
@@ -24,9 +24,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from memcalc.model import Model
+    from memcalc.sharding.groups import Group, Groups
     from memcalc.sharding.options import Reader
     from memcalc.tape.autograd import Leaf
     from memcalc.tape.recorder import Tape
+    from memcalc.tape.setting import Setting
+    from memcalc.tape.units import Sharder, Unit
     from memcalc.tape.values import Value
 
 MIB = 2**20
@@ -56,7 +59,7 @@ class Replicated(Strategy):
 
     `cap` is the size of a bucket in bytes, `first` that of the first. `hook` compresses what is communicated; `low_rank` is
     PowerSGD's rank, `feedback` whether it keeps what it lost, `warm` whether it keeps its factors. `partitions` the states
-    (ZeroRedundancyOptimizer).
+    (ZeroRedundancyOptimizer). `accumulates` where earlier micro batches were not reduced.
     """
 
     cap: int = 25 * MIB
@@ -67,10 +70,11 @@ class Replicated(Strategy):
     feedback: bool = True
     warm: bool = True
     partitions: bool = False
+    accumulates: bool = False
 
     def place(self, tensors: tuple[Tensor, ...]) -> Local:
         """All of everything; with views the buckets are the gradients, and there all along."""
-        trained = [tensor for tensor in tensors if tensor.trainable and not tensor.buffer and not tensor.tied_to]
+        trained = learning(tensors)
         states = tuple(partition(trained, self.ranks)) if self.partitions else tensors
         buckets = tuple(self.buckets(trained))
         kept = self._compression(trained, buckets) if self.hook == "powersgd" else ()
@@ -81,25 +85,22 @@ class Replicated(Strategy):
     def buckets(self, trained: list[Tensor]) -> Iterator[Tensor]:
         """The buckets, filled as gradients come: the last parameters first; one dtype each."""
         for dtype in dict.fromkeys(tensor.dtype for tensor in trained):
-            sizes = Counter(self._filled([tensor for tensor in trained if tensor.dtype == dtype]))
+            sizes = Counter(elements for elements, _ in self.filled([t for t in trained if t.dtype == dtype]))
             for elements, times in sizes.items():
                 yield Tensor("bucket", (elements,), times, "bucket", dtype=dtype)
 
-    def _filled(self, trained: list[Tensor]) -> Iterator[int]:
-        """compute_bucket_assignment_by_size: a bucket is full once it is no smaller than its limit."""
-        elements, limit = 0, self.first
-        for size in _backwards(trained):
-            elements += size
-            if elements * self._item(trained) >= limit:
-                yield elements
+    def filled(self, trained: list[Tensor]) -> Iterator[tuple[int, Tensor]]:
+        """Each bucket's elements, and the parameter that fills it (compute_bucket_assignment_by_size): it is full once it is
+        no smaller than its limit.
+        """  # noqa: D205 - one sentence
+        elements, limit, item = 0, self.first, ITEM.get(trained[0].dtype, 4) if trained else 4
+        for tensor in _backwards(trained):
+            elements += tensor.elements
+            if elements * item >= limit:
+                yield elements, tensor
                 elements, limit = 0, self.cap
         if elements:
-            yield elements
-
-    @staticmethod
-    def _item(trained: list[Tensor]) -> int:
-        """Bytes of an element, where the tensors say; those of fp32 are a fair guess for how buckets fill."""
-        return ITEM.get(trained[0].dtype, 4)
+            yield elements, trained[0]
 
     def _compression(self, trained: list[Tensor], buckets: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """What PowerSGD keeps between steps: what it lost in the last, and its factors P and Q."""
@@ -115,51 +116,68 @@ class Replicated(Strategy):
             if (rows + columns) * rank * LEAST < rows * columns:
                 yield Tensor("factors", ((rows + columns) * rank,), tensor.count, "bucket", dtype=tensor.dtype)
 
-    def attach(self, tape: Tape, model: Model, tensors: tuple[Tensor, ...]) -> Sharder | None:  # noqa: ARG002
+    def setting_of(self, setting: Setting) -> Setting:
+        """With views, what no_sync left waits beside the buckets until the next reduction."""
+        return replace(setting, accumulating=setting.accumulating and not self.views)
+
+    def attach(self, tape: Tape, model: Model, tensors: tuple[Tensor, ...]) -> Sharder | None:
         """The reducer's hooks; nothing where gradients stay as they come."""
-        compresses = self.hook in COMPRESSED or self.hook == "powersgd"
-        return Reducing(tape, self) if self.views or compresses else None
-
-    @property
-    def leaves_out(self) -> str:
-        """What the hooks of PowerSGD do in its first, plain steps is not told apart."""
-        return super().leaves_out
+        if not self.views and self.hook not in (*COMPRESSED, "powersgd"):
+            return None
+        return Reducing(tape, self, grouped(model, tensors, "layers"), learning(tensors))
 
 
-class Reducing(Sharder):
+class Reducing(Grouping):
     """The reducer: gradients are copied into buckets, and a full bucket is communicated."""
 
-    def __init__(self, tape: Tape, how: Replicated) -> None:
-        super().__init__(tape)
-        self.how, self.filled, self.limit = how, 0, how.first
+    def __init__(self, tape: Tape, how: Replicated, groups: Groups, trained: list[Tensor]) -> None:
+        super().__init__(tape, groups)
+        self.how = how
+        self.fills: dict[str, int] = {}
+        for elements, tensor in how.filled(trained):
+            self.fills[tensor.name] = max(elements, self.fills.get(tensor.name, 0))
+
+    def before_forward(self, unit: Unit) -> None:
+        """With views, what no_sync left is there when the step begins; here it comes as often as there are units."""
+        group = cast("Group", unit)
+        if not (self.how.views and self.how.accumulates) or group.state != "idle":
+            return
+        group.state = "forward"
+        for tensor in group.tensors:
+            if tensor.trainable:
+                value = self.tape.new((tensor.count, *tensor.shape), self.tape.weights.seen(tensor))
+                group.accumulated[tensor.name] = value
+                self.tape.gradients.append(value.storage.id)
 
     def gradient(self, leaf: Leaf, gradient: Value) -> bool:
         """mark_variable_ready_dense: with views the gradient goes once it is copied."""
-        if leaf.spends is not None:
+        if leaf.spends is not None or leaf.unit is None:
             return False
-        self.filled += prod(gradient.shape)
-        if self.filled * ITEM[gradient.dtype] >= self.limit:
-            self._communicate(self.filled, gradient.dtype)
-            self.filled, self.limit = 0, self.how.cap
+        self._communicate(self.fills.get(leaf.name, 0), gradient.dtype)
+        cast("Group", leaf.unit).accumulated.pop(leaf.name, None)
         return self.how.views
 
     def _communicate(self, elements: int, dtype: str) -> None:
-        """One bucket: a copy in the lower dtype; PowerSGD's input, and what of it is lost."""
+        """One bucket, if it is full: a copy in the lower dtype; PowerSGD's input, and what of it is lost."""
         narrow = COMPRESSED.get(self.how.hook)
-        if narrow and narrow != dtype:
+        if elements and narrow and narrow != dtype:
             self.tape.buffer(elements, narrow)
-        if self.how.hook == "powersgd" and self.how.feedback:
+        if elements and self.how.hook == "powersgd" and self.how.feedback:
             copies = [self.tape.buffer(elements, dtype) for _ in range(2)]
             copies.clear()
 
 
-def _backwards(trained: list[Tensor]) -> Iterator[int]:
-    """Elements of each parameter, the last first, layer by layer."""
+def learning(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """The parameters that get gradients."""
+    return [tensor for tensor in tensors if tensor.trainable and not tensor.buffer and not tensor.tied_to]
+
+
+def _backwards(trained: list[Tensor]) -> Iterator[Tensor]:
+    """Each parameter, the last first, layer by layer."""
     layers = [list(run) for _, run in groupby(reversed(trained), key=lambda tensor: tensor.count)]
     for layer in layers:
         for _ in range(layer[0].count):
-            for tensor in layer:
-                yield tensor.elements
+            yield from layer
 
 
 def partition(trained: Iterable[Tensor], ranks: int) -> list[Tensor]:
@@ -174,7 +192,7 @@ def partition(trained: Iterable[Tensor], ranks: int) -> list[Tensor]:
     return shares[sizes.index(max(sizes))]
 
 
-def from_options(given: Mapping[str, Any], ranks: int, offloaded: frozenset[str]) -> Replicated:
+def from_options(given: Mapping[str, Any], ranks: int, offloaded: frozenset[str], *, micro_batches: int) -> Replicated:
     """The strategy with a run's options; RunInvalid lists those that DDP doesn't have."""
     found = options.read(given, OPTIONS, "ddp")
     cap = found.get("bucket_cap_mb")
@@ -190,4 +208,5 @@ def from_options(given: Mapping[str, Any], ranks: int, offloaded: frozenset[str]
         feedback=found.get("use_error_feedback", True),
         warm=found.get("warm_start", True),
         partitions=found.get("zero_redundancy_optimizer", False),
+        accumulates=micro_batches > 1 and found.get("no_sync", True),
     )

@@ -11,21 +11,26 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from memcalc.model import Model
     from memcalc.run import Run
     from memcalc.sharding.strategy import Strategy
 
 NODE = 8  # GPUs of a node, over which hybrid sharding shards
 
 
-def fully_sharded(name: str, given: Mapping[str, Any], ranks: int, run: Run) -> Strategy:
+def fully_sharded(name: str, given: Mapping[str, Any], ranks: int, run: Run, model: Model) -> Strategy:
     """The strategy of `fsdp` or `hsdp` over that many data-parallel ranks; RunInvalid where its options are wrong."""
     shards = ranks // _replicas(name, given, ranks)
     if run.offload == "optimizer":
         raise fault("offload", "FSDP moves parameters, gradients and optimizer states to the host together; "
                                "write offload: optimizer+params")  # fmt: skip
-    from memcalc.sharding.fsdp2 import from_options  # noqa: PLC0415 - one module a run
+    if given.get("version") in (1, "1"):
+        from memcalc.sharding import fsdp1  # noqa: PLC0415 - one module a run
 
-    return from_options(given, ranks, shards, micro_batches=run.grad_accum, offload=run.offload)
+        return fsdp1.from_options(given, ranks, shards, model, micro_batches=run.grad_accum, offload=run.offload)
+    from memcalc.sharding import fsdp2  # noqa: PLC0415
+
+    return fsdp2.from_options(given, ranks, shards, micro_batches=run.grad_accum, offload=run.offload)
 
 
 def _replicas(name: str, given: Mapping[str, Any], ranks: int) -> int:

@@ -36,6 +36,7 @@ class Group(Unit):
         self.accumulated: dict[str, Value] = {}
         self.reduced: Value | None = None
         self.turns: list[int] = []  # places in the order of forwards
+        self.last = False  # of its stack
 
 
 class Groups:
@@ -53,6 +54,7 @@ class Groups:
         if found is None and stack in self.layers.layers:
             tensors = self.layers.of(stack, index)
             found = self.made[stack, index] = Group(f"{stack}.{index}", tensors, "layer")
+            found.last = not self.layers.of(stack, index + 1)
         return found
 
     def all(self) -> list[Group]:
@@ -68,12 +70,17 @@ def grouped(model: Model, tensors: tuple[Tensor, ...], wrap: str) -> Groups:
     `accelerate` does, too, and puts a tied embedding into the head's (accelerate 1.15, fsdp2_prepare_model). `none` leaves
     all in the root.
     """
-    groups = Groups(Wrapped(() if wrap == "none" else dict.fromkeys(stacks(model.body)), tensors))
+    groups = Groups(wrapped(model, tensors, wrap))
     rest = list(groups.layers.rest)
     if wrap in ("layers+embed+head", "accelerate"):
         rest = _apart(groups, rest, model, tensors, together=wrap == "accelerate")
     groups.root.tensors = tuple(rest)
     return groups
+
+
+def wrapped(model: Model | None, tensors: tuple[Tensor, ...], wrap: str) -> Wrapped:
+    """The run's tensors by the layers of the model's outermost stacks."""
+    return Wrapped(() if wrap == "none" or model is None else dict.fromkeys(stacks(model.body)), tensors)
 
 
 def _apart(

@@ -174,6 +174,20 @@ class Wrapped:
             _part(tensor, count_of(pattern)) for pattern, tensor in self.layers.get(path, ()) if holds(pattern, index)
         )
 
+    def alike(self, path: str) -> Iterator[tuple[tuple[Tensor, ...], list[int]]]:
+        """The layers of a stack that hold the same tensors: those of one layer, and the layers' numbers."""
+        found = self.layers[path]
+        sets = {pattern: [int(number) for number in expand(pattern)] for pattern in dict.fromkeys(p for p, _ in found)}
+        members: dict[int, list[str]] = {}
+        for pattern, numbers in sets.items():
+            for number in numbers:
+                members.setdefault(number, []).append(pattern)
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for number, own in sorted(members.items()):
+            groups.setdefault(tuple(own), []).append(number)
+        for patterns, numbers in groups.items():
+            yield tuple(_part(tensor, len(sets[p])) for p, tensor in found if p in patterns), numbers
+
 
 def holds(pattern: str, index: int) -> bool:
     """Whether layer number `index` is among those a pattern stands for."""

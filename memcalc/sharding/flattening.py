@@ -1,0 +1,192 @@
+"""What FSDP1 allocates around its units: casts and gathers of flat parameters, flat gradients, reductions.
+
+Source: torch 2.13.0, torch/distributed/fsdp/_runtime_utils.py and _flat_param.py: the functions named below.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from memcalc.sharding.fsdp1 import RESHARDING
+from memcalc.sharding.groups import Group, Grouping
+
+if TYPE_CHECKING:
+    from memcalc.sharding.fsdp1 import Flattened
+    from memcalc.sharding.groups import Groups
+    from memcalc.tape.autograd import Leaf
+    from memcalc.tape.recorder import Tape
+    from memcalc.tape.units import Unit
+    from memcalc.tape.values import Value
+
+
+class Handle:
+    """A flat parameter: how many elements, cut into what, kept and seen in which dtypes; what is there of it just now."""
+
+    def __init__(self, elements: int, shard: int, kept: str, seen: str, *, trainable: bool) -> None:
+        self.elements, self.shard, self.kept, self.seen, self.trainable = elements, shard, kept, seen, trainable
+        self.full: Value | None = None
+        self.accumulated: Value | None = None
+        self.saved: Value | None = None
+
+
+class Flattening(Grouping):
+    """The hooks of one step. `ahead` is what forward prefetch has gathered for the unit that comes next."""
+
+    def __init__(self, tape: Tape, how: Flattened, groups: Groups) -> None:
+        super().__init__(tape, groups)
+        self.how = how
+        self.handles: dict[Group, list[Handle]] = {}
+        self.order: list[Group] = []
+        self.ahead: list[Value] = []
+        self.returning = False
+
+    def before_forward(self, unit: Unit) -> None:
+        """_pre_forward; nothing in a recomputation."""
+        group = cast("Group", unit)
+        if group.state == "backward":
+            return
+        group.state = "forward"
+        if self.how.accumulates and not self.returning:
+            for handle in self._of(group):
+                self._accumulated(handle)
+        self._unshard(group)
+        if self.how.forward_prefetch and not self.returning and group.kind == "layer" and not group.last:
+            self.ahead = [self._gather(handle) for handle in self._of(group)]
+
+    def after_forward(self, unit: Unit) -> None:
+        """_post_forward: the root's stay, and everybody's where the strategy says so."""
+        group = cast("Group", unit)
+        if group.state == "backward":
+            return
+        if self.how.word == "NO_SHARD" or (self.how.word in RESHARDING and group.kind != "root"):
+            self._free(group)
+        if not self.returning:
+            group.turns.append(len(self.order))
+            self.order.append(group)
+        group.state = "idle"
+
+    def before_backward(self, unit: Unit) -> None:
+        """_pre_backward_hook, which may prefetch the unit whose forward came before."""
+        group = cast("Group", unit)
+        self.returning = True
+        if group.state == "backward":
+            return
+        group.state = "backward"
+        self._unshard(group)
+        if self.how.prefetch == "BACKWARD_PRE":
+            self._prefetch(group)
+
+    def after_backward(self, unit: Unit) -> None:
+        """_post_backward_hook, once the gradients of a flat parameter's views have come together."""
+        group = cast("Group", unit)
+        group.state = "reduced"
+        trained = next((handle for handle in self._of(group) if handle.trainable), None)
+        flat = self._together(group, trained) if trained and group.gradients else None
+        self._free(group)
+        if self.how.prefetch == "BACKWARD_POST":
+            self._prefetch(group)
+        if trained and flat:
+            self._reduce(trained, flat)
+
+    def gradient(self, leaf: Leaf, gradient: Value) -> bool:
+        """The gradient of a view waits for those of the others."""
+        if leaf.unit is None:
+            return False
+        cast("Group", leaf.unit).gradients[leaf] = gradient
+        self.tape.gradients.append(gradient.storage.id)
+        return True
+
+    def finish(self) -> None:
+        """Units whose inputs asked for no gradient, the root last; then gradients go where the optimizer looks for them."""
+        root, *others = self.groups.all()
+        for group in (*others, root):
+            if group.state != "reduced":
+                self.after_backward(group)
+        for handles in self.handles.values():
+            for handle in handles:
+                self._settle(handle)
+
+    def _of(self, group: Group) -> list[Handle]:
+        found = self.handles.get(group)
+        if found is None:
+            weights, setting = self.tape.weights, self.tape.setting
+            found = self.handles[group] = []
+            for flat in self.how.handles(group.tensors):
+                kept = weights.kept(flat)
+                seen = kept if setting.autocast and not self.how.param_dtype else weights.seen(flat)
+                shard = -(-flat.elements // self.how.shards)
+                found.append(Handle(flat.elements, shard, kept, seen, trainable=flat.trainable))
+        return found
+
+    def _unshard(self, group: Group) -> None:
+        """_unshard: what is there, or was prefetched, is not gathered again."""
+        ahead, self.ahead = self.ahead, []
+        for handle in self._of(group):
+            if handle.full is None and ahead:
+                handle.full = ahead.pop(0)
+            elif handle.full is None:
+                handle.full = self._gather(handle)
+
+    def _gather(self, handle: Handle) -> Value:
+        """A cast of the shard while the whole is gathered in place; without shards the cast is all."""
+        buffer, narrow = self.tape.buffer, handle.kept != handle.seen
+        moved = buffer(handle.shard, handle.kept) if self.how.offloads else None
+        shard = buffer(handle.shard, handle.seen) if narrow else None
+        if self.how.word == "NO_SHARD":
+            return shard or buffer(0, handle.seen)
+        full = buffer(handle.shard * self.how.shards, handle.seen)
+        del shard, moved
+        return full
+
+    def _free(self, group: Group) -> None:
+        for handle in self._of(group):
+            handle.full = None
+
+    def _prefetch(self, group: Group) -> None:
+        if group.turns and (turn := group.turns.pop()) > 0:
+            self._unshard(self.order[turn - 1])
+
+    def _together(self, group: Group, handle: Handle) -> Value:
+        """SplitWithSizesBackward: the gradients of all views in one; added to what earlier micro batches left."""
+        flat = self.tape.new((handle.elements,), handle.seen)
+        self.tape.gradients.append(flat.storage.id)
+        group.gradients.clear()
+        if handle.accumulated:
+            flat, handle.accumulated = handle.accumulated, None
+        return flat
+
+    def _reduce(self, handle: Handle, flat: Value) -> None:
+        """_reduce_grad: a cast, padding where it doesn't divide, and the shard's part, cast back."""
+        tape, ways = self.tape, self.how.shards
+        dtype = self.how.reduce_dtype or handle.seen
+        wide = tape.buffer(handle.elements, dtype) if dtype != handle.seen else flat
+        if self.how.word == "NO_SHARD":
+            part = wide if dtype == handle.kept or self.how.narrow else tape.new((handle.elements,), handle.kept)
+        else:
+            padded = tape.buffer(handle.shard * ways, dtype) if handle.elements % ways else None
+            part = tape.new((handle.shard,), dtype)
+            if dtype != handle.kept:
+                tape.buffers.append(part.storage.id)
+                narrow, part = part, tape.new((handle.shard,), handle.kept)
+                del narrow
+            del padded
+        del wide
+        if not handle.saved and not self.how.sums:
+            handle.saved = part
+            tape.gradients.append(part.storage.id)
+        else:
+            tape.buffers.append(part.storage.id)
+
+    def _settle(self, handle: Handle) -> None:
+        """prepare_gradient_for_optim: to the host where the shards are; in the low dtype where it is asked for."""
+        if handle.saved and self.how.offloads:
+            handle.saved = None
+        if handle.saved and self.how.narrow and handle.saved.dtype != handle.seen:
+            handle.saved = self.tape.new(handle.saved.shape, handle.seen)
+            self.tape.gradients.append(handle.saved.storage.id)
+
+    def _accumulated(self, handle: Handle) -> None:
+        """What no_sync left: the whole flat gradient. It comes with the unit's forward, so as often as there are units."""
+        if handle.trainable and not handle.accumulated:
+            handle.accumulated = self.tape.new((handle.elements,), handle.seen)
+            self.tape.gradients.append(handle.accumulated.storage.id)

@@ -1,0 +1,165 @@
+"""FSDP1, FullyShardedDataParallel: all parameters of a unit in one flat parameter, which is cut into equal parts.
+
+Source: torch 2.13.0, torch/distributed/fsdp/_flat_param.py (flattening, padding, gathering) and _runtime_utils.py (when).
+Adapters in a frozen base are flat parameters of their own, as PEFT's fsdp_auto_wrap_policy wraps them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from memcalc.dtypes import BITS
+from memcalc.errors import fault
+from memcalc.sharding import options
+from memcalc.sharding.fsdp2 import FullyShard
+from memcalc.sharding.groups import wrapped
+from memcalc.sharding.strategy import Local
+from memcalc.tensors import Tensor, numbers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import Any
+
+    from memcalc.model import Model
+    from memcalc.precision import Recipe
+    from memcalc.sharding.options import Reader
+    from memcalc.tape.recorder import Tape
+    from memcalc.tape.units import Sharder, Wrapped
+
+ALIGNMENT = 16  # bytes, where original parameters stay visible (_get_aligned_numel)
+WORDS = ("FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD", "HYBRID_SHARD", "_HYBRID_SHARD_ZERO2")
+RESHARDING = ("FULL_SHARD", "HYBRID_SHARD")
+PREFETCHES = ("BACKWARD_PRE", "BACKWARD_POST", "NO_PREFETCH", "none")
+OPTIONS: dict[str, Reader] = {
+    "version": options.count,
+    "sharding_strategy": options.one_of(*WORDS),
+    "param_dtype": options.dtype,
+    "reduce_dtype": options.dtype,
+    "buffer_dtype": options.dtype,
+    "cast_forward_inputs": options.flag,
+    "keep_low_precision_grads": options.flag,
+    "wrap": options.one_of("layers", "none"),
+    "backward_prefetch": options.one_of(*PREFETCHES),
+    "forward_prefetch": options.flag,
+    "limit_all_gathers": options.flag,
+    "use_orig_params": options.flag,
+    "no_sync": options.flag,
+    "sync_module_states": options.flag,
+    "cpu_offload": options.flag,
+    "offload_params": options.flag,
+    "replicate": options.count,
+}
+
+
+@dataclass(frozen=True)
+class Flattened(FullyShard):
+    """`word` is the ShardingStrategy; `prefetch` when the next unit's parameters are gathered in the backward pass.
+
+    `visible` is use_orig_params, `narrow` keep_low_precision_grads, `limited` limit_all_gathers, `item` the bytes of an
+    element that is computed with, by which parameters are aligned.
+    """
+
+    word: str = "FULL_SHARD"
+    prefetch: str = "BACKWARD_PRE"
+    forward_prefetch: bool = False
+    visible: bool = True
+    narrow: bool = False
+    limited: bool = True
+    model: Model | None = None
+
+    def recipe_of(self, recipe: Recipe) -> Recipe:
+        """Gradients in the compute dtype where they are to stay low, or FSDP2's."""
+        made = super().recipe_of(recipe)
+        return replace(made, gradients=self.param_dtype or recipe.compute) if self.narrow else made
+
+    def place(self, tensors: tuple[Tensor, ...]) -> Local:
+        """One shard for each flat parameter; buffers stay whole."""
+        parts = tuple(self._flat(wrapped(self.model, tensors, self.wrap)))
+        parts = (*parts, *(tensor for tensor in tensors if tensor.buffer))
+        return Local(parts, parts, parts, accumulated=() if self.accumulates or self.offloads else None)
+
+    def _flat(self, layers: Wrapped) -> Iterator[Tensor]:
+        for path in layers.layers:
+            for members, indices in layers.alike(path):
+                for handle in self.handles(members):
+                    name = f"{path}.{numbers(indices)}._flat_param"
+                    yield replace(handle, name=name, shape=self._shard(handle), count=len(indices))
+        for handle in self.handles(layers.rest):
+            yield replace(handle, name="_flat_param", shape=self._shard(handle))
+
+    def _shard(self, handle: Tensor) -> tuple[int]:
+        return (-(-handle.elements // self.shards),)
+
+    def handles(self, members: Iterable[Tensor]) -> list[Tensor]:
+        """The flat parameters of one unit, unsharded: of what learns, and of what does not; one dtype each."""
+        found: dict[tuple[bool, str], int] = {}
+        for tensor in members:
+            key = tensor.trainable, tensor.dtype
+            elements, align = found.get(key, 0), self._aligned(tensor.dtype)
+            for _ in range(tensor.count if align > 1 else 1):
+                elements = -(-elements // align) * align + tensor.elements * (1 if align > 1 else tensor.count)
+            found[key] = elements
+        return [
+            Tensor("_flat_param", (self._padded(elements),), 1, "parameter", trainable, dtype=dtype)
+            for (trainable, dtype), elements in found.items()
+        ]
+
+    def _aligned(self, dtype: str) -> int:
+        """_get_aligned_numel, for the dtype that is computed in: two bytes, where nothing says otherwise."""
+        seen = self.param_dtype or dtype or "bf16"
+        return ALIGNMENT * 8 // BITS[seen] if self.visible else 1
+
+    def _padded(self, elements: int) -> int:
+        return -(-elements // self.shards) * self.shards if self.visible else elements
+
+    def over(self, component: str) -> int:  # noqa: ARG002 - all of them
+        """All ranks of a group share all."""
+        return self.shards
+
+    def attach(self, tape: Tape, model: Model, tensors: tuple[Tensor, ...]) -> Sharder:
+        """The hooks of _runtime_utils.py."""
+        from memcalc.sharding.flattening import Flattening  # noqa: PLC0415 - only a step that is run needs it
+        from memcalc.sharding.groups import grouped  # noqa: PLC0415
+
+        return Flattening(tape, self, grouped(model, tensors, self.wrap))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the allocator's replay can't know."""
+        if self.limited:
+            return ()
+        return (
+            "limit_all_gathers is off: what is reserved grows with how far the host runs ahead, which is not counted",
+        )
+
+
+def from_options(
+    given: Mapping[str, Any], ranks: int, shards: int, model: Model, *, micro_batches: int, offload: str
+) -> Flattened:
+    """The strategy with a run's options; RunInvalid lists those that FSDP1 doesn't have."""
+    found = options.read(given, OPTIONS, "fsdp (version 1)")
+    word = found.get("sharding_strategy", "FULL_SHARD" if shards == ranks else "HYBRID_SHARD")
+    if "HYBRID" not in word and shards != ranks:
+        raise fault("sharding.sharding_strategy", f"{word} has no replicas; write HYBRID_SHARD or _HYBRID_SHARD_ZERO2")
+    offloads = found.get("cpu_offload", False) or found.get("offload_params", False) or offload == "optimizer+params"
+    accumulates = micro_batches > 1 and found.get("no_sync", True)
+    return Flattened(
+        "fsdp" if shards == ranks else "hsdp",
+        ranks,
+        frozenset({"weights", "master_weights", "gradients", "optimizer_states"} if offloads else ()),
+        shards=1 if word == "NO_SHARD" else shards,
+        param_dtype=found.get("param_dtype", ""),
+        reduce_dtype=found.get("reduce_dtype", ""),
+        wrap=found.get("wrap", "layers"),
+        accumulates=accumulates,
+        sums=micro_batches > 1 and not accumulates,
+        offloads=bool(offloads),
+        word=word,
+        prefetch=found.get("backward_prefetch", "BACKWARD_PRE"),
+        forward_prefetch=found.get("forward_prefetch", False),
+        visible=found.get("use_orig_params", False),
+        narrow=found.get("keep_low_precision_grads", False),
+        limited=found.get("limit_all_gathers", True),
+        model=model,
+    )
