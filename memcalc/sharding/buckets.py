@@ -29,7 +29,7 @@ class Bucketing(Marking):
     """Notes when gradients are there; what the buckets make of them is laid over the log."""
 
     def __init__(self, tape: Tape, strategy: ZeroOneTwo, flat: Flat) -> None:
-        super().__init__(tape, frozenset(), takes=strategy.reduces_at_once)
+        super().__init__(tape, takes=strategy.reduces_at_once)
         self.strategy, self.flat = strategy, flat
 
     def laid(self, recording: Recording) -> Recording:
@@ -43,8 +43,11 @@ class Bucketing(Marking):
             elif event.kind == "end":
                 reducer.end()
             here = reducer.made[before:]
-            if here:
-                overlay.setdefault(event.number, []).extend(Laid(event.at, part, nbytes) for part, nbytes in here)
+            if here:  # a gradient with storage of its own stays: its own death, the next event, is made good behind it
+                late = event.at + (event.kind == "gradient" and reducer.own > 0)
+                overlay.setdefault(event.number, []).extend(
+                    Laid(late if part == "gradients" and nbytes > 0 else event.at, part, nbytes) for part, nbytes in here
+                )
         return replace(recording, overlay=overlay)
 
 
@@ -52,7 +55,7 @@ class Casting(Marking):
     """BF16_Optimizer's hook: the fp32 gradients of all parameters are sent in one piece, cast for it (allreduce_no_retain)."""
 
     def __init__(self, tape: Tape, strategy: Bf16Optimizer, flat: Flat) -> None:
-        super().__init__(tape, frozenset(), takes=False)
+        super().__init__(tape, takes=False)
         self.strategy, self.flat = strategy, flat
 
     def laid(self, recording: Recording) -> Recording:

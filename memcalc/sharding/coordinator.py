@@ -9,14 +9,19 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from memcalc.blocks.base import Stack
+from memcalc.blocks.mlp import Mlp
 from memcalc.dtypes import BITS
 from memcalc.overlay import Laid
-from memcalc.sharding.marks import Event, Marking, Roster, events
+from memcalc.sharding.marks import Event, Marking, Roster, events, normal
+from memcalc.tape.units import ROOT
 from memcalc.tape.values import rounded
 
 if TYPE_CHECKING:
+    from memcalc.blocks.base import Block
+    from memcalc.model import Model
     from memcalc.overlay import Part
     from memcalc.sharding.marks import Param
     from memcalc.sharding.zero3 import ZeroThree
@@ -24,16 +29,21 @@ if TYPE_CHECKING:
     from memcalc.tape.step import Recording
     from memcalc.tensors import Tensor
 
+WRAPPERS = 2  # peft's model around the model, and its tuner's
+ADAPTED = 4  # peft's layer around the base layer, its dropout, lora_A and lora_B
 FETCHES = frozenset({"enter", "back"})
+STEERING = FETCHES | {"gradient", "end"}  # also of modules without parameters: each call gathers ahead
 
 
 class Gathering(Marking):
     """Notes when modules run and gradients are there."""
 
-    def __init__(self, tape: Tape, strategy: ZeroThree, tensors: tuple[Tensor, ...]) -> None:
-        self.roster = Roster(tensors)
-        super().__init__(tape, frozenset(self.roster.modules), takes=True)
-        self.strategy = strategy
+    def __init__(self, tape: Tape, strategy: ZeroThree, model: Model, tensors: tuple[Tensor, ...]) -> None:
+        super().__init__(tape, takes=True, modules=True)
+        self.strategy, self.roster = strategy, Roster(tensors)
+        self.silent = silent(model.body, self.roster)
+        if any(tensor.role == "adapter" for tensor in tensors):
+            self.silent[ROOT] = WRAPPERS
 
     def laid(self, recording: Recording) -> Recording:
         """What is gathered and reduced over the real step."""
@@ -42,9 +52,10 @@ class Gathering(Marking):
         happens = [
             (event, self.roster.of(event.name, event.layer, stacks))
             for event in events(recording, self.marks)
-            if event.kind in ("gradient", "end") or event.name in self.roster.modules
+            if event.kind in STEERING or event.name in self.roster.modules
         ]
-        coordinator = Coordinator(self.strategy, [Use(e.name, p) for e, p in happens if e.kind in FETCHES])
+        calls = [call for e, params in happens if e.kind in FETCHES for call in self.calls(e, params)]
+        coordinator = Coordinator(self.strategy, calls)
         reducer = Reducer(self.strategy)
         overlay: dict[int, list[Laid]] = {}
         for event, params in happens:
@@ -53,12 +64,17 @@ class Gathering(Marking):
                 overlay.setdefault(event.number, []).extend(Laid(event.at, part, nbytes) for part, nbytes in made)
         return replace(recording, overlay=overlay)
 
+    def calls(self, event: Event, params: tuple[Param, ...]) -> list[tuple[Param, ...]]:
+        """The calls of modules that begin here: of the one that is noted, and of those without parameters within it."""
+        rest: list[tuple[Param, ...]] = [()] * self.silent.get(event.name, 0)
+        return [*rest, params] if event.kind == "back" else [params, *rest]
+
     def moved(self, event: Event, params: tuple[Param, ...], coordinator: Coordinator, reducer: Reducer,
               stacks: tuple[str, ...]) -> list[tuple[Part, int]]:  # fmt: skip
         """What comes and goes with an event."""
         match event.kind:
             case "enter" | "back":
-                return coordinator.fetch(params)
+                return [item for call in self.calls(event, params) for item in coordinator.fetch(call)]
             case "leave" | "after":
                 return coordinator.release(params)
             case "gradient":
@@ -69,39 +85,53 @@ class Gathering(Marking):
                 return [*reducer.send(), *coordinator.finish()]
 
 
-class Use(NamedTuple):
-    """A module that is fetched, in the order of the step."""
+def silent(block: Block, roster: Roster, path: str = "") -> dict[str, int]:
+    """How many modules without parameters are called within each: activations, tables of positions, what PEFT puts in.
 
-    module: str
-    params: tuple[Param, ...]
+    They gather nothing, but each call sets out for more of what comes next.
+    """
+    path = f"{path}.{block.name}" if path and block.name else path or block.name
+    name = normal(path)
+    found = {name: 1} if isinstance(block, Mlp) or (isinstance(block, Stack) and _rotates(block)) else {}
+    if any(tensor.role == "adapter" for tensor in roster.modules.get(name, ())):
+        found[name] = ADAPTED
+    for _, part in block.groups():
+        inner = f"{path}.#" if isinstance(block, Stack) else path
+        for below, count in silent(part, roster, inner).items():
+            found[below] = max(found.get(below, 0), count)
+    return found
+
+
+def _rotates(block: Block) -> bool:
+    return bool(getattr(block, "rotary_dim", 0)) or any(_rotates(part) for _, part in block.groups())
 
 
 class Handle:
-    """One gather under way: what it has allocated, and whose parameters wait for it."""
+    """One gather under way: whose parameters wait for it, and the `buffer` (bytes) that they are copied from, if they are."""
 
-    __slots__ = ("buffer", "done", "params", "waiting")
+    __slots__ = ("buffer", "copies", "done", "params", "waiting")
 
     def __init__(self, params: list[Param], buffer: int) -> None:
-        self.params, self.buffer, self.done, self.waiting = params, buffer, False, len(params)
+        self.params, self.buffer, self.copies = params, buffer, buffer > 0
+        self.done, self.waiting = False, len(params)
 
 
 class Coordinator:
     """PartitionedParameterCoordinator with a complete trace, from the second step on."""
 
-    def __init__(self, zero: ZeroThree, uses: list[Use]) -> None:
+    def __init__(self, zero: ZeroThree, uses: list[tuple[Param, ...]]) -> None:
         self.zero, self.settings = zero, zero.settings
         self.least, _ = zero.persistence
-        self.uses = uses
         self.step = self.available = self.live = 0
         self.there: set[tuple[str, int]] = set()
         self.flying: dict[tuple[str, int], Handle] = {}
         self.fetched_for: dict[tuple[str, int], int] = {}
-        self.queue = deque((param, number) for number, use in enumerate(uses) for param in use.params)
+        self.queue = deque((param, number) for number, use in enumerate(uses) for param in use)
         self.before = [0]  # elements of all modules before each use
         self.later: dict[tuple[str, int], deque[int]] = {}  # uses of a parameter that are still to come
         for number, use in enumerate(uses):
-            self.before.append(self.before[-1] + sum(param.elements for param in use.params))
-            for param in use.params:
+            self.before.append(self.before[-1] + sum(param.elements for param in use))
+            for param in use:
                 self.later.setdefault(param.key, deque()).append(number)
         self.made: list[tuple[Part, int]] = []
 
@@ -138,9 +168,9 @@ class Coordinator:
             return
         self.available += sum(param.elements for param in params)
         alone = len(params) == 1 or self.settings.stage3_allgather_sequential
-        handle = Handle(params, 0 if alone and not self.quantizes else self.sent(params))
-        self.lay(sum(self.nbytes(param) for param in params) if alone and not self.quantizes else handle.buffer)
-        handle.done = alone and not self.quantizes
+        copies = self.quantizes or not alone
+        handle = Handle(params, self.sent(params) if copies else 0)
+        self.lay(handle.buffer if copies else sum(self.nbytes(param) for param in params))
         for param in params:
             self.flying[param.key] = handle
 
@@ -161,9 +191,9 @@ class Coordinator:
         """What was gathered with the parameter is copied to its place; the buffer goes when none of them waits any more."""
         handle = self.flying.pop(param.key)
         if not handle.done:
-            self.lay(sum(self.nbytes(other) for other in handle.params))
+            self.lay(sum(self.nbytes(other) for other in handle.params) if handle.copies else 0)
+            self.there.update(other.key for other in handle.params)
             handle.done = True
-        self.there.update(other.key for other in handle.params)
         handle.waiting -= 1
         if not handle.waiting:
             self.lay(-handle.buffer)
@@ -252,12 +282,14 @@ class Reducer:
         return made
 
     def copies(self) -> int:
-        """Bytes of the copies of a message: in the dtype it is sent in, where that is another, and flat."""
+        """Bytes of the copies of a message: of what is not in the bucket, in the dtype it is sent in; of all, flat."""
         zero, ways = self.zero, self.zero.ways
         wide = BITS[zero.sent_dtype] // 8
-        cast = sum(rounded(wide * elements) for elements in self.bucket) if zero.sent_dtype != zero.dtype else 0
+        cast = rounded(self.own * wide // zero.item) if self.own and zero.sent_dtype != zero.dtype else 0
+        parts = sum(-(-elements // ways) for elements in self.bucket)
+        added = rounded(zero.accumulated_item * parts) if zero.sent_dtype != zero.gradient_dtype else 0
         if self.contiguous and sum(self.bucket) <= self.size and not zero.settings.reduce_scatter:
-            return cast
+            return cast + added
         if len(self.bucket) == 1 and not self.bucket[0] % ways:
-            return cast
-        return cast + rounded(wide * sum(-(-elements // ways) * ways for elements in self.bucket))
+            return cast + added
+        return cast + added + rounded(wide * parts * ways)

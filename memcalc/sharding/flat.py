@@ -66,6 +66,12 @@ class Flat:
             return []
         return self.pieces[bisect_right(self.starts, first) - 1 : bisect_right(self.starts, last - 1)]
 
+    def inside(self, rank: int) -> list[tuple[Piece, int]]:
+        """(parameter, its elements in the partition) of a rank, the padding at the end with the last."""
+        there = [(one, sum(n for owner, n in self.owners(one) if owner == rank)) for one in self.overlapping(rank)]
+        padding = self.partition - sum(elements for _, elements in there)
+        return [*there[:-1], (there[-1][0], there[-1][1] + padding)] if there else []
+
     @cached_property
     def fullest(self) -> int:
         """The rank whose partition overlaps the most, counting each parameter whole; the last of them."""

@@ -55,23 +55,27 @@ class Param(NamedTuple):
 
 
 class Marking(Sharder):
-    """Notes where its hooks run; what gradients do follows from the notes, so it takes them where `takes` says."""
+    """Notes where its hooks run, those around `modules` only where asked for.
+
+    What becomes of gradients follows from the notes, so it takes them where `takes` says.
+    """
 
     neighbours = False
 
-    def __init__(self, tape: Tape, modules: frozenset[str], *, takes: bool) -> None:
+    def __init__(self, tape: Tape, *, takes: bool, modules: bool = False) -> None:
         super().__init__(tape)
         self.marks: list[Mark] = []
         self.back, self.takes, self._modules = False, takes, modules
-        self._visits: dict[str, Visit | None] = {}
+        self._visits: dict[str, Visit] = {}
 
     def root(self) -> Unit:  # noqa: D102
         return Unit(ROOT, ())
 
     def module(self, path: str) -> Visit | None:  # noqa: D102
+        if not self._modules:
+            return None
         if path not in self._visits:
-            name = normal(path)
-            self._visits[path] = Visit(Unit(name, ())) if name in self._modules else None
+            self._visits[path] = Visit(Unit(normal(path), ()))
         return self._visits[path]
 
     def before_forward(self, unit: Unit) -> None:  # noqa: D102

@@ -58,7 +58,7 @@ class Sending(Marking):
     """The gradients of a step are flattened and reduced when the backward pass is over."""
 
     def __init__(self, tape: Tape, strategy: ZeroZero, tensors: tuple[Tensor, ...]) -> None:
-        super().__init__(tape, frozenset(), takes=False)
+        super().__init__(tape, takes=False)
         self.strategy, self.tensors = strategy, tensors
 
     def laid(self, recording: Recording) -> Recording:

@@ -64,6 +64,11 @@ class ZeroOneTwo(Zero):
         )  # fmt: skip
 
     @property
+    def keeps_gradients(self) -> bool:
+        """Whether autograd finds a parameter's gradient of an earlier micro batch."""
+        return not self.reduces_at_once
+
+    @property
     def reduces_at_once(self) -> bool:
         """Whether gradients are reduced as they come; stage 1 without overlap waits for the end of the backward pass."""
         return self.stage == 2 or self.overlaps
@@ -71,14 +76,10 @@ class ZeroOneTwo(Zero):
     def gradients(self, flat: Flat) -> tuple[Tensor, ...]:
         """What is left of the gradients when the backward pass is over: of the partition, parameters at its ends whole."""
         if self.compact and self.stage == 2:
-            return piece("gradients of a partition", flat.partition, "fp32")
+            return pieces((clipped for _, clipped in flat.inside(flat.fullest)), "fp32")
         if self.offloads:
             return ()
-        sizes = Counter(one.elements for one in flat.overlapping(flat.fullest))
-        return tuple(
-            Tensor("gradients of a partition", (elements,), count, dtype=self.gradient_dtype)
-            for elements, count in sizes.items()
-        )
+        return pieces((one.elements for one in flat.overlapping(flat.fullest)), self.gradient_dtype)
 
     def accumulated(self, tensors: tuple[Tensor, ...], flat: Flat) -> tuple[Tensor, ...]:
         """What earlier micro batches leave: stage 1 keeps every parameter's own gradient."""
@@ -130,7 +131,8 @@ class ZeroOneTwo(Zero):
         if self.compact:
             return max(norm, plain)
         left = sum(rounded(item * tensor.elements * tensor.count) for tensor in local.gradients)
-        return max(norm, rounded(item * partition) + used, used + plain - left)
+        flattened = rounded(item * partition) if self.gradient_dtype != "fp32" else 0  # else it is what is used
+        return max(norm, flattened + used, used + plain - left)
 
     def hosted(self, books: Books) -> Hosted:
         """What the offload keeps in one rank's host memory."""
@@ -182,3 +184,8 @@ def trained(tensors: Iterable[Tensor]) -> list[Tensor]:
 def piece(name: str, elements: int, dtype: str) -> tuple[Tensor, ...]:
     """A flat tensor, or none where it would be empty."""
     return (Tensor(name, (elements,), dtype=dtype),) if elements else ()
+
+
+def pieces(sizes: Iterable[int], dtype: str) -> tuple[Tensor, ...]:
+    """The gradients that a partition keeps, like ones grouped."""
+    return tuple(Tensor("gradient", (elements,), count, dtype=dtype) for elements, count in Counter(sizes).items())

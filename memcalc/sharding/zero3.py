@@ -129,11 +129,11 @@ class ZeroThree(Zero):
             made += piece("secondary shards", second, self.dtype)
         return made
 
-    def attach(self, tape: Tape, model: Model, tensors: tuple[Tensor, ...]) -> Sharder:  # noqa: ARG002
+    def attach(self, tape: Tape, model: Model, tensors: tuple[Tensor, ...]) -> Sharder:
         """Hooks on every module with parameters of its own."""
         from memcalc.sharding.coordinator import Gathering  # noqa: PLC0415 - only a step that is run needs it
 
-        return Gathering(tape, self, tensors)
+        return Gathering(tape, self, model, tensors)
 
     def step(self, plain: int, local: Local, optimizer: Optimizer, setting: Setting) -> int:  # noqa: ARG002
         """One sub-group at a time: its gradients flattened and cast, then what the optimizer needs; what is gathered goes."""
