@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from memcalc.errors import RunInvalid, fault
 from memcalc.models import load_model
 from memcalc.precision import recipe
 from memcalc.run import Checkpointing, Loss
@@ -59,9 +60,11 @@ def company(plan: Plan, beside: Path | None) -> tuple[Beside, ...]:
 
 
 def _planned(plan: Plan, companion: Companion, beside: Path | None) -> Plan:
-    same = companion.model == "same"
+    same, divided = companion.model == "same", plan.ways is not None
+    if divided and not same:
+        raise fault("companions", "where ranks hold parts of the model, only the model again is modelled beside it: model: same")
     model = plan.model if same else load_model(companion.model, beside)
-    if companion.role in SCORED and model.kind == "causal-lm":
+    if companion.role in SCORED and model.kind == "causal-lm" and not divided:
         model = _scored(model)
     run = replace(
         plan.run, lora=None, quantize=None, train=(), freeze=(), companions=(), keep_outputs=False, loss=Loss()
@@ -88,7 +91,6 @@ def _planned(plan: Plan, companion: Companion, beside: Path | None) -> Plan:
 def _scored(model: Model) -> Model:
     """A causal language model with a score in place of its head, as AutoModelForSequenceClassification has it."""
     from memcalc.architectures import build  # noqa: PLC0415 - few roles have scores
-    from memcalc.errors import RunInvalid  # noqa: PLC0415
 
     if model.dimensions is None:
         return model

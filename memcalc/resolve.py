@@ -143,6 +143,8 @@ def _accompanied(plan: Plan, beside: Path | None) -> Plan:
     """The plan with those of the models that are held beside its own."""
     from memcalc.companions import company  # noqa: PLC0415 - most runs have none
 
+    if plan.ranks:
+        return replace(plan, ranks=tuple(replace(rank, companions=company(rank, beside)) for rank in plan.ranks))
     return replace(plan, companions=company(plan, beside))
 
 

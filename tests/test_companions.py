@@ -129,6 +129,15 @@ def test_with_adapters_the_copy_is_of_the_base_and_never_quantised() -> None:
     assert memory("reference", **run).components.weights - memory(**run).components.weights == WEIGHTS
 
 
+@pytest.mark.parametrize("parallel", [{"tensor": 2}, {"pipeline": 2}])
+def test_each_rank_has_its_part_of_a_copy(parallel: dict[str, int]) -> None:
+    run: dict[str, Any] = {"gpus": 4, "parallel": parallel, "implementation": "megatron", "grad_accum": 4}
+    plain, held = memory(**run), memory("reference", **run)
+    assert held.components.weights == 2 * plain.components.weights
+    with pytest.raises(RunInvalid, match="only the model again"):
+        report({"role": "reward", "model": "qwen2.5-0.5b"}, **run)
+
+
 def test_how_it_is_counted_is_said() -> None:
     assert _told(report("reference")) == (
         "reference: the model again, in bf16; frozen, run without a graph before the model: "
