@@ -16,19 +16,21 @@ if TYPE_CHECKING:
     from memcalc.explanation import explain
     from memcalc.optimizers import state as optimizer_state
     from memcalc.pipeline import estimate
+    from memcalc.recommender import recommend
     from memcalc.report import Report
     from memcalc.run import Run
 
 __version__ = "0.1.0"
 __all__ = [
     "Fault", "MemcalcError", "Report", "Run", "RunInvalid", "UnknownName", "UnreadableInput", "UsageError",
-    "__version__", "estimate", "explain", "optimizer_state",
+    "__version__", "estimate", "explain", "optimizer_state", "recommend",
 ]  # fmt: skip
 
 _HOMES = {
     "estimate": ("memcalc.pipeline", "estimate"),
     "explain": ("memcalc.explanation", "explain"),
     "optimizer_state": ("memcalc.optimizers", "state"),
+    "recommend": ("memcalc.recommender", "recommend"),
     "Report": ("memcalc.report", "Report"),
     "Run": ("memcalc.run", "Run"),
     **{name: ("memcalc.errors", name) for name in

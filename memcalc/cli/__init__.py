@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 COMMANDS: dict[str, tuple[str, str]] = {
     "estimate": ("estimate", "The memory a run takes per GPU, itemised, and whether it fits."),
     "explain": ("explain", "Where each byte of a run comes from, and which peak binds."),
+    "recommend": ("recommend", "What makes a run fit, or fit cheaper: ranked changes, GPUs and how many of them."),
+    "check": ("check", "Hold configs to a memory budget; exit 1 where one is exceeded."),
+    "diff": ("diff", "What changed between two configs, or since a git revision, and why."),
     "models": ("models", "List, filter and show model presets."),
     "gpus": ("gpus", "List, filter and show GPU presets."),
     "optimizers": ("optimizers", "List, filter and show optimizers; what one keeps for a tensor."),

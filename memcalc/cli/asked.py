@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 STDIN = "-"
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9._/+-]*", re.ASCII)  # a word that is text in YAML, but for these
+_RANGE = re.compile(r"[0-9]+\.\.[0-9]+", re.ASCII)
 _NOT_TEXT = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
 
 
@@ -163,3 +164,27 @@ def _put(given: dict[str, Any], key: str, item: object) -> None:
 
 # the key that a bare word stands for where a mapping may stand
 _SPELLED = {**SHORTHAND, "precision": "recipe", "optimizer": "name", "quantize": "name", "model": "preset"}
+
+
+def choices(text: str, flag: str) -> tuple[str, tuple[Any, ...]]:
+    """KEY=A,B,C or KEY=1..8 (doublings) as a key and its values; commas inside brackets belong to their value."""
+    key, equals, values = text.partition("=")
+    if not equals or not key.strip() or not values.strip():
+        raise UsageError(f"{flag} {text}: write key=a,b, such as {flag} optimizer=adamw,adamw-8bit")
+    if _RANGE.fullmatch(values.strip()):
+        from memcalc.recommender.wishes import numbers  # noqa: PLC0415 - few values are ranges
+
+        return key.strip(), tuple(numbers(values.strip(), key.strip()))
+    return key.strip(), tuple(value(part) for part in _parts(values))
+
+
+def _parts(text: str) -> list[str]:
+    """The text cut at the commas outside brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "[{(") - (letter in ")}]")
+        if letter == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part for part in parts if part.strip()]

@@ -26,6 +26,6 @@ def price_of(card: Gpu, given: float | None = None) -> Price | None:
     return Price(card.price[0], f"the lowest price seen of {card.name}") if card.price else None
 
 
-def usd_per_million(per_gpu_hour: float, gpus: int, items_per_second: float) -> float:
-    """USD of a million items (tokens, images): dollars of a second over items of a second."""
-    return per_gpu_hour * gpus / HOUR / items_per_second * 10**6
+def usd_per_million(per_hour: float, items_per_second: float) -> float:
+    """USD of a million items (tokens, images) of a whole job: dollars of a second over items of a second."""
+    return per_hour / HOUR / items_per_second * 10**6 if items_per_second else float("inf")

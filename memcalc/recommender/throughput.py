@@ -9,7 +9,7 @@ Not in it: kernel launches, data loading, checkpoints being written, and how wel
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcalc.presets import find
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from memcalc.gpus import Gpu
-    from memcalc.recommend.work import Work
+    from memcalc.recommender.work import Work
 
 GIGA = 10**9
 TERA = 10**12
+SLOWEST = 31.5  # GB/s both ways of PCIe 3.0 x16, where a preset says nothing of its links
 GATHERING = frozenset({"zero3", "fsdp", "hsdp"})  # weights travel to where they are needed, forward and backward
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(NamedTuple):
     """What one rank of a run does beside its micro step; sizes in bytes.
 
     `weights` are those of the rank's replica, as they are gathered, `gradients` those it reduces; `updated` is all that
-    the optimizer's step reads and writes on the GPU, `hosted` what it updates in host memory, `staged` what a micro step
-    sends to host memory and takes back. `tensor_traffic` is what tensor, context and expert parallelism send in a micro
+    the optimizer's step reads and writes on the GPU, `hosted` what it updates in host memory, `paged` what a step fetches
+    from there and sends back, `staged` what a micro step does. `tensor_traffic` is what tensor, context and expert parallelism send in a micro
     step.
     """
 
@@ -45,6 +45,7 @@ class Load:
     updated: int = 0
     fused: bool = True
     hosted: int = 0
+    paged: int = 0
     staged: int = 0
     weights_from_host: bool = False
     tensor_traffic: int = 0
@@ -105,7 +106,7 @@ def bus(card: Gpu, ranks: int, shares: Mapping[str, Any]) -> float:
 
     Every GPU of a node has a ring of its own through its own adapter, so a node's whole network counts (NCCL's busbw).
     """
-    link = card.link / 2 * GIGA * shares["link"]
+    link = (card.link or SLOWEST) / 2 * GIGA * shares["link"]
     if ranks <= card.per_node:
         return float(link)
     arch = card.arch if card.link_kind else "default"
@@ -119,7 +120,7 @@ def _communication(load: Load, card: Gpu, shares: Mapping[str, Any], micro: floa
     The all-reduce of gradients overlaps with the last backward pass (two thirds of a micro step), gathered weights with
     all of it; what tensor parallelism sends does not.
     """
-    along = load.tensor_traffic * load.grad_accum / bus(card, 1, shares) if card.link else 0.0
+    along = load.tensor_traffic * load.grad_accum / bus(card, 1, shares)
     if load.data == 1:
         return along
     speed, share = bus(card, load.gpus, shares), (load.data - 1) / load.data
@@ -139,10 +140,10 @@ def _update(load: Load, card: Gpu, shares: Mapping[str, Any]) -> float:
 
 def _offload(load: Load, card: Gpu, shares: Mapping[str, Any], micro: float) -> float:
     """Seconds of the step on the host and of the way there and back over PCIe; activations travel while others are made."""
-    if not (load.hosted or load.staged):
+    if not (load.hosted or load.staged or load.paged):
         return 0.0
-    lane = max(card.pcie, 1.0) / 2 * GIGA * float(shares["link"])
-    staged = load.grad_accum * max(0.0, 2 * load.staged / lane - micro)
+    lane = (card.pcie or SLOWEST) / 2 * GIGA * float(shares["link"])
+    staged = load.grad_accum * max(0.0, 2 * load.staged / lane - micro) + 2 * load.paged / lane
     if not load.hosted:
         return staged
     ranks = min(load.gpus, card.per_node)

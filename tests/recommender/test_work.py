@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from memcalc.recommend.work import Work, work
+from memcalc.recommender.work import Work, work
 from memcalc.resolve import resolve
 from memcalc.simulation import setting_of
 from memcalc.tape.measure import storage

@@ -1,1 +1,0 @@
-"""Recommend: from a run that does not fit to the cheapest one that does."""

@@ -1,0 +1,155 @@
+"""From what a search found to the answer: each winner with its figures, what each change spares, and who was rejected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from memcalc.gpus import Gpu, gpu
+from memcalc.recommender.changes import changes, hints, intrusion, plain
+from memcalc.recommender.cost import price_of, usd_per_million
+from memcalc.recommender.evaluate import outside
+from memcalc.recommender.loads import load
+from memcalc.recommender.rank import WHY
+from memcalc.recommender.search import Search, rated, run_of
+from memcalc.recommender.space import data_parallel, named
+from memcalc.recommender.throughput import pace
+from memcalc.recommender.values import Choice, Cost, Rejected, Switch, Throughput
+from memcalc.recommender.where import binding
+from memcalc.recommender.wishes import method_of
+from memcalc.units import format_bytes, parse_margin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from memcalc.recommender.rank import Scored
+    from memcalc.recommender.tasks import Task
+    from memcalc.report import Report
+    from memcalc.run import Run
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Makes the parts of an answer from the caches of a search."""
+
+    search: Search
+    task: Task
+
+    def choice(self, run: Run, labels: tuple[str, ...] = (), *, detailed: bool = True) -> Choice | None:
+        """A run with its figures; None where it is refused. `detailed` with what each of its changes spares."""
+        report = self.search.report(run)
+        if report is None:
+            return None
+        made = changes(self.search.asked, run)
+        found = self._throughput(run)
+        return Choice(
+            labels=labels,
+            run=report.run,
+            gpu=report.gpu.name,
+            gpus=report.gpu.count,
+            peak_allocated=report.memory.peak_allocated,
+            reserved=report.memory.reserved,
+            total=report.memory.total,
+            usable=report.gpu.usable,
+            headroom=report.verdict.headroom,
+            at_peak=report.memory.at_peak,
+            throughput=found if run.gpu and gpu(run.gpu).tflops else None,
+            cost=self._cost(run, found),
+            intrusion=intrusion(made),
+            changes=tuple(self._told(change, run, detailed=detailed) for change in made),
+            why="; ".join(self._why(label, report) for label in labels),
+            hints=tuple(hints(run, method_of(run))),
+        )
+
+    def _why(self, label: str, report: Report) -> str:
+        return WHY[label].format(unit=_unit(report.run))
+
+    def _told(self, change: Switch, run: Run, *, detailed: bool) -> Switch:
+        """A change with what it spares, and what the task says of an optimizer."""
+        why = self.task.why(named(run.optimizer).name) if change.key == "optimizer" else ""
+        if not detailed or change.key in ("gpu", "gpus", "batch_size", "grad_accum"):
+            return replace(change, why=why or change.why)
+        before, after = self.search.peak(reverted(run, self.search.asked, change.key)), self.search.peak(run)
+        spares = before - after if before is not None and after is not None else None
+        return replace(change, spares=spares, why=why or change.why)
+
+    def _throughput(self, run: Run) -> Throughput | None:
+        single = replace(run, gpu=None)
+        evaluator = self.search.evaluator
+        plan, heights = evaluator.plan(single), evaluator.heights(single, run.optimizer)
+        if plan is None or heights is None or run.gpu is None:
+            return None
+        burden = load(plan, evaluator.ground(plan, run.optimizer), run.grad_accum, named(run.optimizer).implementation,
+                      heights.pinned)  # fmt: skip
+        step = pace(heights.work, burden, rated(gpu(run.gpu)))
+        if step is None:
+            return None
+        per_second = run.batch_size * run.grad_accum * data_parallel(run) * max(plan.seq_len, 1) / step.seconds
+        unit = "tokens" if plan.seq_len else "samples"
+        parts = {name: seconds for name, seconds in step.parts.items() if seconds}
+        return Throughput(unit=unit, per_second=per_second, per_gpu_second=per_second / run.gpus,
+                          step_seconds=step.seconds, busy=step.busy, parts=parts)  # fmt: skip
+
+    def _cost(self, run: Run, found: Throughput | None) -> Cost | None:
+        price = price_of(gpu(run.gpu), self.search.price) if run.gpu else None
+        if price is None:
+            return None
+        hour = price.per_gpu_hour * run.gpus
+        known = found is not None and run.gpu is not None and bool(gpu(run.gpu).tflops)
+        million = usd_per_million(hour, found.per_second) if found and known else None
+        return Cost(usd_per_hour=hour, usd_per_million=million, price=price.source)
+
+    def rejected(self, label: str, run: Run) -> Iterator[Rejected]:
+        """Neighbours of a recommended run, one switch away, that do not fit: a change undone, more at once, fewer GPUs."""
+        card = gpu(run.gpu) if run.gpu else None
+        if card is None:
+            return
+        for key, neighbour in self._neighbours(run):
+            found = self._lacking(neighbour, card)
+            if found:
+                over, where = found
+                yield Rejected(
+                    of=label, key=key, value=plain(getattr(neighbour, key)), instead_of=plain(getattr(run, key)),
+                    over=over, where=where, reason=f"{format_bytes(over)} over{f' in {where}' if where else ''}",
+                )  # fmt: skip
+
+    def _neighbours(self, run: Run) -> Iterator[tuple[str, Run]]:
+        asked = self.search.asked
+        for change in changes(asked, run):
+            if change.key not in ("gpu", "gpus", "batch_size", "grad_accum", "lora"):
+                yield change.key, reverted(run, asked, change.key)
+        if run.batch_size * 2 in self.search.space.batches:
+            yield "batch_size", replace(run, batch_size=run.batch_size * 2)
+        if run.gpus // 2 in self.search.space.axes["gpus"]:
+            yield "gpus", replace(run, gpus=run.gpus // 2, sharding=run.sharding if run.gpus > 2 else None)
+
+    def _lacking(self, run: Run, card: Gpu) -> tuple[int, str] | None:
+        """(bytes over, the part of the step) of a run that does not fit; None where it does, or is refused."""
+        peak = self.search.peak(run)
+        if peak is None:
+            return None
+        over = peak + outside(card, run.gpus) - (card.usable - parse_margin(run.margin, card.usable))
+        if over <= 0:
+            report = self.search.report(run)
+            if report is None or report.verdict.headroom is None or report.verdict.headroom >= 0:
+                return None
+            return -report.verdict.headroom, "what the allocator reserves"
+        plan = self.search.evaluator.plan(replace(run, gpu=None))
+        return over, binding(plan) if plan else ""
+
+    def lacks(self, choice: Choice, candidate: Scored) -> str:
+        """What a run that does not fit is short of."""
+        over = -(choice.headroom or 0)
+        plan = self.search.evaluator.plan(replace(run_of(candidate), gpu=None))
+        where = binding(plan) if plan else ""
+        return f"{format_bytes(over)} more than there is on {choice.gpu}{f', in {where}' if where else ''}"
+
+
+def reverted(run: Run, asked: Run, key: str) -> Run:
+    """The run with one key as it was asked for."""
+    back: Mapping[str, Any] = {key: getattr(asked, key)}
+    return replace(run, **back)
+
+
+def _unit(run: Mapping[str, Any]) -> str:
+    return "tokens" if run.get("seq_len") else "samples"

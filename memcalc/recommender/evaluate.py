@@ -1,0 +1,284 @@
+"""Evaluate candidates fast: a step is recorded once for all runs that share it, the rest is sums.
+
+What a step makes and keeps depends on the model, the dtypes, checkpoints, attention, loss and micro batch; not on the
+optimizer, the GPU or how states are shared out. So one record on a single GPU, at micro batches of one and two, gives every
+larger micro batch (sizes grow in proportion; a maximum of straight lines is convex, so the line through two of its points
+stays below it) and a lower bound under any sharding: what is gathered or communicated only adds to it. A run that passes the
+bound is looked at exactly, and what is recommended is estimated in full.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from memcalc.errors import RunInvalid
+from memcalc.gpus import communicator_bytes
+from memcalc.recommender.loads import load
+from memcalc.recommender.space import named
+from memcalc.recommender.work import Work, work
+from memcalc.resolve import Plan, resolve
+from memcalc.run import Checkpointing, Loss
+from memcalc.simulation import setting_of, simulate
+from memcalc.tape.measure import standing, step_temporaries
+from memcalc.tape.step import Recording, record_step
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from memcalc.gpus import Gpu
+    from memcalc.optimizers import Optimizer
+    from memcalc.recommender.throughput import Load
+    from memcalc.run import Run, Spec
+    from memcalc.sharding.strategy import Local
+    from memcalc.tape.setting import Setting
+    from memcalc.timeline import Timeline
+
+
+LARGE = (4096, 4096)  # a parameter whose states are paged if any are
+
+
+class Heights(NamedTuple):
+    """The most that is live in each phase beyond what is there all along; what the backward pass leaves of gradients.
+
+    `held` are the gradients live at the backward pass's highest point.
+    """
+
+    forward: int
+    backward: int
+    after: int
+    gradients: int
+    held: int
+    pinned: int
+    work: Work
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What is there all along with one optimizer, in bytes of the fullest rank, and what its step needs beside it."""
+
+    base: int
+    temporaries: int
+    states: int
+    hosted: int
+    paged: int
+
+
+@dataclass
+class Family:
+    """Runs whose micro step is the same: records at micro batches of one and two, and those of others along their line."""
+
+    one: Heights
+    two: Heights
+    known: dict[int, Heights] = field(default_factory=dict)
+
+    def at(self, batch: int) -> Heights:
+        """The heights of a micro batch."""
+        if batch not in self.known:
+            self.known[batch] = at(batch, self.one, self.two)
+        return self.known[batch]
+
+
+class Standing(NamedTuple):
+    """What is there all along in a shape with an optimizer; `shares` ranks share its gradients."""
+
+    ground: Ground
+    load: Load
+    shares: int
+    seq_len: int
+
+
+class Evaluator:
+    """The caches of one search: plans, records and sums, each made when it is first asked for.
+
+    Shapes are made of the same few values, so their parts are told apart by identity.
+    """
+
+    def __init__(self, beside: Path | None = None) -> None:
+        self.beside = beside
+        self.recorded = 0
+        self.alive: list[object] = []  # what caches tell apart by identity must not go
+        self._plans: dict[str, Plan | RunInvalid] = {}
+        self._heights: dict[Any, Heights | None] = {}
+        self._families: dict[Any, Family | None] = {}
+        self._standings: dict[Any, Standing | None] = {}
+        self._locals: dict[str, Local] = {}
+
+    def plan(self, shape: Run) -> Plan | None:
+        """The plan of a shape; None where something in it does not go together."""
+        key = repr(shape)
+        if key not in self._plans:
+            try:
+                self._plans[key] = resolve(shape, self.beside)
+            except RunInvalid as error:
+                self._plans[key] = error
+        found = self._plans[key]
+        return None if isinstance(found, RunInvalid) else found
+
+    def why_not(self, shape: Run) -> str:
+        """Why a shape has no plan."""
+        found = self._plans.get(repr(shape))
+        return str(found.faults[0]) if isinstance(found, RunInvalid) else ""
+
+    def family(self, shape: Run, spec: Spec) -> Family | None:
+        """The step of a shape on as few GPUs as it takes, which share nothing; None where it can't be run."""
+        frees = named(spec).frees_gradients
+        key = (id(shape.precision), id(shape.checkpointing), id(shape.implementation), id(shape.attention), id(shape.loss),
+               id(shape.parallel), id(shape.lora), id(shape.quantize), shape.offload == "activations",
+               repr(spec) if frees else "")  # fmt: skip
+        if key not in self._families:
+            self._families[key] = self._family(shape, spec)
+        return self._families[key]
+
+    def _family(self, shape: Run, spec: Spec) -> Family | None:
+        fewest = shape.parallel.tensor * shape.parallel.pipeline * shape.parallel.context
+        single = replace(shape, gpus=fewest, sharding=None if fewest == 1 else shape.sharding,
+                         offload=_kept_on_gpu(shape.offload), grad_accum=1)  # fmt: skip
+        found = [self.heights(replace(single, batch_size=batch), spec) for batch in (1, 2)]
+        return Family(*found) if None not in found else None  # type: ignore[arg-type]
+
+    def heights(self, run: Run, spec: Spec) -> Heights | None:
+        """The step of a run, recorded as it is; of a model that can't be run, what persists alone. None: it is refused."""
+        plan = self.plan(run)
+        if plan is None:
+            return None
+        optimizer = named(spec)
+        plan = replace(plan, optimizer=optimizer)
+        key = (_seen(setting_of(plan)), plan.placement, repr((run.model, run.lora, run.quantize, run.parallel, run.train, run.freeze)),
+               repr(spec) if optimizer.frees_gradients else "")  # fmt: skip
+        if key not in self._heights:
+            self._heights[key] = self._record(plan)
+        return self._heights[key] or _unseen(plan)
+
+    def _record(self, plan: Plan) -> Heights | None:
+        """One step on the tape, without the allocator."""
+        taken: list[Recording] = []
+
+        def record(*given: Any) -> Recording:  # noqa: ANN401 - whatever a recorder is given
+            taken.append(record_step(*given))
+            return taken[-1]
+
+        self.recorded += 1
+        step = simulate(plan, record)
+        return _heights(step, taken[-1]) if step and taken else None
+
+    def standing(self, shape: Run, spec: Spec, *, accumulating: bool) -> Standing | None:
+        """What is there all along in a shape with an optimizer; None where the shape is refused."""
+        key = (
+            id(shape.precision),
+            id(shape.sharding),
+            id(shape.parallel),
+            shape.offload,
+            shape.gpus,
+            accumulating,
+            repr(spec),
+        )
+        if key not in self._standings:
+            counted = shape if accumulating == (shape.grad_accum > 1) else replace(shape, grad_accum=1 + accumulating)
+            self._standings[key] = self._standing(counted, spec)
+        return self._standings[key]
+
+    def _standing(self, shape: Run, spec: Spec) -> Standing | None:
+        plain = replace(shape, checkpointing=Checkpointing(), attention="sdpa", loss=Loss())
+        plan = self.plan(plain)
+        if plan is None:
+            return None
+        ground, optimizer = self.ground(plan, spec), named(spec)
+        burden = load(plan, ground, 1, optimizer.implementation, 0)
+        return Standing(ground, burden, plan.placement.over("gradients"), plan.seq_len)
+
+    def ground(self, plan: Plan, spec: Spec) -> Ground:
+        """What is there all along on the fullest rank of a plan, with an optimizer."""
+        run = plan.run
+        key = repr(
+            (
+                run.precision,
+                run.lora,
+                run.quantize,
+                run.sharding,
+                run.gpus,
+                run.parallel,
+                run.offload,
+                run.train,
+                run.freeze,
+            )
+        )
+        if key not in self._locals:
+            self._locals[key] = plan.placement.place(tuple(tensor for tensor in plan.tensors if not tensor.tied_to))
+        return _ground(plan, self._locals[key], named(spec))
+
+
+def at(batch: int, one: Heights, two: Heights) -> Heights:
+    """The heights of a larger micro batch, along the line through those of one and two."""
+    grown = [a + (b - a) * (batch - 1) for a, b in zip(one[:-1], two[:-1], strict=True)]
+    first, second = one.work, two.work
+    more = [a + (b - a) * (batch - 1) for a, b in ((first.forward, second.forward), (first.backward, second.backward),
+                                                   (first.attention, second.attention), (first.made, second.made))]  # fmt: skip
+    return Heights(*grown, Work(*more))
+
+
+def bound(heights: Heights, ground: Ground, shares: int) -> int:
+    """The least a rank allocates at its peak, where `shares` ranks share the gradients."""
+    left = heights.gradients - heights.gradients // shares
+    spared = heights.held - heights.held // shares
+    step = heights.after - left + ground.temporaries
+    return ground.base + max(heights.forward, heights.backward - spared, step)
+
+
+def exact(heights: Heights, ground: Ground) -> int:
+    """What a rank allocates at its peak, from the record of its own step."""
+    return ground.base + max(heights.forward, heights.backward, heights.after + ground.temporaries)
+
+
+def outside(card: Gpu, gpus: int) -> int:
+    """Bytes of a device that PyTorch's allocator never sees."""
+    return card.context + communicator_bytes(card, gpus)
+
+
+def _heights(step: Timeline, recording: Recording) -> Heights:
+    base = sum(step.base.values())
+    phases = step.phases
+    return Heights(
+        phases["forward"] - base, phases["backward"] - base, phases["optimizer"] - base - step.step_temporaries,
+        step.gradients - step.base.get("gradients", 0),
+        step.compose("backward")["gradients"] - step.base.get("gradients", 0),
+        step.pinned, work(recording),
+    )  # fmt: skip
+
+
+def _unseen(plan: Plan) -> Heights:
+    """A model without blocks: gradients alone, and two operations for each active parameter and token, four back."""
+    gradients = plan.local(plan.ledger()).total("gradients")
+    forward = 2 * plan.model.active * max(plan.seq_len, 1) * plan.run.batch_size
+    return Heights(0, gradients, gradients, gradients, gradients, 0, Work(forward, 2 * forward, 0, 0))
+
+
+def _ground(plan: Plan, local: Local, optimizer: Optimizer) -> Ground:
+    setting = setting_of(replace(plan, optimizer=optimizer))
+    parts = standing(local, optimizer, setting)
+    away = plan.placement.offloaded
+    plain = step_temporaries(local.states, optimizer, setting)
+    return Ground(
+        sum(nbytes for name, nbytes in parts.items() if name not in away),
+        plan.placement.step(plain, local, optimizer, setting),
+        sum(parts.get(name, 0) for name in ("optimizer_states", "master_weights") if name not in away),
+        sum(nbytes for name, nbytes in parts.items() if name in away and name != "weights"),
+        _paged(replace(plan, optimizer=optimizer)) if _pages(optimizer) else 0,
+    )
+
+
+def _paged(plan: Plan) -> int:
+    return plan.local(plan.ledger()).states.host[1]
+
+
+def _pages(optimizer: Optimizer) -> bool:
+    return any(state.device == "paged" for state in optimizer.states(LARGE, "fp32"))
+
+
+def _seen(setting: Setting) -> Setting:
+    """A setting without what the tape does not look at."""
+    return replace(setting, master="", states="")
+
+
+def _kept_on_gpu(offload: str) -> Any:  # noqa: ANN401 - one of the words of `offload`
+    return offload if offload == "activations" else "none"

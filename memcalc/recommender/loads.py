@@ -1,0 +1,64 @@
+"""From a plan to what the throughput model asks of it: bytes that are gathered, reduced, updated and sent to the host."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.dtypes import BITS, nbytes
+from memcalc.recommender.space import data_parallel
+from memcalc.recommender.throughput import Load
+
+if TYPE_CHECKING:
+    from memcalc.recommender.evaluate import Ground
+    from memcalc.resolve import Plan
+    from memcalc.tensors import Tensor
+
+# optimizer steps that are one pass over the states: torch's fused, bitsandbytes' and others' kernels, compiled ones
+ONE_PASS = frozenset({"fused", "kernel", "compiled", "triton", ""})
+COLLECTIVES = 4  # all-reduces of a layer under tensor parallelism, two forward and two back (Shoeybi et al. 2019, 3)
+
+
+def load(plan: Plan, ground: Ground, grad_accum: int, implementation: str, staged: int) -> Load:
+    """The load of one rank; `implementation` is the optimizer's, `staged` what a micro step sends to host memory."""
+    compute = plan.recipe.autocast or plan.recipe.compute
+    trained = [tensor for tensor in plan.tensors if tensor.trainable and not tensor.buffer and not tensor.tied_to]
+    gradients = sum(tensor.count * nbytes(tensor.elements, tensor.dtype or plan.recipe.gradients) for tensor in trained)
+    own = gradients // max(1, plan.placement.over("optimizer_states"))
+    return Load(
+        dtype=compute,
+        strategy=plan.placement.name,
+        gpus=plan.run.gpus,
+        data=data_parallel(plan.run),
+        pipeline=plan.run.parallel.pipeline,
+        grad_accum=grad_accum,
+        weights=sum(_gathered(tensor, plan, compute) for tensor in plan.tensors if not tensor.tied_to),
+        gradients=gradients,
+        updated=2 * ground.states + 3 * own if ground.states or not ground.hosted else 0,
+        fused=implementation in ONE_PASS,
+        hosted=ground.hosted,
+        paged=ground.paged,
+        staged=staged,
+        weights_from_host="weights" in plan.placement.offloaded,
+        tensor_traffic=tensor_traffic(plan),
+    )
+
+
+def tensor_traffic(plan: Plan) -> int:
+    """Bytes that a rank sends for tensor parallelism in a micro step: each collective moves 2 (t - 1) / t of [tokens, width].
+
+    0 where the width is not known. Shoeybi et al. 2019 (Megatron-LM), 3; sequence parallelism splits them, not less.
+    """
+    degree, known = plan.run.parallel.tensor, plan.model.dimensions
+    if degree == 1 or known is None or "hidden_size" not in known:
+        return 0
+    layers = int(known["num_hidden_layers"]) // plan.run.parallel.pipeline if "num_hidden_layers" in known else 1
+    tokens = plan.run.batch_size * plan.seq_len // plan.run.parallel.context
+    width = tokens * int(known["hidden_size"]) * BITS[plan.recipe.compute] // 8
+    return COLLECTIVES * layers * 2 * (degree - 1) * width // degree
+
+
+def _gathered(tensor: Tensor, plan: Plan, compute: str) -> int:
+    """Bytes of a weight as it travels: packed where it is packed, else in the dtype that is computed in."""
+    if tensor.dtype:
+        return tensor.count * nbytes(tensor.elements, tensor.dtype)
+    return tensor.count * nbytes(tensor.elements, min(compute, plan.recipe.weights, key=lambda dtype: BITS[dtype]))

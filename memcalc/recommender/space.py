@@ -1,0 +1,262 @@
+"""The search space: for each key of a run the values worth trying, as plain data, and which of their combinations are legal.
+
+A run splits into what decides how a step goes (its shape: precision, checkpoints, attention, loss, sharding, offload …)
+and what can be varied over it without running it again: the micro batch, the optimizer and the GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from memcalc.implementations import kernels
+from memcalc.errors import RunInvalid
+from memcalc.optimizers import resolve
+from memcalc.precision import recipe
+from memcalc.run import Checkpointing, Loss, Parallel, Sharding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from memcalc.gpus import Gpu
+    from memcalc.model import Model
+    from memcalc.optimizers import Optimizer
+    from memcalc.recommender.tasks import Task
+    from memcalc.run import Run, Spec
+
+SHAPE = ("precision", "checkpointing", "implementation", "attention", "loss", "sharding", "parallel", "offload", "gpus")
+KEYS = ("optimizer", "batch_size", *SHAPE)
+MOST = 128  # sequences of a micro batch, where nothing else bounds it
+NARROWER: Mapping[str, tuple[str, ...]] = {  # what a recipe may give way to
+    "fp32": ("amp-bf16", "mixed-bf16", "bf16"),
+    "amp-bf16": ("bf16-autocast", "bf16"),
+    "mixed-bf16": ("bf16",),
+    "megatron-bf16": ("mixed-bf16", "bf16"),
+    "mixed-bf16-fp32-grads": ("mixed-bf16", "bf16"),
+}
+CUDA = frozenset({"nvidia", "amd", "intel"})  # whose devices bitsandbytes has kernels for
+FUSED = frozenset({"nvidia", "amd"})  # whose devices flash-attn and Liger's kernels run on
+OFFLOADING = frozenset({"zero1", "zero2", "zero3", "fsdp", "hsdp"})
+
+
+@dataclass(frozen=True)
+class Space:
+    """`shapes` are runs of a micro batch of one, their optimizer and GPU left open; `axes` what was varied."""
+
+    base: Run
+    shapes: tuple[Run, ...]
+    batches: tuple[int, ...]
+    optimizers: tuple[Spec, ...]
+    cards: tuple[Gpu, ...]
+    axes: Mapping[str, tuple[Any, ...]]
+    global_batch: int | None = None
+
+    @property
+    def candidates(self) -> int:
+        """Combinations in all, legal or not."""
+        size = len(self.cards)
+        for values in self.axes.values():
+            size *= max(1, len(values))
+        return size
+
+    def loads(self, shape: Run) -> Iterator[tuple[int, int]]:
+        """(micro batch, gradient accumulation) that a shape may run with."""
+        ranks = data_parallel(shape)
+        for batch in self.batches:
+            if self.global_batch is None:
+                yield batch, self.base.grad_accum
+            elif self.global_batch % (batch * ranks) == 0:
+                yield batch, self.global_batch // (batch * ranks)
+
+    def steps(self, shape: Run, card: Gpu) -> list[Spec]:
+        """The optimizers that go with a shape on a GPU."""
+        return [spec for spec in self.optimizers if goes_with(spec, shape, card)]
+
+
+def data_parallel(run: Run) -> int:
+    """How many micro batches run side by side."""
+    parallel = run.parallel
+    return max(1, run.gpus // (parallel.tensor * parallel.pipeline * parallel.context))
+
+
+def space(  # noqa: PLR0913 - what a search is about
+    base: Run, model: Model, task: Task, cards: tuple[Gpu, ...], counts: tuple[int, ...], *,
+    given: Mapping[str, tuple[Any, ...]], kept: frozenset[str] = frozenset(), tuning: bool = False,
+    global_batch: int | None = None,
+) -> Space:  # fmt: skip
+    """The space around a run: axes as `given`, the run's own value of what is `kept`, else what is usually tried.
+
+    `tuning` admits optimizers that need their learning rate tuned anew.
+    """
+    usual = {
+        "optimizer": tuple(_optimizers(base, task, tuning=tuning)),
+        "precision": (base.precision, *_precisions(base)),
+        "checkpointing": tuple(_distinct((base.checkpointing, *_checkpoints(model)))),
+        "implementation": tuple(_distinct((base.implementation, *_implementations(model)))),
+        "attention": tuple(_distinct((base.attention, *_attentions(base, model)))),
+        "loss": tuple(_distinct((base.loss, *_losses(model)))),
+        "batch_size": tuple(_batches(base, global_batch)),
+        "sharding": tuple(_strategies(base, counts)),
+        "parallel": tuple(_distinct((base.parallel, *_degrees(base, counts)))),
+        "offload": tuple(_distinct((base.offload, *_offloads(base)))),
+        "gpus": counts,
+    }
+    own = {key: (getattr(base, key),) for key in usual if key in kept}
+    axes = {**usual, **own, **given}
+    shapes = tuple(_shapes(base, axes, cards))
+    return Space(base, shapes, axes["batch_size"], axes["optimizer"], cards, axes, global_batch)
+
+
+def _shapes(base: Run, axes: Mapping[str, tuple[Any, ...]], cards: tuple[Gpu, ...]) -> Iterator[Run]:
+    blank = replace(base, batch_size=1, gpu=None, budget=None)
+    for values in product(*(axes[key] for key in SHAPE)):
+        made = dict(zip(SHAPE, values, strict=True))
+        if made["gpus"] == 1:
+            made["sharding"] = None
+        shape = replace(blank, **made)
+        if legal(shape, base) and any(runs_on(shape, card) for card in cards):
+            yield shape
+
+
+def legal(shape: Run, base: Run) -> bool:
+    """Whether frameworks run such a shape at all; what one of them refuses for reasons of its own, `resolve` says."""
+    strategy = shape.sharding.strategy if shape.sharding else "ddp" if shape.gpus > 1 else "none"
+    degrees = shape.parallel.tensor * shape.parallel.pipeline * shape.parallel.context
+    if shape.gpus % degrees or (shape.gpus > 1 and strategy == "none" and degrees < shape.gpus):
+        return False
+    if shape.implementation == "hf-liger" and shape.loss.kind != "standard" and shape != base:
+        return False  # its kernels have a loss of their own
+    if shape.offload.startswith("optimizer") and shape.gpus > 1 and strategy not in OFFLOADING:
+        return False
+    return not (shape.quantize and strategy in ("zero1", "zero2", "zero3"))
+
+
+@lru_cache(maxsize=256)
+def named_once(name: str) -> Optimizer:
+    """The optimizer of a plain name."""
+    return resolve(name)
+
+
+def runs_on(shape: Run, card: Gpu) -> bool:
+    """Whether a GPU has the formats and kernels that a shape asks for."""
+    chosen = recipe(shape.precision)
+    if "bf16" in (chosen.weights, chosen.compute, chosen.autocast) and not card.bf16:
+        return False
+    if not card.vendor:  # a bare size
+        return True
+    if shape.attention == "flash" and not flash_runs_on(card):
+        return False
+    return card.vendor in FUSED or (shape.implementation != "hf-liger" and shape.loss.kind == "standard")
+
+
+def flash_runs_on(card: Gpu) -> bool:
+    """flash-attn 2 asks for Ampere or newer, or AMD's CDNA (its README)."""
+    if card.vendor == "nvidia":
+        return tuple(int(part) for part in card.capability.split(".")) >= (8, 0)
+    return card.vendor == "amd" and card.arch.startswith("cdna")
+
+
+def goes_with(spec: Spec, shape: Run, card: Gpu) -> bool:
+    """Whether an optimizer has kernels for the GPU, and steps what the strategy leaves of the parameters.
+
+    bitsandbytes' kernels know no DTensor: FSDP2 wants torchao's; DeepSpeed's offload has an optimizer of its own.
+    """
+    found = named(spec)
+    if found.library == "bitsandbytes" and card.vendor and card.vendor not in CUDA:
+        return False
+    strategy = shape.sharding.strategy if shape.sharding else "none"
+    if strategy in ("fsdp", "hsdp") and found.library == "bitsandbytes":
+        return False
+    if found.frees_gradients and (shape.grad_accum > 1 or strategy not in ("none", "ddp")):
+        return False
+    return not (shape.offload.startswith("optimizer") and found.library not in ("torch", "deepspeed"))
+
+
+def named(spec: Spec) -> Optimizer:
+    """The optimizer of a run's `optimizer`."""
+    return named_once(spec) if isinstance(spec, str) else resolve(dict(spec))
+
+
+def _optimizers(base: Run, task: Task, *, tuning: bool) -> Iterator[Spec]:
+    """The run's own, the same as one kernel, and what the task suggests; FSDP's 8-bit twin beside bitsandbytes'."""
+    yield base.optimizer
+    own = named(base.optimizer)
+    if own.name == "adamw" and own.implementation != "fused" and isinstance(base.optimizer, str):
+        yield {"name": "adamw", "implementation": "fused"}
+    for number, (name, _why) in enumerate(task.optimizers):
+        if name == own.name:
+            continue
+        if number < task.first or tuning or resolve(name).advice.drop_in:
+            yield {"name": "adamw", "implementation": "fused"} if name == "adamw" else name
+        if name == "adamw-8bit":
+            yield "adamw-8bit-torchao"
+
+
+def _precisions(base: Run) -> tuple[str, ...]:
+    if base.lora or not isinstance(base.precision, str):
+        return ()
+    return NARROWER.get(recipe(base.precision).name, ())
+
+
+def _checkpoints(model: Model) -> tuple[Checkpointing, ...]:
+    return (Checkpointing(), Checkpointing(mode="full")) if model.checkpoints else (Checkpointing(),)
+
+
+def _implementations(model: Model) -> Iterator[Any]:
+    try:
+        kernels("hf-liger", model.architecture)
+    except RunInvalid:
+        return
+    yield "hf-liger"
+
+
+def _attentions(base: Run, model: Model) -> tuple[Any, ...]:
+    return () if model.kind in ("tensors",) or base.implementation == "megatron" else ("sdpa", "flash")
+
+
+def _losses(model: Model) -> tuple[Loss, ...]:
+    return (Loss(kind="fused"), Loss(kind="fused-linear")) if model.kind == "causal-lm" else ()
+
+
+def _batches(base: Run, global_batch: int | None) -> Iterator[int]:
+    batch, most = 1, min(MOST, global_batch or MOST)
+    while batch <= most:
+        yield batch
+        batch *= 2
+    if base.batch_size > most or base.batch_size & (base.batch_size - 1):
+        yield base.batch_size
+
+
+def _strategies(base: Run, counts: tuple[int, ...]) -> Iterator[Sharding | None]:
+    yield base.sharding
+    if max(counts) == 1:
+        return
+    named = base.sharding.strategy if base.sharding else ""
+    for strategy in ("ddp", "zero2", "zero3", "fsdp"):
+        if strategy != named and not (strategy == "ddp" and not named) and not (base.implementation == "megatron"):
+            yield Sharding(strategy=strategy)  # type: ignore[arg-type]  # one of the literals
+
+
+def _degrees(base: Run, counts: tuple[int, ...]) -> Iterator[Parallel]:
+    """Tensor and pipeline parallelism, which Megatron's modules have."""
+    if base.implementation != "megatron":
+        return
+    for tensor, pipeline in product((1, 2, 4, 8), (1, 2, 4, 8)):
+        if tensor * pipeline <= max(counts):
+            yield replace(
+                base.parallel, tensor=tensor, pipeline=pipeline, sequence=tensor > 1 or base.parallel.sequence
+            )
+
+
+def _offloads(base: Run) -> tuple[Any, ...]:
+    return ("none", "activations") if base.lora else ("none", "optimizer", "activations")
+
+
+def _distinct(values: Iterable[Any]) -> Iterator[Any]:
+    seen: list[Any] = []
+    for value in values:
+        if value not in seen:
+            seen.append(value)
+            yield value

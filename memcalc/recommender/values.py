@@ -1,0 +1,140 @@
+"""Recommendation: the answer of `memcalc recommend`, as the document other tools read (`schema_version` 1.0).
+
+Bytes are integers, per GPU; times are seconds, prices USD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from memcalc.document import Document
+from memcalc.report import Components, ModelPart, Note
+
+Level = Literal["none", "resources", "free", "time", "numerics", "tuning", "method"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throughput:
+    """What the whole job gets through, and where the time of one optimizer step goes.
+
+    `busy` is the share of the GPU's dense rate that is used, what checkpoints compute again included.
+    """
+
+    unit: Literal["tokens", "samples"]
+    per_second: float
+    per_gpu_second: float
+    step_seconds: float
+    busy: float
+    parts: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """USD of an hour of all GPUs, and of a million tokens or samples; null where the pace is not known."""
+
+    usd_per_hour: float
+    usd_per_million: float | None
+    price: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intrusion:
+    """How much a run departs from the one asked for: its most intrusive change, and how many there are of each level.
+
+    `score` orders runs: one change of a level weighs more than any number below it.
+    """
+
+    level: Level
+    score: int
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Switch:
+    """One change against the run asked for. `spares` are the bytes by which it lowers this run's peak; null where it was
+    not estimated. `why` is what speaks for it, or what it asks of the user.
+    """  # noqa: D205 - one sentence
+
+    key: str
+    before: Any
+    after: Any
+    level: Level
+    spares: int | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A run that was estimated: `labels` are what it is the best of, `headroom` what it leaves free, or lacks."""
+
+    labels: tuple[str, ...] = ()
+    run: Mapping[str, Any]
+    gpu: str | None
+    gpus: int
+    peak_allocated: int
+    reserved: int
+    total: int
+    usable: int | None
+    headroom: int | None
+    at_peak: Components
+    throughput: Throughput | None
+    cost: Cost | None
+    intrusion: Intrusion
+    changes: tuple[Switch, ...] = ()
+    why: str = ""
+    hints: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """A neighbour of a recommended run, one switch away, and why it is not recommended.
+
+    `over` are the bytes it lacks, `where` the part of the step in which it does.
+    """
+
+    of: str
+    key: str
+    value: Any
+    instead_of: Any
+    over: int | None
+    where: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Searched:
+    """What was looked at: candidates in all, those that are allowed, those that seem to fit; steps that were recorded
+    and runs that were estimated in full; and the values of each key that was varied.
+    """  # noqa: D205 - one sentence
+
+    candidates: int
+    legal: int
+    fitting: int
+    recorded: int
+    estimated: int
+    axes: Mapping[str, tuple[Any, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recommendation(Document):
+    """The answer: `asked` is the run as it was asked for, `rows` what is recommended, `pareto` what no other run beats.
+
+    Where nothing fits `rows` is empty and `nearest_miss` is what lacks the least.
+    """
+
+    schema_version: Literal["1.0"] = "1.0"
+    kind: Literal["recommendation"] = "recommendation"
+    task: str
+    model: ModelPart
+    asked: Choice | None
+    rows: tuple[Choice, ...]
+    pareto: tuple[Choice, ...] = ()
+    rejected: tuple[Rejected, ...] = ()
+    nearest_miss: Choice | None = None
+    lacks: str = ""
+    searched: Searched
+    advice: tuple[str, ...] = ()
+    assumptions: tuple[Note, ...] = ()
+    warnings: tuple[Note, ...] = field(default=())

@@ -1,0 +1,143 @@
+"""A recommendation in every format: the ranked list, what each row changes, who was rejected, and all of it for tools."""
+
+from __future__ import annotations
+
+import csv
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+from memcalc.render.sections import Section, as_markdown, as_text, section
+from memcalc.render.summary import name_of
+from memcalc.units import format_count
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memcalc.recommender.values import Choice, Recommendation, Switch
+    from memcalc.render.page import Page
+
+FORMATS = ("table", "json", "yaml", "csv", "markdown")
+COLUMNS = ("best of", "GPUs", ">total", ">headroom", ">per second", ">USD/h", ">USD/M")
+KINDS = {"none": "", "resources": "", "free": "free", "time": "costs time", "numerics": "changes numerics",
+         "tuning": "needs tuning", "method": "changes the method"}  # fmt: skip
+HALF = 0.005
+
+
+def render(answer: Recommendation, form: str, page: Page) -> str:
+    """The recommendation in one of FORMATS."""
+    match form:
+        case "json":
+            return answer.model_dump_json(indent=2) + "\n"
+        case "yaml":
+            return _yaml(answer)
+        case "csv":
+            return _csv(answer)
+        case "markdown":
+            return as_markdown(list(_sections(answer, page)))
+        case _:
+            return as_text(list(_sections(answer, page)), page)
+
+
+def _yaml(answer: Recommendation) -> str:
+    import yaml  # noqa: PLC0415
+
+    text: str = yaml.safe_dump(answer.model_dump(), sort_keys=False, allow_unicode=True, width=110)
+    return text
+
+
+def _sections(answer: Recommendation, page: Page) -> Iterator[Section]:
+    yield Section(f"{answer.model.name} · {format_count(answer.model.parameters)} parameters · {answer.task}",
+                  text=_looked_at(answer))  # fmt: skip
+    yield _ranked(answer, page)
+    for choice in answer.rows or ((answer.nearest_miss,) if answer.nearest_miss else ()):
+        yield _changes(choice, answer, page)
+    if answer.rejected:
+        yield _rejected(answer)
+    notes = [note.message for note in (*answer.warnings, *answer.assumptions)]
+    if answer.advice:
+        yield Section("Advice", notes=answer.advice)
+    yield Section("Assumed", notes=tuple(notes))
+
+
+def _looked_at(answer: Recommendation) -> str:
+    looked = answer.searched
+    return (f"{looked.candidates:,} candidates, {looked.legal:,} of them legal, {looked.fitting:,} that seem to fit; "
+            f"{looked.recorded} steps recorded, {looked.estimated} runs estimated in full")  # fmt: skip
+
+
+def _ranked(answer: Recommendation, page: Page) -> Section:
+    asked = [_row(answer.asked, "as asked", page)] if answer.asked and answer.asked.gpu else []
+    rows = [_row(choice, ", ".join(choice.labels), page) for choice in answer.rows]
+    if answer.nearest_miss:
+        rows.append(_row(answer.nearest_miss, "nearest miss", page))
+    title = "What fits" if answer.rows else f"Nothing fits; the nearest miss takes {answer.lacks}"
+    return section(title, COLUMNS, asked + rows)
+
+
+def _row(choice: Choice, name: str, page: Page) -> tuple[str, ...]:
+    pace, cost = choice.throughput, choice.cost
+    headroom = page.size(choice.headroom) if choice.headroom is not None else ""
+    return (name, f"{choice.gpus} x {choice.gpu}", page.size(choice.total), headroom,
+            f"{pace.per_second:,.0f} {pace.unit}" if pace else "", f"{cost.usd_per_hour:,.2f}" if cost else "",
+            _usd(cost.usd_per_million if cost else None))  # fmt: skip
+
+
+def _usd(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.2f}" if value >= HALF else f"{value:.4f}"
+
+
+def _changes(choice: Choice, answer: Recommendation, page: Page) -> Section:
+    unit = choice.throughput.unit if choice.throughput else "tokens"
+    name = ", ".join(choice.labels) or "nearest miss"
+    rows = [_change(change, page) for change in choice.changes]
+    title = f"{name}: {choice.why}" if choice.why else f"{name}: {_settings(choice, unit)}"
+    if not rows and answer.rows:
+        return Section(title, notes=("the run as it was asked for", *choice.hints))
+    return section(title, ("", "", ">spares", "", ""), rows, choice.hints)
+
+
+def _settings(choice: Choice, unit: str) -> str:
+    return f"micro batch {choice.run['batch_size']}, {choice.run.get('seq_len') or ''} {unit}".strip()
+
+
+def _change(change: Switch, page: Page) -> tuple[str, ...]:
+    spares = page.size(change.spares) if change.spares else ""
+    return (change.key.replace("_", " "), f"{_said(change.before)} → {_said(change.after)}", spares, KINDS[change.level],
+            change.why)  # fmt: skip
+
+
+def _said(value: Any) -> str:  # noqa: ANN401 - whatever a key holds
+    if value is None:
+        return "none"
+    if isinstance(value, dict) and not {"name", "recipe", "mode", "kind", "strategy"} & set(value):
+        return (
+            ", ".join(f"{key} {item}" for key, item in value.items() if not isinstance(item, (dict, list, tuple)))
+            or "none"
+        )
+    return name_of(value)
+
+
+def _rejected(answer: Recommendation) -> Section:
+    rows = [(one.key.replace("_", " "), f"{_said(one.value)} instead of {_said(one.instead_of)}", one.reason, f"of {one.of}")
+            for one in answer.rejected]  # fmt: skip
+    return section("Neighbours that do not fit", ("", "", "", ""), rows)
+
+
+def _csv(answer: Recommendation) -> str:
+    """One row per recommended run, in bytes and USD."""
+    out = StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(("best_of", "gpu", "gpus", "batch_size", "grad_accum", "peak_allocated", "reserved", "total", "headroom",
+                     "per_second", "usd_per_hour", "usd_per_million", "intrusiveness", "changes"))  # fmt: skip
+    for choice in answer.rows or ((answer.nearest_miss,) if answer.nearest_miss else ()):
+        pace, cost = choice.throughput, choice.cost
+        writer.writerow((
+            "; ".join(choice.labels) or "nearest miss", choice.gpu, choice.gpus, choice.run["batch_size"],
+            choice.run["grad_accum"], choice.peak_allocated, choice.reserved, choice.total, choice.headroom,
+            round(pace.per_second, 1) if pace else "", cost.usd_per_hour if cost else "",
+            round(cost.usd_per_million, 6) if cost and cost.usd_per_million is not None else "", choice.intrusion.level,
+            "; ".join(f"{change.key}: {_said(change.before)} -> {_said(change.after)}" for change in choice.changes),
+        ))  # fmt: skip
+    return out.getvalue()
