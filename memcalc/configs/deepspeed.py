@@ -96,7 +96,7 @@ def read(document: Document, asked: Asked) -> Reading:
     sheet = Sheet(document, asked, NAME, TITLE)
     model(sheet)
     gpus = sheet.gpus()
-    _say(sheet, "", gpus)
+    _say(sheet, None, gpus)
     return sheet.reading(IGNORED)
 
 
@@ -151,7 +151,7 @@ def _by_its_name(name: str) -> dict[str, Any] | None:
             "train_micro_batch_size_per_gpu": AUTO}  # fmt: skip
 
 
-def _say(sheet: Sheet, half: str, gpus: int) -> None:
+def _say(sheet: Sheet, half: str | None, gpus: int) -> None:
     _precision(sheet, half)
     _sharding(sheet)
     _optimizer(sheet)
@@ -165,10 +165,10 @@ def enabled(sheet: Sheet, key: str, auto: bool) -> bool:
     return auto if value == AUTO else bool(sheet.read(truth, f"{key}.enabled", default=False))
 
 
-def _precision(sheet: Sheet, half: str) -> None:
+def _precision(sheet: Sheet, half: str | None) -> None:
     """16-bit weights with a master copy in fp32, whatever the stage; plain fp32 where neither section is on."""
     autos = [key for key in ("bf16", "fp16") if sheet.get(f"{key}.enabled") == AUTO]
-    if autos and not half:
+    if autos and half is None:
         alone = "bf16" if "bf16" in autos else "fp16"
         sheet.assume("precision", "auto", f"`{alone}.enabled: auto` follows the trainer's own flag: {alone} is assumed "
                      "(--precision says otherwise)")  # fmt: skip

@@ -63,12 +63,17 @@ class Document:
         """The file and the line that hold a dotted path, or the nearest thing around it; line None if unknown."""
         around = f"{self.within}.{key}" if self.within and key else self.within or key
         while around:
-            if around in self.lines:
-                return self.source, self.lines[around]
-            if self.base is not None and around in self.base.lines:
-                return self.base.where(around)
+            found = self._written_at(around)
+            if found is not None:
+                return found
             around = around.rpartition(".")[0]
         return self.source, None
+
+    def _written_at(self, key: str) -> tuple[str, int] | None:
+        """The place of exactly this path, here or in what this document was laid over."""
+        if key in self.lines:
+            return self.source, self.lines[key]
+        return self.base._written_at(key) if self.base is not None else None  # noqa: SLF001 - of the same class
 
     def part(self, key: str, data: dict[str, Any]) -> Document:
         """The mapping `data` that stands at a dotted path, as a document of its own; places are those of the file."""
