@@ -1,15 +1,18 @@
-"""Speech: waveforms through strided convolutions, a weight-normed convolution for positions."""
+"""Speech: strided convolutions of waveforms, a weight-normed one for positions, attention with gated biases."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.basic import Norm
-from memcalc.blocks.speech import WeightNormConv
+from memcalc.blocks.speech import GatedBiasAttention, WeightNormConv
 from memcalc.tape import functions as f
-from memcalc.tape.rules import Around, rule
+from memcalc.tape.hf.attention import looked_up
+from memcalc.tape.rules import Around, inside, rule, run
 
 if TYPE_CHECKING:
+    from memcalc.blocks.attention import Attention
+    from memcalc.blocks.base import Block
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
 
@@ -39,3 +42,38 @@ def frames_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
 def group_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
     """nn.GroupNorm with a group for each channel."""
     return f.group_norm(x, t.weight("weight", (block.width,)), t.weight("bias", (block.width,)), block.width)
+
+
+@rule(GatedBiasAttention, "wavlm")
+def gated_bias_attention(t: Tape, block: GatedBiasAttention, x: Value, around: Around) -> Value:
+    """WavLMAttention.forward: the bias of the first layer, each head's times a gate of its own queries."""
+    b, s, _ = x.shape
+    if around.bias is None:
+        around.bias = f.view(f.repeat(looked_up(t, block, x, x), b), b * block.heads, s, s)
+    gate = run(t, block.gate_rows, f.transpose(f.view(x, b, s, block.heads, -1), 1, 2), around)
+    first, second = f.chunk(f.sigmoid(f.total(f.view(gate, b, block.heads, s, 2, 4), -1)), 2)
+    constant = t.weight("gru_rel_pos_const", (1, block.heads, 1, 1))
+    gate = f.shift(f.mul(first, f.shift(f.mul(second, constant))))
+    return multi_head(t, block, x, f.mul(f.reshape(gate, b * block.heads, -1, 1), around.bias), around)
+
+
+def multi_head(t: Tape, block: Attention, x: Value, bias: Value, around: Around) -> Value:
+    """F.multi_head_attention_forward with separate projections, its weights averaged over the heads for the caller."""
+    b, s, width = x.shape
+    x = f.transpose(x, 0, 1)
+    parts = [part for part in (block.q, block.k, block.v) if part]
+    biases = f.chunk(f.cat([own(t, part, "bias", width) for part in parts]), 3)
+    rows = [f.linear(x, own(t, part, "weight", width, width), start) for part, start in zip(parts, biases, strict=True)]
+    q, k, v = (f.transpose(f.view(part, s, b * block.heads, -1), 0, 1) for part in rows)
+    del rows
+    weights = f.dropout(f.softmax(f.baddbmm(bias, f.scale(q), f.swap(k))), block.dropout)
+    out = f.reshape(f.contiguous(f.transpose(f.bmm(weights, v), 0, 1)), s * b, width)
+    out = f.view(run(t, block.out, out, around), s, b, width)
+    around.weights = f.mean(f.view(weights, b, block.heads, s, s), 1, keep=False)
+    return f.transpose(out, 0, 1)
+
+
+def own(t: Tape, part: Block, name: str, *shape: int) -> Value:
+    """A tensor of a linear layer that another function multiplies by."""
+    with inside(t, part):
+        return t.weight(name, shape)
