@@ -19,6 +19,7 @@ from memcalc.report import (
     Note,
     Outside,
     Phases,
+    RankPart,
     Report,
 )
 from memcalc.resolve import Plan, resolve, resolved_run
@@ -45,11 +46,14 @@ def estimate(source: Run | Mapping[str, Any] | str | Path, formula: str = "") ->
     return load(source).answer(lambda run, beside: estimate_run(run, beside, formula))
 
 
-def estimate_run(run: Run, beside: Path | None = None, formula: str = "") -> Report:
-    """The report on a validated Run; `beside` is the folder its relative paths start from, `formula` a published one."""
+def estimate_run(run: Run, beside: Path | None = None, formula: str = "", *, per_rank: bool = False) -> Report:
+    """The report on a validated Run; `beside` is the folder its relative paths start from, `formula` a published one.
+
+    With `per_rank` it has every distinct kind of rank: pipeline stages that hold other layers, a table or a head.
+    """
     plan = resolve(run, beside)
-    book = plan.ledger()
-    memory = memory_of(plan, book)
+    every = every_rank(plan) if per_rank else []
+    memory = fullest(every) if every else memory_of(plan, plan.ledger())
     return Report(
         run=resolved_run(plan),
         model=model_part(plan),
@@ -59,6 +63,7 @@ def estimate_run(run: Run, beside: Path | None = None, formula: str = "") -> Rep
         assumptions=tuple(Note(code=n.code, path=n.path, message=n.message) for n in plan.notes.assumptions),
         warnings=tuple(Note(code=n.code, path=n.path, message=n.message) for n in plan.notes.warnings),
         formula=_formula(plan, formula),
+        ranks=tuple(rank_part(rank, held) for rank, held in every),
     )
 
 
@@ -86,7 +91,7 @@ def load(source: Run | Mapping[str, Any] | str | Path) -> Question:
 def memory_of(plan: Plan, book: Ledger) -> Memory:
     """Bytes per GPU, on the fullest rank."""
     if plan.ranks:
-        return max((memory for _, memory in every_rank(plan)), key=lambda memory: (memory.total, memory.peak_allocated))
+        return fullest(every_rank(plan))
     local = plan.local(book)
     held = {name: 0 if name in plan.placement.offloaded else local.total(name) for name in PERSISTENT}
     step, beside = simulate(plan), 0
@@ -114,17 +119,35 @@ def memory_of(plan: Plan, book: Ledger) -> Memory:
         reserved=reserved,
         outside_allocator=outside,
         total=reserved + outside.context + outside.communicators,
-        host=Host(pinned=host.pinned + beside + (step.pinned if step else 0), pageable=host.pageable + pageable + paged),
+        host=Host(
+            pinned=host.pinned + beside + (step.pinned if step else 0), pageable=host.pageable + pageable + paged
+        ),
         curve=step.curve if step else EMPTY,
     )
 
 
 def every_rank(plan: Plan) -> list[tuple[Plan, Memory]]:
-    """Each distinct kind of rank of a divided model, and the bytes of its GPU."""
-    return [(rank, memory_of(rank, rank.ledger())) for rank in plan.ranks]
+    """Each distinct kind of rank, and the bytes of its GPU: one kind where the model is not divided."""
+    return [(rank, memory_of(rank, rank.ledger())) for rank in plan.ranks or (plan,)]
 
 
-def _accompanied(plan: Plan, held: dict[str, int], step: Timeline | None) -> tuple[dict[str, int], Timeline | None, int]:
+def fullest(ranks: list[tuple[Plan, Memory]]) -> Memory:
+    """The bytes of the rank that takes most."""
+    return max((memory for _, memory in ranks), key=lambda memory: (memory.total, memory.peak_allocated))
+
+
+def rank_part(rank: Plan, memory: Memory) -> RankPart:
+    """One kind of rank, as the report shows it."""
+    node = min(rank.run.gpus, rank.gpu.per_node if rank.gpu else 8)
+    host = Host(pinned=memory.host.pinned * node, pageable=memory.host.pageable * node)
+    stage = rank.ways.stage if rank.ways else 0
+    held = sum(tensor.parameters for tensor in rank.tensors)
+    return RankPart(label=rank.label or "every rank", stage=stage, parameters=held, memory=memory, host_per_node=host)
+
+
+def _accompanied(
+    plan: Plan, held: dict[str, int], step: Timeline | None
+) -> tuple[dict[str, int], Timeline | None, int]:
     """What persists and the step with the companions' own; and what of theirs is pinned in host memory."""
     from memcalc import companions  # noqa: PLC0415 - most runs have none
 
@@ -137,9 +160,12 @@ def _outside(plan: Plan) -> Outside:
     """What the process takes besides the allocator: the runtime's context, and a communicator between several GPUs."""
     if plan.gpu is None:
         return Outside()
-    nccl = communicator_bytes(plan.gpu, plan.run.gpus)
+    groups = max(1, sum(size > 1 for size in plan.placement.communicators))
+    exchanges = plan.ways is not None and plan.ways.expert > 1
+    nccl = communicator_bytes(plan.gpu, plan.run.gpus, groups, all_to_all=exchanges)
     if nccl:
-        plan.notes.assume("gpus", "communicator", "one NCCL communicator, from sizes measured on like links")
+        count = "one NCCL communicator" if groups == 1 else f"{groups} NCCL communicators"
+        plan.notes.assume("gpus", "communicator", f"{count}, from sizes measured on like links")
     return Outside(context=plan.gpu.context, communicators=nccl)
 
 

@@ -156,10 +156,25 @@ class FormulaPart:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RankPart:
+    """One kind of rank of a divided model: a pipeline stage, with the parameters that it holds.
+
+    `host_per_node` is the host memory of all ranks of one node, were they all of this kind.
+    """
+
+    label: str
+    stage: int
+    parameters: int
+    memory: Memory
+    host_per_node: Host = Host()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report(Document):
     """The whole answer to one run.
 
-    `source` and `origins` (per path of the run) where another tool's config was read, `formula` where one was asked for.
+    `ranks` are the distinct kinds of rank, where they were asked for; `memory` is that of the fullest. `source` and
+    `origins` (per path of the run) where another tool's config was read, `formula` where one was asked for.
     """
 
     schema_version: Literal["1.0"] = "1.0"
@@ -174,3 +189,4 @@ class Report(Document):
     source: Source | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict)
     formula: FormulaPart | None = None
+    ranks: tuple[RankPart, ...] = ()

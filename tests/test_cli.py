@@ -82,7 +82,7 @@ def test_json_is_the_contract(run: Callable[..., Outcome]) -> None:
     assert code == 0
     assert list(answer) == [
         "schema_version", "kind", "run", "model", "memory", "gpu", "verdict", "assumptions", "warnings",
-        "source", "origins", "formula",
+        "source", "origins", "formula", "ranks",
     ]  # fmt: skip
     assert (answer["schema_version"], answer["kind"]) == ("1.0", "estimate")
     assert answer["model"] == {
@@ -131,7 +131,7 @@ WRONG: list[tuple[str, int, str]] = [  # command line, exit code, what stderr sa
     ("estimate llama-7b --seq-len 1e30", 3, "seq_len: 1e+30 is out of range"),
     ("estimate llama-7b --gpu=-5GB", 3, "gpu"),
     ("estimate llama-7b --quantize nf4", 3, "add `lora:"),
-    ("estimate llama-7b --set parallel.tensor=2", 3, "not modelled yet"),
+    ("estimate llama-7b --set parallel.tensor=2", 3, "world_size (1) is not divisible by 2"),
     ("estimate llama-7b --margin 200% --gpu h100", 3, "margin"),
     ("estimate 99999999999999999999b", 3, "larger than any count"),
     ("estimate ./nowhere.yaml", 4, "no such file"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.render import origins
+from memcalc.render import origins, ranks
 from memcalc.render.curve import chart, sentence
 from memcalc.render.formula import sentence as formula
 from memcalc.render.sections import as_markdown
@@ -26,6 +26,8 @@ def render(report: Report, page: Page) -> str:
         f"**{mark(report)}** {report.verdict.reason}",
     ]
     lines += ["", formula(report.formula, page)] if report.formula else []
+    every = ranks.table(report, page)
+    lines += ["", as_markdown([every]).rstrip()] if every else []
     whole = origins.table(report) if page.origins else None
     said = as_markdown([whole]).rstrip() if whole else origins.sentence(report)
     lines += ["", said] if said else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from memcalc.render import origins
+from memcalc.render import origins, ranks
 from memcalc.render.curve import chart, sentence
 from memcalc.render.formula import sentence as formula
 from memcalc.render.sections import lines
@@ -42,6 +42,8 @@ def _lines(report: Report, page: Page) -> Iterator[RenderableType]:
     yield Text(f"{mark(report)} {report.verdict.reason}", style=f"bold {COLOURS[report.verdict.level]}")
     if report.formula:
         yield from (Text(line) for line in wrap(formula(report.formula, page), page.width, subsequent_indent="  "))
+    whole = ranks.table(report, page)
+    yield from (Text(line) for line in (["", *lines(whole, page)] if whole else []))
     yield from _origins(report, page)
     yield from _notes("Warnings", report.warnings, "yellow")
     yield from _notes("Assumed", report.assumptions, "dim")

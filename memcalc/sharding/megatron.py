@@ -12,6 +12,7 @@ from math import lcm
 from typing import TYPE_CHECKING, Any
 
 from memcalc.blocks.megatron import OutputLayer
+from memcalc.dtypes import BITS
 from memcalc.errors import Fault, RunInvalid
 from memcalc.sharding.options import count, dtype, flag, one_of, read
 from memcalc.sharding.strategy import Local, Strategy
@@ -144,6 +145,7 @@ class Megatron(Strategy):
     workspaces: tuple[int, ...] = ()
     gathered_words: int = 0
     caches_fp8: int = 0
+    groups: tuple[int, ...] = ()
 
     def recipe_of(self, recipe: Recipe) -> Recipe:
         """Half-precision weights, fp32 main gradients, fp32 masters and states, whatever else the recipe says."""
@@ -214,9 +216,20 @@ class Megatron(Strategy):
         return sum(4 * tensor.parameters for tensor in local.states)
 
     @property
+    def communicators(self) -> tuple[int, ...]:
+        """Data, tensor, pipeline, context and expert parallel groups."""
+        return self.groups
+
+    @property
     def notes(self) -> tuple[str, ...]:  # noqa: D102
-        return ("Megatron-LM with Transformer Engine's modules, as in megatron-core 0.16: flash or fused attention, weight "
-                "gradients added to fp32 main gradients by the products themselves",)  # fmt: skip
+        kept = f"{BITS[self.masters] // 8} + {2 * BITS[self.states] // 8}"
+        shared = f"({kept}) / {self.ranks}" if self.shards else kept
+        return (
+            "Megatron-LM with Transformer Engine's modules, as in megatron-core 0.16: fused attention, weight gradients "
+            "added to the main gradients by the products themselves",
+            f"bytes per parameter: {1 if self.fp8_weights else 2} weights + {BITS[self.gradients] // 8} main gradients + "
+            f"{shared} main parameters and Adam's states, where weights are of half precision",
+        )
 
 
 def _groups(learning: tuple[Tensor, ...]) -> tuple[tuple[str, tuple[Tensor, ...]], tuple[str, tuple[Tensor, ...]]]:
@@ -267,6 +280,7 @@ def strategy(run: Run, given: Mapping[str, Any], model: Model) -> Megatron:
         dummies=ways.accumulates,
         workspaces=workspaces(run, model, grouped=ways.experts),
         gathered_words=_gathered(run, model) if ways.spread > 1 and _multiplies(model.body) else 0,
+        groups=(ranks, degrees.tensor, degrees.pipeline, degrees.context, degrees.expert),
         caches_fp8=2 if found.get("fp8") and not found.get("fp8_param") else 0,
     )
 
