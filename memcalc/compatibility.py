@@ -54,8 +54,11 @@ def _positions(run: Run, model: Model) -> Iterator[Fault]:
 
 
 def _tables(block: Block) -> Iterator[Embedding]:
-    """Learned tables of positions before the layers; within, they are of distances (T5); behind convolutions, of patches."""
-    if isinstance(block, Stack) or any(_convolves(part) for _, part in block.groups()):
+    """Learned tables of positions before the layers; within they are of distances (T5), behind convolutions of patches.
+
+    Towers of images and sounds count their own.
+    """
+    if isinstance(block, Stack) or block.duty == "tower" or any(_convolves(part) for _, part in block.groups()):
         return
     if isinstance(block, Embedding) and block.trainable and block.index in ("positions", "token-positions"):
         yield block

@@ -34,7 +34,7 @@ class Block:
     name: str
     role: ClassVar[str] = "parameter"
     duty: ClassVar[str] = (
-        ""  # what others look for without knowing every kind: attention, recurrence, encoder, decoder, fork
+        ""  # what others look for without knowing every kind: attention, recurrence, encoder, decoder, fork, tower
     )
 
     def own(self) -> tuple[Param, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from memcalc.blocks.base import Block, Sequence
 from memcalc.blocks.basic import Raw
@@ -18,6 +19,8 @@ class Images(Sequence):
     where what comes of each image is put together again by a copy, `masked` where a mask tells image tokens apart.
     `scattered` where one image of that size to a sequence is what a step is counted with; else the text runs alone.
     """
+
+    duty: ClassVar[str] = "tower"
 
     image: tuple[int, ...] = ()
     tokens: int = 0
@@ -70,3 +73,5 @@ class PerLayerInput(Block):
 @dataclass(frozen=True, slots=True)
 class Sounds(Sequence):
     """Reads the recordings of a sequence; what it yields takes the place of the audio tokens among the embeddings."""
+
+    duty: ClassVar[str] = "tower"

@@ -11,8 +11,9 @@ from memcalc.configs import deepspeed, fsdp
 from memcalc.configs.follow import follow
 from memcalc.configs.table import Key, Sheet
 from memcalc.configs.words import mapping, text, truth, whole
-from memcalc.errors import UnreadableInput, nearest_names
-from memcalc.presets import has, index
+from memcalc.errors import UnknownName, UnreadableInput, nearest_names
+from memcalc.optimizers import resolve
+from memcalc.presets import index
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -110,13 +111,20 @@ def optimizer(sheet: Sheet, *keys: str, default: str = "adamw_torch_fused", sour
     if name is None:
         sheet.put("optimizer", default, *keys, default=source)
         return
-    if not has("optimizers", name.lower()):
+    if not _known(name):
         near = nearest_names(name, index()["optimizers"])
         sheet.fault(sheet.named(*keys), f"{name!r} is no optimizer that memcalc knows"
                     + (f"; did you mean {' or '.join(near)}?" if near else "; list them with: memcalc optimizers"))  # fmt: skip
         return
     options = _projection(sheet)
     sheet.put("optimizer", {"name": name, **options} if options else name, *keys)
+
+
+def _known(name: str) -> bool:
+    try:
+        return bool(resolve(name).name)
+    except UnknownName:
+        return False
 
 
 def _projection(sheet: Sheet) -> dict[str, Any]:

@@ -1,0 +1,24 @@
+"""What does not go together: positions of the text, and those of an image tower beside it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memcalc import estimate
+from memcalc.errors import RunInvalid
+
+if TYPE_CHECKING:
+    from memcalc.report import Report
+
+
+def test_the_table_of_an_image_tower_does_not_bound_the_text() -> None:
+    """transformers 5.23, modeling_qwen3_5.py: pos_embed of the visual part has 2304 rows, of patches."""
+    found: Report = estimate({"model": "qwen3.5-0.8b", "seq_len": 4096, "checkpointing": "full"})
+    assert found.memory.total
+
+
+def test_a_table_of_the_text_does() -> None:
+    with pytest.raises(RunInvalid, match="1024 learned positions of gpt2"):
+        estimate({"model": "gpt2", "seq_len": 2048})
