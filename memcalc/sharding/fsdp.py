@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.errors import fault
 from memcalc.sharding.options import count
+from memcalc.tape.recorder import PACKED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,13 +25,27 @@ def fully_sharded(name: str, given: Mapping[str, Any], ranks: int, run: Run, mod
     if run.offload == "optimizer":
         raise fault("offload", "FSDP moves parameters, gradients and optimizer states to the host together; "
                                "write offload: optimizer+params")  # fmt: skip
+    packed = integers(run)
     if given.get("version") in (1, "1"):
+        if packed:
+            raise fault("quantize", "Must flatten tensors with uniform dtype but got torch.bfloat16 and torch.uint8; "
+                                    "write quantize: {name: nf4, storage: bf16}")  # fmt: skip
         from memcalc.sharding import fsdp1  # noqa: PLC0415 - one module a run
 
         return fsdp1.from_options(given, ranks, shards, model, micro_batches=run.grad_accum, offload=run.offload)
     from memcalc.sharding import fsdp2  # noqa: PLC0415
 
-    return fsdp2.from_options(given, ranks, shards, micro_batches=run.grad_accum, offload=run.offload)
+    return fsdp2.from_options(given, ranks, shards, micro_batches=run.grad_accum, offload=run.offload, packed=packed)
+
+
+def integers(run: Run) -> bool:
+    """Whether bitsandbytes keeps the base's weights as integers, which FSDP can't shard."""
+    if not run.quantize:
+        return False
+    from memcalc.quantization.storage import scheme  # noqa: PLC0415 - few runs need it
+
+    how = scheme(run.quantize)
+    return how.library == "bitsandbytes" and how.options.get("storage", "int8") in PACKED
 
 
 def _replicas(name: str, given: Mapping[str, Any], ranks: int) -> int:

@@ -14,6 +14,7 @@ from memcalc.errors import fault
 from memcalc.sharding import options
 from memcalc.sharding.groups import grouped
 from memcalc.sharding.strategy import Hosted, Local, Strategy
+from memcalc.tape.recorder import PACKED
 from memcalc.tape.values import FLOATS
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class FullyShard(Strategy):
     `reshard` is whether layers let go of what they gathered between forward and backward, or to how many ranks they give it
     back (an int); `root_reshards` and `head_reshards` are for the root and the unit of the head. `param_dtype` and
     `reduce_dtype` are '' where the recipe decides, or nothing is cast. `accumulates` where earlier micro batches were not
-    reduced, `sums` where they were. `inputs` is how many inputs of reductions are held for those under way.
+    reduced, `sums` where they were. `inputs` is how many inputs of reductions are held for those under way. `whole_packed`
+    where integers that stand for weights are left out of the sharding (accelerate leaves bitsandbytes' out).
     """
 
     shards: int = 1
@@ -70,6 +72,8 @@ class FullyShard(Strategy):
     offloads: bool = False
     pins: bool = True
     inputs: int = 1
+    whole_packed: bool = False
+    streams = True
 
     def recipe_of(self, recipe: Recipe) -> Recipe:
         """Shards in the master's dtype in place of a master copy, and gradients as the shards (MixedPrecisionPolicy)."""
@@ -92,14 +96,18 @@ class FullyShard(Strategy):
 
     def place(self, tensors: tuple[Tensor, ...]) -> Local:
         """Dimension 0 cut into as many parts as there are shards, each rank's padded to the largest (_init_sharded_param)."""
-        parts = tuple(cut(tensor, self.shards) for tensor in tensors)
+        parts = tuple(tensor if self.stays(tensor) else cut(tensor, self.shards) for tensor in tensors)
         return Local(parts, parts, parts, accumulated=() if self.accumulates or self.offloads else None)
 
     def attach(self, tape: Tape, model: Model, tensors: tuple[Tensor, ...]) -> Sharder:
         """The hooks of FSDPState and FSDPParamGroup."""
         from memcalc.sharding.gathering import Gathering  # noqa: PLC0415 - only a step that is run needs it
 
-        return Gathering(tape, self, grouped(model, tensors, self.wrap))
+        return Gathering(tape, self, grouped(model, tuple(t for t in tensors if not self.stays(t)), self.wrap))
+
+    def stays(self, tensor: Tensor) -> bool:
+        """Whether every rank keeps the whole of a tensor."""
+        return tensor.buffer or (self.whole_packed and tensor.role == "quantized" and tensor.dtype in PACKED)
 
     def hosted(self, books: Books) -> Hosted:
         """CPUOffloadPolicy: parameters and gradients pinned, states pageable as the optimizer makes them."""
@@ -115,20 +123,30 @@ class FullyShard(Strategy):
         return (self.ranks,) if self.shards == self.ranks else (self.ranks, self.shards, self.ranks // self.shards)
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What is not sharded, though one would think so."""
+        if not self.whole_packed:
+            return ()
+        return ("packed integers are left out of the sharding, as accelerate does: every GPU holds them whole; "
+                "quantize: {name: nf4, storage: bf16} shards them",)  # fmt: skip
+
+    @property
     def leaves_out(self) -> str:
         """Nothing of the allocator's."""
         return ""
 
 
 def cut(tensor: Tensor, ways: int) -> Tensor:
-    """The largest of the parts that dimension 0 of a parameter is cut into; buffers stay whole."""
-    if tensor.buffer or ways == 1:
+    """The largest of the parts that dimension 0 of a parameter is cut into."""
+    if ways == 1:
         return tensor
     first, *rest = tensor.shape or (1,)
     return replace(tensor, shape=(-(-first // ways), *rest))
 
 
-def from_options(given: Mapping[str, Any], ranks: int, shards: int, *, micro_batches: int, offload: str) -> FullyShard:
+def from_options(
+    given: Mapping[str, Any], ranks: int, shards: int, *, micro_batches: int, offload: str, packed: bool = False
+) -> FullyShard:
     """The strategy with a run's options; RunInvalid lists those that FSDP2 doesn't have."""
     found = options.read(given, OPTIONS, "fsdp (version 2)")
     reshard, root, head = _resharding(found.get("reshard_after_forward"), found.get("wrap", "layers"), shards)
@@ -149,6 +167,7 @@ def from_options(given: Mapping[str, Any], ranks: int, shards: int, *, micro_bat
         offloads=bool(offloads),
         pins=found.get("pin_memory", True),
         inputs=found.get("reduce_scatter_max_input_buffers", 1),
+        whole_packed=packed,
     )
 
 

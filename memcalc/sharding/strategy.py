@@ -59,6 +59,7 @@ class Strategy:
     name: str = "none"
     ranks: int = 1
     offloaded: frozenset[str] = frozenset()
+    streams = False  # whether it gathers or reduces on streams of its own
     masters = False  # whether adapters, too, get master copies
 
     def recipe_of(self, recipe: Recipe) -> Recipe:
