@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from memcalc.blocks.base import Stack
 from memcalc.blocks.mlp import Mlp
@@ -20,6 +20,8 @@ from memcalc.tape.units import ROOT
 from memcalc.tape.values import rounded
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from memcalc.blocks.base import Block
     from memcalc.model import Model
     from memcalc.overlay import Part
@@ -29,10 +31,9 @@ if TYPE_CHECKING:
     from memcalc.tape.step import Recording
     from memcalc.tensors import Tensor
 
-WRAPPERS = 2  # peft's model around the model, and its tuner's
-ADAPTED = 4  # peft's layer around the base layer, its dropout, lora_A and lora_B
 FETCHES = frozenset({"enter", "back"})
 STEERING = FETCHES | {"gradient", "end"}  # also of modules without parameters: each call gathers ahead
+SILENT: tuple[Param, ...] = ()
 
 
 class Gathering(Marking):
@@ -41,9 +42,8 @@ class Gathering(Marking):
     def __init__(self, tape: Tape, strategy: ZeroThree, model: Model, tensors: tuple[Tensor, ...]) -> None:
         super().__init__(tape, takes=True, modules=True)
         self.strategy, self.roster = strategy, Roster(tensors)
-        self.silent = silent(model.body, self.roster)
-        if any(tensor.role == "adapter" for tensor in tensors):
-            self.silent[ROOT] = WRAPPERS
+        self.acting = frozenset(activated(model.body))
+        self.adapted = any(tensor.role == "adapter" for tensor in tensors)
 
     def laid(self, recording: Recording) -> Recording:
         """What is gathered and reduced over the real step."""
@@ -54,56 +54,62 @@ class Gathering(Marking):
             for event in events(recording, self.marks)
             if event.kind in STEERING or event.name in self.roster.modules
         ]
-        calls = [call for e, params in happens if e.kind in FETCHES for call in self.calls(e, params)]
-        coordinator = Coordinator(self.strategy, calls)
+        returning = {(event.name, event.layer) for event, _ in happens if event.kind == "after"}
+        calls = [self.calls(event, params, returning) if event.kind in FETCHES else [] for event, params in happens]
+        coordinator = Coordinator(self.strategy, [call for some in calls for call in some])
         reducer = Reducer(self.strategy)
         overlay: dict[int, list[Laid]] = {}
-        for event, params in happens:
-            made = self.moved(event, params, coordinator, reducer, stacks)
+        for (event, params), some in zip(happens, calls, strict=True):
+            if event.kind == "gradient":
+                made = self.reduced(event, reducer, stacks)
+            elif event.kind == "end":
+                made = [*reducer.send(), *coordinator.finish()]
+            elif event.kind in FETCHES:
+                made = [item for call in some for item in coordinator.called(call)]
+            else:
+                made = coordinator.release(params)
             if made:
                 overlay.setdefault(event.number, []).extend(Laid(event.at, part, nbytes) for part, nbytes in made)
         return replace(recording, overlay=overlay)
 
-    def calls(self, event: Event, params: tuple[Param, ...]) -> list[tuple[Param, ...]]:
-        """The calls of modules that begin here: of the one that is noted, and of those without parameters within it."""
-        rest: list[tuple[Param, ...]] = [()] * self.silent.get(event.name, 0)
-        return [*rest, params] if event.kind == "back" else [params, *rest]
+    def calls(self, event: Event, params: tuple[Param, ...], returning: set[tuple[str, int]]) -> list[Call]:
+        """The calls of modules that begin here: of the one that is noted, and of those that have no block of their own.
 
-    def moved(self, event: Event, params: tuple[Param, ...], coordinator: Coordinator, reducer: Reducer,
-              stacks: tuple[str, ...]) -> list[tuple[Part, int]]:  # fmt: skip
-        """What comes and goes with an event."""
-        match event.kind:
-            case "enter" | "back":
-                return [item for call in self.calls(event, params) for item in coordinator.fetch(call)]
-            case "leave" | "after":
-                return coordinator.release(params)
-            case "gradient":
-                tensor = self.roster.named.get(event.name)
-                param = self.roster.param(tensor, event.layer, stacks) if tensor else None
-                return reducer.gradient(param.elements) if param else []
-            case "end":
-                return [*reducer.send(), *coordinator.finish()]
+        These are activations and what peft puts around a layer: a layer around the base layer, which runs and ends first, a
+        dropout, and the adapter's own layers; going back, in reverse, without a base layer whose input asks for no gradient.
+        """
+        if event.name == ROOT:
+            return [Call(params)] + [Call(SILENT)] * self.adapted
+        own = [param for param in params if param.adapter]
+        if not own:
+            return [Call(params), *[Call(SILENT)] * (event.name in self.acting)]
+        base = Call(tuple(param for param in params if not param.adapter), ends=event.kind == "enter")
+        if event.kind == "enter":
+            return [Call(SILENT), base, Call(SILENT), *(Call((param,)) for param in own)]
+        there = [base] if (event.name, event.layer) in returning else []
+        return [Call(SILENT), *(Call((param,)) for param in reversed(own)), Call(SILENT), *there]
+
+    def reduced(self, event: Event, reducer: Reducer, stacks: tuple[str, ...]) -> list[tuple[Part, int]]:
+        """What a gradient makes the bucket do."""
+        tensor = self.roster.named.get(event.name)
+        param = self.roster.param(tensor, event.layer, stacks) if tensor else None
+        return reducer.gradient(param.elements) if param else []
 
 
-def silent(block: Block, roster: Roster, path: str = "") -> dict[str, int]:
-    """How many modules without parameters are called within each: activations, tables of positions, what PEFT puts in.
+class Call(NamedTuple):
+    """A module that is called: its own parameters, and whether it ends before anything else begins."""
 
-    They gather nothing, but each call sets out for more of what comes next.
-    """
+    params: tuple[Param, ...]
+    ends: bool = False
+
+
+def activated(block: Block, path: str = "") -> Iterator[str]:
+    """The modules that call another one for their activation, which has no parameters."""
     path = f"{path}.{block.name}" if path and block.name else path or block.name
-    name = normal(path)
-    found = {name: 1} if isinstance(block, Mlp) or (isinstance(block, Stack) and _rotates(block)) else {}
-    if any(tensor.role == "adapter" for tensor in roster.modules.get(name, ())):
-        found[name] = ADAPTED
+    if isinstance(block, Mlp):
+        yield normal(path)
     for _, part in block.groups():
-        inner = f"{path}.#" if isinstance(block, Stack) else path
-        for below, count in silent(part, roster, inner).items():
-            found[below] = max(found.get(below, 0), count)
-    return found
-
-
-def _rotates(block: Block) -> bool:
-    return bool(getattr(block, "rotary_dim", 0)) or any(_rotates(part) for _, part in block.groups())
+        yield from activated(part, f"{path}.#" if isinstance(block, Stack) else path)
 
 
 class Handle:
@@ -119,19 +125,19 @@ class Handle:
 class Coordinator:
     """PartitionedParameterCoordinator with a complete trace, from the second step on."""
 
-    def __init__(self, zero: ZeroThree, uses: list[tuple[Param, ...]]) -> None:
+    def __init__(self, zero: ZeroThree, calls: list[Call]) -> None:
         self.zero, self.settings = zero, zero.settings
         self.least, _ = zero.persistence
         self.step = self.available = self.live = 0
         self.there: set[tuple[str, int]] = set()
         self.flying: dict[tuple[str, int], Handle] = {}
         self.fetched_for: dict[tuple[str, int], int] = {}
-        self.queue = deque((param, number) for number, use in enumerate(uses) for param in use)
+        self.queue = deque((param, number) for number, call in enumerate(calls) for param in call.params)
         self.before = [0]  # elements of all modules before each use
         self.later: dict[tuple[str, int], deque[int]] = {}  # uses of a parameter that are still to come
-        for number, use in enumerate(uses):
-            self.before.append(self.before[-1] + sum(param.elements for param in use))
-            for param in use:
+        for number, call in enumerate(calls):
+            self.before.append(self.before[-1] + sum(param.elements for param in call.params))
+            for param in call.params:
                 self.later.setdefault(param.key, deque()).append(number)
         self.made: list[tuple[Part, int]] = []
 
@@ -148,6 +154,10 @@ class Coordinator:
         if nbytes:
             self.live += nbytes
             self.made.append(("buffers", nbytes))
+
+    def called(self, call: Call) -> list[tuple[Part, int]]:
+        """A module's hooks: the one before it, and the one behind it where it ends at once."""
+        return self.fetch(call.params) + (self.release(call.params) if call.ends else [])
 
     def fetch(self, params: tuple[Param, ...]) -> list[tuple[Part, int]]:
         """Gather what the module needs and is not there, wait for it, and set out for what comes next."""

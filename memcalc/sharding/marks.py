@@ -52,6 +52,7 @@ class Param(NamedTuple):
     key: tuple[str, int]
     elements: int
     trainable: bool
+    adapter: bool = False
 
 
 class Marking(Sharder):
@@ -70,6 +71,9 @@ class Marking(Sharder):
 
     def root(self) -> Unit:  # noqa: D102
         return Unit(ROOT, ())
+
+    def layer(self, stack: str, index: int, name: str) -> Unit | None:  # noqa: ARG002, D102
+        return Unit(f"{normal(stack)}.#" if stack else "#", ()) if self._modules else None
 
     def module(self, path: str) -> Visit | None:  # noqa: D102
         if not self._modules:
@@ -166,12 +170,15 @@ class Roster:
 
     def param(self, tensor: Tensor, layer: int, stacks: tuple[str, ...]) -> Param | None:
         """A tensor in a layer; None where that layer has none of it."""
+        adapter = tensor.role == "adapter"
         pattern = next((p for path in stacks if (p := _pattern(tensor.name, path))), "")
         if not pattern:
-            return Param((tensor.name, -1), tensor.count * tensor.elements, tensor.trainable)
+            return Param((tensor.name, -1), tensor.count * tensor.elements, tensor.trainable, adapter)
         if not holds(pattern, layer):
             return None
-        return Param((tensor.name, layer), tensor.count // count_of(pattern) * tensor.elements, tensor.trainable)
+        return Param(
+            (tensor.name, layer), tensor.count // count_of(pattern) * tensor.elements, tensor.trainable, adapter
+        )
 
 
 def _pattern(name: str, stack: str) -> str:

@@ -70,6 +70,7 @@ class Settings:
     stage3_max_live_parameters: int = 1_000_000_000
     stage3_max_reuse_distance: int = 1_000_000_000
     stage3_allgather_sequential: bool = False
+    memory_efficient_linear: bool = True
     zero_hpz_partition_size: int = 1
     zero_quantized_weights: bool = False
     zero_quantized_nontrainable_weights: bool = False
@@ -122,7 +123,7 @@ OPTIONS: dict[str, Reader] = {
          "stage3_max_reuse_distance", "zero_hpz_partition_size", "mics_shard_size"), options.amount),
     **dict.fromkeys(
         ("overlap_comm", "contiguous_gradients", "reduce_scatter", "round_robin_gradients", "parameter_alignment",
-         "use_multi_rank_bucket_allreduce", "stage3_allgather_sequential", "zero_quantized_weights",
+         "use_multi_rank_bucket_allreduce", "stage3_allgather_sequential", "memory_efficient_linear", "zero_quantized_weights",
          "zero_quantized_nontrainable_weights", "zero_quantized_gradients", "mics_hierarchical_params_gather"),
         options.flag),
     **dict.fromkeys(("grad_accum_dtype", "communication_data_type"), options.dtype),

@@ -6,7 +6,7 @@ parameter_offload.py (what stays gathered) and partitioned_param_coordinator.py 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcalc.dtypes import BITS
@@ -54,6 +54,10 @@ class ZeroThree(Zero):
     def accumulated_item(self) -> int:
         """Bytes of an element of the partitions of gradients."""
         return BITS[self.gradient_dtype] // 8
+
+    def setting_of(self, setting: Setting) -> Setting:
+        """Linear layers are replaced by ones that save their input whatever learns (zero/linear.py, memory_efficient_linear)."""
+        return replace(super().setting_of(setting), keeps_inputs=self.settings.memory_efficient_linear)
 
     def over(self, component: str) -> int:  # noqa: ARG002 - all of them
         """Everything is sharded."""

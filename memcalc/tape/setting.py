@@ -26,7 +26,8 @@ class Setting:
     weights are computed in `compute`, as `product` says; `chunks` are those of the loss, or `chunk_size` how many
     times the hidden states' elements one may have; `saves_input` where their library keeps the input for the backward
     pass, `unpacks_parameters` where stacked experts are unpacked whole. `ways` says how the model is divided over ranks
-    (None: it is not); `seq` and the model are then one rank's.
+    (None: it is not); `seq` and the model are then one rank's. `keeps_inputs` where linear layers save their input even
+    if their weight does not learn (DeepSpeed's zero3_linear_wrap).
     """
 
     batch: int = 1
@@ -60,4 +61,5 @@ class Setting:
     product: Literal["", "dequantize", "int8"] = ""
     saves_input: bool = False
     unpacks_parameters: bool = False
+    keeps_inputs: bool = False
     ways: Ways | None = None

@@ -21,7 +21,7 @@ def linear(x: Value, weight: Value, bias: Value | None = None) -> Value:
     x, weight, bias = lower(x), lower(weight), bias and lower(bias)
     if len(x.shape) > 2 and x.strides is not None:
         return reshape(linear(reshape(x, -1, x.shape[-1]), weight, bias), *x.shape[:-1], weight.shape[0])
-    saved = (x if weight.node else None, weight if x.node else None)
+    saved = (x if weight.node or x.tape.setting.keeps_inputs else None, weight if x.node else None)
     flops = 2 * x.elements * weight.shape[0]
     node = record(x.tape, _linear_backward if bias is None else _biased_backward, (x, weight, bias), saved, flops)
     x.tape.multiplied(flops)
