@@ -8,6 +8,7 @@ third, 16-bit weights get a master copy in fp32 whatever the stage, and `auto` i
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from memcalc.configs.follow import find, follow
@@ -15,6 +16,7 @@ from memcalc.configs.names import model
 from memcalc.configs.table import Sheet
 from memcalc.configs.words import text, truth, whole
 from memcalc.errors import UnreadableInput
+from memcalc.presets import find as find_preset
 
 if TYPE_CHECKING:
     from memcalc.configs.documents import Document
@@ -118,7 +120,7 @@ def attach(sheet: Sheet, key: str, half: str = "", gpus: int = 1) -> bool:
         del sheet.origins[path]
     for name in [n for n in said.run if n not in batch]:
         sheet.run.pop(name, None)
-    sheet.adopt(said)
+    sheet.adopt(replace(said, assumptions=tuple(note for note in said.assumptions if note.path not in batch)))
     return True
 
 
@@ -127,11 +129,24 @@ def _followed(sheet: Sheet, key: str, name: str) -> Document:
     try:
         return follow(sheet.document, name)
     except UnreadableInput as error:
+        said = _shipped(name)
+        if said is not None and find(sheet.document, name) is None:
+            sheet.assume(key, "shipped", f"{name} is not here; read as the file of that name that the framework ships")
+            return sheet.document.part(key, said)
         said = _by_its_name(name)
         if find(sheet.document, name) is not None or (said is None and "sharding" not in sheet.asked.flags):
             raise sheet.refuse(key, f"{error}; put it there, or say --sharding zero3") from error
         sheet.warn(key, "not-found", f"{error}: its name is taken to say what is in it")
         return sheet.document.part(key, said or {})
+
+
+def _shipped(name: str) -> dict[str, Any] | None:
+    """What a trainer's own config of that path, or of the end of it, holds; None where no framework ships one."""
+    word = name.replace("\\", "/").removeprefix("./")
+    files = find_preset("frameworks", "deepspeed-configs")["files"]
+    held = next((found for path, found in files.items() if word == path or word.endswith(f"/{path}")), None)
+    auto = {"bf16": {"enabled": AUTO}, "fp16": {"enabled": AUTO}, "train_micro_batch_size_per_gpu": AUTO}
+    return None if held is None else {**auto, **held}
 
 
 def _by_its_name(name: str) -> dict[str, Any] | None:
