@@ -71,8 +71,9 @@ def _scatter_backward(node: Node, g: Value) -> Gradients:
 
 
 def index_add_(x: Value, index: Value, source: Value) -> Value:
-    """x.index_add_(0, index, source), in place: saves the indices; the source's gradient is gathered."""
-    return scatter(x, index, source)
+    """x.index_add_(0, index, source), in place: saves the indices and the source; the source's gradient is gathered."""
+    node = record(x.tape, _scatter_backward, (x, source), (index, source))
+    return alias(x, x.shape, x.strides, node)
 
 
 def topk(x: Value, k: int) -> tuple[Value, Value]:

@@ -126,9 +126,9 @@ def repeat_interleave(x: Value, times: int, axis: int) -> Value:
     return reshape(clone(expand(unsqueeze(x, axis + 1), *spread)), *shape)
 
 
-def repeat(x: Value, times: int) -> Value:
-    """x.repeat(times, 1, …): copies one behind the other; the gradient is their sum."""
-    out = x.tape.new((times * x.shape[0], *x.shape[1:]), x.dtype)
+def repeat(x: Value, times: int, axis: int = 0) -> Value:
+    """x.repeat of one axis: copies one behind the other; the gradient is their sum."""
+    out = x.tape.new((*x.shape[:axis], times * x.shape[axis], *x.shape[axis + 1 :]), x.dtype)
     out.node = record(x.tape, _repeat_backward, (x,), (), x.shape)
     return out
 
