@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -16,30 +16,44 @@ from memcalc.spelling import LISTS, SHORTHAND, spelled_out
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+T = TypeVar("T", bound=object)
+
 
 def judge(given: Mapping[str, Any], source: str, place: Callable[[str], str] | None = None) -> Run:
     """A Run, or RunInvalid with all faults, each at the place that `place` finds for its key."""
-    faults = [*_unknown(Run, given, ""), *_booleans(Run, given, "")]
-    known = {key: value for key, value in spelled_out(given).items() if key in _names(Run)}
+    return judged(Run, given, source, place, spelled_out)
+
+
+def judged(
+    kind: type[T],
+    given: Mapping[str, Any],
+    source: str,
+    place: Callable[[str], str] | None = None,
+    spell: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
+) -> T:
+    """The dataclass `kind` that a mapping holds once it is spelled out, or RunInvalid with all faults at their places."""
+    own = cast("type", kind)
+    faults = [*_unknown(own, given, ""), *_booleans(own, given, "")]
+    known = {key: value for key, value in spell(given).items() if key in _names(own)}
     try:
-        run = _adapter().validate_python(known)
+        made: T | None = _adapter(own).validate_python(known)
     except ValidationError as error:
         told = {f.where for f in faults}
         faults += [f for f in _faults(error) if f.where not in told]
-        run = None
-    if faults or run is None:
+        made = None
+    if faults or made is None:
         raise RunInvalid([Fault(place(f.where), f.what) if place else f for f in faults], source)
-    return run
+    return made
 
 
-@lru_cache(maxsize=1)
-def _adapter() -> TypeAdapter[Run]:
-    return TypeAdapter(Run)
+@lru_cache(maxsize=4)
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(kind)
 
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of a run file, for editors."""
-    made = _adapter().json_schema()
+    made = _adapter(Run).json_schema()
     made.update({"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "memcalc run file"})
     for part in (made, *made["$defs"].values()):
         part["additionalProperties"] = part.get("title") == "Sharding"  # its options keep the framework's own names

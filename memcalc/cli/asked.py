@@ -43,11 +43,11 @@ def question_of(source: str | None, told: Sequence[tuple[str, Any]], form: str =
     """The run of a file or a model's name, with what is `told` of it besides: (dotted key, value), the last wins."""
     over: dict[str, Any] = {}
     for key, item in told:
-        _put(over, key, item)
+        put(over, key, item)
     start = _from_source(source, Asked(over, hub), form)
     given = dict(start.given)
     for key, item in told:
-        _put(given, key, item)
+        put(given, key, item)
     if "model" not in given:
         raise UsageError(
             "which model? Name one (memcalc estimate llama-2-7b), or a run file; list models with: memcalc models"
@@ -143,7 +143,7 @@ def value(text: str) -> Any:  # noqa: ANN401 - whatever YAML holds
         return text
 
 
-def _put(given: dict[str, Any], key: str, item: object) -> None:
+def put(given: dict[str, Any], key: str, item: object) -> None:
     """Set a dotted key; a bare word on the way ('lora: 16') becomes the mapping it stands for."""
     first, *rest = key.replace("-", "_").split(".")
     if first not in keys():

@@ -62,6 +62,18 @@ def write(text: str, output: str | None) -> None:
         sys.stdout.buffer.write(whole.encode(sys.stdout.encoding or "ascii", "replace"))
 
 
+def summarise(markdown: str) -> None:
+    """Append to the summary of the step, where GitHub runs it (GITHUB_STEP_SUMMARY names its file)."""
+    file = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not file:
+        return
+    try:
+        with Path(file).open("a", encoding="utf-8") as summary:
+            summary.write(markdown)
+    except OSError as error:
+        raise CannotWrite(f"GITHUB_STEP_SUMMARY: {file} can't be written: {error.strerror or error}") from error
+
+
 def _write_file(path: Path, text: str) -> None:
     """Write beside the target and move into place: a failure leaves what was there."""
     draft = path.with_name(f".{path.name}.tmp")

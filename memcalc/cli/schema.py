@@ -10,11 +10,11 @@ import typer
 from memcalc.cli.output import OutputOption, write
 from memcalc.errors import UsageError, nearest_names
 
-KINDS = ("run", "report", "explanation")
+KINDS = ("run", "report", "budget", "explanation")
 
 
 def main(
-    kind: Annotated[str, typer.Argument(help="run, report or explanation.")] = "run",
+    kind: Annotated[str, typer.Argument(help="run, report, budget or explanation.")] = "run",
     output: OutputOption = None,
 ) -> None:
     """Example: memcalc schema run --output run.schema.json"""  # noqa: D400
@@ -31,6 +31,10 @@ def _schema(kind: str) -> dict[str, object]:
         from memcalc.faults import schema  # noqa: PLC0415
 
         return schema()
+    if kind == "budget":
+        from memcalc.checking.budgets import schema as of_budgets  # noqa: PLC0415
+
+        return of_budgets()
     if kind == "explanation":
         from memcalc.explanation.values import Explanation  # noqa: PLC0415
 

@@ -1,0 +1,104 @@
+"""check: hold runs to budgets. Configs and budgets in, one document out; nothing is printed here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memcalc.checking import budgets
+from memcalc.checking.limits import NOTHING, Limits, largest, limits
+from memcalc.checking.sources import configs
+from memcalc.checking.values import Check, Fix, Held, Largest, Result
+from memcalc.errors import MemcalcError
+from memcalc.pipeline import estimate_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from memcalc.checking.budgets import BudgetFile
+    from memcalc.question import Question
+    from memcalc.report import Report
+    from memcalc.run import Budget
+
+__all__ = ["Check", "Fix", "Held", "Largest", "Result", "check"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is asked beside the configs: `said` are keys of a run that win over a config's own and the budget file's `set`.
+
+    `opens` makes a question of a config and of what is said of it.
+    """
+
+    opens: Callable[[str, Sequence[tuple[str, Any]]], Question]
+    budget: Budget | None = None
+    said: tuple[tuple[str, Any], ...] = ()
+
+
+def check(named: Iterable[str], asked: Asked, file: str | None = None) -> Check:
+    """Every config against its limits. `named` are paths, patterns or models; none means those the budget file lists.
+
+    Limits come from the budget file (`file`, or memcalc.yaml or pyproject.toml at or above the working directory), from
+    the config's own `budget`, and from `asked`; the later wins. UsageError where there is nothing to check.
+    """
+    found = budgets.load(Path(file)) if file else budgets.find(Path.cwd())
+    sources = configs(named, found)
+    results = tuple(_checked(source, asked, found) for source in sources)
+    return Check(passed=all(result.passed for result in results), budget=found.source if found else "", results=results)
+
+
+def _checked(source: str, asked: Asked, file: BudgetFile | None) -> Result:
+    """One config; what is wrong with it is told in its result, so that the others are checked all the same."""
+    try:
+        settings = file.settings_of(Path(source)) if file else {}
+        question = asked.opens(source, (*settings.items(), *asked.said))
+        wanted = _wanted(source, question, asked, file)
+        return question.answer(lambda run, beside: _result(source, wanted, estimate_run(run, beside), question))
+    except MemcalcError as error:
+        return Result(name=_name(source), source=source, passed=False, error=str(error), code=error.exit_code)
+
+
+def _wanted(source: str, question: Question, asked: Asked, file: BudgetFile | None) -> Limits:
+    shared = file.limits_of(Path(source)) if file else NOTHING
+    place = question.place or (lambda path: source)  # noqa: ARG005
+    own = limits(question.run.budget, lambda key: place(f"budget.{key}").rpartition(" ")[0] or source)
+    return shared.over(own).over(limits(asked.budget, lambda key: f"--{key.replace('_', '-')}"))
+
+
+def _result(source: str, wanted: Limits, report: Report, question: Question) -> Result:
+    price = _price(report)
+    held = wanted.held(report, price)
+    passed = all(limit.passed for limit in held)
+    fix = None
+    if not passed:
+        from memcalc.checking.fixes import fix as search  # noqa: PLC0415 - only what fails needs one
+
+        fix = search(question.run, question.beside, report,
+                     lambda other: all(limit.passed for limit in wanted.held(other, _price(other))))  # fmt: skip
+    return Result(name=_name(source), source=source, passed=passed, headline=_headline(report), total=report.memory.total,
+                  limits=held, largest=largest(report), fix=fix,
+                  warnings=tuple(note.message for note in report.warnings))  # fmt: skip
+
+
+def _headline(report: Report) -> str:
+    from memcalc.render.summary import headline  # noqa: PLC0415
+
+    return headline(report)
+
+
+def _price(report: Report) -> float | None:
+    """USD of an hour of one of the report's GPUs."""
+    if report.gpu.name is None:
+        return None
+    from memcalc.gpus import gpu  # noqa: PLC0415
+    from memcalc.recommender.cost import price_of  # noqa: PLC0415
+
+    found = price_of(gpu(report.gpu.name))
+    return found.per_gpu_hour if found else None
+
+
+def _name(source: str) -> str:
+    """A config's name in a list: its path without the ending."""
+    path = Path(source)
+    return path.with_suffix("").as_posix() if path.suffix in (".yaml", ".yml", ".json", ".toml") else source
