@@ -41,7 +41,8 @@ class Gathering(Marking):
 
     def __init__(self, tape: Tape, strategy: ZeroThree, model: Model, tensors: tuple[Tensor, ...]) -> None:
         super().__init__(tape, takes=True, modules=True)
-        self.strategy, self.roster = strategy, Roster(tensors)
+        tied = tuple(tensor for tensor in model.tensors if tensor.tied_to)
+        self.strategy, self.roster = strategy, Roster((*tensors, *tied))
         self.acting = frozenset(activated(model.body))
         self.adapted = any(tensor.role == "adapter" for tensor in tensors)
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from memcalc.tape.units import Sharder
 
 LOW = "bf16"  # of a partition whose master copy is separate, whatever the model's dtype
+OUTSIDE = "gradient outside the partition"
 DOUBLE = 8  # bytes of an element in the norm of a gradient (zero/utils.py, get_norm_dtype)
 
 
@@ -79,7 +80,10 @@ class ZeroOneTwo(Zero):
             return pieces((clipped for _, clipped in flat.inside(flat.fullest)), "fp32")
         if self.offloads:
             return ()
-        return pieces((one.elements for one in flat.overlapping(flat.fullest)), self.gradient_dtype)
+        inside = flat.inside(flat.fullest)
+        outside = (one.elements - elements for one, elements in inside if one.elements > elements)
+        return (*pieces((min(one.elements, elements) for one, elements in inside), self.gradient_dtype),
+                *pieces(outside, self.gradient_dtype, OUTSIDE))  # fmt: skip
 
     def accumulated(self, tensors: tuple[Tensor, ...], flat: Flat) -> tuple[Tensor, ...]:
         """What earlier micro batches leave: stage 1 keeps every parameter's own gradient."""
@@ -127,7 +131,7 @@ class ZeroOneTwo(Zero):
             return 0
         partition = sum(tensor.elements for tensor in local.states)
         used, item = rounded(4 * partition), BITS[self.gradient_dtype] // 8
-        norm = rounded(DOUBLE * min(partition, max((tensor.elements for tensor in local.gradients), default=0)))
+        norm = rounded(DOUBLE * max((tensor.elements for tensor in local.gradients if tensor.name != OUTSIDE), default=0))
         if self.compact:
             return max(norm, plain)
         left = sum(rounded(item * tensor.elements * tensor.count) for tensor in local.gradients)
@@ -186,6 +190,6 @@ def piece(name: str, elements: int, dtype: str) -> tuple[Tensor, ...]:
     return (Tensor(name, (elements,), dtype=dtype),) if elements else ()
 
 
-def pieces(sizes: Iterable[int], dtype: str) -> tuple[Tensor, ...]:
+def pieces(sizes: Iterable[int], dtype: str, name: str = "gradient") -> tuple[Tensor, ...]:
     """The gradients that a partition keeps, like ones grouped."""
-    return tuple(Tensor("gradient", (elements,), count, dtype=dtype) for elements, count in Counter(sizes).items())
+    return tuple(Tensor(name, (elements,), count, dtype=dtype) for elements, count in Counter(sizes).items())
