@@ -9,123 +9,176 @@ neighbours merge; nothing goes back to the device.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MIB = 2**20
-SMALL, SMALL_SEGMENT, LARGE_SEGMENT, OWN_SEGMENT, ROUND_SEGMENT, GRAIN = MIB, 2 * MIB, 20 * MIB, 10 * MIB, 2 * MIB, 512
-SERIAL = 40  # bits of a serial number, below the size in an entry of a pool
+SMALL, SMALL_SEGMENT, LARGE_SEGMENT, OWN_SEGMENT, ROUND_SEGMENT = MIB, 2 * MIB, 20 * MIB, 10 * MIB, 2 * MIB
 
 
 class Block:
-    """A stretch of a segment, in use or free, between its neighbours; `entry` is its place in the pool while free.
+    """A stretch of a segment, in use or free, between its neighbours.
 
     It stands for `times` like stretches, each in a segment of its own; all blocks of a segment have the same `times`.
     `holder` is the list of what was asked for together, while in use.
     """
 
-    __slots__ = ("before", "behind", "entry", "holder", "size", "small", "times")
+    __slots__ = ("before", "behind", "free", "holder", "pool", "size", "times")
 
     def __init__(
-        self, size: int, small: bool, times: int, before: Block | None = None, behind: Block | None = None
+        self, pool: Pool, size: int, times: int, before: Block | None = None, behind: Block | None = None
     ) -> None:
-        self.size, self.small, self.times, self.before, self.behind = size, small, times, before, behind
-        self.entry = 0
+        self.pool, self.size, self.times, self.before, self.behind = pool, size, times, before, behind
+        if behind is not None:
+            behind.before = self
         self.holder: list[Block] | None = None
+        self.free = False
+
+    def release(self) -> None:
+        """Free, and one with free neighbours in its segment."""
+        block, pool, before, behind = self, self.pool, self.before, self.behind
+        if before is not None and before.free:
+            pool.waiting[before.size].remove(before)
+            before.size += block.size
+            before.behind = behind
+            if behind is not None:
+                behind.before = before
+            block = before
+        if behind is not None and behind.free:
+            pool.waiting[behind.size].remove(behind)
+            block.size += behind.size
+            block.behind = behind = behind.behind
+            if behind is not None:
+                behind.before = block
+        pool.put(block)
+
+
+Alive: TypeAlias = "Block | list[Block] | None"  # what was asked for at once, until it is given back
+
+
+class Pool:
+    """The free blocks of small, or of large segments: of each size the oldest first. `least` must remain for a split."""
+
+    __slots__ = ("least", "sizes", "waiting")
+
+    def __init__(self, least: int) -> None:
+        self.least = least
+        self.sizes: list[int] = []  # of all that wait, or have waited, in order
+        self.waiting: dict[int, list[Block]] = {}
+
+    def put(self, block: Block) -> None:
+        """A block is free."""
+        block.free = True
+        alike = self.waiting.get(block.size)
+        if alike is None:
+            self.waiting[block.size] = [block]
+            insort(self.sizes, block.size)
+        else:
+            alike.append(block)
 
 
 class CachingAllocator:
-    """`reserved` is what it has taken from the device so far.
-
-    A pool is a sorted list of entries, size and serial number in one integer: the smallest that fits, the oldest first.
-    """
+    """`reserved` is what it has taken from the device so far."""
 
     def __init__(self) -> None:
-        self.reserved = self._serial = 0
-        self._small: list[int] = []
-        self._large: list[int] = []
-        self._free: dict[int, Block] = {}
+        self.reserved = 0
+        self._small, self._large = Pool(0), Pool(SMALL)
 
-    def malloc(self, size: int, times: int = 1) -> list[Block]:
-        """`times` blocks for `size` bytes each, a multiple of 512, one after the other."""
-        small = size <= SMALL
-        pool = self._small if small else self._large
+    def malloc(self, size: int, times: int = 1) -> Block:
+        """A block for `size` bytes, a multiple of 512: the smallest that fits, no more than `times` of them."""
+        pool = self._small if size <= SMALL else self._large
+        sizes, waiting = pool.sizes, pool.waiting
+        at = bisect_left(sizes, size)
+        while at < len(sizes):
+            alike = waiting[sizes[at]]
+            if alike:
+                block = alike.pop(0)
+                break
+            del waiting[sizes.pop(at)]
+        else:
+            block = self._segment(pool, size, times)
+        block.free = False
+        if block.times > times:
+            _part(block, times)
+        rest = block.size - size
+        if rest > pool.least:
+            block.behind = tail = Block(pool, rest, block.times, block, block.behind)
+            block.size = size
+            pool.put(tail)
+        return block
+
+    def several(self, size: int, times: int) -> list[Block]:
+        """`times` blocks for `size` bytes each, one after the other."""
         holder: list[Block] = []
         while times:
-            at = bisect_left(pool, size << SERIAL)
-            if at < len(pool):
-                block = self._free.pop(pool.pop(at))
-                block.entry = 0
-                if block.times > times:
-                    self._part(block, times)
-            else:
-                block = self._segment(size, small, times)
-            times -= block.times
+            block = self.malloc(size, times)
             block.holder = holder
             holder.append(block)
-            rest = block.size - size
-            if rest > SMALL or (small and rest):
-                behind = block.behind
-                block.behind = tail = Block(rest, small, block.times, block, behind)
-                block.size = size
-                if behind is not None:
-                    behind.before = tail
-                self._serial += 1
-                tail.entry = entry = rest << SERIAL | self._serial
-                self._free[entry] = tail
-                insort(pool, entry)
+            times -= block.times
         return holder
 
-    def _segment(self, size: int, small: bool, times: int) -> Block:
+    def _segment(self, pool: Pool, size: int, times: int) -> Block:
         """New segments, so many that `times` blocks fill them, or one."""
-        own = -(-size // ROUND_SEGMENT) * ROUND_SEGMENT
-        taken = SMALL_SEGMENT if small else LARGE_SEGMENT if size < OWN_SEGMENT else own
-        segments = max(1, times // (taken // size))
+        if size >= OWN_SEGMENT:
+            taken = -(-size // ROUND_SEGMENT) * ROUND_SEGMENT
+        else:
+            taken = SMALL_SEGMENT if size <= SMALL else LARGE_SEGMENT
+            times //= taken // size
+        segments = times or 1
         self.reserved += taken * segments
-        return Block(taken, small, segments)
+        return Block(pool, taken, segments)
 
-    def _part(self, block: Block, times: int) -> None:
-        """Tell the first `times` of like segments apart from the others; `block` is in no pool just now."""
-        one: Block | None = block
-        while one and one.before:
-            one = one.before
-        last = None
-        while one:
-            other = Block(one.size, one.small, one.times - times, last)
-            one.times = times
-            if last:
-                last.behind = other
-            if one.holder is not None:
-                other.holder = one.holder
-                one.holder.append(other)
-            else:
-                self._put(other)
-            last, one = other, one.behind
-
-    def free(self, holder: list[Block]) -> None:
-        """Give blocks back; they merge with free neighbours of their segment."""
-        for piece in holder:
-            block, before, behind = piece, piece.before, piece.behind
+    def free(self, alive: Alive) -> None:
+        """Give back what was asked for at once."""
+        for block in alive if isinstance(alive, list) else (alive,) if alive else ():
             block.holder = None
-            pool = self._small if block.small else self._large
-            if before is not None and before.entry:
-                del pool[bisect_left(pool, before.entry)], self._free[before.entry]
-                before.size += block.size
-                before.behind = behind
-                if behind is not None:
-                    behind.before = before
-                block = before
-            if behind is not None and behind.entry:
-                del pool[bisect_left(pool, behind.entry)], self._free[behind.entry]
-                block.size += behind.size
-                block.behind = behind.behind
-                if behind.behind is not None:
-                    behind.behind.before = block
-            self._serial += 1
-            block.entry = entry = block.size << SERIAL | self._serial
-            self._free[entry] = block
-            insort(pool, entry)
+            block.release()
 
-    def _put(self, block: Block) -> None:
-        self._serial += 1
-        block.entry = entry = block.size << SERIAL | self._serial
-        self._free[entry] = block
-        insort(self._small if block.small else self._large, entry)
+    def follow(self, moves: Iterable[int], sizes: list[int], times: list[int], alive: list[Alive]) -> None:
+        """Births and deaths in turn: n for the birth of `alive[n]`, ~n for its death, if it lives.
+
+        What happens most often, a free block that fits to the byte, is dealt with in place.
+        """
+        malloc, small, large = self.malloc, self._small.waiting, self._large.waiting
+        for move in moves:
+            if move >= 0:
+                size = sizes[move]
+                if times[move] > 1:
+                    alive[move] = self.several(size, times[move])
+                    continue
+                alike = (small if size <= SMALL else large).get(size)
+                if alike and alike[0].times == 1:
+                    block = alive[move] = alike.pop(0)
+                    block.free = False
+                else:
+                    alive[move] = malloc(size)
+            else:
+                block = alive[~move]  # type: ignore[assignment]  # several blocks are told apart below
+                if block.__class__ is Block:
+                    block.release()
+                else:
+                    self.free(block)
+                alive[~move] = None
+
+
+def _part(block: Block, times: int) -> None:
+    """Tell the first `times` of like segments apart from the others, whose blocks wait where theirs did."""
+    one: Block | None = block
+    while one and one.before:
+        one = one.before
+    last = None
+    while one:
+        other = Block(one.pool, one.size, one.times - times, last)
+        one.times = times
+        if last:
+            last.behind = other
+        if one.holder is not None:
+            other.holder = one.holder
+            one.holder.append(other)
+        else:
+            other.free = True
+            alike = one.pool.waiting[one.size]
+            alike.insert(0 if one is block else alike.index(one) + 1, other)
+        last, one = other, one.behind

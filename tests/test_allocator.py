@@ -54,7 +54,7 @@ def test_asking_for_many_is_the_same_as_one_after_the_other(size: int) -> None:
         allocator.free(allocator.malloc(40 * MIB))
     for _ in range(9):
         one.malloc(size)
-    many.malloc(size, 9)
+    many.several(size, 9)
     assert one.reserved == many.reserved
     one.malloc(2 * MIB)
     many.malloc(2 * MIB)
@@ -63,26 +63,26 @@ def test_asking_for_many_is_the_same_as_one_after_the_other(size: int) -> None:
 
 def test_of_many_like_blocks_one_is_told_apart_where_only_one_is_used() -> None:
     allocator = CachingAllocator()
-    held = allocator.malloc(32 * MIB, 5)
+    held = allocator.several(32 * MIB, 5)
     allocator.free(held)
-    one, rest = allocator.malloc(20 * MIB), allocator.malloc(32 * MIB, 4)
+    one, rest = allocator.malloc(20 * MIB), allocator.several(32 * MIB, 4)
     assert allocator.reserved == 160 * MIB
     allocator.malloc(12 * MIB)  # beside the one
     assert allocator.reserved == 160 * MIB
     allocator.free(rest)
     allocator.free(one)
-    allocator.malloc(32 * MIB, 4)
+    allocator.several(32 * MIB, 4)
     allocator.malloc(20 * MIB)
     assert allocator.reserved == 160 * MIB
 
 
 def test_what_shares_a_segment_with_a_part_is_given_back_whole() -> None:
     allocator = CachingAllocator()
-    first, second = allocator.malloc(32 * MIB, 4), None
+    first, second = allocator.several(32 * MIB, 4), None
     allocator.free(first)
-    first, second = allocator.malloc(8 * MIB, 4), allocator.malloc(8 * MIB, 4)
-    allocator.malloc(16 * MIB, 1)  # takes the rest of one of the four segments: its neighbours are told apart, too
+    first, second = allocator.several(8 * MIB, 4), allocator.several(8 * MIB, 4)
+    allocator.several(16 * MIB, 1)  # takes the rest of one of the four segments: its neighbours are told apart, too
     allocator.free(first)
     allocator.free(second)
-    allocator.malloc(32 * MIB, 3)
+    allocator.several(32 * MIB, 3)
     assert allocator.reserved == 128 * MIB

@@ -1,0 +1,153 @@
+"""The allocator's replay of a step, against the same log followed event by event."""
+
+from __future__ import annotations
+
+import sys
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from memcalc import estimate
+from memcalc import moves as moving
+from memcalc.resolve import resolve
+from memcalc.simulation import simulate
+from memcalc.tape.hf import layers
+from memcalc.tape.values import rounded
+from memcalc.validation import parse_run
+
+if TYPE_CHECKING:
+    from memcalc.reserve import Held
+    from memcalc.tape.step import Recording
+
+MIB = 2**20
+LLAMA = {"model_type": "llama", "hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16,
+         "num_key_value_heads": 8, "vocab_size": 32000, "num_hidden_layers": 12}  # fmt: skip
+MIXED = {"model_type": "gemma3_text", "hidden_size": 640, "intermediate_size": 2048, "num_attention_heads": 4,
+         "num_key_value_heads": 1, "head_dim": 256, "vocab_size": 50000, "num_hidden_layers": 13,
+         "sliding_window": 128}  # fmt: skip
+RUNS: list[dict[str, Any]] = [
+    {"model": LLAMA, "batch_size": 2, "seq_len": 1024},
+    {"model": LLAMA, "batch_size": 3, "seq_len": 700, "precision": "bf16", "checkpointing": "full"},
+    {"model": LLAMA, "batch_size": 2, "seq_len": 512, "precision": "amp-bf16", "attention": "eager"},
+    {"model": MIXED, "batch_size": 2, "seq_len": 1024, "precision": "bf16", "optimizer": "sgd"},
+]
+
+
+def every_layer(kinds: list[int], _every: int) -> tuple[list[int], list[int]]:
+    """In place of one record for like layers, one for each."""
+    return list(range(len(kinds))), list(range(len(kinds)))
+
+
+class Plain:
+    """The allocator's rules, spelled out: a segment is a list of [since when it is free (0: in use), bytes]."""
+
+    def __init__(self) -> None:
+        self.pools: dict[bool, list[list[list[int]]]] = {True: [], False: []}
+        self.reserved = self.clock = 0
+
+    def malloc(self, size: int) -> list[int]:
+        """The smallest that fits, the oldest of those; else a new segment."""
+        small = size <= MIB
+        fitting = [(one[1], one[0], at, place) for place, segment in enumerate(self.pools[small])
+                   for at, one in enumerate(segment) if one[0] and one[1] >= size]  # fmt: skip
+        if not fitting:
+            taken = 2 * MIB if small else 20 * MIB if size < 10 * MIB else -(-size // (2 * MIB)) * 2 * MIB
+            self.reserved += taken
+            self.pools[small].append([[0, taken]])
+        *_, at, place = min(fitting, default=(0, -1))
+        segment = self.pools[small][place]
+        one, rest = segment[at], segment[at][1] - size
+        one[0] = 0
+        if rest > (0 if small else MIB):
+            self.clock += 1
+            one[1] = size
+            segment.insert(at + 1, [self.clock, rest])
+        return one
+
+    def free(self, one: list[int]) -> None:
+        """Back, and one with its free neighbours."""
+        segment, at = next((segment, at) for pool in self.pools.values() for segment in pool
+                           for at, part in enumerate(segment) if part is one)  # fmt: skip
+        if at + 1 < len(segment) and segment[at + 1][0]:
+            one[1] += segment.pop(at + 1)[1]
+        if at and segment[at - 1][0]:
+            one[1] += segment.pop(at - 1)[1]
+        self.clock += 1
+        one[0] = self.clock
+
+
+def followed(recording: Recording, weights: list[tuple[int, int]], trained: list[Held], _total: int) -> int:
+    """Two steps, event by event; like tensors in the order of the layers."""
+    allocator = Plain()
+    for sizes in in_layers([((size,), times) for size, times in weights]):
+        for size in sizes:
+            allocator.malloc(rounded(size))
+    for first in (True, False):
+        alive: dict[int, list[int]] = {}
+        for event in recording.events[: recording.end]:
+            if event >= 0:
+                alive[event] = allocator.malloc(recording.sizes[event])
+            elif ~event in alive:
+                allocator.free(alive.pop(~event))
+        for sizes in in_layers([(held.states, held.times) for held in trained]) if first else ():
+            for size in sizes:
+                allocator.malloc(size)
+        together = in_layers([(held.together, held.times) for held in trained])
+        for one in [*(allocator.malloc(size) for sizes in together for size in sizes), *alive.values()]:
+            allocator.free(one)
+    return allocator.reserved
+
+
+def in_layers(tensors: list[tuple[tuple[int, ...], int]]) -> list[tuple[int, ...]]:
+    """What each of so many like tensors has, layer after layer."""
+    found: list[tuple[int, ...]] = []
+    for times, alike in groupby(tensors, key=lambda pair: pair[1]):
+        found += [sizes for sizes, _ in alike] * times
+    return found
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_the_replay_is_the_log_event_by_event(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moving, "MOVES", 10**6)
+    alone = estimate(run).memory.reserved
+    monkeypatch.setattr(layers, "_samples", every_layer)
+    monkeypatch.setattr(sys.modules["memcalc.tape.measure"], "reserved", followed)
+    assert alone == pytest.approx(estimate(run).memory.reserved, rel=1e-3)  # but for what is negligible
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_many_layers_at_once_are_much_the_same(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moving, "MOVES", 10**6)
+    alone = estimate(run).memory.reserved
+    monkeypatch.setattr(moving, "MOVES", 0)
+    assert estimate(run).memory.reserved == pytest.approx(alone, rel=0.08)
+
+
+def test_like_layers_are_grouped_towards_the_middle() -> None:
+    order = [0, *[1] * 30, 2]
+    assert moving.groups(order, [10] * 3, 320) == [(sample, 1) for sample in order]
+    grouped = moving.groups(order, [10] * 3, 100)
+    assert grouped == [(0, 1), (1, 1), (1, 2), (1, 4), (1, 8), (1, 8), (1, 4), (1, 2), (1, 1), (2, 1)]
+    assert moving.groups(order, [10] * 3, 0) == [(0, 1), (1, 1), (1, 28), (1, 1), (2, 1)]
+
+
+def test_kinds_of_layers_stay_apart() -> None:
+    order = [0, *[1, 1, 1, 2] * 6, 3]
+    for most in (0, 100, 150, 200):
+        grouped = moving.groups(order, [10] * 4, most)
+        assert all(
+            sum(times for kind, times in grouped if kind == sample) == order.count(sample) for sample in range(4)
+        )
+
+
+def test_reserved_is_found_only_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise AssertionError("replayed")
+
+    monkeypatch.setattr(sys.modules["memcalc.tape.measure"], "reserved", refuse)
+    timeline = simulate(resolve(parse_run(RUNS[0])))
+    assert timeline
+    assert timeline.peak > 0
+    with pytest.raises(AssertionError, match="replayed"):
+        _ = timeline.reserved
