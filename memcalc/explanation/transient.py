@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from memcalc.explanation.kinds import Kinds, alike, merged
 from memcalc.explanation.tracing import Origin, Tracing
 from memcalc.explanation.values import Live, Made, Peak, Share
+from memcalc.overlay import Heights
+from memcalc.overlay import parts as parts_laid
 from memcalc.simulation import simulate
 from memcalc.tape.step import Recording, record_step
 from memcalc.timeline import Moved, Slice, Timeline, fates, schedule, signed_sizes
@@ -106,15 +108,28 @@ def kept(step: Trace) -> Live:
 
 def at_peak(step: Trace, temporaries: Iterable[Made]) -> Live:
     """What is live at the peak beyond what persists; `temporaries` are those of the optimizer step."""
-    base = step.timeline.base.get("gradients", 0)
-    left = (_plain("gradients", "gradients", "left by the micro batches before", base),) if base else ()
+    base, own = (step.timeline.base.get(part, 0) for part in ("gradients", "buffers"))
+    left = [_plain("gradients", "gradients", "left by the micro batches before", base)] if base else []
+    left += [_plain("buffers", "sharding", "there all along", own)] if own else []
     if step.timeline.peak_phase == "optimizer":
         outputs = step.recording.outputs
         parts = ["activations" if storage == outputs else "gradients" for storage in range(len(step.tape.origins))]
-        return _live(step, step.until(len(step.slices)), parts, (*left, *temporaries))
+        return _live(step, step.until(len(step.slices)), parts, (*left, *_laid(step, len(step.slices)), *temporaries))
     numbers = [i for i, piece in enumerate(step.slices) if piece.phase == step.timeline.peak_phase]
-    number, events, _ = _highest(step, numbers)
-    return _live(step, step.until(number, events), [str(part) for part in fates(step.recording)], left)
+    number, events, items, _ = _highest(step, numbers)
+    kinds = [str(part) for part in fates(step.recording)]
+    return _live(step, step.until(number, events), kinds, (*left, *_laid(step, number, items)))
+
+
+def _laid(step: Trace, number: int, items: int = 0) -> list[Made]:
+    """What a sharding strategy has beside the log after `number` slices, and so many changes in the next, by part."""
+    overlay = step.recording.overlay
+    there = [item for before in range(number) for item in overlay.get(before, ())]
+    sums = parts_laid([*there, *overlay.get(number, ())[:items]])
+    titles = {"gradients": "gradients of this rank's part", "buffers": "gathered and reduced"}
+    return [
+        _plain(part, "sharding", titles.get(part, "on the way to another rank"), n) for part, n in sums.items() if n
+    ]
 
 
 def _plain(component: str, kind: str, operation: str, nbytes: int) -> Made:
@@ -204,7 +219,7 @@ def peaks(step: Trace) -> tuple[Peak, ...]:
     ground = sum(step.timeline.base.values()) + step.recording.resident
     found = [Peak(part="optimizer", bytes=step.timeline.phases["optimizer"], below=0)]
     for part, numbers in parts.items():
-        number, events, height = _highest(step, numbers)
+        number, events, _, height = _highest(step, numbers)
         event = step.recording.events[step.slices[number].start + events - 1] if events else -1
         origin = step.tape.origins[event if event >= 0 else ~event] if events else None
         found.append(Peak(part=part, bytes=ground + height, below=0, path=origin.path if origin else "",
@@ -215,16 +230,24 @@ def peaks(step: Trace) -> tuple[Peak, ...]:
     return tuple(sorted(named, key=lambda peak: peak.below))
 
 
-def _highest(step: Trace, numbers: Iterable[int]) -> tuple[int, int, int]:
-    """(slice, events of it, bytes above the base) where the given slices are at their highest, as the timeline finds it."""
-    wanted, live = set(numbers), 0
+def _highest(step: Trace, numbers: Iterable[int]) -> tuple[int, int, int, int]:
+    """(slice, events of it, changes laid over it, bytes above the base) where the given slices are at their highest."""
+    wanted, live, cut = set(numbers), 0, Heights(step.signed)
     paths: dict[Slice, list[int]] = {}
-    found: list[tuple[int, int, int]] = []
+    found: list[tuple[int, int, int, int]] = []
     for number, piece in enumerate(step.slices):
+        laid = step.recording.overlay.get(number)
+        if laid:
+            top, end = cut.over(piece, laid)
+            if number in wanted:
+                stop, items = cut.peak(piece, laid)
+                found.append((number, stop - piece.start, items, live + top))
+            live += end
+            continue
         if piece not in paths:
             paths[piece] = list(accumulate(step.signed[piece.start : piece.stop]))
         path = paths[piece]
         if number in wanted:
-            found.append((number, path.index(max(path)) + 1 if path else 0, live + max(0, *path, 0)))
+            found.append((number, path.index(max(path)) + 1 if path else 0, 0, live + max(0, *path, 0)))
         live += path[-1] if path else 0
-    return max(found, key=lambda entry: entry[2])
+    return max(found, key=lambda entry: entry[3])
