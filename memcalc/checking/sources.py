@@ -25,7 +25,7 @@ def configs(named: Iterable[str], file: BudgetFile | None) -> list[str]:
         words = [str(file.folder / pattern) for pattern in file.configs()]
     if not words:
         raise UsageError(
-            "which configs? Name some (memcalc check train/*.yaml), or list them in memcalc.yaml: `configs: [train/*.yaml]`"
+            "which configs? Name some (train/*.yaml), or list them in memcalc.yaml: `configs: [train/*.yaml]`"
         )
     found = list(dict.fromkeys(path for word in words for path in _opened(word)))
     if len(found) > MOST:

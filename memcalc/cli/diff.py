@@ -22,8 +22,9 @@ MARKER = "memcalc-diff"
 
 def main(
     configs: Annotated[
-        list[str], typer.Argument(help="Two configs or models, A and B; with --base any number.", show_default=False)
-    ],
+        list[str] | None,
+        typer.Argument(help="Two configs or models, A and B; with --base any number.", show_default=False),
+    ] = None,
     base: Annotated[
         str | None, typer.Option("--base", help="Compare each config with itself at this git revision.", metavar="REV")
     ] = None,
@@ -43,7 +44,7 @@ def main(
     output: OutputOption = None,
     units: UnitsOption = "GiB",
 ) -> None:
-    """Each component before and after, and the key of the run that did it.
+    """Each component before and after, and the key of the run that did it. With --base and no config: those of memcalc.yaml.
 
     Examples: memcalc diff a.yaml b.yaml; memcalc diff --base main train/*.yaml --format markdown
     """
@@ -52,7 +53,7 @@ def main(
 
     chosen, sheet = choose(form, FORMATS), page(units, output)
     told = said({"gpu": gpu, "gpus": gpus}, change or ())
-    answer = _between(configs, told) if base is None else _since(base, configs, told)
+    answer = _between(configs or (), told) if base is None else _since(base, configs or (), told)
     write(render(answer, chosen, sheet, marker), output)
     if any(pair.error for pair in answer.pairs) or (fail_on and _grown(answer, fail_on)):
         raise typer.Exit(1)
@@ -68,12 +69,13 @@ def _between(configs: Sequence[str], told: list[tuple[str, Any]]) -> Difference:
 
 
 def _since(base: str, configs: Sequence[str], told: list[tuple[str, Any]]) -> Difference:
+    from memcalc.checking.budgets import find  # noqa: PLC0415
     from memcalc.checking.sources import configs as opened  # noqa: PLC0415
     from memcalc.differing import Version, diff  # noqa: PLC0415
     from memcalc.differing.revisions import checked_out  # noqa: PLC0415
 
     with ExitStack() as stack:
-        paths = opened(configs, None)
+        paths = opened(configs, None if configs else find(Path.cwd()))
         old, root = stack.enter_context(checked_out(base, Path(paths[0])))
         sides: list[tuple[str, Version, Version]] = []
         for config in paths:

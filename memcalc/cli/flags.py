@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
+from memcalc.cli.completing import presets_of, words_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -53,8 +55,10 @@ def about_a_run(main: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _flag(help_text: str, *names: str, metavar: str = "TEXT") -> typer.models.OptionInfo:
-    option: typer.models.OptionInfo = typer.Option(*names, help=help_text, metavar=metavar)
+def _flag(
+    help_text: str, *names: str, metavar: str = "TEXT", completes: Callable[[str], list[str]] | None = None
+) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(*names, help=help_text, metavar=metavar, autocompletion=completes)
     return option
 
 
@@ -62,17 +66,36 @@ def _asked(
     source: Annotated[
         str | None,
         typer.Argument(
-            help="A model, a run file, another tool's config, a checkpoint; - reads standard input.", show_default=False
+            help="A model, a run file, another tool's config, a checkpoint; - reads standard input.",
+            show_default=False,
+            autocompletion=presets_of("models"),
         ),
     ] = None,
     model: Annotated[
-        str | None, _flag("Preset or alias, config.json, folder, or a size such as 7b.", "--model", "-m")
+        str | None,
+        _flag(
+            "Preset or alias, config.json, folder, or a size such as 7b.",
+            "--model",
+            "-m",
+            completes=presets_of("models"),
+        ),
     ] = None,
     precision: Annotated[
-        str | None, _flag("A recipe: mixed-bf16, bf16, amp-bf16, fp32, megatron-bf16 …", "--precision")
+        str | None,
+        _flag(
+            "A recipe: mixed-bf16, bf16, amp-bf16, fp32, megatron-bf16 …",
+            "--precision",
+            completes=presets_of("precisions"),
+        ),
     ] = None,
     optimizer: Annotated[
-        str | None, _flag("Preset, alias, Trainer name or class path; none.", "--optimizer", "--opt")
+        str | None,
+        _flag(
+            "Preset, alias, Trainer name or class path; none.",
+            "--optimizer",
+            "--opt",
+            completes=presets_of("optimizers"),
+        ),
     ] = None,
     batch_size: Annotated[
         str | None, _flag("Micro batch of one GPU, in sequences or images.", "--batch-size", "-b", metavar="N")
@@ -85,17 +108,32 @@ def _asked(
         bool, typer.Option("--packing", help="The sequences of a micro batch in one row, without padding.")
     ] = False,
     grad_accum: Annotated[str | None, _flag("Micro batches per step.", "--grad-accum", metavar="N")] = None,
-    checkpointing: Annotated[str | None, _flag("none, full or selective.", "--checkpointing")] = None,
-    attention: Annotated[str | None, _flag("eager, sdpa or flash.", "--attention")] = None,
-    loss: Annotated[str | None, _flag("standard, fused, fused-linear or chunked.", "--loss")] = None,
+    checkpointing: Annotated[
+        str | None, _flag("none, full or selective.", "--checkpointing", completes=words_of("checkpointing"))
+    ] = None,
+    attention: Annotated[
+        str | None, _flag("eager, sdpa or flash.", "--attention", completes=words_of("attention"))
+    ] = None,
+    loss: Annotated[
+        str | None, _flag("standard, fused, fused-linear or chunked.", "--loss", completes=words_of("loss"))
+    ] = None,
     keep_outputs: Annotated[bool, typer.Option("--keep-outputs", help="The loop holds on to the logits.")] = False,
-    implementation: Annotated[str | None, _flag("Whose modules run: hf.", "--implementation")] = None,
+    implementation: Annotated[
+        str | None, _flag("Whose modules run: hf.", "--implementation", completes=words_of("implementation"))
+    ] = None,
     lora: Annotated[str | None, _flag("Rank, or a mapping: '{rank: 16, targets: [q_proj]}'.", "--lora")] = None,
     quantize: Annotated[str | None, _flag("Storage of the frozen base: nf4, nf4-double, int8 …", "--quantize")] = None,
-    gpu: Annotated[str | None, _flag("Preset or alias, or a size such as 80GiB.", "--gpu", "-g")] = None,
+    gpu: Annotated[
+        str | None, _flag("Preset or alias, or a size such as 80GiB.", "--gpu", "-g", completes=presets_of("gpus"))
+    ] = None,
     gpus: Annotated[str | None, _flag("How many GPUs in all.", "--gpus", "-n", metavar="N")] = None,
-    sharding: Annotated[str | None, _flag("none, ddp, zero1, zero2, zero3 or fsdp.", "--sharding")] = None,
-    offload: Annotated[str | None, _flag("none, optimizer, optimizer+params or activations.", "--offload")] = None,
+    sharding: Annotated[
+        str | None, _flag("none, ddp, zero1, zero2, zero3 or fsdp.", "--sharding", completes=words_of("sharding"))
+    ] = None,
+    offload: Annotated[
+        str | None,
+        _flag("none, optimizer, optimizer+params or activations.", "--offload", completes=words_of("offload")),
+    ] = None,
     margin: Annotated[str | None, _flag("What must stay free: 2GiB or 5%.", "--margin")] = None,
     form_of: Annotated[
         str | None, _flag("The file's format, where its content does not tell: axolotl, trl …", "--from")
