@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from memcalc.gpus import Gpu, gpu
 from memcalc.recommender.changes import changes, hints, intrusion, plain
 from memcalc.recommender.cost import price_of, usd_per_million
-from memcalc.recommender.evaluate import outside
-from memcalc.recommender.loads import load
+from memcalc.recommender.evaluate import outside, slowest
 from memcalc.recommender.rank import WHY
 from memcalc.recommender.search import Search, rated, run_of
 from memcalc.recommender.space import data_parallel, named
@@ -76,12 +75,11 @@ class Answers:
     def _throughput(self, run: Run) -> Throughput | None:
         single = replace(run, gpu=None)
         evaluator = self.search.evaluator
-        plan, heights = evaluator.plan(single), evaluator.heights(single, run.optimizer)
-        if plan is None or heights is None or run.gpu is None:
+        plan, steps = evaluator.plan(single), evaluator.heights(single, run.optimizer)
+        if plan is None or steps is None or run.gpu is None:
             return None
-        burden = load(plan, evaluator.ground(plan, run.optimizer), run.grad_accum, named(run.optimizer).implementation,
-                      heights.pinned)  # fmt: skip
-        step = pace(heights.work, burden, rated(gpu(run.gpu)))
+        rank = slowest(steps)
+        step = pace(rank.work, evaluator.load(plan, run.optimizer, run.grad_accum, rank.pinned), rated(gpu(run.gpu)))
         if step is None:
             return None
         per_second = run.batch_size * run.grad_accum * data_parallel(run) * max(plan.seq_len, 1) / step.seconds

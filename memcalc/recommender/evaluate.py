@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from memcalc.errors import RunInvalid
 from memcalc.gpus import communicator_bytes
 from memcalc.recommender.loads import load
-from memcalc.recommender.space import named
+from memcalc.recommender.space import degrees, divided, named
 from memcalc.recommender.work import Work, work
 from memcalc.resolve import Plan, resolve
 from memcalc.run import Checkpointing, Loss
@@ -64,28 +64,32 @@ class Ground:
     paged: int
 
 
+Steps = tuple[Heights, ...]  # one for each distinct kind of rank
+Grounds = tuple[Ground, ...]
+
+
 @dataclass
 class Family:
     """Runs whose micro step is the same: records at micro batches of one and two, and those of others along their line."""
 
-    one: Heights
-    two: Heights
-    known: dict[int, Heights] = field(default_factory=dict)
+    one: Steps
+    two: Steps
+    known: dict[int, Steps] = field(default_factory=dict)
 
-    def at(self, batch: int) -> Heights:
-        """The heights of a micro batch."""
+    def at(self, batch: int) -> Steps:
+        """The heights of a micro batch, of each kind of rank."""
         if batch not in self.known:
-            self.known[batch] = at(batch, self.one, self.two)
+            self.known[batch] = tuple(at(batch, *pair) for pair in zip(self.one, self.two, strict=True))
         return self.known[batch]
 
 
 class Standing(NamedTuple):
-    """What is there all along in a shape with an optimizer; `shares` ranks share its gradients."""
+    """What is there all along in a shape with an optimizer, on each kind of rank; `shares` ranks share its gradients."""
 
-    ground: Ground
+    grounds: Grounds
     load: Load
     shares: int
-    seq_len: int
+    tokens: int
 
 
 class Evaluator:
@@ -125,27 +129,29 @@ class Evaluator:
         frees = named(spec).frees_gradients
         key = (id(shape.precision), id(shape.checkpointing), id(shape.implementation), id(shape.attention), id(shape.loss),
                id(shape.parallel), id(shape.lora), id(shape.quantize), shape.offload == "activations",
-               repr(spec) if frees else "")  # fmt: skip
+               repr(spec) if frees else "", flying(shape))  # fmt: skip
         if key not in self._families:
             self._families[key] = self._family(shape, spec)
         return self._families[key]
 
     def _family(self, shape: Run, spec: Spec) -> Family | None:
-        fewest = shape.parallel.tensor * shape.parallel.pipeline * shape.parallel.context
-        single = replace(shape, gpus=fewest, sharding=None if fewest == 1 else shape.sharding,
-                         offload=_kept_on_gpu(shape.offload), grad_accum=1)  # fmt: skip
-        found = [self.heights(replace(single, batch_size=batch), spec) for batch in (1, 2)]
-        return Family(*found) if None not in found else None  # type: ignore[arg-type]
+        one = degrees(shape)
+        megatron = shape.implementation == "megatron"
+        single = replace(shape, gpus=one, sharding=shape.sharding if megatron else None, offload=_kept_on_gpu(shape.offload),
+                         grad_accum=flying(shape))  # fmt: skip
+        first, second = (self.heights(replace(single, batch_size=batch), spec) for batch in (1, 2))
+        return Family(first, second) if first and second else None
 
-    def heights(self, run: Run, spec: Spec) -> Heights | None:
+    def heights(self, run: Run, spec: Spec) -> Steps | None:
         """The step of a run, recorded as it is; of a model that can't be run, what persists alone. None: it is refused."""
         plan = self.plan(run)
-        if plan is None:
-            return None
-        optimizer = named(spec)
-        plan = replace(plan, optimizer=optimizer)
-        key = (_seen(setting_of(plan)), plan.placement, repr((run.model, run.lora, run.quantize, run.parallel, run.train, run.freeze)),
-               repr(spec) if optimizer.frees_gradients else "")  # fmt: skip
+        return plan and tuple(self._step(replace(rank, optimizer=named(spec)), spec) for rank in plan.ranks or (plan,))
+
+    def _step(self, plan: Plan, spec: Spec) -> Heights:
+        run = plan.run
+        key = (_seen(setting_of(plan)), plan.placement, plan.label, plan.ways and repr(plan.ways),
+               repr((run.model, run.lora, run.quantize, run.parallel, run.implementation, run.train, run.freeze)),
+               repr(spec) if plan.optimizer.frees_gradients else "")  # fmt: skip
         if key not in self._heights:
             self._heights[key] = self._record(plan)
         return self._heights[key] or _unseen(plan)
@@ -164,15 +170,8 @@ class Evaluator:
 
     def standing(self, shape: Run, spec: Spec, *, accumulating: bool) -> Standing | None:
         """What is there all along in a shape with an optimizer; None where the shape is refused."""
-        key = (
-            id(shape.precision),
-            id(shape.sharding),
-            id(shape.parallel),
-            shape.offload,
-            shape.gpus,
-            accumulating,
-            repr(spec),
-        )
+        key = (id(shape.precision), id(shape.sharding), id(shape.parallel), id(shape.lora), id(shape.quantize),
+               id(shape.implementation), shape.offload, shape.gpus, accumulating, repr(spec))  # fmt: skip
         if key not in self._standings:
             counted = shape if accumulating == (shape.grad_accum > 1) else replace(shape, grad_accum=1 + accumulating)
             self._standings[key] = self._standing(counted, spec)
@@ -183,26 +182,23 @@ class Evaluator:
         plan = self.plan(plain)
         if plan is None:
             return None
-        ground, optimizer = self.ground(plan, spec), named(spec)
-        burden = load(plan, ground, 1, optimizer.implementation, 0)
-        return Standing(ground, burden, plan.placement.over("gradients"), plan.seq_len)
+        grounds = self.grounds(plan, spec)
+        return Standing(grounds, self.load(plan, spec, 1, 0), plan.placement.over("gradients"), plan.seq_len or 1)
 
-    def ground(self, plan: Plan, spec: Spec) -> Ground:
-        """What is there all along on the fullest rank of a plan, with an optimizer."""
+    def load(self, plan: Plan, spec: Spec, grad_accum: int, staged: int) -> Load:
+        """What the throughput model asks of the fullest rank of a plan."""
+        parts = zip(plan.ranks or (plan,), self.grounds(plan, spec), strict=True)
+        rank, ground = max(parts, key=lambda part: part[1].base)
+        return load(rank, ground, grad_accum, named(spec).implementation, staged)
+
+    def grounds(self, plan: Plan, spec: Spec) -> Grounds:
+        """What is there all along on each kind of rank of a plan, with an optimizer."""
+        return tuple(self._ground(rank, spec) for rank in plan.ranks or (plan,))
+
+    def _ground(self, plan: Plan, spec: Spec) -> Ground:
         run = plan.run
-        key = repr(
-            (
-                run.precision,
-                run.lora,
-                run.quantize,
-                run.sharding,
-                run.gpus,
-                run.parallel,
-                run.offload,
-                run.train,
-                run.freeze,
-            )
-        )
+        key = repr((run.precision, run.lora, run.quantize, run.sharding, run.gpus, run.parallel, run.offload, run.train, run.freeze,
+                    run.implementation, plan.label))  # fmt: skip
         if key not in self._locals:
             self._locals[key] = plan.placement.place(tuple(tensor for tensor in plan.tensors if not tensor.tied_to))
         return _ground(plan, self._locals[key], named(spec))
@@ -217,17 +213,34 @@ def at(batch: int, one: Heights, two: Heights) -> Heights:
     return Heights(*grown, Work(*more))
 
 
-def bound(heights: Heights, ground: Ground, shares: int) -> int:
-    """The least a rank allocates at its peak, where `shares` ranks share the gradients."""
+def bound(steps: Steps, grounds: Grounds, shares: int) -> int:
+    """The least the fullest rank allocates at its peak, where `shares` ranks share the gradients."""
+    return max(_bound(*rank, shares) for rank in zip(steps, grounds, strict=True))
+
+
+def exact(steps: Steps, grounds: Grounds) -> int:
+    """What the fullest rank allocates at its peak, from the record of its own step."""
+    return max(
+        ground.base + max(step.forward, step.backward, step.after + ground.temporaries)
+        for step, ground in zip(steps, grounds, strict=True)
+    )
+
+
+def flying(shape: Run) -> int:
+    """As many micro batches as tell apart what a pipeline holds of them: one for each stage, if there are so many."""
+    return min(shape.grad_accum, max(2, shape.parallel.pipeline)) if divided(shape) else 1
+
+
+def slowest(steps: Steps) -> Heights:
+    """The rank with the most to compute."""
+    return max(steps, key=lambda step: step.work.flops)
+
+
+def _bound(heights: Heights, ground: Ground, shares: int) -> int:
     left = heights.gradients - heights.gradients // shares
     spared = heights.held - heights.held // shares
     step = heights.after - left + ground.temporaries
     return ground.base + max(heights.forward, heights.backward - spared, step)
-
-
-def exact(heights: Heights, ground: Ground) -> int:
-    """What a rank allocates at its peak, from the record of its own step."""
-    return ground.base + max(heights.forward, heights.backward, heights.after + ground.temporaries)
 
 
 def outside(card: Gpu, gpus: int) -> int:

@@ -16,9 +16,9 @@ from memcalc.gpus import gpu
 from memcalc.pipeline import estimate_run
 from memcalc.recommender.changes import intrusion, switch
 from memcalc.recommender.cost import price_of, usd_per_million
-from memcalc.recommender.evaluate import Evaluator, bound, exact, outside
+from memcalc.recommender.evaluate import Evaluator, bound, exact, outside, slowest
 from memcalc.recommender.rank import ORDERS, Scored, labels, near
-from memcalc.recommender.space import SHAPE, data_parallel, goes_with, runs_on
+from memcalc.recommender.space import SHAPE, data_parallel, divided, goes_with, runs_on
 from memcalc.recommender.throughput import pace
 from memcalc.units import parse_margin
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from memcalc.gpus import Gpu
-    from memcalc.recommender.evaluate import Heights, Standing
+    from memcalc.recommender.evaluate import Standing, Steps
     from memcalc.recommender.space import Space
     from memcalc.report import Report
     from memcalc.run import Run, Spec
@@ -43,7 +43,7 @@ class Load(NamedTuple):
     grad_accum: int
     floor: int
     standing: Standing
-    heights: Heights | None
+    steps: Steps | None
 
 
 class Line(NamedTuple):
@@ -137,7 +137,7 @@ class Search:
         self.legal += len(loads) * len(cards)
         for card in cards:
             room, beyond, _ = self._terms(card, shape.gpus)
-            fitting = [load for load in loads if load.heights and (load.floor + beyond) * ROUNDING <= room]
+            fitting = [load for load in loads if load.steps and (load.floor + beyond) * ROUNDING <= room]
             if fitting:
                 yield Line(shape, spec, card, tuple(fitting), departed)
             else:
@@ -151,23 +151,26 @@ class Search:
             standing = self.evaluator.standing(shape, spec, accumulating=grad_accum > 1)
             if standing is None:
                 return
-            if standing.ground.base > most:
-                yield Load(batch, grad_accum, standing.ground.base, standing, None)
+            base = max(ground.base for ground in standing.grounds)
+            if base > most:
+                yield Load(batch, grad_accum, base, standing, None)
                 continue
-            family = self.evaluator.family(shape, spec)
+            counted = replace(shape, grad_accum=grad_accum) if divided(shape) else shape
+            family = self.evaluator.family(counted, spec)
             if family is None:
                 return
-            heights = family.at(batch)
-            yield Load(batch, grad_accum, bound(heights, standing.ground, standing.shares), standing, heights)
+            steps = family.at(batch)
+            yield Load(batch, grad_accum, bound(steps, standing.grounds, standing.shares), standing, steps)
 
     def scored(self, line: Line, place: int) -> Scored:
         """A micro batch on a line with its pace and cost."""
         load, shape, card = line.loads[place], line.shape, line.card
         room, beyond, usd_hour = self._terms(card, shape.gpus)
-        standing, heights = load.standing, load.heights
-        assert heights  # noqa: S101 - a line has only those
-        step = pace(heights.work, standing.load._replace(grad_accum=load.grad_accum, staged=heights.pinned), rated(card))
-        items = load.batch * load.grad_accum * data_parallel(shape) * max(standing.seq_len, 1)
+        standing, steps = load.standing, load.steps
+        assert steps  # noqa: S101 - a line has only those
+        rank = slowest(steps)
+        step = pace(rank.work, standing.load._replace(grad_accum=load.grad_accum, staged=rank.pinned), rated(card))
+        items = load.batch * load.grad_accum * data_parallel(shape) * standing.tokens
         per_second = items / step.seconds if step else 0.0
         usd = usd_per_million(usd_hour, per_second)
         return Scored(shape, load.batch, load.grad_accum, line.optimizer, card, load.floor + beyond, room, per_second,
@@ -220,8 +223,8 @@ class Search:
     def peak(self, run: Run) -> int | None:
         """What a run allocates at its peak, from the record of its own step; None where it is refused."""
         run = replace(run, gpu=None)
-        plan, heights = self.evaluator.plan(run), self.evaluator.heights(run, run.optimizer)
-        return exact(heights, self.evaluator.ground(plan, run.optimizer)) if plan and heights else None
+        plan, steps = self.evaluator.plan(run), self.evaluator.heights(run, run.optimizer)
+        return exact(steps, self.evaluator.grounds(plan, run.optimizer)) if plan and steps else None
 
     def report(self, run: Run) -> Report | None:
         """The full estimate of a run; None where it is refused."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SHAPE = ("precision", "checkpointing", "implementation", "attention", "loss", "sharding", "parallel", "offload", "gpus")
 KEYS = ("optimizer", "batch_size", *SHAPE)
+FILLING = 4  # micro batches for each stage of a pipeline, where nothing says how many
 MOST = 128  # sequences of a micro batch, where nothing else bounds it
 NARROWER: Mapping[str, tuple[str, ...]] = {  # what a recipe may give way to
     "fp32": ("amp-bf16", "mixed-bf16", "bf16"),
@@ -38,6 +39,7 @@ NARROWER: Mapping[str, tuple[str, ...]] = {  # what a recipe may give way to
 }
 CUDA = frozenset({"nvidia", "amd", "intel"})  # whose devices bitsandbytes has kernels for
 FUSED = frozenset({"nvidia", "amd"})  # whose devices flash-attn and Liger's kernels run on
+WITH_PARALLEL = frozenset({"none", "ddp", "fsdp", "megatron"})  # strategies that libraries combine with a divided model
 OFFLOADING = frozenset({"zero1", "zero2", "zero3", "fsdp", "hsdp"})
 
 
@@ -66,7 +68,8 @@ class Space:
         ranks = data_parallel(shape)
         for batch in self.batches:
             if self.global_batch is None:
-                yield batch, self.base.grad_accum
+                stages = shape.parallel.pipeline  # enough micro batches to keep the stages of a pipeline busy
+                yield batch, max(self.base.grad_accum, FILLING * stages if stages > 1 else 1)
             elif self.global_batch % (batch * ranks) == 0:
                 yield batch, self.global_batch // (batch * ranks)
 
@@ -75,10 +78,19 @@ class Space:
         return [spec for spec in self.optimizers if goes_with(spec, shape, card)]
 
 
+def degrees(run: Run) -> int:
+    """How many GPUs hold one replica of the model between them."""
+    return run.parallel.tensor * run.parallel.pipeline * run.parallel.context
+
+
+def divided(run: Run) -> bool:
+    """Whether they hold different parts of it."""
+    return run.implementation == "megatron" or degrees(run) > 1
+
+
 def data_parallel(run: Run) -> int:
     """How many micro batches run side by side."""
-    parallel = run.parallel
-    return max(1, run.gpus // (parallel.tensor * parallel.pipeline * parallel.context))
+    return max(1, run.gpus // degrees(run))
 
 
 def space(  # noqa: PLR0913 - what a search is about
@@ -94,9 +106,9 @@ def space(  # noqa: PLR0913 - what a search is about
         "optimizer": tuple(_optimizers(base, task, tuning=tuning)),
         "precision": (base.precision, *_precisions(base)),
         "checkpointing": tuple(_distinct((base.checkpointing, *_checkpoints(model)))),
-        "implementation": tuple(_distinct((base.implementation, *_implementations(model)))),
+        "implementation": tuple(_distinct((base.implementation, *_implementations(base, model)))),
         "attention": tuple(_distinct((base.attention, *_attentions(base, model)))),
-        "loss": tuple(_distinct((base.loss, *_losses(model)))),
+        "loss": tuple(_distinct((base.loss, *_losses(base, model)))),
         "batch_size": tuple(_batches(base, global_batch)),
         "sharding": tuple(_strategies(base, counts)),
         "parallel": tuple(_distinct((base.parallel, *_degrees(base, counts)))),
@@ -123,8 +135,10 @@ def _shapes(base: Run, axes: Mapping[str, tuple[Any, ...]], cards: tuple[Gpu, ..
 def legal(shape: Run, base: Run) -> bool:
     """Whether frameworks run such a shape at all; what one of them refuses for reasons of its own, `resolve` says."""
     strategy = shape.sharding.strategy if shape.sharding else "ddp" if shape.gpus > 1 else "none"
-    degrees = shape.parallel.tensor * shape.parallel.pipeline * shape.parallel.context
-    if shape.gpus % degrees or (shape.gpus > 1 and strategy == "none" and degrees < shape.gpus):
+    one = degrees(shape)
+    if shape.gpus % one or (shape.gpus > 1 and strategy == "none" and one < shape.gpus):
+        return False
+    if one > 1 and strategy not in WITH_PARALLEL and shape.sharding != base.sharding:
         return False
     if shape.implementation == "hf-liger" and shape.loss.kind != "standard" and shape != base:
         return False  # its kernels have a loss of their own
@@ -182,6 +196,8 @@ def named(spec: Spec) -> Optimizer:
 def _optimizers(base: Run, task: Task, *, tuning: bool) -> Iterator[Spec]:
     """The run's own, the same as one kernel, and what the task suggests; FSDP's 8-bit twin beside bitsandbytes'."""
     yield base.optimizer
+    if base.implementation == "megatron":  # it has one of its own
+        return
     own = named(base.optimizer)
     if own.name == "adamw" and own.implementation != "fused" and isinstance(base.optimizer, str):
         yield {"name": "adamw", "implementation": "fused"}
@@ -195,7 +211,7 @@ def _optimizers(base: Run, task: Task, *, tuning: bool) -> Iterator[Spec]:
 
 
 def _precisions(base: Run) -> tuple[str, ...]:
-    if base.lora or not isinstance(base.precision, str):
+    if base.lora or not isinstance(base.precision, str) or base.implementation == "megatron":
         return ()
     return NARROWER.get(recipe(base.precision).name, ())
 
@@ -204,7 +220,9 @@ def _checkpoints(model: Model) -> tuple[Checkpointing, ...]:
     return (Checkpointing(), Checkpointing(mode="full")) if model.checkpoints else (Checkpointing(),)
 
 
-def _implementations(model: Model) -> Iterator[Any]:
+def _implementations(base: Run, model: Model) -> Iterator[Any]:
+    if base.implementation != "hf":
+        return
     try:
         kernels("hf-liger", model.architecture)
     except RunInvalid:
@@ -216,7 +234,9 @@ def _attentions(base: Run, model: Model) -> tuple[Any, ...]:
     return () if model.kind in ("tensors",) or base.implementation == "megatron" else ("sdpa", "flash")
 
 
-def _losses(model: Model) -> tuple[Loss, ...]:
+def _losses(base: Run, model: Model) -> tuple[Loss, ...]:
+    if base.implementation != "hf":  # its modules bring a loss of their own
+        return ()
     return (Loss(kind="fused"), Loss(kind="fused-linear")) if model.kind == "causal-lm" else ()
 
 
@@ -235,22 +255,25 @@ def _strategies(base: Run, counts: tuple[int, ...]) -> Iterator[Sharding | None]
         return
     named = base.sharding.strategy if base.sharding else ""
     for strategy in ("ddp", "zero2", "zero3", "fsdp"):
-        if strategy != named and not (strategy == "ddp" and not named) and not (base.implementation == "megatron"):
+        if strategy != named and not (strategy == "ddp" and not named) and base.implementation != "megatron":
             yield Sharding(strategy=strategy)  # type: ignore[arg-type]  # one of the literals
+    if base.implementation == "megatron":
+        yield Sharding(strategy="megatron", options={"distributed_optimizer": True})
 
 
 def _degrees(base: Run, counts: tuple[int, ...]) -> Iterator[Parallel]:
-    """Tensor and pipeline parallelism, which Megatron's modules have."""
-    if base.implementation != "megatron":
-        return
-    for tensor, pipeline in product((1, 2, 4, 8), (1, 2, 4, 8)):
-        if tensor * pipeline <= max(counts):
-            yield replace(
-                base.parallel, tensor=tensor, pipeline=pipeline, sequence=tensor > 1 or base.parallel.sequence
-            )
+    """Tensor parallelism over a node; with Megatron's modules less of it and pipelines as well."""
+    megatron = base.implementation == "megatron"
+    tensors, pipelines = ((1, 2, 4, 8), (1, 2, 4, 8)) if megatron else ((1, 8), (1,))
+    for tensor, pipeline in product(tensors, pipelines):
+        if tensor * pipeline <= max(counts) // (1 if megatron else 2) and (megatron or not base.lora):
+            sequence = base.parallel.sequence or (megatron and tensor > 1)
+            yield replace(base.parallel, tensor=tensor, pipeline=pipeline, sequence=sequence)
 
 
 def _offloads(base: Run) -> tuple[Any, ...]:
+    if base.implementation == "megatron":
+        return ()
     return ("none", "activations") if base.lora else ("none", "optimizer", "activations")
 
 
