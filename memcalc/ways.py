@@ -12,13 +12,18 @@ Recompute = Literal["", "uniform", "block", "selective"]
 class Ways:
     """Degrees of tensor, sequence, context and expert parallelism of one rank, and what its framework does with them.
 
-    `words` is the size of the vocabulary and `multiple` what each rank's part of it is padded to (0: not at all, the
-    parts may differ by one). `replicates_heads` where ranks may share a key/value head. `fused_loss` is the cross
-    entropy: '' (Megatron's own, in fp32), 'native' (the same, compiled) or 'te' (in place, Transformer Engine's).
-    `accumulates` where weight gradients are added to the main gradients by the product itself. `recompute` says which
-    layers are recomputed, `modules` which parts of each. `fp8` is a recipe of Transformer Engine, or ''.
-    `stage` of a pipeline has the table where it is the `first`, the head where it is the `last`; it holds `in_flight`
-    micro batches, numerator and denominator.
+    `words` is the size of the vocabulary, of which each rank's part is padded to a `multiple` (0: not at all, the parts
+    may differ by one), `width` that of the hidden states. `replicates_heads` where ranks may share a key/value head.
+
+    Megatron-LM's choices: `fused_loss` is the cross entropy, '' (its own, in fp32), 'native' (the same, compiled) or 'te'
+    (in place, Transformer Engine's). `accumulates` where the product itself adds weight gradients to the main ones.
+    `fuses_activation` and `fuses_permutation` name kernels of their own. `recompute` says which layers run again,
+    `modules` which parts of each. `fp8` is a recipe of Transformer Engine, or ''. `experts` where the model has some:
+    `capacity` is what a rank's may take of a balanced load (0: all), to which rows are padded where it `pads`; `router`
+    is the dtype of its logits, or ''.
+
+    `stage` of a pipeline has the table where it is the `first`, the head where it is the `last`; of `micro_batches` it
+    holds `in_flight`, numerator and denominator.
     """
 
     tensor: int = 1
@@ -27,20 +32,18 @@ class Ways:
     expert: int = 1
     expert_tensor: int = 1
     words: int = 0
+    width: int = 0
     multiple: int = 128
     replicates_heads: bool = True
     fused_loss: Literal["", "native", "te"] = ""
     accumulates: bool = True
     fuses_activation: bool = True
     fuses_permutation: bool = False
-    fuses_rope: bool = True
     capacity: float = 0.0
-    dispatcher: Literal["alltoall", "allgather", "flex"] = "alltoall"
-    attention_over_context: Literal["p2p", "a2a", "all_gather", "a2a+p2p"] = "p2p"
+    attention_over_context: Literal["p2p", "a2a", "allgather", "a2a+p2p"] = "p2p"
     recompute: Recompute = ""
     recomputed_layers: int = 0
     modules: frozenset[str] = frozenset()
-    distributes_inputs: bool = False
     fp8: str = ""
     modules_of: Literal["hf", "megatron"] = "hf"
     experts: bool = False

@@ -117,14 +117,15 @@ def formula(plan: Plan) -> FormulaPart:
     )  # fmt: skip
     shape = shape_of(plan, int(options.get("make_vocab_size_divisible_by", 128)) * degrees.tensor)
     kept = weights_and_optimizer(shape, how)
+    shared, alone = "with sequence parallelism and selective recomputation", "without sequence parallelism, and 5 %"
     selective = run.checkpointing.mode == "selective" or options.get("recompute_granularity") == "selective"
     count = activations if degrees.sequence and selective else activations_without_sequence
     live = count(shape, how, run.batch_size, plan.seq_len, run.grad_accum)
     return FormulaPart(
         name="megatron", gpu_bytes=round(kept + live), source=SOURCE,
         terms={"weights_and_optimizer": round(kept), "activations": round(live)},
-        says="weights, fp32 main gradients, main parameters and Adam's states of the first pipeline stage, and its activations "
-             + ("with sequence parallelism and selective recomputation" if count is activations else "without sequence parallelism, and 5 %"),
+        says="weights, fp32 main gradients, main parameters and Adam's states of the first pipeline stage, and its "
+             f"activations {shared if count is activations else alone}",
     )  # fmt: skip
 
 

@@ -27,4 +27,9 @@ def _row(rank: RankPart, page: Page) -> tuple[str, ...]:
     own, host = rank.memory.components, rank.host_per_node.pinned + rank.host_per_node.pageable
     sizes = (rank.memory.total, rank.memory.peak_allocated, own.activations, own.weights, own.gradients,
              own.master_weights, own.optimizer_states)  # fmt: skip
-    return (rank.label, *map(page.size, sizes), f"{rank.parameters:,}", page.size(host) if host >= WORTH_A_COLUMN else "")
+    return (
+        rank.label,
+        *map(page.size, sizes),
+        f"{rank.parameters:,}",
+        page.size(host) if host >= WORTH_A_COLUMN else "",
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memcalc.blocks.base import Block, Stack
 from memcalc.blocks.basic import Linear
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from memcalc.blocks.base import Param
     from memcalc.ways import Ways
-
-Refuse = "Callable[[str, str], None]"
 
 
 def divided_experts(block: Block, ways: Ways, refuse: Callable[[str, str], None]) -> Block:
@@ -72,7 +70,7 @@ def _separate(block: Block, ways: Ways) -> Block:
         made: Block = mapped(block, lambda part: _separate(part, ways))
         return made
     n = ways.expert_tensor
-    cut = {
+    cut: dict[str, Any] = {
         name: replace(part, outputs=part.outputs // n)
         for name in ("up", "gate")
         if isinstance(part := getattr(block, name), Linear)

@@ -15,21 +15,21 @@ from memcalc.blocks.megatron import OutputLayer
 from memcalc.dtypes import BITS
 from memcalc.errors import Fault, RunInvalid
 from memcalc.sharding.options import count, dtype, flag, one_of, read
-from memcalc.sharding.strategy import Local, Strategy
 from memcalc.sharding.ranks import has_experts
+from memcalc.sharding.strategy import Local, Strategy
 from memcalc.tensors import Tensor
-from memcalc.ways import Ways
+from memcalc.ways import Recompute, Ways
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import TypeAlias
 
+    from memcalc.blocks.base import Block
+    from memcalc.model import Model
     from memcalc.optimizers import Optimizer
     from memcalc.precision import Recipe
     from memcalc.run import Run
     from memcalc.sharding.options import Reader
-    from memcalc.blocks.base import Block
-    from memcalc.model import Model
     from memcalc.tape.setting import Setting
 
     Readers: TypeAlias = Mapping[str, Reader]
@@ -115,6 +115,8 @@ def _contradictions(found: Mapping[str, Any]) -> Iterable[Fault]:
     ]
     if wanted and not found.get("use_precision_aware_optimizer"):
         yield Fault(f"sharding.{wanted[0]}", "it can only be fp32 when not using precision-aware optimizer")
+    if found.get("distribute_saved_activations"):
+        yield Fault("sharding.distribute_saved_activations", "it is not modelled; leave it out")
     if found.get("fp8_param") and not found.get("fp8"):
         yield Fault("sharding.fp8_param", "fp8_param must be used together with fp8 mode.")
     first, second = found.get("exp_avg_dtype", "fp32"), found.get("exp_avg_sq_dtype", "fp32")
@@ -136,9 +138,9 @@ class Megatron(Strategy):
     shards: bool = True
     bucket: int = 0
     busbar: bool = False
-    gradients: str = "fp32"
-    masters: str = "fp32"
-    states: str = "fp32"
+    main_grads: str = "fp32"
+    main_params: str = "fp32"
+    moments: str = "fp32"
     decoupled: bool = False
     fp8_weights: bool = False
     dummies: bool = True
@@ -149,14 +151,19 @@ class Megatron(Strategy):
 
     def recipe_of(self, recipe: Recipe) -> Recipe:
         """Half-precision weights, fp32 main gradients, fp32 masters and states, whatever else the recipe says."""
-        half = recipe.autocast or (recipe.weights if recipe.weights in ("bf16", "fp16") else "")
-        if recipe.compute in ("bf16", "fp16") and not half:
-            half = recipe.compute
+        half = next((d for d in (recipe.autocast, recipe.weights, recipe.compute) if d in ("bf16", "fp16")), "")
+        plain = replace(recipe, gradients="fp32", master="", states="param", autocast="", autocast_cache=False)
         if not half:
-            return replace(recipe, gradients="fp32", master="", states="param", autocast="")
-        wide = "fp16" if half == "fp16" and self.gradients == "fp32" else self.gradients
-        return replace(recipe, weights="fp8" if self.fp8_weights else half, master=self.masters, gradients=wide, states=self.states, autocast="",
-                       compute=half, master_gradients="", autocast_cache=False)  # fmt: skip
+            return plain
+        return replace(
+            plain,
+            weights="fp8" if self.fp8_weights else half,
+            master=self.main_params,
+            gradients="fp16" if half == "fp16" and self.main_grads == "fp32" else self.main_grads,
+            states=self.moments,
+            compute=half,
+            master_gradients="",
+        )
 
     def place(self, tensors: tuple[Tensor, ...]) -> Local:
         """The buffers of dense and of expert parameters, and this rank's shards of them."""
@@ -192,8 +199,11 @@ class Megatron(Strategy):
         return -(-at // whole) * whole
 
     def own(self, learning: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """What Transformer Engine and Megatron keep all along: a stand-in gradient for each shape of linear weight (the
-        true one is added to the main gradients), cuBLAS workspaces, and the buffer of gathered sequences.
+        """What Transformer Engine and Megatron keep all along.
+
+        A stand-in gradient for each shape of linear weight (the true one is added to the main gradients;
+        transformer_engine, module/base.py, get_dummy_wgrad), cuBLAS workspaces, the buffer of gathered sequences, and
+        the copies of weights in fp8, row by row and column by column.
         """
         shapes = dict.fromkeys(t.shape for t in learning if t.role in ("linear", "expert") and len(t.shape) == 2)
         dummies = [Tensor("dummy_wgrad", shape, dtype="bf16") for shape in shapes] if self.dummies else []
@@ -211,7 +221,7 @@ class Megatron(Strategy):
 
     def step(self, plain: int, local: Local, optimizer: Optimizer, setting: Setting) -> int:  # noqa: ARG002
         """FusedAdam needs nothing; main gradients that are not fp32 are widened, shard by shard."""
-        if self.gradients == "fp32" or self.decoupled or not setting.master:
+        if self.main_grads == "fp32" or self.decoupled or not setting.master:
             return 0
         return sum(4 * tensor.parameters for tensor in local.states)
 
@@ -222,13 +232,17 @@ class Megatron(Strategy):
 
     @property
     def notes(self) -> tuple[str, ...]:  # noqa: D102
-        kept = f"{BITS[self.masters] // 8} + {2 * BITS[self.states] // 8}"
+        kept = f"{BITS[self.main_params] // 8} + {2 * BITS[self.moments] // 8}"
         shared = f"({kept}) / {self.ranks}" if self.shards else kept
         return (
-            "Megatron-LM with Transformer Engine's modules, as in megatron-core 0.16: fused attention, weight gradients "
-            "added to the main gradients by the products themselves",
-            f"bytes per parameter: {1 if self.fp8_weights else 2} weights + {BITS[self.gradients] // 8} main gradients + "
-            f"{shared} main parameters and Adam's states, where weights are of half precision",
+            (
+                "Megatron-LM with Transformer Engine's modules, as in megatron-core 0.16: fused attention, weight gradients "
+                "added to the main gradients by the products themselves"
+            ),
+            (
+                f"bytes per parameter: {1 if self.fp8_weights else 2} weights + {BITS[self.main_grads] // 8} main gradients "
+                f"+ {shared} main parameters and Adam's states, where weights are of half precision"
+            ),
         )
 
 
@@ -272,14 +286,14 @@ def strategy(run: Run, given: Mapping[str, Any], model: Model) -> Megatron:
         shards=found.get("distributed_optimizer", True),
         bucket=found.get("ddp_bucket_size", max(40_000_000, 1_000_000 * ranks)) if overlaps else 0,
         busbar=found.get("pad_buckets_for_high_nccl_busbw", False),
-        gradients=found.get("main_grads_dtype", "bf16" if found.get("grad_reduce_in_bf16") else "fp32"),
-        masters=_masters(found) if aware else "fp32",
-        states=found.get("exp_avg_dtype", "fp32"),
+        main_grads=found.get("main_grads_dtype", "bf16" if found.get("grad_reduce_in_bf16") else "fp32"),
+        main_params=_masters(found) if aware else "fp32",
+        moments=found.get("exp_avg_dtype", "fp32"),
         decoupled=aware,
         fp8_weights=bool(found.get("fp8_param")),
         dummies=ways.accumulates,
         workspaces=workspaces(run, model, grouped=ways.experts),
-        gathered_words=_gathered(run, model) if ways.spread > 1 and _multiplies(model.body) else 0,
+        gathered_words=_gathered(run, model) if ways.spread > 1 else 0,
         groups=(ranks, degrees.tensor, degrees.pipeline, degrees.context, degrees.expert),
         caches_fp8=2 if found.get("fp8") and not found.get("fp8_param") else 0,
     )
@@ -302,21 +316,24 @@ def workspaces(run: Run, model: Model, *, grouped: bool) -> tuple[int, ...]:
 
     card = gpu(run.gpu) if run.gpu else None
     capability = card.capability if card else ""
-    large = not capability or not capability[0].isdigit() or float(capability) >= 9  # noqa: PLR2004 - Hopper
+    large = not capability or not capability[0].isdigit() or float(capability) >= 9
     size = 32 * 2**20 + 1024 if large else 4 * 2**20
-    torch = (card.cublas_workspace if card else 8_519_680,) * 2 if _multiplies(model.body) else ()
+    torch = (card.cublas_workspace if card else 8_519_680,) * 2 if _head(model.body) else ()
     return (size,) * (5 if grouped else 1) + torch
 
 
-def _multiplies(block: Block) -> bool:
-    """Whether a head, which PyTorch multiplies, is below a block."""
-    return isinstance(block, OutputLayer) or any(_multiplies(part) for _, part in block.groups())
+def _head(block: Block) -> OutputLayer | None:
+    """The head, which PyTorch multiplies, below a block."""
+    if isinstance(block, OutputLayer):
+        return block
+    return next((found for _, part in block.groups() if (found := _head(part))), None)
 
 
 def _gathered(run: Run, model: Model) -> int:
     """Elements of the buffer that the sequence is gathered into before the head (GlobalMemoryBuffer, "mpu")."""
     seq = run.seq_len or min(2048, model.context or 2048)
-    hidden = int(model.dimensions["hidden_size"]) if model.dimensions else 0
+    head = _head(model.body)
+    hidden = head.inputs if head else 0
     return run.batch_size * seq // run.parallel.context * hidden
 
 
@@ -325,10 +342,8 @@ def ways_of(run: Run, found: Mapping[str, Any], *, mixtures: bool) -> Ways:
     degrees = run.parallel
     fused = found.get("cross_entropy_loss_fusion", run.loss.kind == "fused")
     impl = found.get("cross_entropy_fusion_impl", "te" if run.loss.kind == "fused" else "native")
-    granularity = found.get("recompute_granularity") or {"full": "full", "selective": "selective"}.get(
-        run.checkpointing.mode, ""
-    )
-    method = found.get("recompute_method", "uniform")
+    granularity = found.get("recompute_granularity", run.checkpointing.mode)
+    methods: dict[str, Recompute] = {"full": found.get("recompute_method", "uniform"), "selective": "selective"}
     return Ways(
         tensor=degrees.tensor, sequence=degrees.sequence, context=degrees.context, expert=degrees.expert,
         expert_tensor=degrees.expert_tensor or degrees.tensor if mixtures else 1,
@@ -336,12 +351,10 @@ def ways_of(run: Run, found: Mapping[str, Any], *, mixtures: bool) -> Ways:
         accumulates=found.get("gradient_accumulation_fusion", True),
         fuses_activation=found.get("bias_swiglu_fusion", found.get("bias_gelu_fusion", True)),
         fuses_permutation=found.get("moe_permute_fusion", False), capacity=found.get("moe_expert_capacity_factor", 0.0),
-        dispatcher=found.get("moe_token_dispatcher_type", "alltoall"),
         attention_over_context=found.get("cp_comm_type", "p2p"), experts=mixtures, modules_of="megatron",
-        recompute=granularity if granularity != "full" else method,
+        recompute=methods.get(granularity, ""),
         recomputed_layers=found.get("recompute_num_layers", 1) if granularity == "full" else 0,
         modules=frozenset(found.get("recompute_modules", ("core_attn",)) if granularity == "selective" else ()),
-        distributes_inputs=found.get("distribute_saved_activations", False),
         router=found.get("moe_router_dtype", ""), pads=found.get("moe_pad_expert_input_to_capacity", False),
         fp8=found.get("fp8", "") and found.get("fp8_recipe", "delayed"),
     )  # fmt: skip

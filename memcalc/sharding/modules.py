@@ -7,7 +7,7 @@ refused.
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Parallel, PostNorm, Residual, Sequence, Stack, Sum
@@ -28,21 +28,23 @@ from memcalc.blocks.megatron import (
     WholeLinear,
 )
 from memcalc.blocks.mla import Mla
-from memcalc.blocks.mlp import Experts, Mlp, Moe
+from memcalc.blocks.mlp import Experts, Mlp, Moe, Router
 from memcalc.errors import Fault, RunInvalid
 from memcalc.sharding.expert import expert_count
-from memcalc.sharding.tensor_parallel import mapped
+from memcalc.sharding.tensor_parallel import TOWERS, mapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+KindT = TypeVar("KindT", bound=Block)
 ASIS = (Dropout, Activation, Cast, Scale, Softcap, Select, Raw)
 FUSIBLE = ("rms", "layer")
 
 
 def megatron(body: Block, words: int) -> Block:
-    """The body in Megatron's modules; `words` are the rows of its table, by which its head is known. RunInvalid lists what
-    has none.
+    """The body in Megatron's modules; `words` are the rows of its table, by which its head is known.
+
+    RunInvalid lists what has none.
     """
     missing = dict.fromkeys(_missing(body))
     if missing:
@@ -69,11 +71,15 @@ def _missing(block: Block) -> Iterator[str]:
         Sum,
         Stack,
     )
+    if isinstance(block, TOWERS):
+        return
     if not isinstance(block, (*known, *ASIS)) or block.duty in ("encoder", "decoder", "fork", "recurrence"):
         yield f"{type(block).__name__} blocks"
         return
     if isinstance(block, Mla) and (block.indexer or block.reuses):
         yield "sparse indexers"
+    if isinstance(block, Moe) and not isinstance(block.router, Router):
+        yield f"routers of the kind of {block.formula or type(block.router).__name__}"
     if isinstance(block, Attention) and (type(block) is not Attention or block.cross or block.sharing):
         yield f"attention of the kind of {block.formula or type(block).__name__}"
     if not isinstance(block, (Attention, Mla, Mlp, Moe)):
@@ -94,6 +100,8 @@ class _Builder:
         return known[1]
 
     def _build(self, block: Block) -> Block:
+        if isinstance(block, TOWERS):
+            return block
         match block:
             case Attention() | Mla() | Mlp() | Moe():
                 return mixer(block, None)
@@ -146,8 +154,10 @@ def attention(block: Attention, norm: Norm | None) -> Block:
     parts = [part for part in (block.q, block.k, block.v, block.qkv, block.gate) if isinstance(part, Linear)]
     inputs, bias = parts[0].inputs, any(part.bias for part in parts)
     qkv = _first("linear_qkv", inputs, sum(part.outputs for part in parts), norm, bias=bias)
-    norms = {f"{name}_norm": _qk_norm(f"{name}_layernorm", getattr(block, f"{name}_norm")) for name in ("q", "k")}
-    own = {"q": None, "k": None, "v": None, "v_norm": None, "gate": None, "bias_table": None, "formula": "",
+    norms: dict[str, Any] = {
+        f"{name}_norm": _qk_norm(f"{name}_layernorm", getattr(block, f"{name}_norm")) for name in ("q", "k")
+    }
+    own: dict[str, Any] = {"q": None, "k": None, "v": None, "v_norm": None, "gate": None, "bias_table": None, "formula": "",
            "gated": block.gated or block.gate is not None, "before": (), "after": (), "rotation": "own"}  # fmt: skip
     return _as(
         MegatronAttention,
@@ -237,12 +247,12 @@ def _mlps(block: Block) -> Iterator[Mlp]:
 
 
 def fused_norm(block: Norm) -> Block:
-    """TENorm."""
-    return _as(FusedNorm, block)
+    """TENorm, whichever formula the family has for it."""
+    return replace(_as(FusedNorm, block), formula="")
 
 
 def _qk_norm(name: str, block: Block | None) -> Block | None:
-    return replace(_as(FusedNorm, block), name=name) if isinstance(block, Norm) else None
+    return replace(fused_norm(block), name=name) if isinstance(block, Norm) else None
 
 
 def _first(name: str, inputs: int, outputs: int, norm: Norm | None, *, bias: bool = False) -> Block:
@@ -260,5 +270,6 @@ def _last(name: str, block: Block | None) -> Block | None:
     return fused_norm(block) if isinstance(block, Norm) else block
 
 
-def _as(kind: type[Any], block: Block) -> Any:  # noqa: ANN401 - a block of that kind
+def _as(kind: type[KindT], block: Block) -> KindT:
+    """The block as one of a kind that has the same fields."""
     return kind(**{field.name: getattr(block, field.name) for field in fields(block)})

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.base import Block, Parallel, PostNorm, Residual, Sequence, Stack, Sum
 from memcalc.blocks.basic import Linear
 from memcalc.errors import Fault, fault
-from memcalc.sharding.tensor_parallel import mapped
+from memcalc.sharding.tensor_parallel import TOWERS, mapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as Many
@@ -70,6 +70,18 @@ def uneven(layers: int, pp: int, first: int | None, last: int | None) -> list[in
     return [*fixed, *([rest // middle] * middle), *ends]
 
 
+def dealt(layers: int, pp: int) -> list[int]:
+    """Layers of each stage where the table and the head count as one layer each, and the first stages get what is left.
+
+    torchtitan, distributed/pipeline_parallel.py, generate_llm_fqn_per_model_part.
+    """
+    every = layers + 2
+    counts = [every // pp + (stage < every % pp) for stage in range(pp)]
+    counts[0] -= 1
+    counts[-1] -= 1
+    return counts
+
+
 def refused(layers: int, degrees: Degrees, micro_batches: int, *, split: bool) -> list[Fault]:
     """What Megatron-LM says no to."""
     pp, virtual, found = degrees.pipeline, degrees.virtual, []
@@ -93,8 +105,9 @@ def refused(layers: int, degrees: Degrees, micro_batches: int, *, split: bool) -
 
 
 def in_flight(stage: int, degrees: Degrees, micro_batches: int) -> tuple[int, int]:
-    """Micro batches whose activations a stage holds at most, as (numerator, denominator): chunks of a virtual stage count
-    as parts of one.
+    """Micro batches whose activations a stage holds at most, as (numerator, denominator).
+
+    Chunks of a virtual stage count as parts of one.
     """
     pp, virtual, every = degrees.pipeline, degrees.virtual, max(1, micro_batches)
     match degrees.schedule:
@@ -140,7 +153,9 @@ def _way_to_layers(block: Block) -> dict[int, int]:
 
 
 def longest_stack(block: Block) -> Stack | None:
-    """The stack with the most layers."""
+    """The stack with the most layers, those of towers for images and sounds aside."""
+    if isinstance(block, TOWERS):
+        return None
     best = block if isinstance(block, Stack) else None
     for _, part in () if isinstance(block, Stack) else block.groups():
         inner = longest_stack(part)

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 from memcalc.blocks.base import Block, Stack
 from memcalc.errors import Fault, RunInvalid
 from memcalc.sharding.context import local_tokens
-from memcalc.sharding.pipeline import Stage, cut, in_flight, longest_stack, refused, stages, uneven
-from memcalc.sharding.tensor_parallel import divided, vocabulary
-from memcalc.ways import Ways
+from memcalc.sharding.pipeline import Stage, cut, dealt, in_flight, longest_stack, refused, stages, uneven
+from memcalc.sharding.tensor_parallel import divided, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from memcalc.model import Model
     from memcalc.run import Run
+    from memcalc.ways import Ways
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,10 @@ def ranks(run: Run, model: Model, ways: Ways, options: Mapping[str, Any], seq: i
     """Every distinct kind of rank, the first of each; RunInvalid lists what does not divide or go together."""
     layers = _layers(model)
     degrees = run.parallel
-    split = uneven(layers, degrees.pipeline, options.get("first_stage"), options.get("last_stage"))
+    split = _split(run, layers, options)
     faults = [*_faults(run, model, ways, layers, seq), *refused(layers, degrees, run.grad_accum, split=bool(split))]
-    whole = replace(ways, words=vocabulary(model.body))
+    table = table_of(model.body)
+    whole = replace(ways, words=table.rows, width=table.width) if table else ways
     if faults:
         raise RunInvalid(faults)
     local, more = divided(model.body, whole)
@@ -44,6 +45,15 @@ def ranks(run: Run, model: Model, ways: Ways, options: Mapping[str, Any], seq: i
     made = _converted(local, whole) if run.implementation == "megatron" else local
     found = distinct(made, stages(layers, degrees, split))
     return tuple(_rank(run, model, made, stage, whole) for stage in found)
+
+
+def _split(run: Run, layers: int, options: Mapping[str, Any]) -> list[int] | None:
+    """Layers of each stage where they are uneven: as Megatron's options say, or as torchtitan deals them out."""
+    pp = run.parallel.pipeline
+    if run.implementation == "megatron":
+        first, last = (options.get(f"decoder_{end}_pipeline_num_layers") for end in ("first", "last"))
+        return uneven(layers, pp, first, last)
+    return dealt(layers, pp) if layers % pp else None
 
 
 def _converted(body: Block, ways: Ways) -> Block:

@@ -30,6 +30,8 @@ from memcalc.blocks.basic import (
 )
 from memcalc.blocks.mla import Mla
 from memcalc.blocks.mlp import Mlp, Moe
+from memcalc.blocks.multimodal import Images, Sounds
+from memcalc.blocks.parallel import Gather, Scatter
 from memcalc.errors import Fault
 from memcalc.sharding.expert import divided_experts
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 LINEARS = (Linear, TransposedLinear, ProductLinear)
 FRAMES = (Sequence, Residual, PostNorm, Parallel, Sum, Stack, Recomputed)
+TOWERS = (Images, Sounds)  # whole on every rank
 WHOLE = (Norm, Raw, Dropout, Activation, Cast, Scale, Softcap, Select)
 
 
@@ -57,6 +60,23 @@ class Cutter:
         return known[1]
 
     def _cut(self, block: Block) -> Block:
+        if isinstance(block, TOWERS):
+            return block
+        made = self._divided(block)
+        return self.spread(block, made) if self.ways.spread > 1 and self.ways.modules_of == "hf" else made
+
+    def spread(self, block: Block, made: Block) -> Block:
+        """The rank's part of a block between parts of the sequence: gathered before it, scattered behind it."""
+        ranks = self.ways.spread
+        if isinstance(block, Attention | Mla | Mlp | Moe):
+            return Sequence("", (Gather("", ranks), made, Scatter("", ranks)))
+        if made is block:
+            return made
+        if isinstance(block, Embedding):
+            return Sequence("", (made, Scatter("", ranks)))
+        return Sequence("", (Gather("", ranks), made)) if isinstance(block, Linear) else made
+
+    def _divided(self, block: Block) -> Block:
         if isinstance(block, Moe):
             return self.mixture(block)
         if self.ways.tensor == 1 and not isinstance(block, FRAMES):
@@ -70,7 +90,8 @@ class Cutter:
         if isinstance(block, Embedding) or type(block) in LINEARS:
             return self.table(block)
         if isinstance(block, FRAMES):
-            return mapped(block, self.cut)
+            made: Block = mapped(block, self.cut)
+            return made
         if not isinstance(block, WHOLE):
             kind = type(block).__name__
             self.refuse("parallel.tensor", f"tensor parallelism of {kind} blocks is not modelled; leave it at 1")
@@ -95,26 +116,32 @@ class Cutter:
             self.refuse("parallel.tensor", f"num_query_groups ({block.kv_heads}) must be a multiple{also} of "
                                            f"tensor_model_parallel_size ({tensor})")  # fmt: skip
         kv = max(1, block.kv_heads // tensor)
-        cut = {name: self.columns(getattr(block, name)) for name in ("q", "k", "v", "qkv", "gate")}
-        wide = {name: self.normed(getattr(block, name), block.head_dim) for name in ("q_norm", "k_norm", "v_norm")}
+        cut: dict[str, Any] = {name: self.columns(getattr(block, name)) for name in ("q", "k", "v", "qkv", "gate")}
+        wide: dict[str, Any] = {
+            name: self.normed(getattr(block, name), block.head_dim) for name in ("q_norm", "k_norm", "v_norm")
+        }
         table = self.columns(block.bias_table)
         return replace(block, heads=heads, kv_heads=kv, out=self.rows(block.out), bias_table=table, **cut, **wide)
 
     def latent(self, block: Mla) -> Mla:
         """Heads; the maps down to the latents and their norms are whole on every rank."""
-        cut = {name: self.columns(getattr(block, name)) for name in ("q", "q_b", "kv_b", "gate")}
+        cut: dict[str, Any] = {name: self.columns(getattr(block, name)) for name in ("q", "q_b", "kv_b", "gate")}
         return replace(block, heads=self.share(block.heads, "num_attention_heads"), out=self.rows(block.out), **cut)
 
     def mlp(self, block: Mlp) -> Mlp:
         """The inner width."""
         width = self.share(block.width, "ffn_hidden_size") if block.width else 0
-        cut = {"up": self.columns(block.up), "gate": self.columns(block.gate), "down": self.rows(block.down)}
+        cut: dict[str, Any] = {
+            "up": self.columns(block.up),
+            "gate": self.columns(block.gate),
+            "down": self.rows(block.down),
+        }
         return replace(block, width=width, norm=self.normed(block.norm, 0), **cut)
 
     def mixture(self, block: Moe) -> Moe:
         """Routed experts by expert and expert-tensor degree, shared ones by tensor degree; the router whole."""
         experts = divided_experts(block.experts, self.ways, self.refuse) if block.experts else None
-        return replace(block, experts=experts, shared=self.cut(block.shared) if block.shared else None)
+        return replace(block, experts=experts, shared=self._divided(block.shared) if block.shared else None)
 
     def columns(self, block: Block | None) -> Block | None:
         """A linear whose outputs are shared; an embedding whose width is."""
@@ -164,11 +191,17 @@ def mapped(block: Block | None, change: Any) -> Any:  # noqa: ANN401 - Callable[
     return replace(block, **found) if found else block
 
 
+def table_of(block: Block) -> Embedding | None:
+    """The first table of tokens below a block."""
+    if isinstance(block, Embedding) and block.index == "tokens":
+        return block
+    return next((found for _, part in block.groups() if (found := table_of(part))), None)
+
+
 def vocabulary(block: Block) -> int:
     """Rows of the first table of tokens below a block; 0 where there is none."""
-    if isinstance(block, Embedding) and block.index == "tokens":
-        return block.rows
-    return next((rows for _, part in block.groups() if (rows := vocabulary(part))), 0)
+    table = table_of(block)
+    return table.rows if table else 0
 
 
 def divided(body: Block, ways: Ways) -> tuple[Block, list[Fault]]:

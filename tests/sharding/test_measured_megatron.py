@@ -43,7 +43,7 @@ def test_allocated(case: tuple[dict[str, Any], int]) -> None:
     memory = estimate(run_of(row, count)).memory
     error = memory.peak_allocated / GIB / row["allocated"] - 1
     theirs = row["simumax"] / row["allocated"] - 1
-    print(f"{name(case)}: measured {row['allocated']:.2f} GiB, {error:+.3%} (SimuMax {theirs:+.2%})")
+    print(f"{name(case)}: measured {row['allocated']:.2f} GiB, {error:+.3%} (SimuMax {theirs:+.2%})")  # noqa: T201 - pytest -rP shows it
     assert abs(error) < ALLOCATED
     if len(row["micro_batches"]) > 1 or abs(theirs) > ALLOCATED:
         assert abs(error) < abs(theirs)
@@ -53,5 +53,5 @@ def test_allocated(case: tuple[dict[str, Any], int]) -> None:
 def test_reserved(case: tuple[dict[str, Any], int]) -> None:
     row, count = case
     error = estimate(run_of(row, count)).memory.reserved / GIB / row["reserved"] - 1
-    print(f"{name(case)}: measured {row['reserved']:.2f} GiB reserved, {error:+.2%}")
+    print(f"{name(case)}: measured {row['reserved']:.2f} GiB reserved, {error:+.2%}")  # noqa: T201 - pytest -rP shows it
     assert abs(error) < RESERVED

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from memcalc.model import Model
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
+    from memcalc.ways import Ways
 
 
 def whole(t: Tape, model: Model) -> tuple[Value, Value]:
@@ -25,7 +26,7 @@ def whole(t: Tape, model: Model) -> tuple[Value, Value]:
     t.layers = depth(model.body)
     batch, seq = t.setting.batch, t.setting.seq
     labels = t.given((batch, seq), "int64")
-    x = labels if ways.first else received(t, model)
+    x = labels if ways.first else received(t, ways)
     hidden, _ = body(t, base, x)
     if not ways.last:
         return hidden, hidden
@@ -36,11 +37,8 @@ def whole(t: Tape, model: Model) -> tuple[Value, Value]:
     return token_loss(t, hidden, labels, fp32=model.loss_fp32), hidden
 
 
-def received(t: Tape, model: Model) -> Value:
+def received(t: Tape, ways: Ways) -> Value:
     """Hidden states from the stage before; their gradient is sent back."""
-    ways, known = t.setting.ways, model.dimensions
-    width = int(known["hidden_size"]) if known else 0
-    spread = ways.spread if ways else 1
-    x = t.new((t.setting.batch, t.setting.seq // spread, width), t.setting.autocast or t.setting.weights)
+    x = t.new((t.setting.batch, t.setting.seq // ways.spread, ways.width), t.setting.autocast or t.setting.weights)
     x.node = Leaf(t, x)
     return x

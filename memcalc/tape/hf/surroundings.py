@@ -26,7 +26,7 @@ def prepare(t: Tape, layers: Block, x: Value, around: Around) -> None:
     around.ready = True
     t.held.append(x)
     mixers = [mixer for mixer in attentions(layers) if not (isinstance(mixer, Attention) and mixer.cross)]
-    batch, seq = x.shape[:2]
+    batch, seq = x.shape[0], x.shape[1] * (t.setting.ways.spread if t.setting.ways else 1)
     tables = dict.fromkeys(table for mixer in mixers if (table := rotary(mixer))[1])
     if tables and around.positions is None:
         around.positions = f.shift(t.new((seq,), "int64"))

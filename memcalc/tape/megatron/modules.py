@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memcalc.blocks.megatron import (
     ColumnLinear,
@@ -37,7 +37,7 @@ def ways_of(t: Tape) -> Ways:
     return t.setting.ways or ALONE
 
 
-def product(t: Tape, block: Linear, x: Value, **more: int) -> Product:
+def product(t: Tape, block: Linear, x: Value, **more: Any) -> Product:  # noqa: ANN401 - fields of Product
     """What the tape needs of a linear layer that reads x."""
     ways = ways_of(t)
     rows = x.elements // x.shape[-1] * more.get("gathers", 1)

@@ -24,7 +24,7 @@ def whole(t: Tape, model: Model) -> tuple[Value, Value]:
     base, heads = split(model.body)
     t.layers = depth(model.body)
     labels = t.given((t.setting.batch, local(t)), "int64")
-    shape, dtype = (t.setting.batch, local(t) // ways.spread, width(model)), t.setting.compute or "bf16"
+    shape, dtype = (t.setting.batch, local(t) // ways.spread, ways.width), t.setting.compute or "bf16"
     before = None if ways.last or ways.micro_batches == 1 else t.new(shape, dtype)  # the gradient received before
     x = labels if ways.first else received(t, shape, dtype)
     t.given((t.setting.batch, local(t)), "int64")
@@ -60,11 +60,6 @@ def received(t: Tape, shape: Shape, dtype: str) -> Value:
 
 def _arrived(_: Node, g: Value) -> Gradients:
     return (g,)
-
-
-def width(model: Model) -> int:
-    """Channels of the hidden states."""
-    return int(model.dimensions["hidden_size"]) if model.dimensions else 0
 
 
 def cross_entropy(t: Tape, logits: Value) -> Value:

@@ -1,0 +1,21 @@
+"""Where tensor-parallel ranks that share the sequence put it together, and take it apart (Korthikanti et al. 2022)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memcalc.blocks.base import Block
+
+
+@dataclass(frozen=True, slots=True)
+class Gather(Block):
+    """All-gather along the sequence, of as many parts as there are `ranks`; its gradient is reduce-scattered."""
+
+    ranks: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter(Block):
+    """Partial sums are summed over the ranks, each of which keeps its part of the sequence; gradients are gathered."""
+
+    ranks: int = 1

@@ -1,0 +1,154 @@
+"""Divided models: what every rank holds, micro batches in flight, and what Megatron-LM refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from memcalc.errors import RunInvalid
+from memcalc.pipeline import estimate, every_rank, load
+from memcalc.resolve import Plan, resolve
+from memcalc.run import Parallel
+from memcalc.sharding.pipeline import dealt, in_flight, stages, uneven
+from memcalc.sharding.tensor_parallel import divided, vocabulary
+from memcalc.tensors import parameter_count, tensors
+from memcalc.ways import Ways
+
+MODELS = ["llama-3-8b", "mixtral-8x7b", "deepseek-v2", "gpt2", "gemma-2-2b"]
+
+
+def plan(model: str, **more: Any) -> Plan:
+    run = {"model": model, "seq_len": 1024, "gpus": 8, "grad_accum": 8, "implementation": "megatron", **more}
+    return resolve(load(run).run)
+
+
+def persistent(model: str, **more: Any) -> int:
+    return estimate(
+        {"model": model, "seq_len": 512, "grad_accum": 8, "implementation": "megatron", **more}
+    ).memory.persistent
+
+
+@pytest.mark.parametrize("tensor", [1, 2, 4])
+@pytest.mark.parametrize("model", MODELS)
+def test_the_parts_are_at_least_the_whole(model: str, tensor: int) -> None:
+    whole = resolve(load({"model": model}).run).model
+    ways = Ways(tensor=tensor, words=vocabulary(whole.body), expert_tensor=tensor)
+    body, faults = divided(whole.body, ways)
+    part = parameter_count(tensors(body))
+    assert not faults
+    assert part * tensor >= whole.parameters
+    assert part < whole.parameters or tensor == 1
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_one_way_and_an_unpadded_vocabulary_change_nothing(model: str) -> None:
+    whole = resolve(load({"model": model}).run).model
+    body, _ = divided(whole.body, Ways(multiple=0, words=vocabulary(whole.body)))
+    assert tensors(body) == whole.tensors
+
+
+@pytest.mark.parametrize("model", ["llama-3-8b", "mixtral-8x7b", "gpt2"])
+def test_megatrons_modules_hold_the_same_parameters(model: str) -> None:
+    (rank,) = plan(model, gpus=1, sharding={"strategy": "megatron", "make_vocab_size_divisible_by": 1}).ranks
+    whole = resolve(load({"model": model}).run).model
+    assert parameter_count(rank.tensors) == whole.parameters
+
+
+def test_stages_hold_every_layer_once() -> None:
+    for degrees in (Parallel(pipeline=4), Parallel(pipeline=4, virtual=2), Parallel(pipeline=2, virtual=4)):
+        held = [layer for stage in stages(32, degrees) for layer in stage.layers]
+        assert sorted(held) == list(range(32))
+
+
+def test_dualpipe_holds_the_model_twice() -> None:
+    held = [layer for stage in stages(32, Parallel(pipeline=4, schedule="dualpipe")) for layer in stage.layers]
+    assert sorted(held) == sorted(2 * list(range(32)))
+
+
+def test_uneven_stages() -> None:
+    assert uneven(61, 4, None, 13) == [16, 16, 16, 13]
+    assert uneven(61, 4, 14, 15) == [14, 16, 16, 15]
+    assert dealt(61, 4) == [15, 16, 16, 14]  # 63 with the table and the head: 16, 16, 16, 15
+    with pytest.raises(RunInvalid, match="must be divisible by"):
+        uneven(61, 4, 14, None)
+
+
+@pytest.mark.parametrize("pp", [2, 4, 8])
+def test_micro_batches_in_flight(pp: int) -> None:
+    """Megatron-LM, core/pipeline_parallel/schedules.py: warm-up micro batches, and the one that is worked on."""
+    many = Parallel(pipeline=pp)
+    assert [in_flight(stage, many, 64)[0] for stage in range(pp)] == list(range(pp, 0, -1))
+    assert in_flight(0, many, 1) == (1, 1)
+    assert in_flight(pp - 1, replace(many, schedule="gpipe"), 64) == (64, 1)
+    chunks, virtual = in_flight(0, replace(many, virtual=2), 64)
+    assert chunks / virtual == pp * (1 + (pp - 1) / (pp * virtual))  # Narayanan et al. 2021, section 2.2
+
+
+def test_more_ranks_never_need_more_per_rank() -> None:
+    for more in ([{"tensor": n} for n in (1, 2, 4, 8)], [{"pipeline": n} for n in (1, 2, 4, 8)]):
+        sizes = [
+            persistent("llama-3-8b", gpus=8 * n, parallel=degrees)
+            for n, degrees in zip((1, 2, 4, 8), more, strict=True)
+        ]
+        assert sizes == sorted(sizes, reverse=True)
+    sizes = [persistent("llama-3-8b", gpus=gpus) for gpus in (1, 2, 4, 8, 64, 512)]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_first_and_last_stage_and_one_between() -> None:
+    ranks = plan("llama-3-8b", parallel={"pipeline": 4}).ranks
+    assert [rank.label for rank in ranks] == ["stage 0 of 4", "stage 1 of 4", "stage 3 of 4"]
+    held = [memory.components.activations for _, memory in every_rank(replace(ranks[0], ranks=ranks))]
+    assert held[0] > held[1] > held[2]
+
+
+def test_sequence_parallelism_saves() -> None:
+    plain, shared = (plan("llama-3-8b", parallel={"tensor": 4, "sequence": flag}) for flag in (False, True))
+    first, second = (every_rank(each)[0][1].components.activations for each in (plain, shared))
+    assert second < first
+
+
+@pytest.mark.parametrize(
+    ("options", "lower"),
+    [
+        ({"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}, 0.3),
+        ({"recompute_granularity": "full", "recompute_method": "block", "recompute_num_layers": 16}, 0.7),
+        ({"recompute_granularity": "selective", "recompute_modules": ["mlp"]}, 0.6),
+    ],
+)
+def test_recomputation_saves(options: dict[str, Any], lower: float) -> None:
+    plain = every_rank(plan("llama-3-8b"))[0][1].components.activations
+    saved = every_rank(plan("llama-3-8b", sharding={"strategy": "megatron", **options}))[0][1].components.activations
+    assert saved < lower * plain
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    (
+        {"parallel": {"tensor": 3}, "gpus": 6},
+        "num_attention_heads (32) must be a multiple of tensor_model_parallel_size (3)",
+    ),
+    (
+        {"parallel": {"pipeline": 3}, "gpus": 6},
+        "number of layers (32) must be divisible by pipeline_model_parallel_size (3)",
+    ),
+    ({"parallel": {"tensor": 2}, "gpus": 3}, "world_size (3) is not divisible by 2"),
+    ({"parallel": {"expert": 2}}, "num_moe_experts must be non None to use expert-parallel"),
+    ({"parallel": {"sequence": True}}, "Cannot use sequence parallelism without tensor parallelism"),
+    ({"parallel": {"virtual": 2}}, "pipeline-model-parallel size should be greater than 1 with interleaved schedule"),
+    ({"parallel": {"pipeline": 4, "virtual": 2}, "grad_accum": 6}, "number of microbatches (6) is not divisible by"),
+    ({"parallel": {"context": 3}, "gpus": 3}, "1024 tokens are not divisible by 2 * context_parallel_size"),
+    ({"sharding": {"strategy": "megatron", "recompute_granularity": "full"}}, "recompute_method must be"),
+    ({"sharding": {"strategy": "megatron", "main_grads_dtype": "bf16"}}, "not using precision-aware optimizer"),
+    ({"sharding": {"strategy": "megatron", "distribute_optimizer": True}}, "nearest: distributed_optimizer"),
+    ({"model": "mixtral-8x7b", "parallel": {"expert": 3}, "gpus": 6}, "num_moe_experts (8) must be divisible by"),
+    ({"model": "mamba-130m", "parallel": {"tensor": 2}}, "tensor parallelism of Mamba blocks is not modelled"),
+]
+
+
+@pytest.mark.parametrize(("more", "message"), REFUSED, ids=lambda value: value[:30] if isinstance(value, str) else "")
+def test_what_is_refused(more: dict[str, Any], message: str) -> None:
+    with pytest.raises(RunInvalid) as refusal:
+        plan(**{"model": "llama-3-8b", **more})
+    assert message in str(refusal.value)
