@@ -67,6 +67,7 @@ def _told(wanted: Wanted) -> bytes | None:
     try:
         return _body(wanted)
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code in (404, 410):
             return None
         raise UnreadableInput(f"{shorten(wanted.url)}: {_refusal(error.code)}") from None
@@ -121,6 +122,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:  # noqa: ANN401
         """The next request, without what authorises it where the host is another; UnreadableInput where it goes astray."""
         here, there = urlsplit(req.full_url), urlsplit(newurl)
+        fp.close()
         if there.scheme not in ("http", "https") or (here.scheme == "https" and there.scheme == "http"):
             raise UnreadableInput(f"{shorten(req.full_url)} redirects to {shorten(newurl)}, which is not followed")
         if here.netloc != there.netloc and not _own(there.hostname or ""):

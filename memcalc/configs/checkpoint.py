@@ -65,7 +65,15 @@ def described(files: Files, asked: Asked) -> Reading:
 
 def _document(files: Files, name: str) -> Document | None:
     text = files.text(name)
-    return None if text is None else document_of(text, f"{files.name}/{name}", files.path(name))
+    return None if text is None else mapping_of(text, f"{files.name}/{name}", files.path(name))
+
+
+def mapping_of(text: str, source: str, path: Path | None = None) -> Document:
+    """The document of text that must hold a mapping; UnreadableInput where it holds none."""
+    made = document_of(text, source, path)
+    if made.unreadable is not None:
+        raise made.unreadable
+    return made
 
 
 def _adapter(sheet: Sheet, adapter: Document, config: Document | None, files: Files) -> None:

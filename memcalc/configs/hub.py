@@ -11,8 +11,9 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from memcalc import __version__
 from memcalc.configs.bounded import PATIENCE, Wanted, fetch
-from memcalc.configs.checkpoint import described
+from memcalc.configs.checkpoint import described, mapping_of
 from memcalc.configs.hub_cache import is_repository
 from memcalc.configs.safetensors import Entry, header_length, parse_header
 from memcalc.errors import UnreadableInput, UsageError, shorten
@@ -84,13 +85,11 @@ def read_repository(name: str, asked: Asked) -> Reading:
 
 def fetched(name: str) -> dict[str, Any]:
     """The config of a repository's model, as a run's `model`; UnreadableInput where it can't be had."""
-    from memcalc.configs.documents import document_of  # noqa: PLC0415
-
     repository = _repository(name)
     text = repository.text("config.json")
     if text is None:
         raise UnreadableInput(f"{name} has no config.json on the hub")
-    return repository.spec(document_of(text, f"{name}/config.json").data)
+    return repository.spec(mapping_of(text, f"{name}/config.json").data)
 
 
 def _repository(name: str) -> Repository:
@@ -102,8 +101,7 @@ def _repository(name: str) -> Repository:
 def _address(name: str, file: str) -> tuple[str, dict[str, str]]:
     """The address of a file and the headers to ask for it with."""
     try:
-        from huggingface_hub import constants, hf_hub_url  # noqa: PLC0415 - an optional extra
-        from huggingface_hub.utils import build_hf_headers  # noqa: PLC0415
+        from huggingface_hub import constants, get_token, hf_hub_url  # noqa: PLC0415 - an optional extra
     except ImportError:
         raise UsageError(
             "--hub needs the package huggingface_hub; install it with: pip install 'memcalc[hub]'"
@@ -113,4 +111,5 @@ def _address(name: str, file: str) -> tuple[str, dict[str, str]]:
             "--hub: HF_HUB_OFFLINE is set, so nothing is fetched; unset it, or name a local file with --model"
         )
     url = hf_hub_url(name, file, endpoint=os.environ.get("HF_ENDPOINT") or None)
-    return url, {key: str(value) for key, value in build_hf_headers().items() if value}
+    token = get_token()
+    return url, {"User-Agent": f"memcalc/{__version__}", **({"Authorization": f"Bearer {token}"} if token else {})}
