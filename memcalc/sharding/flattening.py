@@ -143,7 +143,7 @@ class Flattening(Grouping):
             handle.full = None
 
     def _prefetch(self, group: Group) -> None:
-        if group.turns and (turn := group.turns.pop()) > 0:
+        if group.turns and (turn := group.turns.pop()) > 0 and self.order[turn - 1].state == "idle":
             self._unshard(self.order[turn - 1])
 
     def _together(self, group: Group, handle: Handle) -> Value:

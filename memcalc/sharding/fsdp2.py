@@ -49,6 +49,12 @@ OPTIONS: dict[str, Reader] = {
 }
 
 
+WHOLE = (
+    "packed integers are left out of the sharding, as accelerate does: every GPU holds them whole; "
+    "quantize: {name: nf4, storage: bf16} shards them"
+)
+
+
 @dataclass(frozen=True)
 class FullyShard(Strategy):
     """`shards` ranks share what each of `ranks // shards` replicas keeps.
@@ -84,7 +90,7 @@ class FullyShard(Strategy):
         """Parameters in param_dtype; gradients of earlier micro batches are not where autograd would look for them."""
         seen = self.param_dtype or (setting.weights if setting.autocast else setting.compute or setting.weights)
         frozen = self.param_dtype or setting.frozen
-        return replace(setting, weights=seen, frozen=frozen, accumulating=False)
+        return replace(setting, weights=seen, frozen=frozen, inputs=setting.weights, accumulating=False)
 
     def gathered(self, tensor: Tensor, stored: str, setting: Setting) -> str:
         """Every floating-point parameter is cast to param_dtype, adapters in fp32 included."""
@@ -127,8 +133,7 @@ class FullyShard(Strategy):
         """What is not sharded, though one would think so."""
         if not self.whole_packed:
             return ()
-        return ("packed integers are left out of the sharding, as accelerate does: every GPU holds them whole; "
-                "quantize: {name: nf4, storage: bf16} shards them",)  # fmt: skip
+        return (WHOLE,)
 
     @property
     def leaves_out(self) -> str:

@@ -15,19 +15,20 @@ class Setting:
 
     `batch` sequences of `seq` tokens (`target` for the decoder of an encoder-decoder; an image model's own size where
     `seq` is 0); one row of `packed` sequences, where it is not 0. `weights` and `gradients` are the dtypes parameters
-    are kept in and autograd sees; `frozen` that of parameters that do not learn; `master` and `states` are what the
-    optimizer keeps beside them ('': no copy, the parameter's own dtype); `autocast` the lower dtype under
-    torch.autocast, or ''. `checkpoint` recomputes every `every`-th layer; `selective` keeps the outputs of dear
-    operations, `offload_inputs` the layers' inputs in host memory, `offload_activations` all that autograd saves.
-    `accumulating` where an earlier micro batch has left gradients. `keep_outputs` where the training loop holds on to
-    the model's outputs until after the backward pass. `evaluating` where nothing is dropped out. `fused` names the
-    parts that fused kernels take over from the model's own modules: norm, rope, mlp. `spends` where the optimizer
-    uses a gradient up in the backward pass: as soon as it is there, or when the next one is. Products with quantised
-    weights are computed in `compute`, as `product` says; `chunks` are those of the loss, or `chunk_size` how many
-    times the hidden states' elements one may have; `saves_input` where their library keeps the input for the backward
-    pass, `unpacks_parameters` where stacked experts are unpacked whole. `ways` says how the model is divided over ranks
-    (None: it is not); `seq` and the model are then one rank's. `keeps_inputs` where linear layers save their input even
-    if their weight does not learn (DeepSpeed's zero3_linear_wrap).
+    are kept in and autograd sees, `inputs` that of pixels or sound ('': the weights'); `frozen` that of parameters
+    that do not learn; `master` and `states` are what the optimizer keeps beside them ('': no copy, the parameter's
+    own dtype); `autocast` the lower dtype under torch.autocast, or ''. `checkpoint` recomputes every `every`-th
+    layer; `selective` keeps the outputs of dear operations, `offload_inputs` the layers' inputs in host memory,
+    `offload_activations` all that autograd saves. `accumulating` where an earlier micro batch has left gradients.
+    `keep_outputs` where the training loop holds on to the model's outputs until after the backward pass. `evaluating`
+    where nothing is dropped out. `fused` names the parts that fused kernels take over from the model's own modules:
+    norm, rope, mlp. `spends` where the optimizer uses a gradient up in the backward pass: as soon as it is there, or
+    when the next one is. Products with quantised weights are computed in `compute`, as `product` says; `chunks` are
+    those of the loss, or `chunk_size` how many times the hidden states' elements one may have; `saves_input` where
+    their library keeps the input for the backward pass, `unpacks_parameters` where stacked experts are unpacked
+    whole. `ways` says how the model is divided over ranks (None: it is not); `seq` and the model are then one rank's.
+    `keeps_inputs` where linear layers save their input even if their weight does not learn (DeepSpeed's
+    zero3_linear_wrap).
     """
 
     batch: int = 1
@@ -35,6 +36,7 @@ class Setting:
     target: int = 0
     packed: int = 0
     weights: str = "bf16"
+    inputs: str = ""
     frozen: str = "bf16"
     master: str = ""
     gradients: str = ""

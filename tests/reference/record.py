@@ -26,6 +26,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from memcalc.freezing import patterns
 from tests.reference.cuda_autocast import CudaAutocast
 from tests.reference.live_bytes import LiveBytes
+from tests.reference.shard import mesh_of, options, sharded, unsynchronised
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,15 +52,23 @@ def main() -> None:
 
 
 def record_fake(run: Run, config: dict[str, Any]) -> dict[str, Any]:
-    """The bytes of the second step, on fake tensors."""
+    """The bytes of the second step on one rank, on fake tensors; on real ones under DDP, whose reducer reads them."""
     found: dict[str, Any] = {}
-    with FakeTensorMode(allow_non_fake_inputs=True), patched(packing=run.get("packing", False)):
-        model, inputs = build(run, config, "cpu"), make_inputs(run, config, "cpu")
-        trained = [p for p in model.parameters() if p.requires_grad]
-        optimizer, count = make_optimizer(run["optimizer"], trained), LiveBytes()
+    mesh, how = mesh_of(run), options(run)
+    with contextlib.ExitStack() as stack:
+        if how.get("strategy") != "ddp":
+            stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+            stack.enter_context(patched(packing=run.get("packing", False)))
+        model, inputs, count = build(run, config, "cpu"), make_inputs(run, config, "cpu"), LiveBytes()
         with count:
+            model = sharded(model, run, mesh)
+            trained = [p for p in model.parameters() if p.requires_grad]
+            optimizer = make_optimizer(run["optimizer"], trained)
             register(count, model, inputs)
             for _ in range(2):  # the first step makes the optimizer's states
+                for _ in range(run.get("grad_accum", 1) - 1 and 1):
+                    with unsynchronised(model, run):
+                        forward(model, inputs, run)[0].backward()
                 count.restart()
                 loss, outputs = forward(model, inputs, run)
                 found["after_forward"] = count.total

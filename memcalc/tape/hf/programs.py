@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from memcalc.blocks.seq2seq import Encoder, Fork
     from memcalc.model import Model
     from memcalc.tape.recorder import Tape
-    from memcalc.tape.values import Value
+    from memcalc.tape.values import Shape, Value
 
 
 def whole(t: Tape, model: Model) -> tuple[Value, Value]:
@@ -84,12 +84,12 @@ def inputs(t: Tape, model: Model) -> tuple[Value, Value]:
     """What the training loop hands to the model: tokens or pixels, and labels."""
     s = t.setting
     if model.image:
-        return t.given((s.batch, *model.image), s.weights), t.given((s.batch,), "int64")
+        return measured(t, (s.batch, *model.image)), t.given((s.batch,), "int64")
     source = next((cast("Encoder", part).source for _, part in model.body.groups() if part.duty == "encoder"), ())
     if model.kind == "speech":
         return waveform(t), t.given((s.batch,), "int64")
     ids = (
-        t.given((s.batch, *(size or s.seq for size in source)), s.weights)
+        measured(t, tuple(size or s.seq if i else s.batch for i, size in enumerate((0, *source))))
         if source
         else t.given((s.batch, s.seq), "int64")
     )
@@ -104,9 +104,14 @@ def inputs(t: Tape, model: Model) -> tuple[Value, Value]:
             return ids, t.given((s.batch,), "int64")
 
 
+def measured(t: Tape, shape: Shape) -> Value:
+    """Pixels or features, as the training loop has them, cast to what the model takes where a wrapper does so."""
+    return f.to(t.given(shape, t.setting.inputs or t.setting.weights), t.setting.weights)
+
+
 def waveform(t: Tape) -> Value:
     """Wav2Vec2FeatureEncoder.forward: [batch, 1, samples], which asks for a gradient itself."""
-    x = f.unsqueeze(t.given((t.setting.batch, t.setting.seq), t.setting.weights), 1)
+    x = f.unsqueeze(measured(t, (t.setting.batch, t.setting.seq)), 1)
     x.node = Leaf(t, x)
     return x
 
