@@ -68,7 +68,7 @@ class Gathering(Marking):
             elif event.kind in FETCHES:
                 made = [item for call in some for item in coordinator.called(call)]
             else:
-                made = coordinator.release(params)
+                made = coordinator.release(params, saved=event.kind == "leave" and event.saves)
             if made:
                 overlay.setdefault(event.number, []).extend(Laid(event.at, part, nbytes) for part, nbytes in made)
         return replace(recording, overlay=overlay)
@@ -81,10 +81,10 @@ class Gathering(Marking):
         """
         if event.name == ROOT:
             return [Call(params)] + [Call(SILENT)] * self.adapted
-        own = [param for param in params if param.adapter]
+        own = [param for param in params if param.role == "adapter"]
         if not own:
             return [Call(params), *[Call(SILENT)] * (event.name in self.acting)]
-        base = Call(tuple(param for param in params if not param.adapter), ends=event.kind == "enter")
+        base = Call(tuple(param for param in params if param.role != "adapter"), ends=event.kind == "enter")
         if event.kind == "enter":
             return [Call(SILENT), base, Call(SILENT), *(Call((param,)) for param in own)]
         there = [base] if (event.name, event.layer) in returning else []
@@ -141,10 +141,7 @@ class Coordinator:
             for param in call.params:
                 self.later.setdefault(param.key, deque()).append(number)
         self.made: list[tuple[Part, int]] = []
-
-    def persists(self, param: Param) -> bool:
-        """Whether a parameter is small enough to stay gathered."""
-        return param.elements <= self.least
+        self.sliced: set[tuple[str, int]] = set()  # let go of, but for the slices that autograd has saved
 
     def nbytes(self, param: Param) -> int:
         """Bytes of a gathered parameter."""
@@ -163,15 +160,18 @@ class Coordinator:
     def fetch(self, params: tuple[Param, ...]) -> list[tuple[Part, int]]:
         """Gather what the module needs and is not there, wait for it, and set out for what comes next."""
         self.made = []
-        self.gather(
-            [p for p in params if p.key not in self.there and p.key not in self.flying and not self.persists(p)]
-        )
+        self.gather([param for param in params if self.absent(param)])
         for param in params:
             if param.key in self.flying:
                 self.wait(param)
-        self.prefetch(params)
+        if self.queue:
+            self.prefetch(params)
         self.step += 1
         return self.made
+
+    def absent(self, param: Param) -> bool:
+        """Whether a parameter is not gathered, nor on its way."""
+        return param.elements > self.least and param.key not in self.there and param.key not in self.flying
 
     def gather(self, params: list[Param]) -> None:
         """Start one gather: of a single parameter into what will hold it, of several into a buffer that is copied from."""
@@ -222,19 +222,27 @@ class Coordinator:
         elements = 0
         while self.queue and elements < room:
             param, number = self.queue.popleft()
-            absent = param.key not in self.there and param.key not in self.flying and not self.persists(param)
             self.fetched_for[param.key] = max(self.fetched_for.get(param.key, -1), number)
-            if absent and param.key not in chosen:
+            if self.absent(param) and param.key not in chosen:
                 chosen[param.key] = param
                 elements += param.elements
         self.gather(list(chosen.values()))
 
-    def release(self, params: tuple[Param, ...]) -> list[tuple[Part, int]]:
-        """Let go of what is not used again soon enough."""
+    def release(self, params: tuple[Param, ...], *, saved: bool = False) -> list[tuple[Part, int]]:
+        """Let go of what is not used again soon enough.
+
+        Experts are slices of a stacked parameter: where autograd has `saved` them, their memory stays to the backward pass.
+        """
         self.made = []
         for param in params:
+            if not saved and param.key in self.sliced:
+                self.sliced.discard(param.key)
+                self.lay(-self.nbytes(param))
             if param.key in self.there and param.key not in self.flying and not self.soon(param):
                 self.drop(param)
+                if saved and param.role == "expert":
+                    self.sliced.add(param.key)
+                    self.lay(self.nbytes(param))
         return self.made
 
     def soon(self, param: Param) -> bool:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from functools import cached_property
-from itertools import groupby
+from functools import cached_property, lru_cache
+from itertools import groupby, repeat
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcalc.tensors import count_of, expand
+from memcalc.tensors import expand
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,6 +28,12 @@ class Piece(NamedTuple):
 
     start: int
     elements: int
+
+
+@lru_cache(maxsize=8)
+def flat_of(tensors: tuple[Tensor, ...], ranks: int) -> Flat:
+    """The trained ones of these tensors in their flat buffer."""
+    return Flat((t for t in tensors if t.trainable and not t.buffer and not t.tied_to), ranks)
 
 
 class Flat:
@@ -102,12 +108,15 @@ def ordered(tensors: Iterable[Tensor]) -> Iterator[tuple[Tensor, int, int]]:
                 yield from ((tensor, -1, tensor.elements) for _ in range(tensor.count))
             continue
         patterns = [_layers(tensor) for tensor in members]
-        layers = sorted({int(number) for pattern in set(patterns) for number in expand(pattern)})
         inside = {pattern: {int(number) for number in expand(pattern)} for pattern in set(patterns)}
-        for layer in layers:
-            for tensor, pattern in zip(members, patterns, strict=True):
-                if layer in inside[pattern]:
-                    yield from ((tensor, layer, tensor.elements) for _ in range(tensor.count // count_of(pattern)))
+        shares = [
+            (tensor, inside[pattern], tensor.elements, tensor.count // len(inside[pattern]))
+            for tensor, pattern in zip(members, patterns, strict=True)
+        ]
+        for layer in sorted(set().union(*inside.values())):
+            for tensor, layers, elements, times in shares:
+                if layer in layers:
+                    yield from repeat((tensor, layer, elements), times)
 
 
 def _stack(tensor: Tensor) -> str:

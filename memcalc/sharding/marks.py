@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
-from memcalc.tape.units import ROOT, Sharder, Unit, Visit, holds
-from memcalc.tensors import count_of
+from memcalc.tape.units import ROOT, Sharder, Unit, Visit
+from memcalc.tensors import expand
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -28,12 +28,16 @@ _LAYER = re.compile(r"(\d+|\{[^{}]*\})(?:\.|$)")
 
 
 class Mark(NamedTuple):
-    """`place` is the stretch of the record it is in: (whether going back, boundaries between layers passed so far)."""
+    """`place` is the stretch of the record it is in: (whether going back, boundaries between layers passed so far).
+
+    `saves` where autograd is on.
+    """
 
     place: tuple[bool, int]
     at: int
     kind: Kind
     name: str
+    saves: bool
 
 
 class Event(NamedTuple):
@@ -44,15 +48,19 @@ class Event(NamedTuple):
     kind: Kind
     name: str
     layer: int
+    saves: bool
 
 
 class Param(NamedTuple):
-    """One parameter of the real model, or the like ones of one module: `key` tells it from all others."""
+    """One parameter of the real model, or the like ones of one module: `key` tells it from all others.
+
+    `role` is its tensor's.
+    """
 
     key: tuple[str, int]
     elements: int
     trainable: bool
-    adapter: bool = False
+    role: str = ""
 
 
 class Marking(Sharder):
@@ -109,7 +117,7 @@ class Marking(Sharder):
         passed = (
             sum(len(stack.returns) for stack in stacks) if self.back else sum(len(stack.events) for stack in stacks)
         )
-        self.marks.append(Mark((self.back, passed), len(self.tape.events), kind, name))
+        self.marks.append(Mark((self.back, passed), len(self.tape.events), kind, name, self.tape.grad_enabled))
 
 
 def events(recording: Recording, marks: Iterable[Mark]) -> Iterator[Event]:
@@ -119,7 +127,7 @@ def events(recording: Recording, marks: Iterable[Mark]) -> Iterator[Event]:
         there.setdefault(mark.place, []).append(mark)
     for number, (place, layer) in enumerate(_places(recording)):
         for mark in there.get(place, ()):
-            yield Event(number, mark.at, mark.kind, mark.name, layer)
+            yield Event(number, mark.at, mark.kind, mark.name, layer, mark.saves)
 
 
 def _places(recording: Recording) -> Iterator[tuple[tuple[bool, int], int]]:
@@ -150,6 +158,7 @@ class Roster:
             if not tensor.buffer:
                 self.modules.setdefault(_owner(tensor, plain), []).append(self.named.get(tensor.tied_to, tensor))
         self._known: dict[tuple[str, int, tuple[str, ...]], tuple[Param, ...]] = {}
+        self._layers: dict[str, tuple[frozenset[int], int]] = {}
 
     def visited(self, names: Iterable[str]) -> None:
         """Only these modules are run as such: what others own belongs to the nearest one around them."""
@@ -170,15 +179,14 @@ class Roster:
 
     def param(self, tensor: Tensor, layer: int, stacks: tuple[str, ...]) -> Param | None:
         """A tensor in a layer; None where that layer has none of it."""
-        adapter = tensor.role == "adapter"
-        pattern = next((p for path in stacks if (p := _pattern(tensor.name, path))), "")
-        if not pattern:
-            return Param((tensor.name, -1), tensor.count * tensor.elements, tensor.trainable, adapter)
-        if not holds(pattern, layer):
+        if tensor.name not in self._layers:
+            pattern = next((p for path in stacks if (p := _pattern(tensor.name, path))), "")
+            layers = frozenset(int(number) for number in expand(pattern)) if pattern else frozenset()
+            self._layers[tensor.name] = layers, tensor.count // max(len(layers), 1) * tensor.elements
+        layers, elements = self._layers[tensor.name]
+        if layers and layer not in layers:
             return None
-        return Param(
-            (tensor.name, layer), tensor.count // count_of(pattern) * tensor.elements, tensor.trainable, adapter
-        )
+        return Param((tensor.name, layer if layers else -1), elements, tensor.trainable, tensor.role)
 
 
 def _pattern(name: str, stack: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from memcalc.dtypes import BITS
-from memcalc.sharding.flat import Flat
+from memcalc.sharding.flat import flat_of
 from memcalc.sharding.strategy import Local
 from memcalc.sharding.zero import Zero
 from memcalc.tape.values import rounded
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from memcalc.model import Model
     from memcalc.optimizers import Optimizer
+    from memcalc.sharding.flat import Flat
     from memcalc.sharding.strategy import Books, Hosted
     from memcalc.tape.recorder import Tape
     from memcalc.tape.setting import Setting
@@ -36,9 +37,9 @@ DOUBLE = 8  # bytes of an element in the norm of a gradient (zero/utils.py, get_
 class ZeroOneTwo(Zero):
     """DeepSpeedZeroOptimizer: `stage` 2 lets go of gradients as they are reduced, stage 1 keeps them to the end."""
 
-    def flat(self, tensors: Iterable[Tensor]) -> Flat:
+    def flat(self, tensors: tuple[Tensor, ...]) -> Flat:
         """The trained parameters in their flat buffer."""
-        return Flat(trained(tensors), self.ranks)
+        return flat_of(tensors, self.ranks)
 
     @property
     def compact(self) -> bool:
@@ -131,7 +132,9 @@ class ZeroOneTwo(Zero):
             return 0
         partition = sum(tensor.elements for tensor in local.states)
         used, item = rounded(4 * partition), BITS[self.gradient_dtype] // 8
-        norm = rounded(DOUBLE * max((tensor.elements for tensor in local.gradients if tensor.name != OUTSIDE), default=0))
+        norm = rounded(
+            DOUBLE * max((tensor.elements for tensor in local.gradients if tensor.name != OUTSIDE), default=0)
+        )
         if self.compact:
             return max(norm, plain)
         left = sum(rounded(item * tensor.elements * tensor.count) for tensor in local.gradients)

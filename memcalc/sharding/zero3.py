@@ -7,6 +7,7 @@ parameter_offload.py (what stays gathered) and partitioned_param_coordinator.py 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcalc.dtypes import BITS
@@ -63,11 +64,11 @@ class ZeroThree(Zero):
         """Everything is sharded."""
         return self.ways
 
-    def shards(self, tensors: Iterable[Tensor]) -> Shards:
+    def shards(self, tensors: tuple[Tensor, ...]) -> Shards:
         """The elements of every shard."""
         learns, rest = [], []
-        for tensor, _, elements in ordered(parameters(tensors)):
-            (learns if tensor.trainable else rest).append(-(-elements // self.ways))
+        for elements, trainable in listed(tensors):
+            (learns if trainable else rest).append(-(-elements // self.ways))
         return Shards(tuple(learns), tuple(rest))
 
     def subgroups(self, shards: Iterable[int]) -> list[int]:
@@ -107,10 +108,10 @@ class ZeroThree(Zero):
             return Tensor(tensor.name, cut.shape, tensor.count, trainable=False, dtype="int8")
         return self.cast(cut)
 
-    def persistent(self, tensors: Iterable[Tensor]) -> int:
+    def persistent(self, tensors: tuple[Tensor, ...]) -> int:
         """Elements of parameters that are small enough to stay gathered (mark_persistent_parameters)."""
         least, most, total = *self.persistence, 0
-        for _, _, elements in ordered(parameters(tensors)):
+        for elements, _ in listed(tensors):
             if elements <= least and total + elements <= most:
                 total += elements
         return total
@@ -127,9 +128,7 @@ class ZeroThree(Zero):
                 *piece("small parameters", self.persistent(tensors), self.dtype))  # fmt: skip
         hpz = self.settings.zero_hpz_partition_size
         if hpz > 1:
-            second = sum(
-                -(-elements // self.ways) * self.ways // hpz for _, _, elements in ordered(parameters(tensors))
-            )
+            second = sum(-(-elements // self.ways) * self.ways // hpz for elements, _ in listed(tensors))
             made += piece("secondary shards", second, self.dtype)
         return made
 
@@ -148,13 +147,19 @@ class ZeroThree(Zero):
         alone = optimizer_peak(optimizer, group, setting)
         flattened = rounded(item * group) if item != 4 else 0
         gone = sum(rounded(self.item * t.elements) for t in local.buffers if t.name == "small parameters")
-        return max(flattened + wide, wide + alone) - gone
+        return max(flattened + wide - gone, wide + alone - gone, 0)  # what stays gathered comes back at the end
 
     def hosted(self, books: Books) -> Hosted:
         """What the offload keeps in one rank's host memory."""
         from memcalc.sharding.offload import hosted3  # noqa: PLC0415
 
         return hosted3(self, books)
+
+
+@lru_cache(maxsize=8)
+def listed(tensors: tuple[Tensor, ...]) -> tuple[tuple[int, bool], ...]:
+    """(elements, whether it is trained) of every parameter, in their order."""
+    return tuple((elements, tensor.trainable) for tensor, _, elements in ordered(parameters(tensors)))
 
 
 def optimizer_peak(optimizer: Optimizer, elements: int, setting: Setting) -> int:
