@@ -136,6 +136,13 @@ def fullest(ranks: list[tuple[Plan, Memory]]) -> Memory:
     return max((memory for _, memory in ranks), key=lambda memory: (memory.total, memory.peak_allocated))
 
 
+def fullest_plan(plan: Plan) -> Plan:
+    """The plan of the rank that takes most: the plan itself where the model is not divided."""
+    if not plan.ranks:
+        return plan
+    return max(every_rank(plan), key=lambda found: (found[1].total, found[1].peak_allocated))[0]
+
+
 def rank_part(rank: Plan, memory: Memory) -> RankPart:
     """One kind of rank, as the report shows it."""
     node = min(rank.run.gpus, rank.gpu.per_node if rank.gpu else 8)

@@ -11,7 +11,7 @@ from memcalc.explanation.stepping import temporaries
 from memcalc.explanation.thumbs import thumbs
 from memcalc.explanation.transient import at_peak, kept, peaks, trace
 from memcalc.explanation.values import Explanation, Live
-from memcalc.pipeline import gpu_part, load, memory_of, model_part
+from memcalc.pipeline import fullest_plan, gpu_part, load, memory_of, model_part
 from memcalc.report import Note
 from memcalc.resolve import resolve, resolved_run
 
@@ -31,17 +31,20 @@ def explain(source: Run | Mapping[str, Any] | str | Path) -> Explanation:
 
 def explain_run(run: Run, beside: Path | None = None) -> Explanation:
     """The explanation of a validated Run; `beside` is the folder its relative paths start from."""
-    plan = resolve(run, beside)
+    whole = resolve(run, beside)
+    plan = fullest_plan(whole)
     book = plan.ledger()
     memory = memory_of(plan, book)
     if plan.companions:
-        plan.notes.warn("companions", "not-itemised", "the rows are those of the model itself: companions are in the totals alone")
+        plan.notes.warn(
+            "companions", "not-itemised", "the rows are those of the model itself: companions are in the totals alone"
+        )
     step = trace(plan)
     forward = kept(step) if step else None
     live = at_peak(step, temporaries(plan, step.timeline.step_temporaries)) if step else None
     return Explanation(
-        run=resolved_run(plan),
-        model=model_part(plan),
+        run=resolved_run(whole),
+        model=model_part(whole),
         gpu=gpu_part(plan),
         peak_allocated=memory.peak_allocated,
         peak_phase=memory.peak_phase,
