@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 COMMANDS: dict[str, tuple[str, str]] = {
     "estimate": ("estimate", "The memory a run takes per GPU, itemised, and whether it fits."),
     "explain": ("explain", "Where each byte of a run comes from, and which peak binds."),
+    "max": ("max", "The largest batch, sequence, LoRA rank or model that still fits."),
+    "compare": ("compare", "Runs side by side, or a sweep over values, with the differences explained."),
     "recommend": ("recommend", "What makes a run fit, or fit cheaper: ranked changes, GPUs and how many of them."),
     "check": ("check", "Hold configs to a memory budget; exit 1 where one is exceeded."),
     "diff": ("diff", "What changed between two configs, or since a git revision, and why."),
     "models": ("models", "List, filter and show model presets."),
     "gpus": ("gpus", "List, filter and show GPU presets."),
     "optimizers": ("optimizers", "List, filter and show optimizers; what one keeps for a tensor."),
+    "report": ("report", "A saved answer in another format: table, markdown, html …"),
     "schema": ("schema", "The JSON Schema of a run file or a report, for editors."),
 }
 

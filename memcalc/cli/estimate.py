@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from memcalc.report import Report
     from memcalc.run import Run
 
-FORMATS = ("table", "json", "yaml", "csv", "markdown", "jsonl")
+FORMATS = ("table", "json", "yaml", "csv", "markdown", "html", "jsonl")
 
 
 @about_a_run

@@ -10,7 +10,7 @@ from memcalc.render.page import Page
 if TYPE_CHECKING:
     from memcalc.report import Report
 
-FORMATS = ("table", "json", "yaml", "csv", "markdown")
+FORMATS = ("table", "json", "yaml", "csv", "markdown", "html")
 
 
 def render(report: Report, form: str, page: Page) -> str:
