@@ -16,11 +16,11 @@ from memcalc.tape.values import rounded
 from memcalc.timeline import schedule
 
 if TYPE_CHECKING:
-    from memcalc.overlay import Part
     from memcalc.sharding.flat import Flat, Piece
     from memcalc.sharding.zero12 import Bf16Optimizer, ZeroOneTwo
     from memcalc.tape.recorder import Tape
     from memcalc.tape.step import Recording
+    from memcalc.timeline import Part
 
 DOUBLE = 8  # bytes of an element of a norm
 
@@ -46,7 +46,8 @@ class Bucketing(Marking):
             if here:  # a gradient with storage of its own stays: its own death, the next event, is made good behind it
                 late = event.at + (event.kind == "gradient" and reducer.own > 0)
                 overlay.setdefault(event.number, []).extend(
-                    Laid(late if part == "gradients" and nbytes > 0 else event.at, part, nbytes) for part, nbytes in here
+                    Laid(late if part == "gradients" and nbytes > 0 else event.at, part, nbytes)
+                    for part, nbytes in here
                 )
         return replace(recording, overlay=overlay)
 

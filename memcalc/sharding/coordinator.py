@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
     from memcalc.blocks.base import Block
     from memcalc.model import Model
-    from memcalc.overlay import Part
     from memcalc.sharding.marks import Param
     from memcalc.sharding.zero3 import ZeroThree
     from memcalc.tape.recorder import Tape
     from memcalc.tape.step import Recording
     from memcalc.tensors import Tensor
+    from memcalc.timeline import Part
 
 FETCHES = frozenset({"enter", "back"})
 STEERING = FETCHES | {"gradient", "end"}  # also of modules without parameters: each call gathers ahead

@@ -66,7 +66,8 @@ class ZeroThree(Zero):
 
     def shards(self, tensors: tuple[Tensor, ...]) -> Shards:
         """The elements of every shard."""
-        learns, rest = [], []
+        learns: list[int] = []
+        rest: list[int] = []
         for elements, trainable in listed(tensors):
             (learns if trainable else rest).append(-(-elements // self.ways))
         return Shards(tuple(learns), tuple(rest))
