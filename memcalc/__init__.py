@@ -12,8 +12,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from memcalc.comparison import compare
     from memcalc.errors import Fault, MemcalcError, RunInvalid, UnknownName, UnreadableInput, UsageError
     from memcalc.explanation import explain
+    from memcalc.maximum import max_fitting
     from memcalc.optimizers import state as optimizer_state
     from memcalc.pipeline import estimate
     from memcalc.recommender import recommend
@@ -23,13 +25,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Fault", "MemcalcError", "Report", "Run", "RunInvalid", "UnknownName", "UnreadableInput", "UsageError",
-    "__version__", "estimate", "explain", "optimizer_state", "recommend",
+    "__version__", "compare", "estimate", "explain", "max_fitting", "optimizer_state", "recommend",
 ]  # fmt: skip
 
 _HOMES = {
     "estimate": ("memcalc.pipeline", "estimate"),
     "explain": ("memcalc.explanation", "explain"),
     "optimizer_state": ("memcalc.optimizers", "state"),
+    "compare": ("memcalc.comparison", "compare"),
+    "max_fitting": ("memcalc.maximum", "max_fitting"),
     "recommend": ("memcalc.recommender", "recommend"),
     "Report": ("memcalc.report", "Report"),
     "Run": ("memcalc.run", "Run"),

@@ -20,6 +20,7 @@ from memcalc.recommender.values import Recommendation, Searched
 from memcalc.recommender.wishes import Wishes, by_method, cards_of, counts_of, method_of, methods, numbers
 from memcalc.report import Note
 from memcalc.resolve import resolve
+from memcalc.varying import varied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -93,10 +94,7 @@ def _stages(asked: Run, model: Model, task: Task, wishes: Wishes, evaluator: Eva
 
 def _given(wishes: Wishes, base: Run) -> dict[str, tuple[Any, ...]]:
     """The axes that the user wrote, each value as the vocabulary reads it."""
-    from memcalc.validation import parse_run  # noqa: PLC0415 - few questions vary a key by hand
-
-    return {key: tuple(getattr(parse_run({"model": base.model, key: value}), key) for value in values)
-            for key, values in wishes.vary.items()}  # fmt: skip
+    return {key: tuple(getattr(varied(base, key, value), key) for value in values) for key, values in wishes.vary.items()}
 
 
 def _closer(last: tuple[Search, Found] | None, this: tuple[Search, Found]) -> tuple[Search, Found]:

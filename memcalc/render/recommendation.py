@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
     from memcalc.render.page import Page
 
 FORMATS = ("table", "json", "yaml", "csv", "markdown")
-COLUMNS = ("best of", "GPUs", ">total", ">headroom", ">per second", ">USD/h", ">USD/M")
 KINDS = {"none": "", "resources": "", "free": "free", "time": "costs time", "numerics": "changes numerics",
          "tuning": "needs tuning", "method": "changes the method"}  # fmt: skip
 HALF = 0.005
+WORTH = 2**20  # bytes that are worth a word
 
 
 def render(answer: Recommendation, form: str, page: Page) -> str:
@@ -49,14 +50,17 @@ def _sections(answer: Recommendation, page: Page) -> Iterator[Section]:
     yield Section(f"{answer.model.name} · {format_count(answer.model.parameters)} parameters · {answer.task}",
                   text=_looked_at(answer))  # fmt: skip
     yield _ranked(answer, page)
-    for choice in answer.rows or ((answer.nearest_miss,) if answer.nearest_miss else ()):
-        yield _changes(choice, answer, page)
+    for number, choice in enumerate(_shown(answer), 1):
+        yield _changes(number, choice, page)
     if answer.rejected:
         yield _rejected(answer)
-    notes = [note.message for note in (*answer.warnings, *answer.assumptions)]
     if answer.advice:
         yield Section("Advice", notes=answer.advice)
-    yield Section("Assumed", notes=tuple(notes))
+    yield Section("Assumed", notes=tuple(note.message for note in (*answer.warnings, *answer.assumptions)))
+
+
+def _shown(answer: Recommendation) -> tuple[Choice, ...]:
+    return answer.rows or ((answer.nearest_miss,) if answer.nearest_miss else ())
 
 
 def _looked_at(answer: Recommendation) -> str:
@@ -66,20 +70,20 @@ def _looked_at(answer: Recommendation) -> str:
 
 
 def _ranked(answer: Recommendation, page: Page) -> Section:
-    asked = [_row(answer.asked, "as asked", page)] if answer.asked and answer.asked.gpu else []
-    rows = [_row(choice, ", ".join(choice.labels), page) for choice in answer.rows]
-    if answer.nearest_miss:
-        rows.append(_row(answer.nearest_miss, "nearest miss", page))
-    title = "What fits" if answer.rows else f"Nothing fits; the nearest miss takes {answer.lacks}"
-    return section(title, COLUMNS, asked + rows)
+    shown = _shown(answer)
+    unit = next((choice.throughput.unit for choice in shown if choice.throughput), "tokens")
+    columns = ("", "<GPUs", ">total", ">headroom", f">{unit}/s", ">USD/h", f">USD/M {unit}")
+    asked = [_row("as asked", answer.asked, page)] if answer.asked and answer.asked.gpu else []
+    rows = [_row(str(number), choice, page) for number, choice in enumerate(shown, 1)]
+    title = "What fits" if answer.rows else f"Nothing fits: the nearest miss takes {answer.lacks}"
+    return section(title, columns, asked + rows)
 
 
-def _row(choice: Choice, name: str, page: Page) -> tuple[str, ...]:
+def _row(name: str, choice: Choice, page: Page) -> tuple[str, ...]:
     pace, cost = choice.throughput, choice.cost
     headroom = page.size(choice.headroom) if choice.headroom is not None else ""
-    return (name, f"{choice.gpus} x {choice.gpu}", page.size(choice.total), headroom,
-            f"{pace.per_second:,.0f} {pace.unit}" if pace else "", f"{cost.usd_per_hour:,.2f}" if cost else "",
-            _usd(cost.usd_per_million if cost else None))  # fmt: skip
+    return (name, f"{choice.gpus} x {choice.gpu}", page.size(choice.total), headroom, f"{pace.per_second:,.0f}" if pace else "",
+            f"{cost.usd_per_hour:,.2f}" if cost else "", _usd(cost.usd_per_million if cost else None))  # fmt: skip
 
 
 def _usd(value: float | None) -> str:
@@ -88,24 +92,20 @@ def _usd(value: float | None) -> str:
     return f"{value:,.2f}" if value >= HALF else f"{value:.4f}"
 
 
-def _changes(choice: Choice, answer: Recommendation, page: Page) -> Section:
-    unit = choice.throughput.unit if choice.throughput else "tokens"
-    name = ", ".join(choice.labels) or "nearest miss"
+def _changes(number: int, choice: Choice, page: Page) -> Section:
+    """What one of the rows is the best of, what it changes, and what is to be said of that."""
+    name = ", ".join(choice.labels) or "the nearest miss"
     rows = [_change(change, page) for change in choice.changes]
-    title = f"{name}: {choice.why}" if choice.why else f"{name}: {_settings(choice, unit)}"
-    if not rows and answer.rows:
-        return Section(title, notes=("the run as it was asked for", *choice.hints))
-    return section(title, ("", "", ">spares", "", ""), rows, choice.hints)
-
-
-def _settings(choice: Choice, unit: str) -> str:
-    return f"micro batch {choice.run['batch_size']}, {choice.run.get('seq_len') or ''} {unit}".strip()
+    why = [f"{_said(change.after)}: {change.why}" for change in choice.changes if change.why and change.key == "optimizer"]
+    made = section(f"{number} · {name}", ("", "", ">spares", ""), rows, [*why, *choice.hints] if rows else choice.hints)
+    peak = f"{choice.why}; " if choice.why else ""
+    text = f"{peak}peak {page.size(choice.peak_allocated)}, reserved {page.size(choice.reserved)}"
+    return replace(made, text=text if rows else f"the run as it was asked for; {text}")
 
 
 def _change(change: Switch, page: Page) -> tuple[str, ...]:
-    spares = page.size(change.spares) if change.spares else ""
-    return (change.key.replace("_", " "), f"{_said(change.before)} → {_said(change.after)}", spares, KINDS[change.level],
-            change.why)  # fmt: skip
+    spares = page.size(change.spares) if change.spares and abs(change.spares) >= WORTH else ""
+    return (change.key.replace("_", " "), f"{_said(change.before)} → {_said(change.after)}", spares, KINDS[change.level])
 
 
 def _said(value: Any) -> str:  # noqa: ANN401 - whatever a key holds
@@ -120,9 +120,9 @@ def _said(value: Any) -> str:  # noqa: ANN401 - whatever a key holds
 
 
 def _rejected(answer: Recommendation) -> Section:
-    rows = [(one.key.replace("_", " "), f"{_said(one.value)} instead of {_said(one.instead_of)}", one.reason, f"of {one.of}")
+    rows = [(one.key.replace("_", " "), f"{_said(one.value)} instead of {_said(one.instead_of)}", f"{one.reason} ({one.of})")
             for one in answer.rejected]  # fmt: skip
-    return section("Neighbours that do not fit", ("", "", "", ""), rows)
+    return section("Neighbours that do not fit", ("", "", ""), rows)
 
 
 def _csv(answer: Recommendation) -> str:
@@ -131,7 +131,7 @@ def _csv(answer: Recommendation) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(("best_of", "gpu", "gpus", "batch_size", "grad_accum", "peak_allocated", "reserved", "total", "headroom",
                      "per_second", "usd_per_hour", "usd_per_million", "intrusiveness", "changes"))  # fmt: skip
-    for choice in answer.rows or ((answer.nearest_miss,) if answer.nearest_miss else ()):
+    for choice in _shown(answer):
         pace, cost = choice.throughput, choice.cost
         writer.writerow((
             "; ".join(choice.labels) or "nearest miss", choice.gpu, choice.gpus, choice.run["batch_size"],
