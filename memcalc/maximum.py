@@ -175,7 +175,7 @@ class _Bisection:
 
 
 def _largest_model(run: Run, others: Mapping[str, Any], report: Callable[[Run], Report]) -> Largest:
-    """The model preset with the most parameters that fits, of those of the kind of the run's own, language models if it has none."""
+    """The language model with the most parameters that fits, of the presets."""
     from memcalc.presets import find, names  # noqa: PLC0415
 
     cards = [find("models", name) for name in names("models")]

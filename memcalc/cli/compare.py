@@ -21,7 +21,7 @@ def main(
     ] = None,
     sweep: Annotated[
         list[str] | None,
-        typer.Option("--sweep", help="Values of a key: --sweep optimizer=adamw,lion, --sweep seq_len=1024..8192", metavar="KEY=A,B"),
+        typer.Option("--sweep", help="Values of a key: optimizer=adamw,lion or seq_len=1024..8192.", metavar="KEY=A,B"),
     ] = None,
     form: FormatOption = "table",
     output: OutputOption = None,

@@ -60,7 +60,7 @@ def _sorted_out(asked: Asked, words: Iterable[str]) -> tuple[list[str], Asked]:
     if len(others) > 1:
         raise UsageError(f"max {' '.join(others)}: one model or file; what can be found is {', '.join(KEYS)}")
     if not keys:
-        raise UsageError(f"max of what? Name one or more of {', '.join(KEYS)}, such as memcalc max batch_size llama-3-8b --gpu h100")
+        raise UsageError(f"max of what? Name one or more of {', '.join(KEYS)}: memcalc max batch_size llama-3-8b --gpu h100")
     flags = dict(asked.flags)
     if keys[0] == "model" and not others and flags.get("model") is None:
         flags["model"] = ANY_MODEL

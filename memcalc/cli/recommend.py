@@ -14,8 +14,6 @@ from memcalc.cli.output import FormatOption, OutputOption, UnitsOption, choose, 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from memcalc.recommender.wishes import Wishes
-
 FORMATS = ("table", "json", "yaml", "csv", "markdown")
 PATIENCE = 0.5  # seconds before a terminal is told how far the search is
 

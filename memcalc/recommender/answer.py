@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from memcalc.gpus import Gpu, gpu
 from memcalc.recommender.changes import changes, hints, intrusion, plain
@@ -83,7 +83,7 @@ class Answers:
         if step is None:
             return None
         per_second = run.batch_size * run.grad_accum * data_parallel(run) * max(plan.seq_len, 1) / step.seconds
-        unit = "tokens" if plan.seq_len else "samples"
+        unit: Literal["tokens", "samples"] = "tokens" if plan.seq_len else "samples"
         parts = {name: seconds for name, seconds in step.parts.items() if seconds}
         return Throughput(unit=unit, per_second=per_second, per_gpu_second=per_second / run.gpus,
                           step_seconds=step.seconds, busy=step.busy, parts=parts)  # fmt: skip

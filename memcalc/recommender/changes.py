@@ -38,8 +38,8 @@ def changes(asked: Run, made: Run) -> tuple[Switch, ...]:
 def intrusion(switches: tuple[Switch, ...]) -> Intrusion:
     """What these changes amount to."""
     counts = {level: sum(change.level == level for change in switches) for level in COUNTED}
-    worst = max((change.level for change in switches), key=LEVELS.index, default="none")
-    return Intrusion(level=worst, score=score(counts), counts=counts)
+    worst: Level = max((change.level for change in switches), key=LEVELS.index, default="none")
+    return Intrusion(level=worst, score=score(counts), counts={str(level): count for level, count in counts.items()})
 
 
 def score(counts: dict[Level, int]) -> int:
@@ -139,6 +139,7 @@ def hints(made: Run, method: str) -> Iterator[str]:
     if chosen.autocast == "fp16" or chosen.compute == "fp16":
         yield "fp16 needs loss scaling (torch.amp.GradScaler, or the framework's)"
     if not optimizer.advice.drop_in:
-        yield f"{optimizer.name} is no drop-in for AdamW: {optimizer.advice.note or 'learning rate and schedule must be tuned anew'}"
+        note = optimizer.advice.note or "learning rate and schedule must be tuned anew"
+        yield f"{optimizer.name} is no drop-in for AdamW: {note}"
     if optimizer.frees_gradients and made.grad_accum > 1:
         yield f"{optimizer.name} uses gradients up as they come: no gradient accumulation, no clipping by the whole norm"

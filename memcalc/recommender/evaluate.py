@@ -145,7 +145,9 @@ class Evaluator:
     def heights(self, run: Run, spec: Spec) -> Steps | None:
         """The step of a run, recorded as it is; of a model that can't be run, what persists alone. None: it is refused."""
         plan = self.plan(run)
-        return plan and tuple(self._step(replace(rank, optimizer=named(spec)), spec) for rank in plan.ranks or (plan,))
+        if plan is None:
+            return None
+        return tuple(self._step(replace(rank, optimizer=named(spec)), spec) for rank in plan.ranks or (plan,))
 
     def _step(self, plan: Plan, spec: Spec) -> Heights:
         run = plan.run
@@ -206,11 +208,18 @@ class Evaluator:
 
 def at(batch: int, one: Heights, two: Heights) -> Heights:
     """The heights of a larger micro batch, along the line through those of one and two."""
-    grown = [a + (b - a) * (batch - 1) for a, b in zip(one[:-1], two[:-1], strict=True)]
-    first, second = one.work, two.work
-    more = [a + (b - a) * (batch - 1) for a, b in ((first.forward, second.forward), (first.backward, second.backward),
-                                                   (first.attention, second.attention), (first.made, second.made))]  # fmt: skip
-    return Heights(*grown, Work(*more))
+
+    def along(first: int, second: int) -> int:
+        return first + (second - first) * (batch - 1)
+
+    made = Work(
+        along(one.work.forward, two.work.forward), along(one.work.backward, two.work.backward),
+        along(one.work.attention, two.work.attention), along(one.work.made, two.work.made),
+    )  # fmt: skip
+    return Heights(
+        along(one.forward, two.forward), along(one.backward, two.backward), along(one.after, two.after),
+        along(one.gradients, two.gradients), along(one.held, two.held), along(one.pinned, two.pinned), made,
+    )  # fmt: skip
 
 
 def bound(steps: Steps, grounds: Grounds, shares: int) -> int:

@@ -11,8 +11,8 @@ from functools import lru_cache
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from memcalc.implementations import kernels
 from memcalc.errors import RunInvalid
+from memcalc.implementations import kernels
 from memcalc.optimizers import resolve
 from memcalc.precision import recipe
 from memcalc.run import Checkpointing, Loss, Parallel, Sharding
@@ -93,7 +93,7 @@ def data_parallel(run: Run) -> int:
     return max(1, run.gpus // degrees(run))
 
 
-def space(  # noqa: PLR0913 - what a search is about
+def space(
     base: Run, model: Model, task: Task, cards: tuple[Gpu, ...], counts: tuple[int, ...], *,
     given: Mapping[str, tuple[Any, ...]], kept: frozenset[str] = frozenset(), tuning: bool = False,
     global_batch: int | None = None,
@@ -231,7 +231,7 @@ def _implementations(base: Run, model: Model) -> Iterator[Any]:
 
 
 def _attentions(base: Run, model: Model) -> tuple[Any, ...]:
-    return () if model.kind in ("tensors",) or base.implementation == "megatron" else ("sdpa", "flash")
+    return () if model.kind == "tensors" or base.implementation == "megatron" else ("sdpa", "flash")
 
 
 def _losses(base: Run, model: Model) -> tuple[Loss, ...]:
@@ -256,7 +256,7 @@ def _strategies(base: Run, counts: tuple[int, ...]) -> Iterator[Sharding | None]
     named = base.sharding.strategy if base.sharding else ""
     for strategy in ("ddp", "zero2", "zero3", "fsdp"):
         if strategy != named and not (strategy == "ddp" and not named) and base.implementation != "megatron":
-            yield Sharding(strategy=strategy)  # type: ignore[arg-type]  # one of the literals
+            yield Sharding(strategy=strategy)
     if base.implementation == "megatron":
         yield Sharding(strategy="megatron", options={"distributed_optimizer": True})
 

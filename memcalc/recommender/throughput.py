@@ -30,7 +30,7 @@ class Load(NamedTuple):
 
     `weights` are those of the rank's replica, as they are gathered, `gradients` those it reduces; `updated` is all that
     the optimizer's step reads and writes on the GPU, `hosted` what it updates in host memory, `paged` what a step fetches
-    from there and sends back, `staged` what a micro step does. `tensor_traffic` is what tensor, context and expert parallelism send in a micro
+    from there and sends back, `staged` what a micro step does. `tensor_traffic` is what tensor parallelism sends in a micro
     step.
     """
 

@@ -84,7 +84,7 @@ def counts_of(run: Run, wishes: Wishes, cards: Iterable[Gpu]) -> tuple[tuple[int
         return (run.gpus,), ()
     if not (wishes.cards or run.gpu):
         return (1,), (2, 4, 8)  # which GPU is the question: one, if one will do
-    node = max(max(card.per_node for card in cards), 1)
+    node = max(1, *(card.per_node for card in cards))
     return tuple(count for count in (1, 2, 4, 8, 16) if count <= node), tuple(count for count in CLUSTER if count > node)
 
 
