@@ -1,0 +1,57 @@
+"""Names of the hub, as presets: as they are, without what says how they are packed or tuned, or with the name inside."""
+
+from __future__ import annotations
+
+import pytest
+
+from memcalc.configs.names import alike, contained, elsewhere, unknown
+from memcalc.errors import RunInvalid
+from memcalc.models import load_model
+from tests.configs.reader import codes, reading
+
+NAMES = [
+    ("unsloth/Llama-3.2-1B-Instruct-unsloth-bnb-4bit", "unsloth/Llama-3.2-1B-Instruct"),
+    ("unsloth/Llama-3.2-1B-bnb-4bit", "unsloth/Llama-3.2-1B"), ("TheBloke/Llama-2-7B-GPTQ", "Llama-2-7B"),
+    ("somebody/Mistral-7B-v0.1", "Mistral-7B-v0.1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "expected"), NAMES)
+def test_a_copy_is_read_as_what_it_copies_and_says_so(name: str, expected: str) -> None:
+    found = elsewhere(name)
+    assert found is not None
+    assert found[0] == expected
+    assert found[1].startswith(f"{name} is read as {expected}: ")
+    assert load_model(name).notes[-1] == found[1]
+
+
+def test_the_surest_reading_comes_first() -> None:
+    names = [name for name, _ in alike("unsloth/Qwen2.5-7B-Instruct-bnb-4bit")]
+    assert names[:3] == ["unsloth/Qwen2.5-7B-Instruct", "Qwen2.5-7B-Instruct-bnb-4bit", "Qwen2.5-7B-Instruct"]
+
+
+CONTAINED = [
+    ("teknium/OpenHermes-2.5-Mistral-7B", "mistral-7b"), ("x/SmolLM3-3B-checkpoints", "smollm3-3b"),
+    ("x/my-llama-2-7b-chat-tuned", "llama-2-7b"), ("x/mistral-large", None), ("x/OpenHermes", None), ("x/gpt2-thing", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "expected"), CONTAINED)
+def test_a_fine_tune_s_name_holds_its_base_and_size(name: str, expected: str | None) -> None:
+    assert contained(name) == expected
+
+
+def test_that_reading_is_a_warning() -> None:
+    found = reading("model_name_or_path: teknium/OpenHermes-2.5-Mistral-7B\nuse_peft: true\n", gpus=1)
+    assert found.run["model"] == "mistral-7b"
+    assert [note.code for note in found.warnings] == ["read-as"]
+    assert "gpus-not-in-config" not in codes(found)
+
+
+def test_what_is_known_nowhere_is_told_with_what_to_do() -> None:
+    told = unknown("meta-llama/Llama-3.1-9B")
+    assert "llama-3.1" in told
+    assert "--model" in told
+    assert "--hub" in told
+    with pytest.raises(RunInvalid, match="no preset has the dimensions of 'x/y'"):
+        reading("model_name_or_path: x/y\nuse_peft: true\n")
