@@ -13,6 +13,7 @@ from memcalc.dtypes import BITS
 from memcalc.errors import fault
 from memcalc.sharding import options
 from memcalc.sharding.groups import grouped
+from memcalc.sharding.offload import hosted
 from memcalc.sharding.strategy import Hosted, Local, Strategy
 from memcalc.tape.recorder import PACKED
 from memcalc.tape.values import FLOATS
@@ -116,12 +117,13 @@ class FullyShard(Strategy):
         return tensor.buffer or (self.whole_packed and tensor.role == "quantized" and tensor.dtype in PACKED)
 
     def hosted(self, books: Books) -> Hosted:
-        """CPUOffloadPolicy: parameters and gradients pinned, states pageable as the optimizer makes them."""
+        """CPUOffloadPolicy: parameters and gradients pinned one by one, states pageable as the optimizer makes them."""
         if not self.offloads:
             return Hosted()
-        copies = books.total("weights") + books.total("gradients")
-        states = books.total("optimizer_states")
-        return Hosted(copies, states) if self.pins else Hosted(0, copies + states)
+        kept = [(entry.tensor.count, entry.weights) for entry in books.weights.entries if not entry.tensor.buffer]
+        kept += [(entry.tensor.count, entry.gradients) for entry in books.gradients.entries if entry.gradients]
+        copies = [size // count for count, size in kept for _ in range(count)]
+        return hosted(copies, [books.total("optimizer_states")], pins=self.pins)
 
     @property
     def communicators(self) -> tuple[int, ...]:

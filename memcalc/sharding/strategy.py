@@ -83,8 +83,11 @@ class Strategy:
         return None
 
     def step(self, plain: int, local: Local, optimizer: Optimizer, setting: Setting) -> int:
-        """Most bytes that the optimizer step needs beside what persists; `plain` is what the optimizer itself does."""
-        return plain
+        """Most bytes that the optimizer step needs beside what persists; `plain` is what the optimizer itself does.
+
+        With the states in host memory it steps there.
+        """
+        return 0 if "optimizer_states" in self.offloaded else plain
 
     def over(self, component: str) -> int:
         """How many ranks share a component of what persists."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from memcalc.dtypes import nbytes
@@ -44,7 +45,7 @@ def measure(
     things are kept in. `strategy` says what a rank holds of them, and its hooks run with the step. The allocator is
     replayed only when the timeline is asked for `reserved`. `record` runs the step: `explain` looks on.
     """
-    found = tuple(tensor for tensor in tensors if not tensor.tied_to)
+    found = tuple(_met(tensor, setting) for tensor in tensors if not tensor.tied_to)
     inner, local, stored = strategy.setting_of(setting), strategy.place(found), storage(setting)
     seen = storage(inner)
     weights = Weights(
@@ -61,7 +62,7 @@ def measure(
     def replay() -> int:
         trained = [held(tensor, optimizer, setting) for tensor in _trained(local.states)]
         if "optimizer_states" in strategy.offloaded:
-            trained = [Held(item.times, (), item.together, item.each) for item in trained]
+            trained = []
         sizes = [(nbytes(tensor.elements, stored(tensor)), tensor.count) for tensor in local.weights]
         sizes = [] if "weights" in strategy.offloaded else sizes
         masters = [] if "master_weights" in strategy.offloaded else _masters(local.states, setting)
@@ -71,6 +72,11 @@ def measure(
 
     plain = step_temporaries(local.states, optimizer, setting)
     return timeline(recording, base, strategy.step(plain, local, optimizer, setting), replay)
+
+
+def _met(tensor: Tensor, setting: Setting) -> Tensor:
+    """The tensor; as one that doesn't learn where no gradient comes: torch's optimizers make states as gradients come."""
+    return replace(tensor, trainable=False) if tensor.idle and not setting.master else tensor
 
 
 def standing(local: Local, optimizer: Optimizer, setting: Setting) -> dict[str, int]:
