@@ -141,6 +141,7 @@ class Coordinator:
             for param in call.params:
                 self.later.setdefault(param.key, deque()).append(number)
         self.made: list[tuple[Part, int]] = []
+        self.seconded: dict[tuple[str, int], int] = {}  # bytes of the second shards that there are
         self.sliced: set[tuple[str, int]] = set()  # let go of, but for the slices that autograd has saved
 
     def nbytes(self, param: Param) -> int:
@@ -174,13 +175,20 @@ class Coordinator:
         return param.elements > self.least and param.key not in self.there and param.key not in self.flying
 
     def gather(self, params: list[Param]) -> None:
+        """Start a gather of those that have a second shard within the node, and one of the others."""
+        if self.seconded:
+            self.start([param for param in params if param.key in self.seconded], self.settings.zero_hpz_partition_size)
+            params = [param for param in params if param.key not in self.seconded]
+        self.start(params, self.zero.ways)
+
+    def start(self, params: list[Param], ways: int) -> None:
         """Start one gather: of a single parameter into what will hold it, of several into a buffer that is copied from."""
         if not params:
             return
         self.available += sum(param.elements for param in params)
         alone = len(params) == 1 or self.settings.stage3_allgather_sequential
         copies = self.quantizes or not alone
-        handle = Handle(params, self.sent(params) if copies else 0)
+        handle = Handle(params, self.sent(params, ways) if copies else 0)
         self.lay(handle.buffer if copies else sum(self.nbytes(param) for param in params))
         for param in params:
             self.flying[param.key] = handle
@@ -190,9 +198,8 @@ class Coordinator:
         """Whether weights are sent in int8 (ZeRO++'s qwZ)."""
         return self.settings.zero_quantized_weights
 
-    def sent(self, params: list[Param]) -> int:
+    def sent(self, params: list[Param], ways: int) -> int:
         """Bytes of the buffer that a gather of several parameters is received in: every rank's shards in a row."""
-        ways = self.zero.gathered_ways
         whole = sum(-(-param.elements // ways) for param in params) * ways
         if not self.quantizes:
             return rounded(whole * self.zero.item)
@@ -258,11 +265,18 @@ class Coordinator:
         """The parameter is a shard again."""
         self.there.discard(param.key)
         self.available -= param.elements
+        if param.trainable and param.key not in self.seconded and self.zero.second(param.elements):
+            self.seconded[param.key] = rounded(self.zero.second(param.elements) * self.zero.item)
+            self.lay(self.seconded[param.key])
         self.lay(-self.nbytes(param))
 
     def finish(self) -> list[tuple[Part, int]]:
-        """The step is over: whatever is still gathered goes (release_backward_leftovers, partition_all_parameters)."""
-        return [("buffers", -self.live)] if self.live else []
+        """The step is over: whatever is still gathered goes (release_backward_leftovers, partition_all_parameters).
+
+        Second shards within a node stay until the optimizer has stepped.
+        """
+        gone = self.live - sum(self.seconded.values())
+        return [("buffers", -gone)] if gone else []
 
 
 SCALED = 4096  # elements to one fp32 scale, about (CUDAQuantizer.target_group_size)

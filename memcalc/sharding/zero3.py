@@ -14,7 +14,7 @@ from memcalc.dtypes import BITS
 from memcalc.sharding.flat import ordered
 from memcalc.sharding.strategy import Local
 from memcalc.sharding.zero import Zero
-from memcalc.sharding.zero12 import DOUBLE, LOW, piece, trained
+from memcalc.sharding.zero12 import LOW, piece, pieces
 from memcalc.tape.values import FLOATS, rounded
 from memcalc.tensors import Tensor
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from memcalc.tape.recorder import Tape
     from memcalc.tape.setting import Setting
     from memcalc.tape.units import Sharder
+
+
+SMALL = "small parameters"
 
 
 class Shards(NamedTuple):
@@ -44,12 +47,6 @@ class ZeroThree(Zero):
     def ways(self) -> int:
         """Into how many shards a parameter is cut: MiCS shares out within groups of its own."""
         return self.settings.mics_shard_size or self.ranks
-
-    @property
-    def gathered_ways(self) -> int:
-        """From how many ranks a parameter is gathered: hpZ's second shards are within a node."""
-        hpz = self.settings.zero_hpz_partition_size
-        return hpz if hpz > 1 else self.ways
 
     @property
     def accumulated_item(self) -> int:
@@ -109,13 +106,16 @@ class ZeroThree(Zero):
             return Tensor(tensor.name, cut.shape, tensor.count, trainable=False, dtype="int8")
         return self.cast(cut)
 
-    def persistent(self, tensors: tuple[Tensor, ...]) -> int:
-        """Elements of parameters that are small enough to stay gathered (mark_persistent_parameters)."""
-        least, most, total = *self.persistence, 0
+    def persistent(self, tensors: tuple[Tensor, ...]) -> list[int]:
+        """Elements of each parameter that is small enough to stay gathered (mark_persistent_parameters)."""
+        least, most = self.persistence
+        found: list[int] = []
+        total = 0
         for elements, _ in listed(tensors):
             if elements <= least and total + elements <= most:
                 total += elements
-        return total
+                found.append(elements)
+        return found
 
     @property
     def persistence(self) -> tuple[int, int]:
@@ -123,15 +123,20 @@ class ZeroThree(Zero):
         return self.settings.stage3_param_persistence_threshold, self.settings.stage3_model_persistence_threshold
 
     def buffers(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The bucket of gradients and the small parameters that stay gathered; hpZ's second shards within a node."""
+        """The bucket of gradients, the small parameters that stay gathered, hpZ's second shards of what is not trained."""
         bucket = self.settings.reduce_bucket_size if self.settings.contiguous_gradients else 0
-        made = (*piece("reduction bucket", bucket, self.sent_dtype),
-                *piece("small parameters", self.persistent(tensors), self.dtype))  # fmt: skip
+        small = pieces(self.persistent(tensors), self.dtype, SMALL)
+        second = sum(self.second(elements) for elements, trainable in listed(tensors) if not trainable)
+        return (
+            *piece("reduction bucket", bucket, self.sent_dtype),
+            *small,
+            *piece("secondary shards", second, self.dtype),
+        )
+
+    def second(self, elements: int) -> int:
+        """Elements of a parameter's second shard, within a node (ZeRO++'s hpZ); none where there is no such group."""
         hpz = self.settings.zero_hpz_partition_size
-        if hpz > 1:
-            second = sum(-(-elements // self.ways) * self.ways // hpz for elements, _ in listed(tensors))
-            made += piece("secondary shards", second, self.dtype)
-        return made
+        return -(-elements // self.ways) * self.ways // hpz if hpz > 1 else 0
 
     def attach(self, tape: Tape, model: Model, tensors: tuple[Tensor, ...]) -> Sharder:
         """Hooks on every module with parameters of its own."""
@@ -147,7 +152,7 @@ class ZeroThree(Zero):
         wide = rounded(4 * group)
         alone = optimizer_peak(optimizer, group, setting)
         flattened = rounded(item * group) if item != 4 else 0
-        gone = sum(rounded(self.item * t.elements) for t in local.buffers if t.name == "small parameters")
+        gone = sum(rounded(self.item * t.elements) * t.count for t in local.buffers if t.name == SMALL)
         return max(flattened + wide - gone, wide + alone - gone, 0)  # what stays gathered comes back at the end
 
     def hosted(self, books: Books) -> Hosted:
@@ -177,6 +182,3 @@ def optimizer_peak(optimizer: Optimizer, elements: int, setting: Setting) -> int
 def parameters(tensors: Iterable[Tensor]) -> list[Tensor]:
     """The parameters that have memory of their own."""
     return [tensor for tensor in tensors if not tensor.buffer and not tensor.tied_to]
-
-
-__all__ = ["DOUBLE", "ZeroThree", "parameters", "trained"]
