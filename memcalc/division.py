@@ -41,7 +41,10 @@ def _ways(run: Run, model: Model) -> tuple[Mapping[str, Any], Ways]:
         from memcalc.sharding.megatron import options, ways_of  # noqa: PLC0415 - one framework a run
 
         found = options(run.sharding.options if run.sharding and run.sharding.strategy == "megatron" else {})
-        return found, ways_of(run, found, mixtures=has_experts(model.body))
+        ways = ways_of(run, found, mixtures=has_experts(model.body))
+        if run.sharding and run.sharding.strategy != "megatron":  # Megatron-DeepSpeed: gradients are autograd's
+            ways = replace(ways, accumulates=False)
+        return found, ways
     from memcalc.ways import Ways  # noqa: PLC0415
 
     p = run.parallel

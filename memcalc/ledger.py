@@ -75,7 +75,7 @@ def ledger(tensors: Iterable[Tensor], recipe: Recipe, optimizer: Optimizer) -> L
 def _entry(tensor: Tensor, recipe: Recipe, optimizer: Optimizer) -> Entry:
     stored = storage_dtype(tensor, recipe)
     weights = tensor.count * nbytes(tensor.elements, stored)
-    if not tensor.trainable or tensor.buffer:
+    if not tensor.trainable or tensor.buffer or (tensor.idle and not recipe.master):
         return Entry(tensor, weights)
     master = master_dtype(stored, recipe, optimizer)
     states = optimizer.states(tensor.shape, state_dtype(stored, recipe, optimizer), tensor.role, tensor.name)
@@ -103,8 +103,11 @@ def gradient_dtype(tensor: Tensor, recipe: Recipe) -> str:
 
 
 def master_dtype(stored: str, recipe: Recipe, optimizer: Optimizer) -> str:
-    """The dtype of the separate master copy: none where the weights are that wide, or the optimizer keeps its own."""
-    if not recipe.master or optimizer.keeps_master or BITS[stored] >= BITS[recipe.master]:
+    """The dtype of the separate master copy: none where the weights are that wide, or the optimizer keeps its own.
+
+    A copy as wide as the weights is what they lack of wider ones (the remainders of Megatron-LM's optimizer).
+    """
+    if not recipe.master or optimizer.keeps_master or stored == recipe.master or BITS[stored] > BITS[recipe.master]:
         return ""
     return recipe.master
 

@@ -64,6 +64,8 @@ class VocabEmbedding(Embedding):
 class OutputLayer(Linear):
     """ColumnParallelLinear over the vocabulary."""
 
+    role: ClassVar[str] = "head"
+
 
 @dataclass(frozen=True, slots=True)
 class MegatronAttention(Attention):

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 ALIGN = 64  # elements at which each parameter of a buffer begins
 END = 128  # elements that the end of a bucket is a multiple of, with the degree of data parallelism
 BUSBAR = 2**16  # with pad_buckets_for_high_nccl_busbw
+MULTIPLIED = ("linear", "expert", "head")  # roles of matrices
 MODULES = ("core_attn", "moe_act", "layernorm", "mla_up_proj", "mlp", "moe", "shared_experts")
 
 
@@ -157,7 +158,7 @@ class Megatron(Strategy):
             return plain
         return replace(
             plain,
-            weights="fp8" if self.fp8_weights else half,
+            weights=half,
             master=self.main_params,
             gradients="fp16" if half == "fp16" and self.main_grads == "fp32" else self.main_grads,
             states=self.moments,
@@ -179,10 +180,19 @@ class Megatron(Strategy):
             if group
         ]
         weights = tuple(_flat(f"{name}.param_data", size) for name, size, _ in found)
+        weights = tuple(self.in_fp8(learning)) if self.fp8_weights else weights
         grads = tuple(_flat(f"{name}.grad_data", size) for name, size, _ in found)
         dense, expert = (group for _, group in _groups(learning))
         shards = (*shard(dense, self.ranks), *shard(expert, self.expert_ranks))
         return Local((*weights, *rest), grads, shards, buffers, grads)
+
+    def in_fp8(self, learning: tuple[Tensor, ...]) -> Iterator[Tensor]:
+        """Weights of Transformer Engine's linears in fp8, the others as they are, in buffers of their own."""
+        for (name, group), ranks in zip(_groups(learning), (self.ranks, self.expert_ranks), strict=True):
+            low = tuple(tensor for tensor in group if quantizes(tensor))
+            high = tuple(tensor for tensor in group if not quantizes(tensor))
+            yield replace(_flat(f"{name}.fp8", self.padded(low, ranks)), dtype="fp8")
+            yield _flat(f"{name}.param_data", self.padded(high, ranks))
 
     def padded(self, group: tuple[Tensor, ...], ranks: int) -> int:
         """Elements of a buffer: parameters begin at multiples of 64, buckets end at multiples of the ranks' and 128."""
@@ -205,14 +215,11 @@ class Megatron(Strategy):
         transformer_engine, module/base.py, get_dummy_wgrad), cuBLAS workspaces, the buffer of gathered sequences, and
         the copies of weights in fp8, row by row and column by column.
         """
-        shapes = dict.fromkeys(t.shape for t in learning if t.role in ("linear", "expert") and len(t.shape) == 2)
+        shapes = dict.fromkeys(t.shape for t in learning if t.role in MULTIPLIED and len(t.shape) == 2)
         dummies = [Tensor("dummy_wgrad", shape, dtype="bf16") for shape in shapes] if self.dummies else []
         spaces = [Tensor("cublas_workspace", (size,), dtype="uint8") for size in self.workspaces]
         words = [Tensor("mpu", (self.gathered_words,), dtype="bf16")] if self.gathered_words else []
-        copies = (
-            sum(t.parameters for t in learning if t.role in ("linear", "expert") and len(t.shape) == 2)
-            * self.caches_fp8
-        )
+        copies = self.caches_fp8 * sum(t.parameters for t in learning if quantizes(t))
         cached = [Tensor("fp8_weights", (copies,), dtype="uint8")] if copies else []
         return (*dummies, *spaces, *words, *cached)
 
@@ -250,6 +257,11 @@ def _groups(learning: tuple[Tensor, ...]) -> tuple[tuple[str, tuple[Tensor, ...]
     """Dense and expert parameters."""
     dense = tuple(t for t in learning if t.role != "expert")
     return ("dense", dense), ("expert", tuple(t for t in learning if t.role == "expert"))
+
+
+def quantizes(tensor: Tensor) -> bool:
+    """Whether it is a weight of a linear that Transformer Engine multiplies in fp8: the head is not."""
+    return tensor.role in ("linear", "expert") and len(tensor.shape) == 2
 
 
 def shard(group: tuple[Tensor, ...], ranks: int) -> Iterator[Tensor]:
@@ -295,7 +307,7 @@ def strategy(run: Run, given: Mapping[str, Any], model: Model) -> Megatron:
         workspaces=workspaces(run, model, grouped=ways.experts),
         gathered_words=_gathered(run, model) if ways.spread > 1 else 0,
         groups=(ranks, degrees.tensor, degrees.pipeline, degrees.context, degrees.expert),
-        caches_fp8=2 if found.get("fp8") and not found.get("fp8_param") else 0,
+        caches_fp8=0 if not found.get("fp8") else 1 if found.get("fp8_param") else 2,
     )
 
 

@@ -152,3 +152,28 @@ def test_what_is_refused(more: dict[str, Any], message: str) -> None:
     with pytest.raises(RunInvalid) as refusal:
         plan(**{"model": "llama-3-8b", **more})
     assert message in str(refusal.value)
+
+
+LLAMA = 6_738_415_616  # parameters of Llama 2 7B
+BYTES: list[tuple[dict[str, Any], float]] = [  # Megatron-LM, docs: dist_optimizer.md; data-parallel degree 8
+    ({}, 6 + 12 / 8),
+    ({"distributed_optimizer": False}, 18),
+    ({"use_precision_aware_optimizer": True, "main_grads_dtype": "bf16", "exp_avg_dtype": "bf16", "exp_avg_sq_dtype": "bf16"},
+     4 + 6 / 8),
+    ({"use_precision_aware_optimizer": True, "main_grads_dtype": "bf16", "exp_avg_dtype": "fp8", "exp_avg_sq_dtype": "fp8"},
+     4 + 4 / 8),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "bytes_per_parameter"), BYTES, ids=lambda value: str(value)[:40])
+def test_bytes_per_parameter(options: dict[str, Any], bytes_per_parameter: float) -> None:
+    memory = estimate({"model": "llama-2-7b", "gpus": 8, "sharding": {"strategy": "megatron", **options}}).memory
+    assert memory.persistent == pytest.approx(bytes_per_parameter * LLAMA, rel=1e-6)
+
+
+def test_buffers_are_padded() -> None:
+    """param_and_grad_buffer.py: parameters begin at multiples of 64, the buffer ends at one of the ranks' and 128."""
+    (rank,) = plan("gpt2", gpus=6).ranks
+    grads = rank.placement.place(rank.tensors).gradients
+    assert sum(t.elements for t in grads) % 384 == 0
+    assert sum(t.elements for t in grads) >= parameter_count(rank.tensors)

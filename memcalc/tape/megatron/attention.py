@@ -140,7 +140,9 @@ def core(t: Tape, block: MegatronAttention | MegatronMla, q: Value, k: Value, v:
     """The core attention, recomputed by itself where `core_attn` is among the recomputed modules."""
     width = v.shape[-1]
     ways = ways_of(t)
-    over = ways.context if ways.attention_over_context.startswith("a2a") else 1
+    if ways.context > 1 and ways.attention_over_context != "a2a":
+        return ring(t, q, k, v, width, ways.context)
+    over = ways.context
     if "core_attn" in ways.modules and ways.recompute == "selective":
         return checkpointed(t, lambda x: fused(t, x, k, v, width, over), q, reentrant=False)
     return fused(t, q, k, v, width, over)
@@ -174,6 +176,40 @@ def _fused_backward(node: Node, g: Value) -> Gradients:
     wide = t.new(q.shape, "fp32")
     dq, dk, dv = (t.new(x.shape, x.dtype) for x in (q, k, v))
     del sums, wide
+    return dq, dk, dv
+
+
+def ring(t: Tape, q: Value, k: Value, v: Value, width: int, over: int) -> Value:
+    """AttnFuncWithCPAndKVP2P: keys and values go round; queries, the last of them, the output and its log-sum-exp are saved.
+
+    All that came by, and the output of every step, are there until the forward pass of the layer ends. The rank that
+    sees most of the sequence has them all in full.
+    """
+    b, s, heads, _ = q.shape
+    shape, pair = (*q.shape[:3], width), (k.elements + v.elements,)
+    node = record(t, _ring_backward, (q, k, v), (q,), (k.shape, v.shape))
+    passing = [t.new(pair, q.dtype) for _ in range(over)]
+    steps = [t.new(shape, q.dtype) for _ in range(over)]
+    t.multiplied(2 * s * s * over * heads * b * (q.shape[-1] + width) // 2)
+    out = t.new(shape, q.dtype)
+    rows = t.new((b, heads, s, 1), "fp32")
+    for kept in (passing[-1], out, rows):
+        save(t, node, kept)
+    out.node = node
+    del passing, steps
+    return f.view(out, b, s, heads * width)
+
+
+def _ring_backward(node: Node, g: Value) -> Gradients:
+    q, pair, _out, rows = node.load()
+    t, (keys, values) = g.tape, node.meta
+    dq = t.new(q.shape, q.dtype)
+    buffers = [t.new((2, *pair.shape), pair.dtype) for _ in range(2)]
+    sums, wide = t.new(rows.shape, "fp32"), t.new(q.shape, "fp32")
+    step = [t.new(q.shape, q.dtype), t.new(pair.shape, pair.dtype)]
+    del sums, wide, step
+    dk, dv = t.new(keys, q.dtype), t.new(values, q.dtype)
+    del buffers
     return dq, dk, dv
 
 
