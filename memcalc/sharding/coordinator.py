@@ -154,6 +154,10 @@ class Coordinator:
             self.live += nbytes
             self.made.append(("buffers", nbytes))
 
+    def passing(self, nbytes: int) -> None:
+        """Note bytes that come and go at once: shards on their way from the host."""
+        self.made += [("temporary", nbytes), ("temporary", -nbytes)]
+
     def called(self, call: Call) -> list[tuple[Part, int]]:
         """A module's hooks: the one before it, and the one behind it where it ends at once."""
         return self.fetch(call.params) + (self.release(call.params) if call.ends else [])
@@ -190,6 +194,8 @@ class Coordinator:
         copies = self.quantizes or not alone
         handle = Handle(params, self.sent(params, ways) if copies else 0)
         self.lay(handle.buffer if copies else sum(self.nbytes(param) for param in params))
+        if self.settings.offload_param.device != "none":
+            self.passing(rounded(self.zero.item * sum(-(-param.elements // self.zero.ways) for param in params)))
         for param in params:
             self.flying[param.key] = handle
 
@@ -279,6 +285,7 @@ class Coordinator:
         return [("buffers", -gone)] if gone else []
 
 
+DOUBLE, NORMED = 8, 250_000_000  # bytes of an element of a norm; elements of one (_constant_buffered_norm2)
 SCALED = 4096  # elements to one fp32 scale, about (CUDAQuantizer.target_group_size)
 
 
@@ -307,12 +314,19 @@ class Reducer:
         """Reduce what the bucket holds to shards; a single gradient that divides evenly needs no copy."""
         if not self.bucket:
             return []
-        copies = self.copies()
+        copies = self.copies() + self.leaving()
         made: list[tuple[Part, int]] = [("temporary", copies), ("temporary", -copies)] if copies else []
         if self.own:
             made.append(("gradients", -self.own))
         self.bucket, self.own = [], 0
         return made
+
+    def leaving(self) -> int:
+        """Bytes of a shard of gradients on its way to the host: fetched to be added to, and its norm in fp64."""
+        if self.zero.settings.offload_optimizer.device == "none":
+            return 0
+        largest = max(-(-elements // self.zero.ways) for elements in self.bucket)
+        return rounded(self.zero.accumulated_item * largest) + rounded(DOUBLE * min(largest, NORMED))
 
     def copies(self) -> int:
         """Bytes of the copies of a message: of what is not in the bucket, in the dtype it is sent in; of all, flat."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from memcalc.sharding.zero12 import ZeroOneTwo
 
 WIDE = 4  # bytes of an element of a master copy and its gradient
+ADAM = 8  # of the states of DeepSpeedCPUAdam, the only optimizer that Twin-Flow takes
 
 
 def hosted12(zero: ZeroOneTwo, books: Books) -> Hosted:
@@ -38,7 +39,7 @@ def hosted12(zero: ZeroOneTwo, books: Books) -> Hosted:
 
 def hosted3(zero: ZeroThree, books: Books) -> Hosted:
     """Stage 3: shards of parameters; partitions of gradients, and their sub-groups' masters, gradients and states."""
-    settings, item = zero.settings, zero.item
+    settings = zero.settings
     parts = zero.shards(books.whole)
     made = Hosted()
     if settings.offload_param.device != "none":
@@ -46,17 +47,14 @@ def hosted3(zero: ZeroThree, books: Books) -> Hosted:
     away = settings.offload_optimizer
     if away.device == "none":
         return made
-    groups, states = zero.subgroups(parts.trained), books.total("optimizer_states")
-    whole = sum(groups)
-    made = _sum(made, hosted([zero.accumulated_item * whole], [], pins=away.pin_memory))
-    if away.device == "cpu":
-        there = groups[int((1 - away.ratio) * len(groups)) :]
-        share = sum(there) / whole if whole else 0
-        made = _sum(made, hosted([WIDE * group for group in there], [], pins=away.pin_memory))  # their gradients
-        return _sum(made, Hosted(0, sum(WIDE * group for group in there) + round(states * share)))
-    largest = max(groups, default=0)
-    del item
-    return _sum(made, hosted([WIDE * largest] * away.buffer_count, [], pins=True))
+    groups = zero.subgroups(parts.trained)
+    made = _sum(made, hosted([zero.accumulated_item * sum(groups)], [], pins=away.pin_memory))
+    if away.device == "nvme":
+        return _sum(made, hosted([WIDE * max(groups, default=0)] * away.buffer_count, [], pins=True))
+    there = groups[zero.staying(len(groups)) :] if zero.partly else groups
+    made = _sum(made, hosted([WIDE * group for group in there], [], pins=away.pin_memory))  # their gradients
+    states = ADAM * sum(there) if zero.partly else books.total("optimizer_states")
+    return _sum(made, Hosted(0, sum(WIDE * group for group in there) + states))
 
 
 def _parameters(zero: ZeroThree, trained: Iterable[int], frozen: Iterable[int]) -> Hosted:

@@ -211,9 +211,7 @@ def deepspeed(name: str, given: Mapping[str, Any], ranks: int, run: Run, model: 
     faults = list(_refused(stage, dtype, settings, ranks))
     if faults:
         raise RunInvalid(faults)
-    return _class(stage, dtype, settings)(
-        name, ranks, _away(stage, settings), stage, dtype, settings, run.grad_accum > 1
-    )
+    return _class(stage, dtype, settings)(name, ranks, _away(settings), stage, dtype, settings, run.grad_accum > 1)
 
 
 def _class(stage: int, dtype: str, settings: Settings) -> type[Zero]:
@@ -239,11 +237,11 @@ def _offloads(run: Run) -> dict[str, Offload]:
     return {name: Offload("cpu", buffer_count=counts[name]) for name in sections.get(run.offload, ())}
 
 
-def _away(stage: int, settings: Settings) -> frozenset[str]:
-    """What is not on the GPU between steps."""
+def _away(settings: Settings) -> frozenset[str]:
+    """What is not on the GPU between steps: all of a component; Twin-Flow's sub-groups on the GPU are told apart elsewhere."""
     found = set()
     if settings.offload_optimizer.device != "none" and settings.offload_optimizer.ratio == 1:
-        found |= {"master_weights", "optimizer_states", *(["gradients"] if stage == 3 else [])}
+        found |= {"master_weights", "optimizer_states"}
     if settings.offload_param.device != "none":
         found.add("weights")
     return frozenset(found)

@@ -82,12 +82,28 @@ class ZeroThree(Zero):
     def place(self, tensors: tuple[Tensor, ...]) -> Local:
         """Shards, the trained ones in one buffer; masters and states by sub-group; partitions of gradients, always there."""
         parts = self.shards(tensors)
-        flat = sum(parts.trained)
-        gradients = piece("partitions of gradients", flat, self.gradient_dtype)
-        states = tuple(Tensor("sub-group", (elements,), dtype=LOW) for elements in self.subgroups(parts.trained))
-        weights = (*piece("shards", flat, self.dtype), *self.rest(tensors))
-        on_gpu = "gradients" not in self.offloaded
-        return Local(weights, gradients if on_gpu else (), states, self.buffers(tensors), gradients if on_gpu else ())
+        groups = self.subgroups(parts.trained)
+        there = groups[: self.staying(len(groups))] if self.partly else groups
+        states = tuple(Tensor("sub-group", (elements,), dtype=LOW) for elements in there)
+        weights = (*piece("shards", sum(parts.trained), self.dtype), *self.rest(tensors))
+        gradients = self.gradients(sum(parts.trained), sum(there))
+        return Local(weights, gradients, states, self.buffers(tensors), gradients)
+
+    def gradients(self, whole: int, there: int) -> tuple[Tensor, ...]:
+        """Partitions of gradients; on the host with the optimizer, but in fp32 for what is stepped on the GPU."""
+        if self.settings.offload_optimizer.device == "none":
+            return piece("partitions of gradients", whole, self.gradient_dtype)
+        return piece("gradients of sub-groups", there, "fp32") if self.partly else ()
+
+    @property
+    def partly(self) -> bool:
+        """Whether part of the optimizer is offloaded, part is not (Twin-Flow's ratio)."""
+        away = self.settings.offload_optimizer
+        return away.device != "none" and away.ratio < 1
+
+    def staying(self, groups: int) -> int:
+        """How many sub-groups, the first, stay on the GPU (_create_fp32_partitions, subgroup_to_device)."""
+        return int((1 - self.settings.offload_optimizer.ratio) * groups)
 
     def rest(self, tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
         """Shards of what is not trained, stored in int8 where asked; buffers of the model, whole."""
@@ -146,11 +162,11 @@ class ZeroThree(Zero):
 
     def step(self, plain: int, local: Local, optimizer: Optimizer, setting: Setting) -> int:  # noqa: ARG002
         """One sub-group at a time: its gradients flattened and cast, then what the optimizer needs; what is gathered goes."""
-        if self.offloaded >= {"optimizer_states"}:
-            return 0
-        item, group = self.accumulated_item, max((tensor.elements for tensor in local.states), default=0)
-        wide = rounded(4 * group)
+        group = max((tensor.elements for tensor in local.states), default=0)
         alone = optimizer_peak(optimizer, group, setting)
+        if self.settings.offload_optimizer.device != "none":
+            return alone if self.partly else 0
+        item, wide = self.accumulated_item, rounded(4 * group)
         flattened = rounded(item * group) if item != 4 else 0
         gone = sum(rounded(self.item * t.elements) * t.count for t in local.buffers if t.name == SMALL)
         return max(flattened + wide - gone, wide + alone - gone, 0)  # what stays gathered comes back at the end
