@@ -27,6 +27,7 @@ class Tensor:
     `role` is the kind of module that owns it ('linear', 'conv1d' (GPT-2's transposed linear), 'embedding', 'norm',
     'conv', 'expert', 'parameter'): quantisation, adapters and some optimizers choose by it. `tied_to` names the tensor
     whose memory it shares; a tied tensor takes no bytes of its own. `dtype` is '' where the precision recipe decides.
+    `idle` where no step gives it a gradient, though it may learn: it is not used, or what is made of it leads nowhere.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Tensor:
     tied_to: str = ""
     buffer: bool = False
     dtype: str = ""
+    idle: bool = False
 
     @property
     def elements(self) -> int:
@@ -106,17 +108,18 @@ def tensors(block: Block) -> tuple[Tensor, ...]:
     return tuple(_walk(block, "", 1))
 
 
-def _walk(block: Block, prefix: str, count: int) -> Iterator[Tensor]:
+def _walk(block: Block, prefix: str, count: int, *, idle: bool = False) -> Iterator[Tensor]:
+    idle = idle or block.idle
     path = f"{prefix}.{block.name}" if prefix and block.name else prefix or block.name
     for own in block.own():
         name = f"{path}.{own.name}" if path and own.name else path or own.name
-        yield Tensor(name, own.shape, count, block.role, own.trainable, own.tied_to, own.buffer, own.dtype)
+        yield Tensor(name, own.shape, count, block.role, own.trainable, own.tied_to, own.buffer, own.dtype, idle)
     for indices, part in block.groups():
         if indices is None:
-            yield from _walk(part, path, count)
+            yield from _walk(part, path, count, idle=idle)
         else:
             below = f"{path}.{numbers(indices)}" if path else numbers(indices)
-            yield from _walk(part, below, count * len(indices))
+            yield from _walk(part, below, count * len(indices), idle=idle)
 
 
 def parameter_count(group: Iterable[Tensor]) -> int:

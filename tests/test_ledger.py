@@ -37,6 +37,13 @@ def test_bytes_per_parameter_of_a_recipe(name: str, weights: int, master: int, g
     assert parts.optimizer_states == states * n  # torch keeps the step counters on the host
 
 
+def test_what_never_gets_a_gradient_has_states_where_a_master_copy_is_made_of_it_alone() -> None:
+    idle = (Tensor("pooler.weight", (10, 10), idle=True), Tensor("dense.weight", (10, 10)))
+    plain, mixed = (ledger(idle, recipe(name), resolve("adamw")) for name in ("bf16", "mixed-bf16"))
+    assert [plain.total(name) for name in ("weights", "gradients", "optimizer_states")] == [400, 200, 400]
+    assert [mixed.total(name) for name in ("weights", "gradients", "optimizer_states")] == [400, 400, 1600]
+
+
 def test_a_tied_tensor_a_frozen_one_and_a_buffer() -> None:
     tensors = (
         Tensor("embed.weight", (100, 8), role="embedding"),

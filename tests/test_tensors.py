@@ -6,9 +6,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memcalc.blocks.base import repeat, sequence, stack
+from memcalc.blocks.base import Unused, repeat, sequence, stack
 from memcalc.blocks.basic import Embedding, Linear, Norm
 from memcalc.tensors import Tensor, count_of, expand, expand_tensor, numbers, parameter_count, tensors
+
+
+def test_what_does_not_run_is_idle_and_may_learn() -> None:
+    found = tensors(sequence(Linear("a", 2, 2), Unused("", (Linear("b", 2, 2),))))
+    assert [(tensor.name, tensor.idle, tensor.trainable) for tensor in found] == [
+        ("a.weight", False, True),
+        ("b.weight", True, True),
+    ]
+
 
 PATTERNS = [
     ("wte.weight", ["wte.weight"]),

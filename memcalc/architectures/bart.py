@@ -12,6 +12,7 @@ from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Stack, Sum, repeat, sequence
 from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Select
 from memcalc.blocks.seq2seq import Decoder, Encoder, LogitsBias, Shared, Sinusoids
+from memcalc.blocks.sparse import CutBack, PadToWindow
 from memcalc.errors import fault
 from memcalc.model import Model
 
@@ -30,6 +31,7 @@ class Style:
     the embeddings and one behind the layers. `positions` are learned, or sinusoidal tables that are parameters
     ('fixed'), or made on the way ('computed'); `offset` rows come before the first. `logits_bias`: a buffer added to
     the logits. `labels` of a classifier whose config gives none; `ties_alone`: the decoder alone ties its head too.
+    The encoder's tokens are padded to a multiple of its `window`.
     """
 
     pre_norm: bool = False
@@ -40,6 +42,7 @@ class Style:
     logits_bias: bool = True
     labels: int = 2
     ties_alone: bool = True
+    window: int = 0
 
 
 _STYLES = {
@@ -99,7 +102,10 @@ def encoder(c: Dimensions, style: Style, prefix: str, layers: Stack) -> Encoder:
     """Embeddings, layers, and a norm behind them where the style has one."""
     words = Embedding("embed_tokens", c.vocab_size, c.d_model, tied_to=_table_name(c, prefix), scaled=True)
     rows = c.get("max_encoder_position_embeddings") or c.max_position_embeddings
-    return Encoder(f"{prefix}encoder", (*_embeddings(c, style, words, rows), layers, *_last(c, style)))
+    blocks = (*_embeddings(c, style, words, rows), layers, *_last(c, style))
+    if style.window:
+        blocks = (PadToWindow("", style.window), *blocks, CutBack(""))
+    return Encoder(f"{prefix}encoder", blocks)
 
 
 def decoder(c: Dimensions, style: Style, prefix: str, tied_to: str) -> Decoder:

@@ -13,7 +13,7 @@ from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, Stack, Unused, repeat, sequence, stack
 from memcalc.blocks.basic import Activation, Dropout, Linear, Select
 from memcalc.blocks.seq2seq import Fork
-from memcalc.blocks.sparse import LocalGlobalAttention
+from memcalc.blocks.sparse import CutBack, LocalGlobalAttention, PadToWindow
 
 if TYPE_CHECKING:
     from memcalc.architectures.heads import Heads
@@ -51,7 +51,8 @@ def longformer(c: Dimensions) -> Model:
     windows = _windows(c, c.num_hidden_layers)
     layer = {w: post_norm_layer(c, _local_global(c, "attention", "self", "output.dense", w)) for w in set(windows)}
     layers = Sequence("encoder", (_by_window(windows, layer, "layer"),))
-    base, hidden, drop = sequence(embeddings(c, positions="token-positions"), layers), c.hidden_size, dropout(c)
+    words, hidden, drop = embeddings(c, positions="token-positions"), c.hidden_size, dropout(c)
+    base = sequence(PadToWindow("", max(windows)), words, layers, CutBack(""))
     lm = masked_lm(c, "lm_head", "dense", "layer_norm", "longformer.embeddings.word_embeddings.weight")
     heads: Heads = {
         "ForMaskedLM": (lm,),
@@ -75,7 +76,8 @@ def led(c: Dimensions) -> Model:
     windows = _windows(c, c.encoder_layers)
     names = ("self_attn", "longformer_self_attn", "output")
     layer = {w: encoder_layer(c, _local_global(c, *names, w), pre_norm=False) for w in set(windows)}
-    style, context = Style(first_norm="layernorm_embedding"), c.max_encoder_position_embeddings
+    style = Style(first_norm="layernorm_embedding", window=max(windows))
+    context = c.max_encoder_position_embeddings
     return seq2seq(c, style, lambda: _by_window(windows, layer, "layers"), prefix="led", context=context)
 
 

@@ -33,6 +33,7 @@ class Block:
 
     name: str
     role: ClassVar[str] = "parameter"
+    idle: ClassVar[bool] = False  # whether a step gives its parameters no gradient
     duty: ClassVar[str] = (
         ""  # what others look for without knowing every kind: attention, recurrence, encoder, decoder, fork, tower
     )
@@ -63,6 +64,8 @@ class Sequence(Block):
 @dataclass(frozen=True, slots=True)
 class Unused(Sequence):
     """Modules that are there but do not run in training as such: their tensors exist, and never get a gradient."""
+
+    idle: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True)

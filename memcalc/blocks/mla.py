@@ -60,6 +60,7 @@ class Indexer(Block):
     It runs without gradients; `scores` relu(q kᵀ) in fp32, weighted per head (transformers, DeepseekV32Indexer).
     """
 
+    idle: ClassVar[bool] = True
     heads: int = 1
     head_dim: int = 1
     rope: int = 0
@@ -101,6 +102,7 @@ class Compressor(Block):
 class CompressorIndexer(Compressor):
     """A compressor with head_dim of its own whose entries `heads` small query heads score; without gradients."""
 
+    idle: ClassVar[bool] = True
     heads: int = 1
     top_k: int = 0
     q: Block | None = None

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
+from memcalc.blocks.base import Block, Unused
 
-if TYPE_CHECKING:
-    from memcalc.blocks.base import Block
+
+@dataclass(frozen=True, slots=True)
+class PadToWindow(Block):
+    """Tokens made as many as a multiple of the window is."""
+
+    window: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class CutBack(Block):
+    """The states of the tokens that were given, without those of the padding."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalGlobalAttention(Attention):
     """Longformer's: `window` neighbours of each token; global tokens see all, with projections of their own.
 
-    The global projections run only where a sequence has global tokens (`global_attention_mask`).
+    The global projections run only where a sequence has global tokens (`global_attention_mask`): here it has none.
     """
 
     q_global: Block | None = None
@@ -23,5 +32,6 @@ class LocalGlobalAttention(Attention):
     v_global: Block | None = None
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        middle = (self.q, self.k, self.v, self.q_global, self.k_global, self.v_global, self.out)
+        apart = tuple(block for block in (self.q_global, self.k_global, self.v_global) if block)
+        middle = (self.q, self.k, self.v, Unused("", apart), self.out)
         return tuple(block for block in middle if block)

@@ -69,9 +69,10 @@ def test_attentions_of_families_name_all_their_projections() -> None:
     found = [[part.name for part in block.parts()] for block in (disentangled, sparse, gated)]
     assert found == [
         ["q", "k", "v", "pk", "pq", "o"],
-        ["q", "k", "v", "qg", "kg", "vg", "o"],
+        ["q", "k", "v", "", "o"],
         ["q", "k", "v", "g", "o"],
     ]
+    assert {tensor.name for tensor in tensors(sparse) if tensor.idle} == {f"a.{name}g.weight" for name in "qkv"}
 
 
 def test_the_convolution_of_the_first_layer_has_a_norm() -> None:

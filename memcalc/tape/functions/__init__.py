@@ -82,6 +82,7 @@ from memcalc.tape.functions.reduce import (
     weight_norm,
 )  # fmt: skip
 from memcalc.tape.functions.shaping import (
+    as_strided,
     assign,
     cat,
     chunk,
@@ -110,6 +111,7 @@ __all__ = [
     "add",
     "add_",
     "addmm",
+    "as_strided",
     "assign",
     "attention",
     "baddbmm",

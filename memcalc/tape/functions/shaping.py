@@ -266,6 +266,21 @@ def _pad_backward(node: Node, g: Value) -> Gradients:
     return (g.tape.new(shape, g.dtype, None if extra else dense_like(shape, g.strides)),)
 
 
+def as_strided(x: Value, shape: Shape, strides: Shape) -> Value:
+    """Another look at a contiguous tensor, where elements may be seen more than once.
+
+    Going back they are added up by their places in the storage (as_strided_backward, FunctionsManual.cpp).
+    """
+    return alias(x, shape, normal(shape, strides), record(x.tape, _strided_backward, (x,), (), x.shape))
+
+
+def _strided_backward(node: Node, g: Value) -> Gradients:
+    summed, places = g.tape.new(node.meta, g.dtype), g.tape.new(node.meta, "int64")
+    where, flat = g.tape.new((g.elements,), "int64"), contiguous(g)
+    del places, where, flat
+    return (summed,)
+
+
 def roll(x: Value) -> Value:
     """torch.roll: a shifted copy, and one for the gradient."""
     out = x.tape.new(x.shape, x.dtype)

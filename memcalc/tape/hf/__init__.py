@@ -26,6 +26,7 @@ HOMES = {
     "attention": ("attention_families", "attention_encoders", "contrastive"),
     "disentangled": ("attention_encoders",),
     "mlp": ("experts",),
+    "sparse": ("longformer",),
     "mla": ("latent", "indexer", "experts", "compressed"),
     "image": ("vision", "convnets", "windows", "unet"),
     "diffusion": ("dit", "unet"),
