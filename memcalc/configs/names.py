@@ -27,6 +27,11 @@ _PACKED: Final = re.compile(
 )
 _SEPARATOR: Final = re.compile(r"[-_]+")
 _SIZE: Final = re.compile(r"(\d+x)?\d+(\.\d+)?[bm]")
+# what those ends mean for adapters that are trained on the packed weights: each uploader's usual settings
+_STORAGE: Final = tuple((re.compile(f"{end}$", re.IGNORECASE), spec) for end, spec in (
+    ("-bnb-4bit", "nf4-double"), ("-bnb-8bit", "int8"), ("-gptq-(int8|8bit)", {"name": "gptq", "bits": 8}),
+    ("-gptq(-int4|-4bit)?(-128g)?", "gptq"), ("-awq(-int4)?", "awq"), ("-nvfp4", "nvfp4"),
+))  # fmt: skip
 # ends that say how a model was tuned; tuning does not change its dimensions
 _TUNED: Final = re.compile(
     r"-(instruct|chat|it|base|pt|sft|dpo|thinking|reasoning)(-v?\d[\d.]*|-\d{4})?$", re.IGNORECASE
@@ -50,7 +55,13 @@ def model(sheet: Sheet, *keys: str, required: bool = True) -> Any:  # noqa: ANN4
         sheet.fault(sheet.named(*keys), unknown(str(written)))
         return None
     sheet.put("model", found, *keys)
+    sheet.packed = (packing(str(written)), sheet.named(*keys))
     return found
+
+
+def packing(name: str) -> Any:  # noqa: ANN401 - a run's `quantize`, or None
+    """How the weights of a repository are packed, as the end of its name says; None where it does not."""
+    return next((spec for end, spec in _STORAGE if end.search(name)), None)
 
 
 def missing(title: str) -> str:

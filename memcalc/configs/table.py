@@ -51,7 +51,10 @@ class Key:
 
 @dataclass
 class Sheet:
-    """A run that is being read from a document: values, their origins, what was noted, which keys were looked at."""
+    """A run that is being read from a document: values, their origins, what was noted, which keys were looked at.
+
+    `packed` is how the model's name says its weights are stored, and the key of that name: adapters leave them so.
+    """
 
     document: Document
     asked: Asked
@@ -62,6 +65,7 @@ class Sheet:
     warnings: list[Remark] = field(default_factory=list)
     assumptions: list[Remark] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    packed: tuple[Any, str] = (None, "")
     _seen: set[str] = field(default_factory=set)
 
     def get(self, *keys: str, default: Any = None) -> Any:  # noqa: ANN401 - whatever is written
@@ -172,6 +176,7 @@ class Sheet:
         """What was read, with a warning of the keys that were not; RunInvalid where something was at fault."""
         if self.faults:
             raise RunInvalid(self.faults, self.document.source)
+        self._leave_packed()
         for fault in self.document.repeated.faults if self.document.repeated else ():
             self.warnings.append(Remark("key-repeated", fault.where, f"{fault.what}: the last one counts"))
         left = self.unread(ignored)
@@ -181,6 +186,14 @@ class Sheet:
             self.warnings.append(Remark("keys-not-read", left[0], f"not understood, and not counted: {named}{more}"))
         return Reading(self.format, self.title, self.document.source, self.run, self.origins,
                        tuple(dict.fromkeys(self.warnings)), tuple(dict.fromkeys(self.assumptions)))  # fmt: skip
+
+    def _leave_packed(self) -> None:
+        """Set `quantize` where adapters are trained on a checkpoint whose name says how it is packed."""
+        spec, key = self.packed
+        adapters = "lora" in self.run or "lora" in self.asked.flags
+        if spec is not None and adapters and "quantize" not in self.run and "quantize" not in self.asked.flags:
+            self.put("quantize", spec, key)
+            self.assume("quantize", "packed-by-name", "the model's name says how its weights are packed")
 
     def _at(self, key: str) -> str:
         file, line = self.document.where(key)

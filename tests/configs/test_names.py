@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memcalc.configs.names import alike, contained, elsewhere, unknown
+from memcalc.configs.names import alike, contained, elsewhere, packing, unknown
 from memcalc.errors import RunInvalid
 from memcalc.models import load_model
 from tests.configs.reader import codes, reading
@@ -28,6 +28,21 @@ def test_a_copy_is_read_as_what_it_copies_and_says_so(name: str, expected: str) 
 def test_the_surest_reading_comes_first() -> None:
     names = [name for name, _ in alike("unsloth/Qwen2.5-7B-Instruct-bnb-4bit")]
     assert names[:3] == ["unsloth/Qwen2.5-7B-Instruct", "Qwen2.5-7B-Instruct-bnb-4bit", "Qwen2.5-7B-Instruct"]
+
+
+PACKED = [
+    ("unsloth/Llama-3.2-1B-bnb-4bit", "nf4-double"), ("TheBloke/Llama-2-7B-GPTQ", "gptq"), ("x/Llama-2-7B-AWQ", "awq"),
+    ("x/Llama-2-7B-GPTQ-Int8", {"name": "gptq", "bits": 8}), ("x/Llama-2-7B-4bit", None), ("x/Llama-2-7B", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "expected"), PACKED)
+def test_adapters_leave_weights_as_their_name_says_they_are_packed(name: str, expected: object) -> None:
+    assert packing(name) == expected
+    text = f"model_name_or_path: {name}\nmax_length: 64\nper_device_train_batch_size: 1\n"
+    assert reading(f"{text}use_peft: true\n").run.get("quantize") == expected
+    assert "quantize" not in reading(text).run
+    assert "quantize" not in reading(f"{text}use_peft: true\n", quantize="int8").run
 
 
 CONTAINED = [
