@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from memcalc.configs import peft
 from memcalc.configs.documents import Document, document_of
+from memcalc.configs.likeness import alike, is_known, unlike
 from memcalc.configs.names import known, missing
 from memcalc.configs.quantized import packed_base
 from memcalc.configs.safetensors import INDEX, SINGLE, Entry, Weights, gathered, shards_of
@@ -92,7 +93,15 @@ def _adapter(sheet: Sheet, adapter: Document, config: Document | None, files: Fi
 def _base(inner: Sheet, sheet: Sheet, files: Files) -> None:
     """The model of the config, how its weights are packed, and what their headers say."""
     weights = _weights(files)
-    model, why = _model(inner.document.data)
+    config = inner.document.data
+    model, why = _model(config)
+    near = alike(config) if model is None and weights is None and not is_known(config) else None
+    if near is not None:
+        model, why = _model(near[0])
+        config = near[0]
+        inner.warn("model_type", "read-as", f"the model type is not known: {near[1]}")
+    if model is None and weights is None and not is_known(config):
+        raise RunInvalid([Fault("model_type", unlike(config))], f"{files.name}/{CONFIG}")
     if model is None and weights is None:
         raise why or UnreadableInput(f"{files.name}/{CONFIG} does not describe a model")
     if model is None and weights is not None:
@@ -101,7 +110,7 @@ def _base(inner: Sheet, sheet: Sheet, files: Files) -> None:
                    f"{why}; the tensors are those of its weights' headers: what runs on them is not known, and activations "
                    "are not counted")  # fmt: skip
     elif sheet.asked.model is None:
-        inner.put("model", files.spec(inner.document.data), "model_type")
+        inner.put("model", {**config, "_name_or_path": files.name} if near else files.spec(config), "model_type")
     packed_base(inner, _packing(files, inner.document.data), "lora" in sheet.run or "lora" in sheet.asked.flags)
     if weights is not None:
         _compared(inner, weights, model, "lora" in sheet.run or "lora" in sheet.asked.flags)
