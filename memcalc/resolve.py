@@ -113,7 +113,7 @@ def resolve(run: Run, beside: Path | None = None) -> Plan:
     if divides(run):
         from memcalc.division import with_ranks  # noqa: PLC0415 - few runs divide their model
 
-        plan = with_ranks(plan, lambda part: _trained_tensors(run, part, chosen, Notes())[0])
+        plan = with_ranks(plan, lambda its, part: _trained_tensors(its, part, chosen, Notes(), part=True)[0])
     return _accompanied(plan, beside) if run.companions else plan
 
 
@@ -166,9 +166,11 @@ def _for_model(optimizer: Optimizer, model: Model) -> Optimizer:
     return optimizer.for_model({key: known[key] for key in optimizer.from_model.values() if key in known})
 
 
-def _trained_tensors(run: Run, model: Model, chosen: Recipe, notes: Notes) -> tuple[tuple[Tensor, ...], Adapted | None]:
-    """The tensors, each learning or not, after adapters and quantised storage."""
-    tensors, adapted = _learning(run, model, notes), None
+def _trained_tensors(
+    run: Run, model: Model, chosen: Recipe, notes: Notes, *, part: bool = False
+) -> tuple[tuple[Tensor, ...], Adapted | None]:
+    """The tensors, each learning or not, after adapters and quantised storage; `part`: of what one rank holds."""
+    tensors, adapted = _learning(run, model, notes, part=part), None
     if run.lora:
         from memcalc.adapters import adapt  # noqa: PLC0415 - only runs with adapters need it
 
@@ -192,7 +194,7 @@ def _trained_tensors(run: Run, model: Model, chosen: Recipe, notes: Notes) -> tu
     return tensors, adapted
 
 
-def _learning(run: Run, model: Model, notes: Notes) -> tuple[Tensor, ...]:
+def _learning(run: Run, model: Model, notes: Notes, *, part: bool) -> tuple[Tensor, ...]:
     """The model's tensors as `train` and `freeze` say; with adapters the base is frozen whatever they say."""
     if not (run.train or run.freeze):
         return model.tensors
@@ -202,8 +204,10 @@ def _learning(run: Run, model: Model, notes: Notes) -> tuple[Tensor, ...]:
         return model.tensors
     from memcalc.freezing import learning, unmatched  # noqa: PLC0415 - few runs freeze anything
 
-    missed = list(unmatched(model.tensors, run.train, run.freeze))
     found = learning(model.tensors, run.train, run.freeze)
+    if part:  # what a pattern means may be on another rank
+        return found
+    missed = list(unmatched(model.tensors, run.train, run.freeze))
     if len(missed) == len(run.train) + len(run.freeze):
         raise RunInvalid([Fault(where, message) for where, message in missed])
     if not any(tensor.trainable and not tensor.buffer for tensor in found):
@@ -217,13 +221,19 @@ def _learning(run: Run, model: Model, notes: Notes) -> tuple[Tensor, ...]:
 def _refuse_unmodelled(run: Run) -> None:
     """What memcalc would get wrong is refused, all at once, rather than answered."""
     faults = [] if run.implementation == "megatron" else list(_undivided(run))
-    if run.implementation == "megatron" and (run.lora or run.quantize):
-        faults.append(
-            Fault("implementation", "adapters and quantised weights in Megatron-LM's modules are not modelled; use hf")
-        )
+    if run.implementation == "megatron":
+        faults += _beyond_megatron(run)
     faults += _contradicting_checkpoints(run.checkpointing)
     if faults:
         raise RunInvalid(faults)
+
+
+def _beyond_megatron(run: Run) -> Iterator[Fault]:
+    """What is not put into Megatron-LM's modules."""
+    if run.quantize:
+        yield Fault("quantize", "Megatron-LM's modules have no quantised weights; use implementation: hf")
+    if run.lora and run.lora.method != "lora":
+        yield Fault("lora.method", f"{run.lora.method} in Megatron-LM's modules is not modelled; lora is")
 
 
 def _undivided(run: Run) -> Iterator[Fault]:

@@ -130,3 +130,9 @@ def test_with_adapters_the_base_is_frozen_anyway() -> None:
     plain, asked = report(lora={"rank": 8}), report(lora={"rank": 8}, train=["lm_head"])
     assert asked.model.trainable == plain.model.trainable
     assert [note.code for note in asked.warnings] == ["adapters-alone"]
+
+
+def test_a_pattern_may_be_of_another_rank_of_a_pipeline() -> None:
+    """The head is on the last stage alone: the first has nothing to freeze."""
+    frozen = report(freeze=["lm_head"], gpus=2, parallel={"pipeline": 2}, grad_accum=2)
+    assert frozen.model.trainable == report(freeze=["lm_head"]).model.trainable

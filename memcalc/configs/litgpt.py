@@ -42,7 +42,7 @@ def recognises(document: Document) -> int:
     """By litgpt's own arguments."""
     data, train = document.data, document.data.get("train")
     batches = isinstance(train, dict) and ("micro_batch_size" in train or "global_batch_size" in train)
-    named = any(key in data for key in ("checkpoint_dir", "model_name", "tokenizer_dir"))
+    named = any(key in data for key in ("checkpoint_dir", "model_name", "model_config", "tokenizer_dir"))
     return 92 if batches and named else 75 if "checkpoint_dir" in data and "lora_query" in data else 0
 
 

@@ -78,7 +78,7 @@ def read(document: Document, asked: Asked) -> Reading:
     quantized = storage(sheet)
     _precision(sheet, kind, half, engine)
     if kind in ("lora", "oft"):
-        adapters(sheet, kind, quantized)
+        adapters(sheet, kind, quantized, half if engine == "deepspeed" else "")
     learns(sheet, kind)
     optimizer(sheet)
     _checkpointing(sheet)

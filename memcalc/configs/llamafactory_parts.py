@@ -59,8 +59,11 @@ def storage(sheet: Sheet) -> bool:
     return True
 
 
-def adapters(sheet: Sheet, kind: str, quantized: bool) -> None:
-    """Set `lora`; adapters are fp32: peft makes them so, and what is trained is cast (model/adapter.py)."""
+def adapters(sheet: Sheet, kind: str, quantized: bool, cast: str) -> None:
+    """Set `lora`; adapters are fp32: peft makes them so, and what is trained is cast (model/adapter.py).
+
+    `cast` is the dtype that DeepSpeed casts the whole model to, '' without it.
+    """
     prefix = "oft" if kind == "oft" else "lora"
     chosen = sheet.read(targets, f"{prefix}_target", default=ALL_LINEAR)
     sheet.put("lora.targets", chosen, f"{prefix}_target", default="" if sheet.has(f"{prefix}_target") else _ARGS)
@@ -89,7 +92,10 @@ def adapters(sheet: Sheet, kind: str, quantized: bool) -> None:
     if saved:
         sheet.put("lora.save_modules", saved, "additional_target")
     sheet.put(
-        "lora.dtype", "fp32", "finetuning_type", default="peft: autocast_adapter_dtype; llamafactory/model/adapter.py"
+        "lora.dtype",
+        cast or "fp32",
+        "deepspeed" if cast else "finetuning_type",
+        default="peft: autocast_adapter_dtype; llamafactory/model/adapter.py",
     )
     _no_towers(sheet)
     if quantized and kind == "oft":

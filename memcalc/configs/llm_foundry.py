@@ -12,7 +12,6 @@ Sources are those of llm-foundry 0.22 (llmfoundry/utils/config_utils.py, models/
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from memcalc.configs.follow import interpolated
@@ -69,10 +68,11 @@ def read(document: Document, asked: Asked) -> Reading:
     within = document.data.get("parameters")
     nodes = document.data.get("compute")
     gpus = nodes.get("gpus") if isinstance(nodes, dict) else None
-    inner = interpolated(_within(document, within) if isinstance(within, dict) else document)
-    sheet = Sheet(inner, asked, NAME, TITLE)
+    inner = document.part("parameters", within) if isinstance(within, dict) else document
+    if "model" not in inner.data and asked.model is None:
+        _refuse_empty(Sheet(document, asked, NAME, TITLE))
+    sheet = Sheet(interpolated(inner), asked, NAME, TITLE)
     count = sheet.gpus(count=gpus if isinstance(gpus, int) and not isinstance(gpus, bool) and gpus > 0 else None)
-    _refuse_empty(sheet, document)
     model_of(sheet)
     sheet.fill(_KEYS)
     half = _precision(sheet)
@@ -90,21 +90,11 @@ def read(document: Document, asked: Asked) -> Reading:
     return sheet.reading(_IGNORED)
 
 
-def _within(document: Document, parameters: dict[str, Any]) -> Document:
-    """The training config inside, with the places it has in the outer file."""
-    merged = {**document.data, **parameters}
-    lines = {key.removeprefix("parameters."): line for key, line in document.lines.items()}
-    made = replace(document, data=merged)
-    made.__dict__["lines"] = {**document.lines, **lines}
-    return made
-
-
-def _refuse_empty(sheet: Sheet, document: Document) -> None:
+def _refuse_empty(sheet: Sheet) -> None:
     """An MCLI file whose command names the config that it trains with, and that holds none itself."""
-    if not sheet.has("model") and "command" in document.data and sheet.asked.model is None:
-        named = next((word for word in str(document.data["command"]).split() if word.endswith((".yaml", ".yml"))), "")
-        what = f"the file only starts {named or 'a command'}; name that config instead"
-        raise sheet.refuse("command", what)
+    if sheet.has("command"):
+        named = next((word for word in str(sheet.get("command")).split() if word.endswith((".yaml", ".yml"))), "")
+        raise sheet.refuse("command", f"the file only starts {named or 'a command'}; name that config instead")
 
 
 def _precision(sheet: Sheet) -> str:

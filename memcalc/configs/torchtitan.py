@@ -55,7 +55,7 @@ def recognises(document: Document) -> int:
     """By its sections, in TOML."""
     data = document.data
     flavored = isinstance(data.get("model"), dict) and "flavor" in data["model"]
-    return 90 if flavored and len(_SECTIONS & data.keys()) > 1 else 0
+    return 90 if flavored and _SECTIONS & data.keys() else 0
 
 
 def read(document: Document, asked: Asked) -> Reading:

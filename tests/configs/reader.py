@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memcalc.configs import Asked, Reading, read
 from memcalc.configs.documents import Document, document_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 
 def document(text: str, name: str = "train.yaml", folder: Path | None = None) -> Document:
@@ -24,3 +27,14 @@ def reading(text: str, form: str = "", folder: Path | None = None, name: str = "
 def codes(found: Reading) -> set[str]:
     """The codes of everything that was noted."""
     return {note.code for note in (*found.warnings, *found.assumptions)}
+
+
+def parts(run: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:
+    """What a run has under dotted paths; None where it has nothing."""
+    return {path: _at(run, path) for path in paths}
+
+
+def _at(run: Any, path: str) -> Any:
+    for step in path.split("."):
+        run = run.get(step) if isinstance(run, dict) else None
+    return run
