@@ -17,7 +17,7 @@ from memcalc.overlay import Heights, spread
 from memcalc.overlay import parts as parts_laid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Container, Iterator, Mapping
 
     from memcalc.overlay import Overlay
     from memcalc.tape.recorder import Layers
@@ -158,17 +158,24 @@ def _curve(overlay: Overlay, signed: list[int], slices: list[Slice], ground: int
 
 
 def _buffers(recording: Recording, signed: list[int], slices: list[Slice], forwards: int) -> tuple[int, int, int]:
-    """Bytes of a sharding strategy's buffers: after the first `forwards` slices, after all, and at their highest."""
+    """Bytes of a sharding strategy's buffers: after the first `forwards` slices, after all, and at their highest.
+
+    Gradients that earlier micro batches left are counted with the first.
+    """
+    there = _levels(_of(recording, signed, recording.left), slices, {})[forwards - 1][1] if recording.left else 0
     if not recording.buffers and not recording.overlay:
-        return 0, 0, 0
-    marked = recording.buffers
+        return there, 0, 0
     laid = {number: [item for item in items if item.part == "buffers"] for number, items in recording.overlay.items()}
-    own = [
+    levels = _levels(_of(recording, signed, recording.buffers), slices, laid)
+    return levels[forwards - 1][1] + there, levels[-1][1], max(level[0] for level in levels)
+
+
+def _of(recording: Recording, signed: list[int], marked: Container[int]) -> list[int]:
+    """What each event adds or takes away of these storages alone."""
+    return [
         nbytes if (event if event >= 0 else ~event) in marked else 0
         for event, nbytes in zip(recording.events, signed, strict=False)
     ]
-    levels = _levels(own, slices, laid)
-    return levels[forwards - 1][1], levels[-1][1], max(level[0] for level in levels)
 
 
 def _highest(slices: list[Slice], levels: list[tuple[int, int]], phase: Phase) -> tuple[int, int]:

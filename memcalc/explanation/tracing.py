@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from memcalc.tape.values import Shape, Value
     from memcalc.tape.weights import Weights
 
-PACKAGE, FUNCTIONS, AUTOGRAD, RULES = (
+PACKAGE, SHARDING, FUNCTIONS, AUTOGRAD, RULES = (
     "memcalc.tape.",
+    "memcalc.sharding.",
     "memcalc.tape.functions.",
     "memcalc.tape.autograd",
     "memcalc.tape.rules",
@@ -132,12 +133,24 @@ def calls_above(frame: FrameType | None) -> Calls:
             return Calls("" if names else ENGINE[name], back=True)
         elif documented(module, name):
             return Calls(_operation(names), _function(frame), module.rpartition(".")[2])
+        elif module.startswith(SHARDING):
+            return hook(frame)
         elif module == "memcalc.tape.step":
             return Calls(STEP.get(name, ""), family="losses")
         elif not module.startswith(PACKAGE):
             break
         frame = frame.f_back
     return Calls(_operation(names))
+
+
+def hook(frame: FrameType) -> Calls:
+    """What a sharding strategy's hook says of itself: the function of its framework, and what it allocates."""
+    says, at = "", frame  # type: str, FrameType | None
+    while at is not None and not says and at.f_globals.get("__name__", "").startswith(SHARDING):
+        method = getattr(type(at.f_locals.get("self")), at.f_code.co_name, None)
+        says, at = (getattr(method, "__doc__", None) or "").partition("\n")[0].strip().rstrip("."), at.f_back
+    function, _, what = says.partition(": ")
+    return Calls(what or "new tensor", function, "sharding")
 
 
 @lru_cache(maxsize=1024)

@@ -103,7 +103,9 @@ def trace(plan: Plan) -> Trace | None:
 def kept(step: Trace) -> Live:
     """What autograd and the program hold when the forward pass ends, inputs included: Timeline.activations."""
     forwards = sum(piece.phase == "forward" for piece in step.slices)
-    return _live(step, step.until(forwards), ["activations"] * len(step.tape.origins), ())
+    others = step.recording.buffers | step.recording.left
+    held = {storage: nbytes for storage, nbytes in step.until(forwards).items() if storage not in others}
+    return _live(step, held, ["activations"] * len(step.tape.origins), ())
 
 
 def at_peak(step: Trace, temporaries: Iterable[Made]) -> Live:
@@ -153,7 +155,7 @@ def _live(step: Trace, storages: Mapping[int, int], parts: list[str], more: Iter
 
 
 def _label(step: Trace, origin: Origin, part: str) -> Label:
-    kind = step.kinds.of(origin.path, origin.family).kind
+    kind = "sharding" if part == "buffers" else step.kinds.of(origin.path, origin.family).kind
     return Label(part, kind, alike(origin.path), origin.operation, origin.function, origin.shape, origin.dtype)
 
 

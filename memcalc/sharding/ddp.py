@@ -145,9 +145,8 @@ class Reducing(Grouping):
         group.state = "forward"
         for tensor in group.tensors:
             if tensor.trainable:
-                value = self.tape.new((tensor.count, *tensor.shape), self.tape.weights.seen(tensor))
-                group.accumulated[tensor.name] = value
-                self.tape.gradients.append(value.storage.id)
+                shape = (tensor.count, *tensor.shape)
+                group.accumulated[tensor.name] = self.tape.accumulated(shape, self.tape.weights.seen(tensor))
 
     def gradient(self, leaf: Leaf, gradient: Value) -> bool:
         """mark_variable_ready_dense: with views the gradient goes once it is copied."""
@@ -158,7 +157,10 @@ class Reducing(Grouping):
         return self.how.views
 
     def _communicate(self, elements: int, dtype: str) -> None:
-        """One bucket, if it is full: a copy in the lower dtype; PowerSGD's input, and what of it is lost."""
+        """Reducer: a full bucket as its hook compresses it.
+
+        A copy in the lower dtype; or PowerSGD's input, and what of it is lost.
+        """
         narrow = COMPRESSED.get(self.how.hook)
         if elements and narrow and narrow != dtype:
             self.tape.buffer(elements, narrow)

@@ -128,7 +128,10 @@ class Flattening(Grouping):
                 handle.full = self._gather(handle)
 
     def _gather(self, handle: Handle) -> Value:
-        """A cast of the shard while the whole is gathered in place; without shards the cast is all."""
+        """_unshard: the whole flat parameter, and its shard cast to be gathered.
+
+        Without shards the cast is all.
+        """
         buffer, narrow = self.tape.buffer, handle.kept != handle.seen
         moved = buffer(handle.shard, handle.kept) if self.how.offloads else None
         shard = buffer(handle.shard, handle.seen) if narrow else None
@@ -147,7 +150,10 @@ class Flattening(Grouping):
             self._unshard(self.order[turn - 1])
 
     def _together(self, group: Group, handle: Handle) -> Value:
-        """SplitWithSizesBackward: the gradients of all views in one; added to what earlier micro batches left."""
+        """SplitWithSizesBackward: gradients of all views in one.
+
+        They are added to what earlier micro batches left.
+        """
         flat = self.tape.new((handle.elements,), handle.seen)
         self.tape.gradients.append(flat.storage.id)
         group.gradients.clear()
@@ -156,7 +162,7 @@ class Flattening(Grouping):
         return flat
 
     def _reduce(self, handle: Handle, flat: Value) -> None:
-        """_reduce_grad: a cast, padding where it doesn't divide, and the shard's part, cast back."""
+        """_reduce_grad: the flat gradient cast and padded, and this rank's part of the sum."""
         tape, ways = self.tape, self.how.shards
         dtype = self.how.reduce_dtype or handle.seen
         wide = tape.buffer(handle.elements, dtype) if dtype != handle.seen else flat
@@ -186,7 +192,9 @@ class Flattening(Grouping):
             self.tape.gradients.append(handle.saved.storage.id)
 
     def _accumulated(self, handle: Handle) -> None:
-        """What no_sync left: the whole flat gradient. It comes with the unit's forward, so as often as there are units."""
+        """no_sync: flat gradients of earlier micro batches.
+
+        They come with the unit's forward, so as often as there are units.
+        """
         if handle.trainable and not handle.accumulated:
-            handle.accumulated = self.tape.new((handle.elements,), handle.seen)
-            self.tape.gradients.append(handle.accumulated.storage.id)
+            handle.accumulated = self.tape.accumulated((handle.elements,), handle.seen)

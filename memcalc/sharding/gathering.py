@@ -121,7 +121,7 @@ class Gathering(Grouping):
             group.gathering = self._gather(group)
 
     def _gather(self, group: Group) -> Value:
-        """foreach_all_gather: casts of the shards, and the flat output that they are copied and gathered into."""
+        """foreach_all_gather: the flat output that shards are copied and gathered into."""
         ways, inputs = self._ways(group), self._inputs(group)
         nbytes = sum(
             self._part(tensor, ways) * tensor.count * BITS[self._seen(tensor)] // 8 for tensor in group.tensors
@@ -131,7 +131,10 @@ class Gathering(Grouping):
         return out
 
     def _inputs(self, group: Group) -> list[Value]:
-        """_get_param_all_gather_inputs: one flat cast of what needs one; where shards are in host memory, copies one by one."""
+        """_get_param_all_gather_inputs: shards cast to be gathered.
+
+        One flat cast of what needs one; where shards are in host memory, copies one by one.
+        """
         buffer, ways = self.tape.buffer, self._ways(group)
         cut = [(tensor, self._part(tensor, ways)) for tensor in group.tensors]
         if not self.how.offloads:
@@ -146,7 +149,10 @@ class Gathering(Grouping):
         return found
 
     def _wait(self, group: Group) -> None:
-        """FSDPParamGroup.wait_for_unshard: what was gathered is copied out; in forward it stays until the next one is."""
+        """FSDPParamGroup.wait_for_unshard: parameters copied out of what was gathered.
+
+        In forward the output of the gather stays until the next one is copied out.
+        """
         if group.gathering is None:
             return
         forward, before = group.state == "forward", None
@@ -165,7 +171,7 @@ class Gathering(Grouping):
         del before
 
     def _reshard(self, group: Group, reshards: bool | int) -> None:
-        """FSDPParamGroup.reshard: unsharded parameters go, or give way to shards over fewer ranks."""
+        """FSDPParamGroup.reshard: shards over fewer ranks, in the place of parameters that go."""
         if reshards is False:
             return
         if reshards is not True:
@@ -188,7 +194,10 @@ class Gathering(Grouping):
         return [(shape, value) for _, shape, value in found]
 
     def _reduce(self, group: Group, gradients: list[tuple[Shape, Value]]) -> None:
-        """foreach_reduce: a loop's variable holds the last of the gradients until it returns."""
+        """foreach_reduce: gradients in one flat tensor, and this rank's part of their sum.
+
+        A loop's variable holds the last of the gradients until it returns.
+        """
         ways, tape = self.how.shards, self.tape
         part = sum(-(-(shape or (1,))[0] // ways) * prod(shape[1:]) for shape, _ in gradients)
         last = gradients[-1][1]
@@ -211,16 +220,15 @@ class Gathering(Grouping):
         del last
 
     def _accumulated(self, group: Group) -> None:
-        """What backward passes without reduction have left (to_accumulated_grad_if_needed).
+        """to_accumulated_grad_if_needed: gradients of backward passes without reduction.
 
         It is there when the step begins; here it comes with the unit's forward, so that it comes as often as there are units.
         """
         dtype = self.how.reduce_dtype
         for tensor in group.tensors:
             if tensor.trainable:
-                value = self.tape.new((tensor.count, *tensor.shape), dtype or self._seen(tensor))
-                group.accumulated[tensor.name] = value
-                self.tape.gradients.append(value.storage.id)
+                shape = (tensor.count, *tensor.shape)
+                group.accumulated[tensor.name] = self.tape.accumulated(shape, dtype or self._seen(tensor))
 
     def _kept(self, group: Group) -> str:
         """The dtype of the group's shards that learn."""

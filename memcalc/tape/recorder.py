@@ -35,10 +35,11 @@ class Tape:
     """One training step as a log of storages: id for a birth, ~id for a death, in the order they happen.
 
     `sizes` and `owners` say of each storage how many bytes it takes and which block made it; `gradients` are the
-    storages that became a parameter's gradient, `recomputed` the ranges of those that a checkpoint made anew, `buffers`
-    what a sharding strategy gathers or communicates in. `sharder` has that strategy's hooks, where there is one.
-    `autocast` is the lower dtype, or '' where autocast is off. `path` is the block that runs, `instance` which of
-    several like layers it belongs to, `like` how many layers it stands for. `context` is the longest sequence of the model.
+    storages that became a parameter's gradient, `recomputed` the ranges of those that a checkpoint made anew,
+    `buffers` what a sharding strategy gathers or communicates in, `left` the gradients of earlier micro batches that
+    it takes along. `sharder` has that strategy's hooks, where there is one. `autocast` is the lower dtype, or ''
+    where autocast is off. `path` is the block that runs, `instance` which of several like layers it belongs to,
+    `like` how many layers it stands for. `context` is the longest sequence of the model.
     """
 
     def __init__(self, setting: Setting, weights: Weights, context: int = 0) -> None:
@@ -53,6 +54,7 @@ class Tape:
         self.stacks: list[Layers] = []
         self.held: list[Value] = []
         self.buffers: list[int] = []
+        self.left: list[int] = []
         self.sharder: Sharder | None = None
         self.target: Value | None = None
         self.spending = Spending(self, late=setting.spends == "late")
@@ -87,6 +89,13 @@ class Tape:
         """A fresh flat tensor that a sharding strategy gathers or communicates in."""
         value = self.new((elements,), dtype)
         self.buffers.append(value.storage.id)
+        return value
+
+    def accumulated(self, shape: Shape, dtype: str) -> Value:
+        """A gradient that earlier micro batches left, where a sharding strategy keeps it from autograd."""
+        value = self.new(shape, dtype)
+        self.gradients.append(value.storage.id)
+        self.left.append(value.storage.id)
         return value
 
     def given(self, shape: Shape, dtype: str, name: str = "") -> Value:

@@ -109,6 +109,7 @@ def called(t: Tape, visit: Visit, function: Callable[[Value], Value], x: Value) 
     sharder, (unit, enters, leaves) = t.sharder, visit
     assert sharder is not None  # noqa: S101 - it has given the visit
     if enters:
+        t.owner = t.path
         sharder.before_forward(unit)
         sharder.running.append(unit)
         x = noticed(t, x, sharder.after_backward, unit)
