@@ -57,12 +57,12 @@ class Model:
             renamed.__dict__["tensors"] = self.tensors
         return renamed
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """Unique parameters: tied tensors counted once, buffers not at all."""
         return parameter_count(self.tensors)
 
-    @property
+    @cached_property
     def active(self) -> int:
         """Parameters that a token meets: all but the experts it is not sent to (embeddings and head included)."""
         return self.parameters - _idle(self.body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +49,9 @@ def load_model(spec: str | Mapping[str, Any], beside: Path | None = None) -> Mod
     raise UnknownName("model", name, index()["models"], "memcalc models")
 
 
+@lru_cache(maxsize=512)
 def from_preset(name: str) -> Model:
-    """The model of a preset id or alias."""
+    """The model of a preset id or alias, built once."""
     card = find("models", name)
     if "tensors" in card or "blocks" in card:
         from memcalc.architectures.inline import inline  # noqa: PLC0415 - few models are written so

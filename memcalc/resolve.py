@@ -9,6 +9,7 @@ from memcalc.compatibility import incompatible
 from memcalc.errors import Fault, RunInvalid
 from memcalc.gpus import Gpu, gpu
 from memcalc.implementations import kernels
+from memcalc.known import Known
 from memcalc.ledger import ledger
 from memcalc.models import load_model
 from memcalc.notes import Notes
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from memcalc.ways import Ways
 
 DEFAULT_SEQUENCE = 2048
+LEDGERS: Known[Ledger] = Known()
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ class Plan:
 
     def ledger(self) -> Ledger:
         """What persists of one whole replica, before it is shared out."""
-        return ledger(self.tensors, self.recipe, self.optimizer)
+        key, alive = (id(self.tensors), self.recipe, id(self.optimizer)), (self.tensors, self.optimizer)
+        return LEDGERS.get(key, alive, lambda: ledger(self.tensors, self.recipe, self.optimizer))
 
     def local(self, book: Ledger) -> Books:
         """What persists on the fullest rank; `book` is the ledger of one whole replica."""

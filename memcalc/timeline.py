@@ -13,6 +13,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from memcalc.curve import EMPTY, Curve, curve
+from memcalc.known import Known
 from memcalc.overlay import Heights, spread
 from memcalc.overlay import parts as parts_laid
 
@@ -83,28 +84,23 @@ def timeline(
 
     `replay` gives the bytes that the caching allocator takes, should they be asked for.
     """
-    moved: Moved = {}
-    signed, slices = signed_sizes(recording, moved), schedule(recording)
-    ground, levels = sum(base.values()) + recording.resident, _levels(signed, slices, recording.overlay)
-    tops = {phase: _highest(slices, levels, phase) for phase in ("forward", "backward")}
-    forwards = sum(piece.phase == "forward" for piece in slices)
-    after_forward, after_backward = levels[forwards - 1][1], levels[-1][1]
-    others = _others(recording, levels[:forwards])
+    walk = WALKS.get(recording, recording, lambda: Walk(recording))
+    ground, others = sum(base.values()) + recording.resident, walk.others
     phases: dict[Phase, int] = {
-        "forward": ground + tops["forward"][1] + others,
-        "backward": ground + max(tops["backward"][1], after_forward) + others,
-        "optimizer": ground + after_backward + step_temporaries,
+        "forward": ground + walk.tops["forward"][1] + others,
+        "backward": ground + max(walk.tops["backward"][1], walk.after_forward) + others,
+        "optimizer": ground + walk.after_backward + step_temporaries,
     }
     phase = max(phases, key=lambda name: phases[name])
-    between, left, highest = _buffers(recording, signed, slices, forwards)
-    gradients = after_backward - recording.kept - left
+    between, left, highest = walk.buffers
+    gradients = walk.after_backward - recording.kept - left
 
     def compose(phase: Phase) -> dict[str, int]:
         if phase == "optimizer":
             kept = recording.kept
             parts = {"activations": kept, "gradients": gradients, "buffers": left, "temporary": step_temporaries}
         else:
-            parts = _composition(recording, signed, moved, slices, tops[phase][0])
+            parts = walk.composition(phase)
             parts["activations"] += others
         parts["gradients"] += base.get("gradients", 0)
         parts["buffers"] += base.get("buffers", 0)
@@ -113,11 +109,43 @@ def timeline(
 
     return Timeline(
         base, phases, phases[phase], phase, compose(phase),
-        recording.resident + after_forward - between + others, ground + after_forward + others, ground + after_backward,
+        recording.resident + walk.after_forward - between + others, ground + walk.after_forward + others,
+        ground + walk.after_backward,
         gradients + base.get("gradients", 0), step_temporaries, highest + base.get("buffers", 0),
         recording.unmodelled, recording.pinned,
-        (lambda: replay() + others) if others else replay, partial(_curve, recording.overlay, signed, slices, ground, phases["optimizer"]), compose,
+        (lambda: replay() + others) if others else replay,
+        partial(_curve, recording.overlay, walk.signed, walk.slices, ground, phases["optimizer"]), compose,
     )  # fmt: skip
+
+
+class Walk:
+    """What follows from a recording alone, whatever persists beside it.
+
+    `tops` are each phase's highest slice and bytes; `buffers` a strategy's after the forward pass, after the backward
+    pass and at their highest; `others` what other micro batches in flight keep.
+    """
+
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+        self.moved: Moved = {}
+        self.signed, self.slices = signed_sizes(recording, self.moved), schedule(recording)
+        levels = _levels(self.signed, self.slices, recording.overlay)
+        forwards = sum(piece.phase == "forward" for piece in self.slices)
+        self.tops = {phase: _highest(self.slices, levels, phase) for phase in ("forward", "backward")}
+        self.after_forward, self.after_backward = levels[forwards - 1][1], levels[-1][1]
+        self.others = _others(recording, levels[:forwards])
+        self.buffers = _buffers(recording, self.signed, self.slices, forwards)
+        self._compositions: dict[Phase, dict[str, int]] = {}
+
+    def composition(self, phase: Phase) -> dict[str, int]:
+        """What is live at a phase's highest point, by part."""
+        if phase not in self._compositions:
+            top = self.tops[phase][0]
+            self._compositions[phase] = _composition(self.recording, self.signed, self.moved, self.slices, top)
+        return dict(self._compositions[phase])
+
+
+WALKS: Known[Walk] = Known()
 
 
 def _others(recording: Recording, levels: list[tuple[int, int]]) -> int:

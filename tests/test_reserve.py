@@ -10,6 +10,7 @@ import pytest
 
 from memcalc import estimate
 from memcalc import moves as moving
+from memcalc.known import forget
 from memcalc.resolve import resolve
 from memcalc.simulation import simulate
 from memcalc.tape.hf import layers
@@ -110,7 +111,9 @@ def in_layers(tensors: list[tuple[tuple[int, ...], int]]) -> list[tuple[int, ...
 @pytest.mark.parametrize("run", RUNS)
 def test_the_replay_is_the_log_event_by_event(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moving, "MOVES", 10**6)
+    forget()
     alone = estimate(run).memory.reserved
+    forget()
     monkeypatch.setattr(layers, "_samples", every_layer)
     monkeypatch.setattr(sys.modules["memcalc.tape.measure"], "reserved", followed)
     assert alone == pytest.approx(estimate(run).memory.reserved, rel=1e-3)  # but for what is negligible
@@ -119,7 +122,9 @@ def test_the_replay_is_the_log_event_by_event(run: dict[str, Any], monkeypatch: 
 @pytest.mark.parametrize("run", RUNS)
 def test_many_layers_at_once_are_much_the_same(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moving, "MOVES", 10**6)
+    forget()
     alone = estimate(run).memory.reserved
+    forget()
     monkeypatch.setattr(moving, "MOVES", 0)
     assert estimate(run).memory.reserved == pytest.approx(alone, rel=0.08)
 
@@ -145,6 +150,7 @@ def test_reserved_is_found_only_when_it_is_asked_for(monkeypatch: pytest.MonkeyP
     def refuse(*_: object) -> int:
         raise AssertionError("replayed")
 
+    forget()
     monkeypatch.setattr(sys.modules["memcalc.tape.measure"], "reserved", refuse)
     timeline = simulate(resolve(parse_run(RUNS[0])))
     assert timeline

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from memcalc.dtypes import nbytes
+from memcalc.known import Known
 from memcalc.optimizers.values import Parameter, StateTensor
 from memcalc.reserve import Held, reserved
 from memcalc.sharding.strategy import Strategy
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 Record: TypeAlias = "Callable[[Model, Setting, Weights, Callable[[Tape], Sharder | None]], Recording]"
 WHOLE = Strategy()
+STEPS: Known[Recording] = Known()
+TIMELINES: Known[Timeline] = Known()
 
 
 def measure(
@@ -45,6 +48,29 @@ def measure(
     things are kept in. `strategy` says what a rank holds of them, and its hooks run with the step. The allocator is
     replayed only when the timeline is asked for `reserved`. `record` runs the step: `explain` looks on.
     """
+    parts: object = id(tensors) if tensors is model.tensors else tensors
+    step = (id(model), parts, setting, strategy, id(optimizer) if setting.spends else 0)
+    alive = (model, tensors, optimizer)
+
+    def remembered(*given: Any) -> Recording:  # noqa: ANN401 - whatever a recorder is given
+        return STEPS.get(step, alive, lambda: record_step(*given))
+
+    if record is not record_step:
+        return _measured(model, tensors, optimizer, setting, strategy, record)
+    return TIMELINES.get(
+        (step, id(optimizer)), alive, lambda: _measured(model, tensors, optimizer, setting, strategy, remembered)
+    )
+
+
+def _measured(
+    model: Model,
+    tensors: Iterable[Tensor],
+    optimizer: Optimizer,
+    setting: Setting,
+    strategy: Strategy,
+    record: Record,
+) -> Timeline:
+    """The step as `record` runs it."""
     found = tuple(_met(tensor, setting) for tensor in tensors if not tensor.tied_to)
     inner, local, stored = strategy.setting_of(setting), strategy.place(found), storage(setting)
     seen = storage(inner)

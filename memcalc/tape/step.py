@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from memcalc.tape.weights import Weights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Recording:
     """What a tape holds when the step is over: see Tape for the fields; `forward_end`, `end` are lengths of the log.
+
+    Nobody changes what is in it, so that what follows from it can be kept beside it.
 
     `products` are (place in the log, FLOPs, whether in a fused attention kernel) of every matrix product recorded.
     `kept` are the bytes of outputs that the training loop still holds when the step is over, `outputs` their storage

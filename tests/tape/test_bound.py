@@ -9,6 +9,7 @@ import pytest
 from memcalc import estimate
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.mlp import Mlp
+from memcalc.known import forget
 from memcalc.tape import rules
 
 if TYPE_CHECKING:
@@ -22,9 +23,11 @@ def test_a_block_without_a_rule_is_bounded_from_above_and_said(
     kind: type[Block], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = estimate(RUN)
+    forget()
     monkeypatch.setattr(rules, "_RULES", {key: rule for key, rule in rules._RULES.items() if key[0] is not kind})  # noqa: SLF001
     monkeypatch.setattr(rules, "_MISSING", {(kind, "")})
     bounded = estimate(RUN)
+    forget()
     assert bounded.memory.components.activations > known.memory.components.activations
     assert bounded.memory.phases.forward > known.memory.phases.forward
     assert bounded.memory.phases.backward > known.memory.phases.backward
