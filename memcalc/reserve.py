@@ -14,8 +14,9 @@ from memcalc.moves import Moves
 from memcalc.tape.values import rounded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+    from memcalc.allocator import Block
     from memcalc.tape.step import Recording
 
 STATES = 4  # turns in which the optimizer makes the states of like layers, one layer after the other
@@ -31,7 +32,26 @@ class Held(NamedTuple):
     each: tuple[int, ...]
 
 
-def reserved(recording: Recording, weights: list[tuple[int, int]], trained: list[Held], total: int) -> int:
+class Staged(NamedTuple):
+    """Blocks (bytes) that a sharding strategy makes between the moments of a step, beside the log.
+
+    `early` are those of the backward pass, `late` those that go when the optimizer's gradients are there: `flat` for a
+    moment, `wide` until it has stepped. Where it `frees`, parameters' gradients go before that.
+    """
+
+    early: tuple[int, ...] = ()
+    late: tuple[int, ...] = ()
+    flat: int = 0
+    wide: int = 0
+    frees: bool = False
+
+
+UNSTAGED = Staged()
+
+
+def reserved(
+    recording: Recording, weights: list[tuple[int, int]], trained: list[Held], total: int, staged: Staged = UNSTAGED
+) -> int:
     """Bytes reserved after two steps; `weights` are (size, count) of what is there from the start, `total` all that persists."""
     floor = min(MIB, total // NEGLIGIBLE)
     allocator, step = CachingAllocator(), Moves(recording, floor)
@@ -45,15 +65,47 @@ def reserved(recording: Recording, weights: list[tuple[int, int]], trained: list
         alive: list[Alive] = [None] * len(step.sizes)
         if step.before >= 0:
             alive[step.before] = outputs
+        early, late = ([allocator.malloc(size) for size in sizes] for sizes in (staged.early, staged.late))
         allocator.follow(step.moves, step.sizes, step.times, alive)
+        wide = _staged(allocator, staged, early, late, alive)
         if first:
             for size, times in _in_turn([(held.states, held.times) for held in trained], floor):
                 allocator.several(size, times)
         _optimizer_step(allocator, trained, floor)
+        allocator.free(wide)
         if step.outputs >= 0:
             outputs, alive[step.outputs] = alive[step.outputs], None
         for gradient in alive:
             allocator.free(gradient)
+    return allocator.reserved
+
+
+def _staged(
+    allocator: CachingAllocator, staged: Staged, early: list[Block], late: list[Block], alive: list[Alive]
+) -> Alive:
+    """What becomes of a strategy's blocks when the backward pass is over: the gradients that the optimizer is given."""
+    for bucket in early:
+        allocator.free(bucket)
+    if staged.frees:
+        for number, gradient in enumerate(alive):
+            allocator.free(gradient)
+            alive[number] = None
+    flat, wide = (allocator.malloc(size) if size else None for size in (staged.flat, staged.wide))
+    for block in (flat, *late):
+        allocator.free(block)
+    return wide
+
+
+def pooled(moves: Iterable[int]) -> int:
+    """Bytes of the pool of a stream of its own after two steps: a size for a birth, ~n for the death of the n-th born."""
+    allocator, made = CachingAllocator(), tuple(moves)
+    for _ in range(2):
+        alive: list[Alive] = []
+        for move in made:
+            if move >= 0:
+                alive.append(allocator.malloc(move))
+            else:
+                allocator.free(alive[~move])
     return allocator.reserved
 
 

@@ -49,7 +49,9 @@ class Bucketing(Marking):
                     Laid(late if part == "gradients" and nbytes > 0 else event.at, part, nbytes)
                     for part, nbytes in here
                 )
-        return replace(recording, overlay=overlay)
+        sent = [nbytes for part, nbytes in reducer.made if part == "temporary" and nbytes > 0]
+        pool = tuple(move for number, nbytes in enumerate(sent) for move in (nbytes, ~number))
+        return replace(recording, overlay=overlay, pools=(pool,))
 
 
 class Casting(Marking):

@@ -71,7 +71,7 @@ class Gathering(Marking):
                 made = coordinator.release(params, saved=event.kind == "leave" and event.saves)
             if made:
                 overlay.setdefault(event.number, []).extend(Laid(event.at, part, nbytes) for part, nbytes in made)
-        return replace(recording, overlay=overlay)
+        return replace(recording, overlay=overlay, pools=(tuple(coordinator.pool.moves), tuple(reducer.pool.moves)))
 
     def calls(self, event: Event, params: tuple[Param, ...], returning: set[tuple[str, int]]) -> list[Call]:
         """The calls of modules that begin here: of the one that is noted, and of those that have no block of their own.
@@ -113,6 +113,27 @@ def activated(block: Block, path: str = "") -> Iterator[str]:
         yield from activated(part, f"{path}.#" if isinstance(block, Stack) else path)
 
 
+class Pool:
+    """What is made and let go of on a stream of its own, for the allocator's replay."""
+
+    def __init__(self) -> None:
+        self.moves: list[int] = []
+        self.alive: dict[object, int] = {}
+        self.made = 0
+
+    def birth(self, key: object, nbytes: int) -> None:
+        """A block."""
+        self.alive[key] = self.made
+        self.made += 1
+        self.moves.append(nbytes)
+
+    def death(self, key: object) -> None:
+        """It is given back, if it was there."""
+        number = self.alive.pop(key, None)
+        if number is not None:
+            self.moves.append(~number)
+
+
 class Handle:
     """One gather under way: whose parameters wait for it, and the `buffer` (bytes) that they are copied from, if they are."""
 
@@ -141,6 +162,7 @@ class Coordinator:
             for param in call.params:
                 self.later.setdefault(param.key, deque()).append(number)
         self.made: list[tuple[Part, int]] = []
+        self.pool = Pool()
         self.seconded: dict[tuple[str, int], int] = {}  # bytes of the second shards that there are
         self.sliced: set[tuple[str, int]] = set()  # let go of, but for the slices that autograd has saved
 
@@ -193,7 +215,11 @@ class Coordinator:
         alone = len(params) == 1 or self.settings.stage3_allgather_sequential
         copies = self.quantizes or not alone
         handle = Handle(params, self.sent(params, ways) if copies else 0)
-        self.lay(handle.buffer if copies else sum(self.nbytes(param) for param in params))
+        if copies:
+            self.pool.birth(handle, handle.buffer)
+            self.lay(handle.buffer)
+        else:
+            self.arrive(params)
         if self.settings.offload_param.device != "none":
             self.passing(rounded(self.zero.item * sum(-(-param.elements // self.zero.ways) for param in params)))
         for param in params:
@@ -215,12 +241,20 @@ class Coordinator:
         """What was gathered with the parameter is copied to its place; the buffer goes when none of them waits any more."""
         handle = self.flying.pop(param.key)
         if not handle.done:
-            self.lay(sum(self.nbytes(other) for other in handle.params) if handle.copies else 0)
+            if handle.copies:
+                self.arrive(handle.params)
             self.there.update(other.key for other in handle.params)
             handle.done = True
         handle.waiting -= 1
         if not handle.waiting:
+            self.pool.death(handle)
             self.lay(-handle.buffer)
+
+    def arrive(self, params: list[Param]) -> None:
+        """Memory for whole parameters."""
+        for param in params:
+            self.pool.birth(param.key, self.nbytes(param))
+        self.lay(sum(self.nbytes(param) for param in params))
 
     def prefetch(self, params: tuple[Param, ...]) -> None:
         """Take the module's own parameters off the queue, then gather from it up to the size of the bucket."""
@@ -274,6 +308,7 @@ class Coordinator:
         if param.trainable and param.key not in self.seconded and self.zero.second(param.elements):
             self.seconded[param.key] = rounded(self.zero.second(param.elements) * self.zero.item)
             self.lay(self.seconded[param.key])
+        self.pool.death(param.key)
         self.lay(-self.nbytes(param))
 
     def finish(self) -> list[tuple[Part, int]]:
@@ -281,6 +316,8 @@ class Coordinator:
 
         Second shards within a node stay until the optimizer has stepped.
         """
+        for key in list(self.pool.alive):
+            self.pool.death(key)
         gone = self.live - sum(self.seconded.values())
         return [("buffers", -gone)] if gone else []
 
@@ -297,6 +334,7 @@ class Reducer:
         self.contiguous = zero.settings.contiguous_gradients
         self.bucket: list[int] = []
         self.own = 0  # bytes of gradients in it that have storage of their own
+        self.pool = Pool()
 
     def gradient(self, elements: int) -> list[tuple[Part, int]]:
         """A gradient goes into the bucket, which is sent first where it would be too full."""
@@ -315,6 +353,9 @@ class Reducer:
         if not self.bucket:
             return []
         copies = self.copies() + self.leaving()
+        if copies:
+            self.pool.birth("message", copies)
+            self.pool.death("message")
         made: list[tuple[Part, int]] = [("temporary", copies), ("temporary", -copies)] if copies else []
         if self.own:
             made.append(("gradients", -self.own))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from memcalc.model import Model
     from memcalc.optimizers import Optimizer
     from memcalc.precision import Recipe
+    from memcalc.reserve import Held, Staged
     from memcalc.tape.recorder import Tape
     from memcalc.tape.setting import Setting
     from memcalc.tape.units import Sharder
@@ -88,6 +89,14 @@ class Strategy:
         With the states in host memory it steps there.
         """
         return 0 if "optimizer_states" in self.offloaded else plain
+
+    def staged(self, local: Local, optimizer: Optimizer, setting: Setting) -> Staged | None:
+        """Blocks of its own that come and go between the moments of a step, for the allocator's replay."""
+        return None
+
+    def stepped(self, trained: list[Held]) -> list[Held]:
+        """What the optimizer holds as it steps: here of all tensors together."""
+        return trained
 
     def over(self, component: str) -> int:
         """How many ranks share a component of what persists."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from memcalc.dtypes import BITS
+from memcalc.reserve import Staged
 from memcalc.sharding.flat import flat_of
 from memcalc.sharding.strategy import Local
 from memcalc.sharding.zero import Zero
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from memcalc.tape.setting import Setting
     from memcalc.tape.units import Sharder
 
+WIDE = 4  # bytes of an element of what the optimizer steps
 LOW = "bf16"  # of a partition whose master copy is separate, whatever the model's dtype
 OUTSIDE = "gradient outside the partition"
 DOUBLE = 8  # bytes of an element in the norm of a gradient (zero/utils.py, get_norm_dtype)
@@ -141,6 +143,18 @@ class ZeroOneTwo(Zero):
         flattened = rounded(item * partition) if self.gradient_dtype != "fp32" else 0  # else it is what is used
         return max(norm, flattened + used, used + plain - left)
 
+    def staged(self, local: Local, optimizer: Optimizer, setting: Setting) -> Staged:  # noqa: ARG002
+        """Buckets in the backward pass, this rank's gradients until they are flat and in fp32."""
+        partition = 0 if self.offloads else sum(tensor.elements for tensor in local.states)
+        item = BITS[self.gradient_dtype] // 8
+        left = sum(rounded(item * tensor.elements * tensor.count) for tensor in local.gradients)
+        wide = rounded(4 * partition) if partition and not self.compact else 0
+        flat = rounded(item * partition) if item < WIDE and wide else 0
+        late = (left,) if left and not self.accumulating else ()
+        bucket = 0 if self.accumulating and self.stage == 1 else self.bucket_bytes
+        parts = 2 if self.overlaps else 1
+        return Staged((bucket // parts,) * parts if bucket else (), late, flat, wide, frees=self.stage == 1)
+
     def hosted(self, books: Books) -> Hosted:
         """What the offload keeps in one rank's host memory."""
         from memcalc.sharding.offload import hosted12  # noqa: PLC0415
@@ -171,6 +185,12 @@ class Bf16Optimizer(ZeroOneTwo):
         flat = self.flat(tensors)
         wide = piece("fp32 gradients", flat.size, "fp32")
         return super().place(tensors)._replace(buffers=(), accumulated=(*self.accumulated(tensors, flat), *wide))
+
+    def staged(self, local: Local, optimizer: Optimizer, setting: Setting) -> Staged:  # noqa: ARG002
+        """The copy of all gradients that is sent."""
+        sent = self.sent_dtype
+        size = sum(tensor.elements for tensor in local.gradients if tensor.dtype == "fp32")
+        return Staged(flat=rounded(size * BITS[sent] // 8) if sent != "fp32" else 0)
 
     def attach(self, tape: Tape, model: Model, tensors: tuple[Tensor, ...]) -> Sharder:  # noqa: ARG002
         """A hook on the end of the backward pass."""

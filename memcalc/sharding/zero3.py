@@ -11,10 +11,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcalc.dtypes import BITS
+from memcalc.reserve import Staged
 from memcalc.sharding.flat import ordered
 from memcalc.sharding.strategy import Local
 from memcalc.sharding.zero import Zero
-from memcalc.sharding.zero12 import LOW, piece, pieces
+from memcalc.sharding.zero12 import LOW, WIDE, piece, pieces
 from memcalc.tape.values import FLOATS, rounded
 from memcalc.tensors import Tensor
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from memcalc.model import Model
     from memcalc.optimizers import Optimizer
+    from memcalc.reserve import Held
     from memcalc.sharding.strategy import Books, Hosted
     from memcalc.tape.recorder import Tape
     from memcalc.tape.setting import Setting
@@ -170,6 +172,19 @@ class ZeroThree(Zero):
         flattened = rounded(item * group) if item != 4 else 0
         gone = sum(rounded(self.item * t.elements) * t.count for t in local.buffers if t.name == SMALL)
         return max(flattened + wide - gone, wide + alone - gone, 0)  # what stays gathered comes back at the end
+
+    def staged(self, local: Local, optimizer: Optimizer, setting: Setting) -> Staged:  # noqa: ARG002
+        """The gradients of the largest sub-group: flat, then in fp32."""
+        if self.settings.offload_optimizer.device != "none":
+            return Staged()
+        group = max((tensor.elements for tensor in local.states), default=0)
+        item = self.accumulated_item
+        return Staged(flat=rounded(item * group) if item < WIDE else 0, wide=rounded(WIDE * group))
+
+    def stepped(self, trained: list[Held]) -> list[Held]:
+        """Sub-groups are stepped one by one: temporaries of the largest alone."""
+        largest = max(trained, key=lambda held: sum(held.states), default=None)
+        return [held if held is largest else held._replace(together=(), each=()) for held in trained]
 
     def hosted(self, books: Books) -> Hosted:
         """What the offload keeps in one rank's host memory."""
