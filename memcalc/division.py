@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from memcalc.ways import Ways
 
 
-def with_ranks(plan: Plan, tensors_of: Callable[[Model], tuple[Tensor, ...]]) -> Plan:
+def with_ranks(plan: Plan, tensors_of: Callable[[Run, Model], tuple[Tensor, ...]]) -> Plan:
     """The plan with one for each distinct kind of rank; `tensors_of` a local model are those after adapters and so on."""
     run, notes = plan.run, plan.notes
     options, ways = _ways(run, plan.model)
@@ -27,12 +27,21 @@ def with_ranks(plan: Plan, tensors_of: Callable[[Model], tuple[Tensor, ...]]) ->
     _note(run, notes)
     made = tuple(
         replace(
-            plan, model=rank.model, tensors=tensors_of(rank.model), placement=placement(run, rank.model),
+            plan, model=rank.model, tensors=_tensors(run, rank.model, tensors_of), placement=placement(run, rank.model),
             seq_len=plan.seq_len // run.parallel.context, ways=rank.ways, label=rank.label,
         )
         for rank in found
     )  # fmt: skip
     return replace(plan, ranks=made)
+
+
+def _tensors(run: Run, part: Model, tensors_of: Callable[[Run, Model], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """A rank's tensors; adapters of Megatron-LM's modules are put on its linears, whatever transformers calls them."""
+    if run.implementation != "megatron" or not run.lora:
+        return tensors_of(run, part)
+    from memcalc.sharding.adapting import as_linears, translated  # noqa: PLC0415 - few runs have adapters there
+
+    return tensors_of(replace(run, lora=translated(run.lora, part)), as_linears(part))
 
 
 def _ways(run: Run, model: Model) -> tuple[Mapping[str, Any], Ways]:

@@ -103,7 +103,7 @@ def resolve(run: Run, beside: Path | None = None) -> Plan:
     chosen = place.recipe_of(chosen)
     if not run.lora:  # what does not learn is kept as the rest of the model is: fixed tables of positions
         chosen = replace(chosen, frozen=chosen.weights)
-    tensors, adapted = _trained_tensors(run, model, chosen, notes)
+    tensors, adapted = _trained_tensors(_worded(run), model, chosen, notes)
     _note_defaults(run, notes)
     notes.assume_all("model", model.notes)
     notes.assume_all("precision", chosen.notes)
@@ -140,6 +140,15 @@ def _settled(run: Run, notes: Notes) -> Run:
         )
         return replace(run, sharding=Sharding(strategy="megatron"))
     return run
+
+
+def _worded(run: Run) -> Run:
+    """The run with transformers' names for what adapters are put on, where it has Megatron-LM's."""
+    if run.implementation != "megatron" or not run.lora:
+        return run
+    from memcalc.sharding.adapting import in_transformers_words  # noqa: PLC0415 - few runs have adapters there
+
+    return replace(run, lora=in_transformers_words(run.lora))
 
 
 def _accompanied(plan: Plan, beside: Path | None) -> Plan:

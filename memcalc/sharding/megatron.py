@@ -16,7 +16,7 @@ from memcalc.dtypes import BITS
 from memcalc.errors import Fault, RunInvalid
 from memcalc.sharding.options import count, dtype, flag, one_of, read
 from memcalc.sharding.ranks import has_experts
-from memcalc.sharding.strategy import Local, Strategy
+from memcalc.sharding.strategy import Books, Hosted, Local, Strategy
 from memcalc.tensors import Tensor
 from memcalc.ways import Recompute, Ways
 
@@ -62,6 +62,7 @@ OPTIONS: Mapping[str, Reader] = {
     "moe_permute_fusion": flag, "moe_token_dispatcher_type": one_of("alltoall", "allgather", "flex"),
     "moe_expert_capacity_factor": float, "moe_pad_expert_input_to_capacity": flag, "moe_router_dtype": dtype,
     "cp_comm_type": one_of("p2p", "a2a", "allgather", "a2a+p2p"),
+    "optimizer_cpu_offload": flag,
     "fp8": one_of("hybrid", "e4m3"), "fp8_format": one_of("hybrid", "e4m3"),
     "fp8_recipe": one_of("delayed", "tensorwise", "blockwise", "mxfp8"), "fp8_param": flag, "fp8_param_gather": flag,
     "decoder_first_pipeline_num_layers": count, "decoder_last_pipeline_num_layers": count,
@@ -149,6 +150,7 @@ class Megatron(Strategy):
     gathered_words: int = 0
     caches_fp8: int = 0
     groups: tuple[int, ...] = ()
+    masters = True
 
     def recipe_of(self, recipe: Recipe) -> Recipe:
         """Half-precision weights, fp32 main gradients, fp32 masters and states, whatever else the recipe says."""
@@ -232,6 +234,17 @@ class Megatron(Strategy):
             return 0
         return sum(4 * tensor.parameters for tensor in local.states)
 
+    def hosted(self, books: Books) -> Hosted:
+        """HybridDeviceOptimizer: main parameters and their gradients pinned, states as the optimizer makes them."""
+        if not self.offloaded:
+            return Hosted()
+        return Hosted(2 * books.total("master_weights"), books.total("optimizer_states"))
+
+    @property
+    def leaves_out(self) -> str:
+        """Nothing of the allocator's."""
+        return ""
+
     @property
     def communicators(self) -> tuple[int, ...]:
         """Data, tensor, pipeline, context and expert parallel groups."""
@@ -255,8 +268,8 @@ class Megatron(Strategy):
 
 def _groups(learning: tuple[Tensor, ...]) -> tuple[tuple[str, tuple[Tensor, ...]], tuple[str, tuple[Tensor, ...]]]:
     """Dense and expert parameters."""
-    dense = tuple(t for t in learning if t.role != "expert")
-    return ("dense", dense), ("expert", tuple(t for t in learning if t.role == "expert"))
+    experts = tuple(t for t in learning if ".experts." in t.name)
+    return ("dense", tuple(t for t in learning if ".experts." not in t.name)), ("expert", experts)
 
 
 def quantizes(tensor: Tensor) -> bool:
@@ -292,8 +305,10 @@ def strategy(run: Run, given: Mapping[str, Any], model: Model) -> Megatron:
     ranks = max(1, run.gpus // (degrees.tensor * degrees.pipeline))  # data parallel times context parallel
     experts = max(1, run.gpus // (ways.expert_tensor * degrees.expert * degrees.pipeline))
     overlaps, aware = found.get("overlap_grad_reduce", False), found.get("use_precision_aware_optimizer", False)
+    offloads = found.get("optimizer_cpu_offload", False) or run.offload == "optimizer"
     return Megatron(
         ranks=ranks,
+        offloaded=frozenset({"master_weights", "optimizer_states"}) if offloads else frozenset(),
         expert_ranks=experts,
         shards=found.get("distributed_optimizer", True),
         bucket=found.get("ddp_bucket_size", max(40_000_000, 1_000_000 * ranks)) if overlaps else 0,

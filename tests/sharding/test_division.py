@@ -177,3 +177,25 @@ def test_buffers_are_padded() -> None:
     grads = rank.placement.place(rank.tensors).gradients
     assert sum(t.elements for t in grads) % 384 == 0
     assert sum(t.elements for t in grads) >= parameter_count(rank.tensors)
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], ["linear_qkv"], "all-linear"])
+def test_adapters_are_put_on_megatrons_linears(targets: Any) -> None:  # noqa: ANN401 - as a run file has it
+    (rank,) = plan("llama-3-8b", lora={"rank": 16, "targets": targets}).ranks
+    learning = [tensor for tensor in rank.tensors if tensor.trainable]
+    names = {tensor.name.split(".lora_")[0].rpartition(".")[2] for tensor in learning}
+    assert names == (
+        {"linear_qkv", "linear_proj", "linear_fc1", "linear_fc2"} if targets == "all-linear" else {"linear_qkv"}
+    )
+    qkv = 16 * (4096 + 6144)  # A and B on the one linear of queries, keys and values
+    assert sum(tensor.parameters for tensor in learning if "linear_qkv" in tensor.name) == 32 * qkv
+
+
+def test_states_in_host_memory() -> None:
+    there, here = (
+        every_rank(plan("llama-3-8b", sharding={"strategy": "megatron", "optimizer_cpu_offload": flag}))[0][1]
+        for flag in (True, False)
+    )
+    assert there.components.optimizer_states == there.components.master_weights == 0
+    assert there.host.pinned == 2 * here.components.master_weights
+    assert there.host.pageable >= here.components.optimizer_states
