@@ -29,6 +29,8 @@ _KINDS: Final = (
     (("num_local_experts", "intermediate_size"), "mixtral"),
     (("intermediate_size",), "llama"),
 )  # fmt: skip
+# what save_pretrained writes: without any of it, an unknown type is more likely a typing error than a new model
+_PUBLISHED: Final = ("architectures", "auto_map", "transformers_version", "_name_or_path", "torch_dtype", "dtype")
 # what no plain decoder has: layers of several kinds, encoders, images
 _OTHERWISE: Final = ("mamba", "ssm_", "hybrid", "linear_num", "linear_key", "layers_block_type", "block_configs", "attn_layer_",
                      "is_encoder_decoder", "decoder_layers", "encoder_layers", "num_channels", "image_size", "conv_")  # fmt: skip
@@ -56,6 +58,8 @@ def alike(config: dict[str, Any]) -> tuple[dict[str, Any], str] | None:
     inner = next((config[key] for key in _INNER if isinstance(config.get(key), dict)), None)
     if inner is not None:
         return _of_the_text(inner)
+    if not any(key in config for key in _PUBLISHED):
+        return None
     made = {**{_SPELLINGS[key]: value for key, value in config.items() if key in _SPELLINGS}, **config}
     if any(not isinstance(made.get(key), int) for key in _REQUIRED) or any(_strange(key, made[key]) for key in made):
         return None

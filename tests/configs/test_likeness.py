@@ -27,6 +27,7 @@ KINDS: list[tuple[dict[str, Any], str | None]] = [
     ({**NEW, "mamba_num_heads": 8}, None),
     ({**NEW, "is_encoder_decoder": True}, None),
     ({**NEW, "is_encoder_decoder": False}, "llama"),
+    ({key: value for key, value in NEW.items() if key != "architectures"}, None),
     ({key: value for key, value in NEW.items() if key != "vocab_size"}, None),
     ({key: value for key, value in NEW.items() if key != "intermediate_size"}, None),
     ({"model_type": "new_vl", "text_config": {**LLAMA}}, "llama"),
