@@ -15,7 +15,7 @@ from memcalc.recommender.evaluate import Evaluator
 from memcalc.recommender.pareto import front, thinned
 from memcalc.recommender.search import Search, run_of
 from memcalc.recommender.space import space
-from memcalc.recommender.tasks import task_of
+from memcalc.recommender.tasks import advised, task_of
 from memcalc.recommender.values import Recommendation, Searched
 from memcalc.recommender.wishes import Wishes, by_method, cards_of, counts_of, method_of, methods, numbers
 from memcalc.report import Note
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Recommendation", "Wishes", "recommend", "recommend_run"]
 
-MOST = 24  # members of a Pareto set that are estimated in full
+MOST = 16  # members of a Pareto set that are estimated in full
 FEW = 200  # candidates that seem to fit, of which all are
 REJECTED = 6  # neighbours that are told
 STATED = (
@@ -120,6 +120,7 @@ def _answer(asked: Run, plan: Any, task: Task, wishes: Wishes, search: Search, f
         nearest_miss=nearest,
         lacks=made.lacks(nearest, found.nearest) if nearest and found.nearest else "",
         searched=_searched(search, found),
+        optimizers=tuple(advised(task)),
         advice=task.advice,
         assumptions=tuple(_assumed(search, wishes)),
         warnings=tuple(Note(code=n.code, path=n.path, message=n.message) for n in plan.notes.warnings),

@@ -122,7 +122,7 @@ class Search:
         for number, shape in enumerate(shapes):
             self.progress(number, len(shapes))
             for spec in self.space.optimizers:
-                cards = [card for card in self.space.cards if runs_on(shape, card) and goes_with(spec, shape, card)]
+                cards = [card for card in self.space.cards if runs_on(shape, card, self.space.base) and goes_with(spec, shape, card)]
                 if cards:
                     yield from self._of_cards_that_fit(shape, spec, cards)
         self.progress(len(shapes), len(shapes))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SHAPE = ("precision", "checkpointing", "implementation", "attention", "loss", "sharding", "parallel", "offload", "gpus")
 KEYS = ("optimizer", "batch_size", *SHAPE)
 FILLING = 4  # micro batches for each stage of a pipeline, where nothing says how many
-MOST = 128  # sequences of a micro batch, where nothing else bounds it
+MOST = 512  # sequences of a micro batch, where nothing else bounds it
 NARROWER: Mapping[str, tuple[str, ...]] = {  # what a recipe may give way to
     "fp32": ("amp-bf16", "mixed-bf16", "bf16"),
     "amp-bf16": ("bf16-autocast", "bf16"),
@@ -37,6 +37,7 @@ NARROWER: Mapping[str, tuple[str, ...]] = {  # what a recipe may give way to
     "megatron-bf16": ("mixed-bf16", "bf16"),
     "mixed-bf16-fp32-grads": ("mixed-bf16", "bf16"),
 }
+STANDINS = ("mixed-fp16", "amp-fp16")  # for GPUs without bf16
 CUDA = frozenset({"nvidia", "amd", "intel"})  # whose devices bitsandbytes has kernels for
 FUSED = frozenset({"nvidia", "amd"})  # whose devices flash-attn and Liger's kernels run on
 WITH_PARALLEL = frozenset({"none", "ddp", "fsdp", "megatron"})  # strategies that libraries combine with a divided model
@@ -104,7 +105,7 @@ def space(
     """
     usual = {
         "optimizer": tuple(_optimizers(base, task, tuning=tuning)),
-        "precision": (base.precision, *_precisions(base)),
+        "precision": tuple(_distinct((base.precision, *_precisions(base, cards)))),
         "checkpointing": tuple(_distinct((base.checkpointing, *_checkpoints(model)))),
         "implementation": tuple(_distinct((base.implementation, *_implementations(base, model)))),
         "attention": tuple(_distinct((base.attention, *_attentions(base, model)))),
@@ -128,7 +129,7 @@ def _shapes(base: Run, axes: Mapping[str, tuple[Any, ...]], cards: tuple[Gpu, ..
         if made["gpus"] == 1:
             made["sharding"] = None
         shape = replace(blank, **made)
-        if legal(shape, base) and any(runs_on(shape, card) for card in cards):
+        if legal(shape, base) and any(runs_on(shape, card, base) for card in cards):
             yield shape
 
 
@@ -153,10 +154,12 @@ def named_once(name: str) -> Optimizer:
     return resolve(name)
 
 
-def runs_on(shape: Run, card: Gpu) -> bool:
-    """Whether a GPU has the formats and kernels that a shape asks for."""
+def runs_on(shape: Run, card: Gpu, base: Run) -> bool:
+    """Whether a GPU has the formats and kernels that a shape asks for; fp16 is for those that have no bf16, or was asked for."""
     chosen = recipe(shape.precision)
     if "bf16" in (chosen.weights, chosen.compute, chosen.autocast) and not card.bf16:
+        return False
+    if card.bf16 and shape.precision in STANDINS and shape.precision != base.precision:
         return False
     if not card.vendor:  # a bare size
         return True
@@ -210,10 +213,11 @@ def _optimizers(base: Run, task: Task, *, tuning: bool) -> Iterator[Spec]:
             yield "adamw-8bit-torchao"
 
 
-def _precisions(base: Run) -> tuple[str, ...]:
-    if base.lora or not isinstance(base.precision, str) or base.implementation == "megatron":
+def _precisions(base: Run, cards: tuple[Gpu, ...]) -> tuple[str, ...]:
+    standins = () if all(card.bf16 for card in cards) else STANDINS
+    if not isinstance(base.precision, str) or base.implementation == "megatron":
         return ()
-    return NARROWER.get(recipe(base.precision).name, ())
+    return (*(() if base.lora else NARROWER.get(recipe(base.precision).name, ())), *standins)
 
 
 def _checkpoints(model: Model) -> tuple[Checkpointing, ...]:

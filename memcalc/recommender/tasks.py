@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
+from memcalc.optimizers import resolve
 from memcalc.presets import find, has, names
+from memcalc.recommender.values import Advised
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from memcalc.model import Model
     from memcalc.run import Run
+
+MATRIX = (4096, 4096)  # the parameter that bytes per parameter are quoted for
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,16 @@ class Task:
     def why(self, optimizer: str) -> str:
         """What speaks for an optimizer in this task; '' where the task says nothing of it."""
         return next((why for name, why in self.optimizers if name == optimizer), "")
+
+
+def advised(task: Task) -> Iterator[Advised]:
+    """What is said of each optimizer of a task, by its preset and by the task."""
+    for name, why in task.optimizers:
+        optimizer = resolve(name)
+        kept = sum(state.bytes for state in optimizer.states(MATRIX, "fp32")) / prod(MATRIX)
+        advice = optimizer.advice
+        yield Advised(optimizer=name, bytes_per_parameter=round(kept, 4), drop_in=advice.drop_in, quality=advice.quality,
+                      why=why, note=advice.note)  # fmt: skip
 
 
 def task_of(name: str | None, run: Run, model: Model) -> Task:

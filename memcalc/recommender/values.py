@@ -104,6 +104,20 @@ class Rejected:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Advised:
+    """What a practitioner says of an optimizer for the task: what it keeps of each fp32 parameter of a large matrix, whether it
+    replaces AdamW with nothing else changed, how well it trains, and why one would take it.
+    """  # noqa: D205 - one sentence
+
+    optimizer: str
+    bytes_per_parameter: float
+    drop_in: bool
+    quality: str
+    why: str
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Searched:
     """What was looked at: candidates in all, those that are allowed, those that seem to fit; steps that were recorded
     and runs that were estimated in full; and the values of each key that was varied.
@@ -135,6 +149,7 @@ class Recommendation(Document):
     nearest_miss: Choice | None = None
     lacks: str = ""
     searched: Searched
+    optimizers: tuple[Advised, ...] = ()
     advice: tuple[str, ...] = ()
     assumptions: tuple[Note, ...] = ()
     warnings: tuple[Note, ...] = field(default=())

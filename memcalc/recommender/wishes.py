@@ -20,6 +20,7 @@ METHODS = ("full", "lora", "qlora")
 CLUSTER = (16, 32, 64)  # GPUs to go on with where a node's are too few and no number was asked for
 MAKERS = frozenset({"nvidia", "amd", "intel"})  # whose devices run what is modelled here
 PACKED = "nf4"
+ADAPTERS = Lora(rank=16, targets="all-linear")  # as in the QLoRA paper (Dettmers et al. 2023, 4): adapters on every layer
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ def by_method(run: Run, method: str) -> Run:
         case "full":
             return replace(run, lora=None, quantize=None)
         case "lora":
-            return replace(run, lora=run.lora or Lora(rank=16), quantize=None)
+            return replace(run, lora=run.lora or ADAPTERS, quantize=None)
         case "qlora":
-            return replace(run, lora=run.lora or Lora(rank=16), quantize=run.quantize or PACKED)
+            return replace(run, lora=run.lora or ADAPTERS, quantize=run.quantize or PACKED)
         case _:
             near = nearest_names(method, METHODS)
             hint = f"did you mean {near[0]}? " if near else ""

@@ -54,8 +54,7 @@ def _sections(answer: Recommendation, page: Page) -> Iterator[Section]:
         yield _changes(number, choice, page)
     if answer.rejected:
         yield _rejected(answer)
-    if answer.advice:
-        yield Section("Advice", notes=answer.advice)
+    yield _advice(answer)
     yield Section("Assumed", notes=tuple(note.message for note in (*answer.warnings, *answer.assumptions)))
 
 
@@ -117,6 +116,13 @@ def _said(value: Any) -> str:  # noqa: ANN401 - whatever a key holds
             or "none"
         )
     return name_of(value)
+
+
+def _advice(answer: Recommendation) -> Section:
+    """What practitioners choose for the task."""
+    rows = [(one.optimizer, f"{one.bytes_per_parameter:g}", "yes" if one.drop_in else "no", f"{one.why} ({one.quality})")
+            for one in answer.optimizers]  # fmt: skip
+    return section(f"Optimizers for this task: {answer.task}", ("", ">B/param", "drop-in", ""), rows, answer.advice)
 
 
 def _rejected(answer: Recommendation) -> Section:
