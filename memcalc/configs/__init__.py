@@ -17,7 +17,7 @@ from memcalc.run import keys
 if TYPE_CHECKING:
     from memcalc.configs.documents import Document
 
-__all__ = ["FORMATS", "Asked", "Origin", "Reading", "detect", "is_foreign", "module_of", "read"]
+__all__ = ["FORMATS", "Asked", "Origin", "Reading", "detect", "formats", "is_foreign", "module_of", "read"]
 
 # format -> module below memcalc.configs
 FORMATS: Final[dict[str, str]] = {
@@ -60,7 +60,7 @@ def is_foreign(document: Document) -> bool:
 
 def detect(document: Document) -> str:
     """The format that a document is surest of; '' where none recognises it."""
-    surest = max(((module_of(name).recognises(document), -place, name) for place, name in enumerate(_present())),
+    surest = max(((module_of(name).recognises(document), -place, name) for place, name in enumerate(formats())),
                  default=(0, 0, ""))  # fmt: skip
     return surest[2] if surest[0] > 0 else ""
 
@@ -83,10 +83,10 @@ def format_name(form: str) -> str:
     """The format of that name or alias; UsageError names the nearest."""
     word = form.strip().lower().replace("_", "-")
     name = _ALIASES.get(word, word)
-    if name not in _present():
-        near = nearest_names(name, [*_present(), *_ALIASES])
+    if name not in formats():
+        near = nearest_names(name, [*formats(), *_ALIASES])
         hint = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(f"--from {shorten(form)}: no such format; {hint}there are {', '.join(_present())}")
+        raise UsageError(f"--from {shorten(form)}: no such format; {hint}there are {', '.join(formats())}")
     return name
 
 
@@ -95,5 +95,6 @@ def module_of(name: str) -> Any:  # noqa: ANN401 - a module with the functions a
     return import_module(f"memcalc.configs.{FORMATS[name]}")
 
 
-def _present() -> list[str]:
+def formats() -> list[str]:
+    """The names of all formats, in the order they are tried."""
     return [name for name, module in FORMATS.items() if find_spec(f"memcalc.configs.{module}")]

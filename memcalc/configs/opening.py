@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from memcalc.configs import Asked, is_foreign, read
+from memcalc.configs import Asked, formats, is_foreign, read
 from memcalc.configs.documents import open_document
 from memcalc.configs.names import missing
-from memcalc.errors import Fault, RunInvalid
+from memcalc.errors import Fault, RunInvalid, nearest_names, shorten
 from memcalc.question import Draft
 from memcalc.reading import STDIN
+from memcalc.run import keys
+
+__all__ = ["Asked", "fetched", "opened"]
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
 
+    from memcalc.configs.documents import Document
     from memcalc.configs.reading import Reading
 
 
@@ -35,11 +39,21 @@ def opened(source: str | os.PathLike[str], asked: Asked | None = None, form: str
         reading = read(document, form, asked)
         if reading is not None:
             return _of_a_reading(reading, asked)
+        _refuse_strangers(document)
     wrong = document.unreadable or document.repeated
     if wrong is not None:
         raise wrong
     beside = None if str(source) == STDIN else Path(source).parent
     return Draft(dict(document.data), document.source, _placing(document), beside)
+
+
+def _refuse_strangers(document: Document) -> None:
+    """One message, instead of a fault for each key, where a mapping is neither a run file nor a config that is known."""
+    strange = [key for key in document.data if not nearest_names(key, keys())]
+    if len(strange) > len(document.data) / 2 and len(strange) > 2:
+        shown = ", ".join(map(shorten, strange[:4]))
+        what = f"neither a run file nor a config that is recognised ({shown} …); say what it is with --from: "
+        raise RunInvalid([Fault("", what + ", ".join(formats()))], document.source)
 
 
 def _is_weights(path: Path) -> bool:
@@ -68,7 +82,7 @@ def _of_a_reading(reading: Reading, asked: Asked) -> Draft:
     return Draft(dict(reading.run), reading.source, reading.place, None, reading)
 
 
-def _placing(document: Any) -> Callable[[str], str]:  # noqa: ANN401
+def _placing(document: Document) -> Callable[[str], str]:
     def place(path: str) -> str:
         file, line = document.where(path)
         return f"{file}:{line} {path}" if line else f"{file} {path}".rstrip()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from memcalc.notes import Remark
@@ -66,6 +66,14 @@ class Reading:
     origins: Mapping[str, Origin] = field(default_factory=dict)
     warnings: tuple[Remark, ...] = ()
     assumptions: tuple[Remark, ...] = ()
+
+    def overridden(self, said: Mapping[str, str], where: str) -> Reading:
+        """The reading where paths of the run are `said` elsewhere instead: {path: how it was said}."""
+        kept = {path: origin for path, origin in self.origins.items()
+                if not any(path == over or path.startswith(f"{over}.") for over in said)}  # fmt: skip
+        left = tuple(note for note in self.assumptions if note.path not in said)
+        flags = {path: Origin(where, None, key) for path, key in said.items()}
+        return replace(self, origins={**kept, **flags}, assumptions=left)
 
     def place(self, path: str) -> str:
         """`train.yaml:12 sequence_len (seq_len)`: where the value of a path of the run is written, or came from."""
