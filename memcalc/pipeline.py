@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from memcalc.curve import EMPTY
@@ -35,15 +36,18 @@ if TYPE_CHECKING:
     from memcalc.timeline import Timeline
 
 
-def estimate(source: Run | Mapping[str, Any] | str | Path, formula: str = "") -> Report:
+def estimate(
+    source: Run | Mapping[str, Any] | str | Path, formula: str = "", over: Mapping[str, Any] | None = None
+) -> Report:
     """The memory that a run takes, per GPU: from a Run, a mapping in its vocabulary, or the path of a run file.
 
     The path may also be another tool's config (Axolotl, DeepSpeed, a config.json …), recognised by what it holds.
-    `formula` names a framework's published one, to be shown beside the answer: deepspeed or megatron.
+    `formula` names a framework's published one, to be shown beside the answer: deepspeed or megatron. `over` holds keys
+    of a run file that win over the source: estimate("zero3.json", over={"model": "llama-2-7b", "gpus": 8}).
 
     Raises RunInvalid (all faults, each with its place), UnknownName (a preset that does not exist) or UnreadableInput.
     """
-    return load(source).answer(lambda run, beside: estimate_run(run, beside, formula))
+    return load(source, over).answer(lambda run, beside: estimate_run(run, beside, formula))
 
 
 def estimate_run(run: Run, beside: Path | None = None, formula: str = "", *, per_rank: bool = False) -> Report:
@@ -75,17 +79,18 @@ def _formula(plan: Plan, name: str) -> FormulaPart | None:
     return formula(name, plan)
 
 
-def load(source: Run | Mapping[str, Any] | str | Path) -> Question:
-    """The run, and where it was written."""
+def load(source: Run | Mapping[str, Any] | str | Path, over: Mapping[str, Any] | None = None) -> Question:
+    """The run, and where it was written; keys of `over` win over it."""
+    over = over or {}
     if isinstance(source, Run):
-        return Question(source)
+        return Question(replace(source, **over))
     from memcalc.validation import parse_run  # noqa: PLC0415 - a Run needs no validation
 
     if isinstance(source, Mapping):
-        return Question(parse_run(source))
-    from memcalc.configs.opening import opened  # noqa: PLC0415 - only files need it
+        return Question(parse_run({**source, **over}))
+    from memcalc.configs.opening import Asked, opened  # noqa: PLC0415 - only files need it
 
-    return opened(source).question()
+    return opened(source, Asked(over)).over(over).question()
 
 
 def memory_of(plan: Plan, book: Ledger) -> Memory:

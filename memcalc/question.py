@@ -55,6 +55,15 @@ class Draft:
     beside: Path | None = None
     reading: Reading | None = None
 
+    def over(self, said: Mapping[str, Any], where: str = "the call") -> Draft:
+        """The draft where keys of a run file are `said` elsewhere instead."""
+        if not said:
+            return self
+        reading = self.reading.overridden({key: key for key in said}, where) if self.reading else None
+        place = reading.place if reading else self.place
+        told = (lambda path: path if path.split(".")[0] in said else place(path)) if place else None
+        return replace(self, given={**self.given, **said}, place=told, reading=reading)
+
     def question(self) -> Question:
         """The run, validated; RunInvalid lists its faults, each at its place."""
         from memcalc.validation import parse_run  # noqa: PLC0415 - a Run needs no validation

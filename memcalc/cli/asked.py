@@ -18,7 +18,6 @@ from memcalc.spelling import SHORTHAND
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from memcalc.configs.reading import Reading
     from memcalc.question import Question
 
 STDIN = "-"
@@ -54,7 +53,8 @@ def question_of(source: str | None, told: Sequence[tuple[str, Any]], form: str =
         )
     if hub and "model" in over and isinstance(given["model"], str):
         given["model"] = _fetched(given["model"])
-    reading = start.reading and _overridden(start.reading, [key for key, _ in told])
+    flags = {key.replace("-", "_"): f"--{key.replace('_', '-')}" for key, _ in told}
+    reading = start.reading and start.reading.overridden(flags, "the command line")
     place = reading.place if reading else start.place
     where = (lambda path: path if path.split(".")[0] in over else place(path)) if place else None
     return replace(start, given=given, place=where, reading=reading).question()
@@ -77,18 +77,6 @@ def _change(text: str) -> tuple[str, Any]:
     if not equals or not key:
         raise UsageError(f"--set {text}: write key=value, such as --set lora.rank=16")
     return key.strip(), value(item)
-
-
-def _overridden(reading: Reading, said: Iterable[str]) -> Reading:
-    """The reading with the origins of what the command line says instead."""
-    from memcalc.configs import Origin  # noqa: PLC0415 - known by then
-
-    paths = {key.replace("-", "_"): key for key in said}
-    kept = {path: origin for path, origin in reading.origins.items()
-            if not any(path == over or path.startswith(f"{over}.") for over in paths)}  # fmt: skip
-    flags = {path: Origin("the command line", None, f"--{key.replace('_', '-')}") for path, key in paths.items()}
-    left = tuple(note for note in reading.assumptions if note.path not in paths)
-    return replace(reading, origins={**kept, **flags}, assumptions=left)
 
 
 def _from_source(source: str | None, said: Asked, form: str) -> Draft:

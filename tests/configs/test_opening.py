@@ -86,6 +86,16 @@ def test_python_and_standard_input_read_it_as_well(
     assert piped["memory"] == report.model_dump()["memory"]
 
 
+def test_python_says_what_a_file_leaves_open(tmp_path: Path) -> None:
+    (tmp_path / "zero.json").write_text('{"zero_optimization": {"stage": 2}, "train_batch_size": 64}')
+    report = estimate(tmp_path / "zero.json", over={"model": "gpt2", "gpus": 8, "seq_len": 256})
+    assert (report.run["batch_size"], report.gpu.count, report.run["seq_len"]) == (8, 8, 256)
+    assert report.origins["seq_len"].file == "the call"
+    assert estimate({"model": "gpt2"}, over={"batch_size": 3}).run["batch_size"] == 3
+    with pytest.raises(RunInvalid, match="--model"):
+        estimate(tmp_path / "zero.json", over={"gpus": 8})
+
+
 def test_set_wins_over_the_file(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = answer(capsys, "estimate", str(file), "--set", "lora.rank=4", "--set", "seq_len=128", "--format", "json")
     assert (report["run"]["lora"]["rank"], report["run"]["seq_len"]) == (4, 128)
