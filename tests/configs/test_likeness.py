@@ -46,6 +46,7 @@ def test_other_spellings_are_dimensions_too() -> None:
     found = alike(
         {
             "model_type": "new",
+            "dtype": "bfloat16",
             "n_embd": 64,
             "n_layer": 2,
             "n_head": 4,
