@@ -31,7 +31,9 @@ def placement(run: Run, model: Model) -> Strategy:
     ranks = max(1, run.gpus // (parallel.tensor * parallel.pipeline))  # context-parallel ranks share parameters, too
     name = run.sharding.strategy if run.sharding else "ddp" if ranks > 1 else "none"
     made = _made(name, run.sharding.options if run.sharding else {}, ranks, run, model)
-    return made if ranks > 1 or name == "megatron" else Strategy(offloaded=OFFLOADED.get(run.offload, frozenset()))
+    if ranks > 1 or name == "megatron" or made.alone:
+        return made
+    return Strategy(offloaded=OFFLOADED.get(run.offload, frozenset()))
 
 
 def _made(name: str, options: Mapping[str, Any], ranks: int, run: Run, model: Model) -> Strategy:

@@ -62,6 +62,7 @@ class Strategy:
     offloaded: frozenset[str] = frozenset()
     streams = False  # whether it gathers or reduces on streams of its own
     masters = False  # whether adapters, too, get master copies
+    alone = False  # whether it does something on a single rank
 
     def recipe_of(self, recipe: Recipe) -> Recipe:
         """What the framework makes of a recipe: the dtypes of what is kept between steps."""

@@ -145,6 +145,12 @@ class Zero(Strategy):
     masters = True
 
     @property
+    def alone(self) -> bool:  # type: ignore[override]
+        """Whether anything is offloaded, which ZeRO does on a single GPU, too."""
+        sections = (self.settings.offload_optimizer, self.settings.offload_param)
+        return any(section.device != "none" for section in sections)
+
+    @property
     def gradient_dtype(self) -> str:
         """What gradients are accumulated in: data_types.grad_accum_dtype, else the model's (get_data_types)."""
         return self.settings.grad_accum_dtype or self.dtype
