@@ -79,6 +79,17 @@ def precision(sheet: Sheet, half: str, loaded: str, engine: str, *keys: str, def
         sheet.put("precision", recipe(half, loaded, engine), *(keys or ("bf16", "fp16")), default=default)
 
 
+def leave_frozen(sheet: Sheet, loaded: str, engine: str, *keys: str) -> None:
+    """Where adapters are trained, keep what is frozen in the dtype it was loaded in: only DeepSpeed casts all of a model."""
+    given = sheet.run.get("precision")
+    packed = "quantize" in sheet.run or "quantize" in sheet.asked.flags
+    adapters = "lora" in sheet.run or "lora" in sheet.asked.flags
+    if adapters and not packed and loaded == "fp32" and engine != "deepspeed" and given not in (None, "fp32"):
+        origin = sheet.origins["precision"]
+        sheet.put("precision", {"recipe": given, "frozen": "fp32"}, *keys)
+        sheet.origins["precision"] = origin
+
+
 def engine(sheet: Sheet, half: str, gpus: int) -> str:
     """Attach what the keys `deepspeed`, `fsdp` and `fsdp_config` name: "deepspeed", "fsdp", or "" for DDP."""
     if deepspeed.attach(sheet, "deepspeed", half, gpus):

@@ -52,6 +52,7 @@ def read(document: Document, asked: Asked) -> Reading:
             "precision", "loaded-in-fp32", "the script is taken to load the model in fp32 (--precision says otherwise)"
         )
     trainer.precision(sheet, half, loaded, engine, default="" if sheet.has("bf16", "fp16") else trainer.SOURCE)
+    trainer.leave_frozen(sheet, loaded, engine, "torch_dtype", "dtype")
     sheet.fill(trainer.BATCH)
     trainer.optimizer(sheet, "optim")
     if sheet.read(truth, "adafactor", default=False):

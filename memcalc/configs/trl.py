@@ -99,6 +99,9 @@ def read(document: Document, asked: Asked) -> Reading:
     trainer.attention(sheet, "attn_implementation")
     trainer.liger(sheet, "use_liger_kernel", "use_liger", "use_liger_loss")
     adapters = of_trl(sheet, MODEL)
+    trainer.leave_frozen(sheet, loaded, engine, "dtype", "torch_dtype")
+    if adapters:
+        _with_adapters(sheet, task)
     _lengths(sheet, task)
     _companions(sheet, task, loaded, adapters)
     _generation(sheet, task)
@@ -160,6 +163,19 @@ def _loaded(sheet: Sheet) -> str:
             "precision", "loaded-in-fp32", "no dtype is written: the weights are loaded in fp32 (model_config.py)"
         )
     return known_as.get(written.lower(), "fp32")
+
+
+def _with_adapters(sheet: Sheet, task: str) -> None:
+    """What the trainers change for adapters: no dropout where preferences are compared, re-entrance under ZeRO-3."""
+    if task in ("dpo", "kto", "orpo", "cpo", "reward") and sheet.read(truth, "disable_dropout", default=True):
+        sheet.put(
+            "lora.dropout", 0.0, "disable_dropout", default="" if sheet.has("disable_dropout") else SOURCE.format(task)
+        )
+    checkpointing = sheet.run.get("checkpointing")
+    if isinstance(checkpointing, dict) and sheet.run.get("sharding", {}).get("strategy") == "zero3":
+        sheet.put(
+            "checkpointing.reentrant", True, "deepspeed", default="" if sheet.has("deepspeed") else SOURCE.format(task)
+        )
 
 
 def _lengths(sheet: Sheet, task: str) -> None:

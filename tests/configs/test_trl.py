@@ -55,8 +55,22 @@ def test_lora_leaves_targets_and_dtype_to_peft() -> None:
     assert "lora" not in read("lora_r: 64\n")
 
 
+def test_a_frozen_base_stays_as_it_was_loaded() -> None:
+    assert read("use_peft: true\n")["precision"] == {"recipe": "amp-bf16", "frozen": "fp32"}
+    assert read("use_peft: true\ndtype: bfloat16\n")["precision"] == "bf16-autocast"
+    assert read("use_peft: true\ndeepspeed: zero2.json\n")["precision"] == "mixed-bf16"
+    assert read("", lora=8)["precision"] == {"recipe": "amp-bf16", "frozen": "fp32"}
+
+
+def test_preferences_are_compared_without_dropout() -> None:
+    assert read("use_peft: true\nbeta: 0.1\n")["lora"]["dropout"] == 0
+    assert read("use_peft: true\nbeta: 0.1\ndisable_dropout: false\n")["lora"]["dropout"] == 0.05
+
+
 def test_under_zero3_adapters_keep_the_dtype_of_the_base() -> None:
-    assert read("use_peft: true\ndeepspeed: zero3.json\n")["lora"]["dtype"] == "bf16"
+    run = read("use_peft: true\ndeepspeed: zero3.json\n")
+    assert run["lora"]["dtype"] == "bf16"
+    assert run["checkpointing"] == {"mode": "full", "reentrant": True}
 
 
 REFERENCE = [{"role": "reference", "model": "same", "dtype": "bf16"}]
