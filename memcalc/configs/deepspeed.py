@@ -28,6 +28,11 @@ SOURCE: Final = "deepspeed/runtime/config.py"
 OWN: Final = ("zero_optimization", "train_micro_batch_size_per_gpu", "zero_allow_untested_optimizer", "train_batch_size",
               "activation_checkpointing", "steps_per_print", "wall_clock_breakdown", "bf16", "fp16", "autotuning",
               "gradient_accumulation_steps", "gradient_clipping", "data_efficiency")  # fmt: skip
+# keys of configs that hold DeepSpeed's own beside a model's (GPT-NeoX) or a trainer's
+OTHERS: Final = frozenset({
+    "pipe_parallel_size", "model_parallel_size", "num_layers", "hidden_size", "base_model", "vocab_file", "data_path", "model_type",
+    "model_name_or_path", "per_device_train_batch_size", "pretrain", "seq_length",
+})  # fmt: skip
 AUTO: Final = "auto"
 _STAGE: Final = re.compile(r"z(?:e?ro)?(?:[_-]?stage)?[_-]?([0-3])(?![0-9])")
 
@@ -87,8 +92,10 @@ IGNORED: Final = (
 def recognises(document: Document) -> int:
     """By the keys that DeepSpeed's configs begin with."""
     data = document.data
-    if isinstance(data.get("zero_optimization"), dict) and "pipe-parallel-size" not in data:
-        return 80 if not {"hidden_size", "hidden-size", "num_layers", "num-layers", "base_model"} & data.keys() else 0
+    if OTHERS & {key.replace("-", "_") for key in data}:
+        return 0
+    if isinstance(data.get("zero_optimization"), dict):
+        return 80
     own = [key for key in OWN if key in data]
     return 60 if "train_micro_batch_size_per_gpu" in own or ("train_batch_size" in own and len(own) > 2) else 0
 
