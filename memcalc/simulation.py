@@ -114,6 +114,9 @@ def _of_the_model(plan: Plan) -> Iterator[tuple[str, str, str]]:
             "eager-only",
             "transformers has no fused attention for this model: it runs as if eager were asked for",
         )
+    marked = [tokens for mixer in attentions(body) if (tokens := getattr(mixer, "tokens", None)) is not None]
+    if marked:
+        yield "model", "global-tokens", f"sequences with {max(marked) or 'no'} global token{'s' * (not max(marked))}"
     if recurrent(body):
         yield "model", "no-kernels", ("recurrent layers as transformers runs them where mamba-ssm, causal-conv1d or "
                                       "flash-linear-attention is not installed: their kernels keep far less")  # fmt: skip

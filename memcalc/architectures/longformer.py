@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 from memcalc.architectures import architecture
 from memcalc.architectures.bart import Style, seq2seq
 from memcalc.architectures.encoder import dropout, embeddings, feed_forward, post_norm, post_norm_layer
-from memcalc.architectures.heads import channels, classification_head, classifier_dropout, labels, masked_lm, with_head
+from memcalc.architectures.heads import (
+    channels,
+    classification_head,
+    classifier_dropout,
+    labels,
+    masked_lm,
+    task,
+    with_head,
+)
 from memcalc.architectures.seq2seq import encoder_layer
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, Stack, Unused, repeat, sequence, stack
@@ -27,7 +35,11 @@ def _windows(c: Dimensions, layers: int) -> list[int]:
     return list(given) if isinstance(given, list) else [given] * layers
 
 
-def _local_global(c: Dimensions, name: str, inner: str, out: str, window: int) -> LocalGlobalAttention:
+# heads that make tokens global if nobody says which: the first, or the question's (of unknown number: counted as one)
+_GLOBAL = frozenset({"ForSequenceClassification", "ForMultipleChoice", "ForQuestionAnswering"})
+
+
+def _local_global(c: Dimensions, name: str, inner: str, out: str, window: int, tokens: int = 0) -> LocalGlobalAttention:
     hidden, heads = c.hidden_size, c.num_attention_heads
 
     def project(what: str) -> Linear:
@@ -38,6 +50,7 @@ def _local_global(c: Dimensions, name: str, inner: str, out: str, window: int) -
         q=project("query"), k=project("key"), v=project("value"), out=Linear(out, hidden, hidden, bias=True),
         q_global=project("query_global"), k_global=project("key_global"), v_global=project("value_global"),
         causal=False, window=window, dropout=float(c.attention_probs_dropout_prob), eager_only=True, formula="longformer",
+        tokens=tokens,
     )  # fmt: skip
 
 
@@ -48,8 +61,9 @@ def _by_window(windows: list[int], layer: dict[int, Sequence], name: str) -> Sta
 @architecture("longformer")
 def longformer(c: Dimensions) -> Model:
     """RoBERTa with windowed attention and global tokens (Beltagy et al. 2020)."""
-    windows = _windows(c, c.num_hidden_layers)
-    layer = {w: post_norm_layer(c, _local_global(c, "attention", "self", "output.dense", w)) for w in set(windows)}
+    windows, tokens = _windows(c, c.num_hidden_layers), int(task(c) in _GLOBAL)
+    mixers = {w: _local_global(c, "attention", "self", "output.dense", w, tokens) for w in set(windows)}
+    layer = {window: post_norm_layer(c, mixer) for window, mixer in mixers.items()}
     layers = Sequence("encoder", (_by_window(windows, layer, "layer"),))
     words, hidden, drop = embeddings(c, positions="token-positions"), c.hidden_size, dropout(c)
     base = sequence(PadToWindow("", max(windows)), words, layers, CutBack(""))

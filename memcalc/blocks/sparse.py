@@ -24,14 +24,15 @@ class CutBack(Block):
 class LocalGlobalAttention(Attention):
     """Longformer's: `window` neighbours of each token; global tokens see all, with projections of their own.
 
-    The global projections run only where a sequence has global tokens (`global_attention_mask`): here it has none.
+    The global projections run only where a sequence has global tokens (`global_attention_mask`): `tokens` of them.
     """
 
+    tokens: int = 0
     q_global: Block | None = None
     k_global: Block | None = None
     v_global: Block | None = None
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         apart = tuple(block for block in (self.q_global, self.k_global, self.v_global) if block)
-        middle = (self.q, self.k, self.v, Unused("", apart), self.out)
-        return tuple(block for block in middle if block)
+        between = apart if self.tokens else (Unused("", apart),)
+        return tuple(block for block in (self.q, self.k, self.v, *between, self.out) if block)

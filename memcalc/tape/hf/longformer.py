@@ -1,6 +1,6 @@
 """Longformer's attention to a window, as a band of scores that overlapping chunks make (modeling_longformer.py).
 
-Without global tokens, which sequences have where their `global_attention_mask` says so.
+Tokens are global where a `global_attention_mask` says so, or the head does.
 """
 
 from __future__ import annotations
@@ -24,12 +24,51 @@ def attention(t: Tape, block: LocalGlobalAttention, x: Value, around: Around) ->
     q, k, v = (run(t, part, turned, around) for part in (block.q, block.k, block.v))
     q, k, v = (by_heads(part, block) for part in (f.scale_(q), k, v))
     scores = masked(t, band(q, k, half), half)
+    if block.tokens:
+        scores = f.cat((to_global(t, block, q, k), scores))
     weights = f.masked_fill(f.softmax(scores, "fp32"), t.new((b, s, 1, 1), "bool"))
-    weights = f.to(weights, scores.dtype)
+    weights = f.dropout(f.to(weights, scores.dtype), block.dropout)
     del scores
-    out = weighed(f.dropout(weights, block.dropout), v, half)
+    out = with_global(t, block, weights, v) if block.tokens else weighed(weights, v, half)
     out = f.contiguous(f.reshape(f.transpose(out, 0, 1), s, b, width))
+    if block.tokens:
+        out = f.assign(out, from_global(t, block, turned, around))
     return run(t, block.out, f.transpose(out, 0, 1), around)
+
+
+def picked(t: Tape, x: Value, shape: tuple[int, ...]) -> Value:
+    """Zeros, and the rows of the global tokens put in."""
+    rows = f.index(x, t.new((shape[0] * shape[1],), "int64"), (shape[0] * shape[1], *x.shape[2:]))
+    return f.assign(t.new(shape, x.dtype), rows)
+
+
+def to_global(t: Tape, block: LocalGlobalAttention, q: Value, k: Value) -> Value:
+    """_concat_with_global_key_attn_probs: every query's scores for the global tokens, [batch, seq, heads, tokens]."""
+    b, _, h, d = k.shape
+    return f.einsum("blhd,bshd->blhs", q, picked(t, k, (b, block.tokens, h, d)))
+
+
+def with_global(t: Tape, block: LocalGlobalAttention, weights: Value, v: Value) -> Value:
+    """_compute_attn_output_with_global_indices: what the global tokens give, and what the window does."""
+    b, _, h, d = v.shape
+    n = block.tokens
+    values = f.clone(f.transpose(picked(t, v, (b, n, h, d)), 1, 2))
+    given = f.transpose(f.matmul(f.clone(f.transpose(f.narrow(weights, -1, n), 1, 2)), values), 1, 2)
+    rest = f.contiguous(f.narrow(weights, -1, weights.shape[-1] - n))
+    return f.add(given, weighed(rest, v, block.window // 2))
+
+
+def from_global(t: Tape, block: LocalGlobalAttention, x: Value, around: Around) -> Value:
+    """_compute_global_attn_output_from_hidden: the global tokens look at all, through projections of their own."""
+    s, b, width = x.shape
+    rows, n = b * block.heads, block.tokens
+    q = f.scale_(run(t, block.q_global, picked(t, x, (n, b, width)), around))
+    k, v = run(t, block.k_global, x, around), run(t, block.v_global, x, around)
+    q, k, v = (f.transpose(f.view(f.contiguous(part), -1, rows, block.head_dim), 0, 1) for part in (q, k, v))
+    scores = f.view(f.bmm(q, f.swap(k)), b, block.heads, n, s)
+    scores = f.view(f.masked_fill(scores, t.new((b, 1, 1, s), "bool")), rows, n, s)
+    weights = f.dropout(f.to(f.softmax(scores, "fp32"), scores.dtype), block.dropout)
+    return f.index(f.bmm(weights, v), t.new((b * n,), "int64"), (b * n, width))
 
 
 def by_heads(x: Value, block: LocalGlobalAttention) -> Value:
