@@ -86,7 +86,7 @@ def _optimizer(before: Optimizer, after: Optimizer) -> Level:
         return "tuning"
     if _state_bytes(before) != _state_bytes(after):
         return "numerics"
-    return "time" if any(state.device != "gpu" for state in after.states(MATRIX, "fp32")) else "free"
+    return "time" if any(state.device != "gpu" and state.shape for state in after.states(MATRIX, "fp32")) else "free"
 
 
 def _state_bytes(optimizer: Optimizer) -> int:

@@ -19,7 +19,7 @@ from memcalc.recommender.space import degrees, divided, named
 from memcalc.recommender.work import Work, work
 from memcalc.resolve import Plan, resolve
 from memcalc.run import Checkpointing, Loss
-from memcalc.simulation import setting_of, simulate
+from memcalc.simulation import RUNNABLE, setting_of, simulate
 from memcalc.tape.measure import standing, step_temporaries
 from memcalc.tape.step import Recording, record_step
 
@@ -41,14 +41,14 @@ LARGE = (4096, 4096)  # a parameter whose states are paged if any are
 class Heights(NamedTuple):
     """The most that is live in each phase beyond what is there all along; what the backward pass leaves of gradients.
 
-    `held` are the gradients live at the backward pass's highest point.
+    `kept` is live when the forward pass ends, before there is any gradient.
     """
 
     forward: int
     backward: int
     after: int
     gradients: int
-    held: int
+    kept: int
     pinned: int
     work: Work
 
@@ -218,7 +218,7 @@ def at(batch: int, one: Heights, two: Heights) -> Heights:
     )  # fmt: skip
     return Heights(
         along(one.forward, two.forward), along(one.backward, two.backward), along(one.after, two.after),
-        along(one.gradients, two.gradients), along(one.held, two.held), along(one.pinned, two.pinned), made,
+        along(one.gradients, two.gradients), along(one.kept, two.kept), along(one.pinned, two.pinned), made,
     )  # fmt: skip
 
 
@@ -247,9 +247,9 @@ def slowest(steps: Steps) -> Heights:
 
 def _bound(heights: Heights, ground: Ground, shares: int) -> int:
     left = heights.gradients - heights.gradients // shares
-    spared = heights.held - heights.held // shares
-    step = heights.after - left + ground.temporaries
-    return ground.base + max(heights.forward, heights.backward - spared, step)
+    return ground.base + max(
+        heights.forward, heights.kept, heights.backward - left, heights.after - left + ground.temporaries
+    )
 
 
 def outside(card: Gpu, gpus: int) -> int:
@@ -263,16 +263,21 @@ def _heights(step: Timeline, recording: Recording) -> Heights:
     return Heights(
         phases["forward"] - base, phases["backward"] - base, phases["optimizer"] - base - step.step_temporaries,
         step.gradients - step.base.get("gradients", 0),
-        step.compose("backward")["gradients"] - step.base.get("gradients", 0),
+        step.after_forward - base,
         step.pinned, work(recording),
     )  # fmt: skip
+
+
+def followed(plan: Plan) -> bool:
+    """Whether there are blocks whose step can be run; else what persists is all that is known."""
+    return not (plan.model.nominal or plan.model.tables) and plan.model.kind in RUNNABLE
 
 
 def _unseen(plan: Plan) -> Heights:
     """A model without blocks: gradients alone, and two operations for each active parameter and token, four back."""
     gradients = plan.local(plan.ledger()).total("gradients")
     forward = 2 * plan.model.active * max(plan.seq_len, 1) * plan.run.batch_size
-    return Heights(0, gradients, gradients, gradients, gradients, 0, Work(forward, 2 * forward, 0, 0))
+    return Heights(0, gradients, gradients, gradients, 0, 0, Work(forward, 2 * forward, 0, 0))
 
 
 def _ground(plan: Plan, local: Local, optimizer: Optimizer) -> Ground:
@@ -282,7 +287,7 @@ def _ground(plan: Plan, local: Local, optimizer: Optimizer) -> Ground:
     plain = step_temporaries(local.states, optimizer, setting)
     return Ground(
         sum(nbytes for name, nbytes in parts.items() if name not in away),
-        plan.placement.step(plain, local, optimizer, setting),
+        plan.placement.step(plain, local, optimizer, setting) if followed(plan) else 0,
         sum(parts.get(name, 0) for name in ("optimizer_states", "master_weights") if name not in away),
         sum(nbytes for name, nbytes in parts.items() if name in away and name != "weights"),
         _paged(replace(plan, optimizer=optimizer)) if _pages(optimizer) else 0,

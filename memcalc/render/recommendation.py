@@ -120,9 +120,14 @@ def _said(value: Any) -> str:  # noqa: ANN401 - whatever a key holds
 
 def _advice(answer: Recommendation) -> Section:
     """What practitioners choose for the task."""
-    rows = [(one.optimizer, f"{one.bytes_per_parameter:g}", "yes" if one.drop_in else "no", f"{one.why} ({one.quality})")
+    rows = [(one.optimizer, f"{one.bytes_per_parameter:g}", "yes" if one.drop_in else "no", f"{one.why} ({_short(one.quality)})")
             for one in answer.optimizers]  # fmt: skip
     return section(f"Optimizers for this task: {answer.task}", ("", ">B/param", "drop-in", ""), rows, answer.advice)
+
+
+def _short(quality: str) -> str:
+    """The verdict before its figures."""
+    return quality.partition(",")[0].partition(" (")[0]
 
 
 def _rejected(answer: Recommendation) -> Section:
