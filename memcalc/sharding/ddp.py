@@ -59,7 +59,8 @@ class Replicated(Strategy):
 
     `cap` is the size of a bucket in bytes, `first` that of the first. `hook` compresses what is communicated; `low_rank` is
     PowerSGD's rank, `feedback` whether it keeps what it lost, `warm` whether it keeps its factors. `partitions` the states
-    (ZeroRedundancyOptimizer). `accumulates` where earlier micro batches were not reduced.
+    (ZeroRedundancyOptimizer). `accumulates` where earlier micro batches were not reduced, `searches`
+    where parameters without gradients are looked for.
     """
 
     cap: int = 25 * MIB
@@ -71,6 +72,7 @@ class Replicated(Strategy):
     warm: bool = True
     partitions: bool = False
     accumulates: bool = False
+    searches: bool = False
 
     def place(self, tensors: tuple[Tensor, ...]) -> Local:
         """All of everything; with views the buckets are the gradients, and there all along."""
@@ -83,9 +85,14 @@ class Replicated(Strategy):
         return Local(tensors, tensors, states, (*buckets, *kept))
 
     def buckets(self, trained: list[Tensor]) -> Iterator[Tensor]:
-        """The buckets, filled as gradients come: the last parameters first; one dtype each."""
+        """The buckets, of one dtype each: a single one is made at first, in whose place the others then are.
+
+        Where unused parameters are looked for, they are made as they stay.
+        """
         for dtype in dict.fromkeys(tensor.dtype for tensor in trained):
-            sizes = Counter(elements for elements, _ in self.filled([t for t in trained if t.dtype == dtype]))
+            own = [tensor for tensor in trained if tensor.dtype == dtype]
+            filled = self.filled(own) if self.searches else [(sum(t.count * t.elements for t in own), own[0])]
+            sizes = Counter(elements for elements, _ in filled)
             for elements, times in sizes.items():
                 yield Tensor("bucket", (elements,), times, "bucket", dtype=dtype)
 
@@ -211,4 +218,5 @@ def from_options(given: Mapping[str, Any], ranks: int, offloaded: frozenset[str]
         warm=found.get("warm_start", True),
         partitions=found.get("zero_redundancy_optimizer", False),
         accumulates=micro_batches > 1 and found.get("no_sync", True),
+        searches=found.get("find_unused_parameters", False) and not found.get("static_graph", False),
     )

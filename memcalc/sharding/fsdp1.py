@@ -80,13 +80,13 @@ class Flattened(FullyShard):
         return Local(parts, parts, parts, accumulated=() if self.accumulates or self.offloads else None)
 
     def _flat(self, layers: Wrapped) -> Iterator[Tensor]:
+        for handle in self.handles(layers.rest):
+            yield replace(handle, name="_flat_param", shape=self._shard(handle))
         for path in layers.layers:
             for members, indices in layers.alike(path):
                 for handle in self.handles(members):
                     name = f"{path}.{numbers(indices)}._flat_param"
                     yield replace(handle, name=name, shape=self._shard(handle), count=len(indices))
-        for handle in self.handles(layers.rest):
-            yield replace(handle, name="_flat_param", shape=self._shard(handle))
 
     def _shard(self, handle: Tensor) -> tuple[int]:
         return (-(-handle.elements // self.shards),)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from memcalc.errors import fault
 from memcalc.tape.units import ROOT, Sharder, Unit, Visit, Wrapped, stacks
 
 if TYPE_CHECKING:
@@ -93,10 +92,7 @@ def _apart(
     before = [t for t in rest if places[id(t)] < first and t.role == "embedding"][:1]
     behind = [t for t in rest if places[id(t)] > last]
     ties = [t for t in model.tensors if t.tied_to and t.tied_to in {tensor.name for tensor in before}]
-    if ties and not together:
-        raise fault("sharding.wrap", f"Parameter '{ties[0].name}' is shared with a parameter already managed by another FSDP "
-                                     "group; wrap: layers keeps both in the root")  # fmt: skip
-    if ties:
+    if ties and together:
         _visit(groups, [*before, *behind, *ties], "head")
     else:
         _visit(groups, before, "embed")

@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memcalc import estimate
+from memcalc.resolve import resolve
+from memcalc.simulation import simulate
+from memcalc.validation import parse_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,8 +64,19 @@ def _switches(run: dict[str, Any]) -> Iterator[str]:
         yield f"{key} {value}" if value else ""
     for key in ("train", "freeze"):
         yield f"{key} {', '.join(run[key])}" if run.get(key) else ""
+    yield _sharding(run)
     yield "packed" if run.get("packing") else ""
     yield "accumulating" if run.get("grad_accum", 1) > 1 else ""
+
+
+def _sharding(run: dict[str, Any]) -> str:
+    """The strategy, over how many GPUs, and its options."""
+    sharding = dict(run.get("sharding") or {})
+    if not sharding:
+        return ""
+    name = f"{sharding.pop('strategy')} over {run['gpus']}"
+    words = (f"{'' if value is True else value} {key}".strip() for key, value in sharding.items())
+    return ", ".join([name, *words])
 
 
 def _optimizer(optimizer: str | dict[str, Any]) -> str:
@@ -115,3 +129,11 @@ def _read(path: Path) -> Iterator[Step]:
 def estimated(step: Step) -> Memory:
     """What memcalc says of the step."""
     return estimate({**step.run, "model": step.config}).memory
+
+
+def held_after_forward(step: Step, memory: Memory) -> int:
+    """What memcalc says is live when the forward pass ends; sharded steps hold gathered parameters, too."""
+    if "sharding" not in step.run:
+        return memory.persistent - memory.components.gradients + memory.components.activations
+    timeline = simulate(resolve(parse_run({**step.run, "model": step.config})))
+    return timeline.after_forward if timeline else 0

@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.reference.recorded import Step, estimated, misses, steps
+from tests.reference.recorded import Step, estimated, held_after_forward, misses, steps
 
 README = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- accuracy: begin -->", "<!-- accuracy: end -->"
@@ -35,7 +35,7 @@ def rows() -> list[Row]:
 
 def _row(step: Step) -> Row:
     memory = estimated(step)
-    held = memory.persistent - memory.components.gradients + memory.components.activations
+    held = held_after_forward(step, memory)
     return Row(
         step, memory.peak_allocated, _off(memory.peak_allocated, step.peak), _off(held, step.after_forward),
         _off(memory.reserved, step.reserved),

@@ -1,0 +1,131 @@
+"""FSDP's placement, words and notes; the steps it takes are held to recordings in tests/reference and test_memtracker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from memcalc import estimate
+from memcalc.errors import RunInvalid
+from memcalc.sharding.fsdp1 import Flattened
+from memcalc.sharding.fsdp2 import cut
+from memcalc.tensors import Tensor
+
+P, ROWS = 6_738_415_616, 32_000 * 4_096  # parameters of Llama 2 7B, and of its embedding
+BLOCK, ROOT = 202_383_360, 2 * ROWS + 4_096  # parameters of a layer; of embedding, norm and head
+
+
+def memory(sharding: Any, **more: Any) -> Any:
+    return estimate({"model": "llama-2-7b", "gpus": 8, "sharding": sharding, **more}).memory
+
+
+@pytest.mark.parametrize(("shape", "ways", "part"), [
+    ((3, 64), 8, (1, 64)), ((32_000, 4_096), 8, (4_000, 4_096)), ((10,), 4, (3,)), ((), 4, (1,)), ((7, 2, 2), 2, (4, 2, 2)),
+])  # fmt: skip
+def test_a_parameter_is_cut_along_its_first_dimension(shape: tuple[int, ...], ways: int, part: tuple[int, ...]) -> None:
+    """FSDPParam._init_sharded_param: every rank's part is as large as the largest."""
+    assert cut(Tensor("weight", shape), ways).shape == part
+
+
+def test_the_worked_example() -> None:
+    """Llama 2 7B on 8 GPUs, fp32 shards gathered in bf16: 4P/8, 4P/8 and 8P/8 (torch's own tracker says the same)."""
+    held = memory({"strategy": "fsdp", "reduce_dtype": "fp32"}).components
+    assert (held.weights, held.gradients, held.optimizer_states) == (4 * P // 8, 4 * P // 8, P)
+    assert held.master_weights == 0
+
+
+@pytest.mark.parametrize(("options", "buffers"), [
+    ({}, 2 * ROOT + (2 + 2 + 2) * BLOCK),  # the root; a unit, the next one's gather, the last one's reduction
+    ({"reduce_dtype": "fp32"}, 2 * ROOT + (2 + 2 + 4) * BLOCK),
+    ({"reshard_after_forward": False, "reduce_dtype": "fp32"}, 2 * P + 4 * BLOCK),
+])  # fmt: skip
+def test_gathered_parameters_of_a_step(options: dict[str, Any], buffers: int) -> None:
+    """2 bytes for each gathered parameter, 4 for one reduced in fp32; besides, casts of shards come and go."""
+    most = memory({"strategy": "fsdp", **options}, checkpointing="full").components.buffers
+    assert buffers <= most <= 1.11 * buffers
+
+
+def test_accumulation_without_reduction_keeps_whole_gradients() -> None:
+    """set_requires_gradient_sync(False): gradients of all parameters in reduce_dtype, on every GPU."""
+    sync, plain = ({"strategy": "fsdp", "reduce_dtype": "fp32", "no_sync": value} for value in (False, True))
+    more = memory(plain, grad_accum=4).phases.forward - memory(sync, grad_accum=4).phases.forward
+    assert more == pytest.approx(4 * P - 4 * P // 8, rel=1e-3)
+
+
+def test_hybrid_sharding_shards_within_a_node() -> None:
+    """Eight GPUs to a node; where reductions are in a dtype of their own, their outputs stay to the end of the step."""
+    wide, narrow = ({"strategy": "hsdp", "reduce_dtype": dtype} for dtype in ("fp32", "bf16"))
+    assert memory(wide, gpus=16).components == memory({"strategy": "fsdp", "reduce_dtype": "fp32"}).components
+    assert memory(narrow, gpus=16).components.buffers - memory("fsdp").components.buffers > P // 8
+
+
+def test_offload_leaves_the_gpu_what_is_gathered() -> None:
+    """CPUOffloadPolicy: pinned copies take the next power of two each, the optimizer's states stay pageable."""
+    away = memory({"strategy": "fsdp", "cpu_offload": True})
+    assert away.persistent == 0
+    assert away.host.pageable >= P
+    assert 8 * P // 8 <= away.host.pinned <= 16 * P // 8
+    assert memory("fsdp", offload="optimizer+params") == away
+
+
+def test_adapters_are_cut_like_all_else() -> None:
+    lora = {"rank": 16, "targets": ["q_proj", "v_proj"]}
+    whole = memory("ddp", precision="bf16", lora=lora).components
+    shard = memory("fsdp", precision="bf16", lora=lora).components
+    assert shard.gradients * 8 == whole.gradients
+    assert shard.optimizer_states * 8 == whole.optimizer_states
+
+
+def test_packed_weights_are_sharded_as_floats_only() -> None:
+    """accelerate leaves bitsandbytes' integers out of the sharding; kept as bf16, an eighth of them is on each GPU."""
+    lora = {"rank": 16, "targets": ["q_proj", "v_proj"]}
+    packed, whole = (
+        {"precision": "bf16", "lora": lora, "quantize": how} for how in ({"name": "nf4", "storage": "bf16"}, "nf4")
+    )
+    integers, floats = memory("fsdp", **whole), memory("fsdp", **packed)
+    linear = 32 * 202_375_168 // 2
+    assert integers.components.weights - floats.components.weights == pytest.approx(linear * 7 // 8, rel=1e-4)
+    assert "packed integers" in " ".join(
+        note.message for note in estimate({"model": "llama-2-7b", "gpus": 8, "sharding": "fsdp", **whole}).assumptions
+    )
+
+
+def test_flat_parameters_are_aligned_and_padded() -> None:
+    """use_orig_params: each parameter begins at a multiple of 16 bytes, and the whole divides among the ranks."""
+    plain, visible = (Flattened("fsdp", 7, shards=7, param_dtype="bf16", visible=value) for value in (False, True))
+    members = [Tensor("a", (3,)), Tensor("b", (5,)), Tensor("c", (8, 2))]
+    assert [handle.elements for handle in plain.handles(members)] == [24]
+    assert [handle.elements for handle in visible.handles(members)] == [
+        35
+    ]  # 3 -> 8, 8 + 5 -> 16, 16 + 16 -> 35 = 5 x 7
+
+
+REFUSED = [
+    ({"strategy": "fsdp", "reshard_after_foward": True}, {}, "nearest: reshard_after_forward"),
+    ({"strategy": "fsdp", "version": 1, "reshard_after_forward": True}, {}, "has no such option"),
+    ({"strategy": "fsdp", "limit_all_gathers": True}, {}, "fsdp (version 2) has no such option"),
+    ({"strategy": "fsdp", "reshard_after_forward": 3}, {}, "it should be a factor of 8, not 3"),
+    ({"strategy": "fsdp", "reduce_dtype": "int8"}, {}, "is no dtype to train in"),
+    ({"strategy": "fsdp", "wrap": "layer"}, {}, "did you mean layers?"),
+    ({"strategy": "fsdp", "version": 1, "sharding_strategy": "FULL"}, {}, "did you mean FULL_SHARD?"),
+    ({"strategy": "hsdp", "replicate": 3}, {}, "can't be shared among 3 replicas"),
+    ({"strategy": "fsdp", "wrap": "layers+embed+head"}, {"model": "gpt2"}, "is shared with a parameter already managed"),
+    ("fsdp", {"offload": "optimizer"}, "write offload: optimizer+params"),
+    ({"strategy": "fsdp", "version": 1}, {"precision": "bf16", "lora": 8, "quantize": "nf4"}, "uniform dtype"),
+    ({"strategy": "ddp", "bucket_cap": 25}, {}, "nearest: bucket_cap_mb"),
+    ({"strategy": "ddp", "comm_hook": "bf16"}, {}, "did you mean bf16_compress?"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sharding", "more", "words"), REFUSED, ids=str)
+def test_what_the_framework_refuses(sharding: Any, more: dict[str, Any], words: str) -> None:
+    with pytest.raises(RunInvalid) as caught:
+        memory(sharding, **more)
+    assert words in str(caught.value)
+
+
+def test_all_wrong_options_are_listed_at_once() -> None:
+    with pytest.raises(RunInvalid) as caught:
+        memory({"strategy": "fsdp", "wrapp": 1, "reduce_dtype": "int8", "no_sync": 3})
+    assert len(caught.value.faults) == 3
