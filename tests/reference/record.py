@@ -56,15 +56,17 @@ def record_fake(run: Run, config: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     mesh, how = mesh_of(run), options(run)
     with contextlib.ExitStack() as stack:
-        if how.get("strategy") != "ddp":
+        buckets = how.get("strategy") == "ddp"
+        if not buckets:
             stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
             stack.enter_context(patched(packing=run.get("packing", False)))
         model, inputs, count = build(run, config, "cpu"), make_inputs(run, config, "cpu"), LiveBytes()
+        model = model if buckets else sharded(model, run, mesh)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        optimizer = make_optimizer(run["optimizer"], trained)
         with count:
-            model = sharded(model, run, mesh)
-            trained = [p for p in model.parameters() if p.requires_grad]
-            optimizer = make_optimizer(run["optimizer"], trained)
             register(count, model, inputs)
+            model = sharded(model, run, mesh) if buckets else model  # its buckets stay
             for _ in range(2):  # the first step makes the optimizer's states
                 for _ in range(run.get("grad_accum", 1) - 1 and 1):
                     with unsynchronised(model, run):
