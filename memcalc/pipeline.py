@@ -172,7 +172,9 @@ def _outside(plan: Plan) -> Outside:
     """What the process takes besides the allocator: the runtime's context, and a communicator between several GPUs."""
     if plan.gpu is None:
         return Outside()
-    groups = max(1, sum(size > 1 for size in plan.placement.communicators))
+    degrees = plan.run.parallel
+    sizes = (*plan.placement.communicators, degrees.tensor, degrees.pipeline, degrees.context, degrees.expert)
+    groups = max(1, sum(size > 1 for size in sizes))
     exchanges = plan.ways is not None and plan.ways.expert > 1
     nccl = communicator_bytes(plan.gpu, plan.run.gpus, groups, all_to_all=exchanges)
     if nccl:

@@ -149,7 +149,6 @@ class Megatron(Strategy):
     workspaces: tuple[int, ...] = ()
     gathered_words: int = 0
     caches_fp8: int = 0
-    groups: tuple[int, ...] = ()
     masters = True
 
     def recipe_of(self, recipe: Recipe) -> Recipe:
@@ -246,11 +245,6 @@ class Megatron(Strategy):
         return ""
 
     @property
-    def communicators(self) -> tuple[int, ...]:
-        """Data, tensor, pipeline, context and expert parallel groups."""
-        return self.groups
-
-    @property
     def notes(self) -> tuple[str, ...]:  # noqa: D102
         kept = f"{BITS[self.main_params] // 8} + {2 * BITS[self.moments] // 8}"
         shared = f"({kept}) / {self.ranks}" if self.shards else kept
@@ -321,7 +315,6 @@ def strategy(run: Run, given: Mapping[str, Any], model: Model) -> Megatron:
         dummies=ways.accumulates,
         workspaces=workspaces(run, model, grouped=ways.experts),
         gathered_words=_gathered(run, model) if ways.spread > 1 else 0,
-        groups=(ranks, degrees.tensor, degrees.pipeline, degrees.context, degrees.expert),
         caches_fp8=0 if not found.get("fp8") else 1 if found.get("fp8_param") else 2,
     )
 

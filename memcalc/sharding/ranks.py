@@ -48,9 +48,12 @@ def ranks(run: Run, model: Model, ways: Ways, options: Mapping[str, Any], seq: i
 
 
 def _split(run: Run, layers: int, options: Mapping[str, Any]) -> list[int] | None:
-    """Layers of each stage where they are uneven: as Megatron's options say, or as torchtitan deals them out."""
+    """Layers of each stage where they are uneven: as Megatron's options say, or as torchtitan deals them out.
+
+    So does Megatron-DeepSpeed, whose stages are of equal numbers of tables and layers (type:transformer|embedding).
+    """
     pp = run.parallel.pipeline
-    if run.implementation == "megatron":
+    if run.implementation == "megatron" and run.sharding and run.sharding.strategy == "megatron":
         first, last = (options.get(f"decoder_{end}_pipeline_num_layers") for end in ("first", "last"))
         return uneven(layers, pp, first, last)
     return dealt(layers, pp) if layers % pp else None

@@ -140,12 +140,30 @@ def core(t: Tape, block: MegatronAttention | MegatronMla, q: Value, k: Value, v:
     """The core attention, recomputed by itself where `core_attn` is among the recomputed modules."""
     width = v.shape[-1]
     ways = ways_of(t)
+    if t.setting.attention == "eager":
+        return unfused(t, block, q, k, v)
     if ways.context > 1 and ways.attention_over_context != "a2a":
         return ring(t, q, k, v, width, ways.context)
     over = ways.context
     if "core_attn" in ways.modules and ways.recompute == "selective":
         return checkpointed(t, lambda x: fused(t, x, k, v, width, over), q, reentrant=False)
     return fused(t, q, k, v, width, over)
+
+
+def unfused(t: Tape, block: MegatronAttention | MegatronMla, q: Value, k: Value, v: Value) -> Value:
+    """DotProductAttention.forward: scores, FusedScaleMaskSoftmax, dropout, and their product with the values.
+
+    Key/value heads are repeated for the queries of their group (dot_product_attention.py).
+    """
+    b, s, heads, _ = q.shape
+    q, k, v = (f.transpose(x, 1, 2) for x in (q, k, v))
+    if k.shape[1] < heads:
+        k, v = (f.repeat_interleave(x, heads // x.shape[1], 1) for x in (k, v))
+    scores = f.matmul(q, f.swap(k))
+    weights = f.dropout(f.softmax(scores), block.dropout)
+    del scores
+    out = f.contiguous(f.transpose(f.matmul(weights, v), 1, 2))
+    return f.view(out, b, s, -1)
 
 
 def fused(t: Tape, q: Value, k: Value, v: Value, width: int, over: int = 1) -> Value:

@@ -126,8 +126,8 @@ def embedding(t: Tape, block: VocabEmbedding, x: Value, _: Around) -> Value:
     rows = t.new(rows.shape, rows.dtype) if b > 1 else rows  # [b s h] -> [s b h]
     out = t.new(engine.shorter(rows.shape, ways.spread), rows.dtype) if ways.spread > 1 else rows
     if t.grad_enabled:
-        rows = 0 if t.setting.adapter else block.rows  # a frozen table has no gradient
-        node = Node(t, _embedding_backward, (), (rows, block.width, ways.spread))
+        learned = 0 if t.setting.adapter else block.rows  # a frozen table has no gradient
+        node = Node(t, _embedding_backward, (), (learned, block.width, ways.spread))
         node.saved = [masked[1].detach() if masked else x.detach()]
         out.node = node
     return out

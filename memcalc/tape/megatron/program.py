@@ -31,6 +31,8 @@ def whole(t: Tape, model: Model) -> tuple[Value, Value]:
     hidden, _ = body(t, base, x)
     del x
     if not ways.last:
+        if not ways.accumulates:  # DeepSpeed's pipeline engine keeps outputs until their gradients are there
+            return hidden, before or hidden
         out = Value(t, RESIDENT, hidden.shape, hidden.dtype, None, hidden.node)  # deallocate_pipeline_outputs
         return out, before or out
     for head in heads:
