@@ -1,0 +1,66 @@
+"""Flat buffers and their partitions, against what DeepSpeed's loops over parameters yield."""
+
+from __future__ import annotations
+
+import pytest
+
+from memcalc.models import from_preset
+from memcalc.sharding.flat import Flat, Piece, flat_of, ordered
+from memcalc.tensors import Tensor
+
+TENSORS = (
+    Tensor("embed.weight", (7, 3)),
+    Tensor("layers.{0..2}.up.weight", (2, 5), 3),
+    Tensor("layers.{0..2}.up.bias", (2,), 3),
+    Tensor("layers.{0,2}.gate.weight", (11,), 2),
+    Tensor("layers.1.experts.{0..3}.weight", (2, 2), 4),
+    Tensor("norm.weight", (3,)),
+)
+
+
+def test_layer_after_layer() -> None:
+    found = [(tensor.name.rpartition("}.")[2], layer, elements) for tensor, layer, elements in ordered(TENSORS)]
+    assert found == [
+        ("embed.weight", -1, 21),
+        ("up.weight", 0, 10), ("up.bias", 0, 2), ("gate.weight", 0, 11),
+        ("up.weight", 1, 10), ("up.bias", 1, 2), *[("weight", 1, 4)] * 4,
+        ("up.weight", 2, 10), ("up.bias", 2, 2), ("gate.weight", 2, 11),
+        ("norm.weight", -1, 3),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("ranks", range(1, 12))
+def test_partitions(ranks: int) -> None:
+    """get_partition_info and initialize_gradient_partition, rank by rank."""
+    flat = Flat(TENSORS, ranks)
+    assert flat.elements == 98
+    assert flat.size == ranks * flat.partition
+    assert flat.size % (2 * ranks) == 0
+    assert 0 <= flat.size - flat.elements < 2 * ranks
+    for rank in range(ranks):
+        first, last = rank * flat.partition, (rank + 1) * flat.partition
+        reached = [piece for piece in flat.pieces if piece.start < last and piece.start + piece.elements > first]
+        assert flat.overlapping(rank) == reached
+        assert flat.whole(rank) == sum(piece.elements for piece in reached)
+        assert sum(elements for _, elements in flat.inside(rank)) == (flat.partition if reached else 0)
+    for piece in flat.pieces:
+        assert sum(elements for _, elements in flat.owners(piece)) == piece.elements
+    assert flat.whole(flat.fullest) == max(flat.whole(rank) for rank in range(ranks))
+
+
+def test_pieces_by_name() -> None:
+    flat = Flat(TENSORS, 2)
+    assert flat.found("layers.{0..2}.up.bias", 1) == [Piece(54, 2)]
+    assert flat.found("layers.{0..2}.up.bias", -1) == [Piece(31, 2), Piece(54, 2), Piece(82, 2)]
+    assert len(flat.found("layers.1.experts.{0..3}.weight", 1)) == 4
+
+
+def test_llama_2_7b() -> None:
+    """Of a partition of 842,301,952 elements DeepSpeed keeps the gradients of 843,087,872 to 899,710,976.
+
+    Here layers have their norms where they run, not behind all else: a norm's 4096 elements may be on the next rank.
+    """
+    flat = flat_of(from_preset("llama-2-7b").tensors, 8)
+    assert flat.partition == 842_301_952
+    assert max(flat.whole(rank) for rank in range(8)) == 899_710_976
+    assert min(flat.whole(rank) for rank in range(8)) == 843_087_872 + 4096
