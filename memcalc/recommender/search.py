@@ -118,11 +118,11 @@ class Search:
         return next((c for c in alike if self.fits(c)), found)
 
     def _lines(self) -> Iterator[Line]:
-        shapes = self.space.shapes
+        shapes, base = self.space.shapes, self.space.base
         for number, shape in enumerate(shapes):
             self.progress(number, len(shapes))
             for spec in self.space.optimizers:
-                cards = [card for card in self.space.cards if runs_on(shape, card, self.space.base) and goes_with(spec, shape, card)]
+                cards = [card for card in self.space.cards if runs_on(shape, card, base) and goes_with(spec, shape, card)]
                 if cards:
                     yield from self._of_cards_that_fit(shape, spec, cards)
         self.progress(len(shapes), len(shapes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -52,7 +53,7 @@ def test_no_change_is_none() -> None:
 
 
 def test_one_change_of_a_level_weighs_more_than_many_below_it() -> None:
-    for lower, higher in zip(LEVELS[2:], LEVELS[3:], strict=False):
+    for lower, higher in pairwise(LEVELS[2:]):
         assert score({lower: 12}) < score({higher: 1})
 
 

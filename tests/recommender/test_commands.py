@@ -1,0 +1,153 @@
+"""recommend, max and compare as commands: what they print, where, and the exit code."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from memcalc.__main__ import main
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+Outcome = tuple[int, str, str]
+RECOMMEND = "recommend gpt2 --gpu 8GiB --gpus 1 --keep attention --keep offload"
+MAX = "max batch_size seq_len gpt2 --gpu 8GiB --sweep seq_len=256,512"
+COMPARE = "compare gpt2 --gpu 8GiB --sweep optimizer=adamw,adamw-8bit"
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """memcalc with these words: exit code, stdout, stderr."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.delenv("MEMCALC_TRACEBACK", raising=False)
+
+    def call(*words: str) -> Outcome:
+        code = main(list(words))
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.mark.parametrize("line", [RECOMMEND, MAX, COMPARE])
+def test_every_format(line: str, run: Callable[..., Outcome]) -> None:
+    kind = {"recommend": "recommendation", "max": "maximum", "compare": "comparison"}[line.split()[0]]
+    code, out, err = run(*line.split())
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    assert "\x1b[" not in out
+    document = json.loads(run(*line.split(), "--format", "json")[1])
+    assert (document["schema_version"], document["kind"]) == ("1.0", kind)
+    assert yaml.safe_load(run(*line.split(), "--format", "yaml")[1]) == document
+    assert run(*line.split(), "--format", "json")[1] == json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    rows = list(csv.reader(io.StringIO(run(*line.split(), "--format", "csv")[1])))
+    assert len(rows) == 1 + len(document.get("rows") or document.get("runs"))
+    assert {len(row) for row in rows} == {len(rows[0])}
+    assert run(*line.split(), "--format", "markdown")[1].startswith("### ")
+
+
+def test_the_document_of_a_recommendation(run: Callable[..., Outcome]) -> None:
+    document = json.loads(run(*RECOMMEND.split(), "--format", "json")[1])
+    assert list(document) == [
+        "schema_version", "kind", "task", "model", "asked", "rows", "pareto", "rejected", "nearest_miss", "lacks", "searched",
+        "optimizers", "advice", "assumptions", "warnings",
+    ]  # fmt: skip
+    for row in document["rows"] + document["pareto"]:
+        assert row["total"] + row["headroom"] == row["usable"]
+        assert sum(row["at_peak"].values()) == row["peak_allocated"]
+    from memcalc.recommender import Recommendation
+
+    assert Recommendation.model_validate(document).model_dump() == document
+
+
+def test_what_a_person_reads(run: Callable[..., Outcome]) -> None:
+    _, out, _ = run(*RECOMMEND.split(), "--price", "2")
+    assert "What fits" in out
+    assert "as asked  1 x 8GiB" in out
+    assert "least intrusive" in out
+    assert "Optimizers for this task: language" in out
+    assert "for ranking" in out
+
+
+def test_no_solution_exits_with_1_and_names_the_nearest_miss(run: Callable[..., Outcome], tmp_path: Path) -> None:
+    code, out, err = run("recommend", "llama-3-70b", "--gpu", "t4", "--gpus", "1", "--method", "qlora")
+    assert (code, err) == (1, "")
+    assert "Nothing fits: the nearest miss takes" in out
+    assert "more than there is on t4" in out
+    target = tmp_path / "answer.json"
+    words = ("max", "batch_size", "llama-3-8b", "--gpu", "8GiB", "--format", "json", "--output", str(target))
+    assert run(*words) == (1, "", "")
+    assert json.loads(target.read_text("utf-8"))["rows"][0]["value"] is None
+
+
+WRONG: list[tuple[str, int, str]] = [
+    ("recommend llama-8x --gpu h100", 2, "Did you mean"),
+    ("recommend gpt2 --gpu h101", 2, "unknown GPU"),
+    ("recommend gpt2 --gpu h100 --method qlor", 2, "did you mean qlora?"),
+    ("recommend gpt2 --gpu h100 --task visoin", 2, "Did you mean vision"),
+    ("recommend gpt2 --gpu h100 --gpus 8..2", 3, "gpus"),
+    ("recommend gpt2 --gpu h100 --gpus many", 3, "a range (8..64)"),
+    ("recommend gpt2 --gpu h100 --keep optimzer", 2, "did you mean optimizer?"),
+    ("recommend gpt2 --gpu h100 --vary optimizer", 2, "write key=a,b"),
+    ("recommend gpt2 --gpu h100 --vary optimzer=adamw", 3, "optimizer"),
+    ("recommend gpt2 --gpu h100 --format html", 2, "this command knows"),
+    ("recommend", 2, "which model?"),
+    ("max gpt2 --gpu h100", 2, "max of what?"),
+    ("max batch_size gpt2 llama-2-7b --gpu h100", 2, "one model or file"),
+    ("max batch_size gpt2", 3, "Name a GPU"),
+    ("compare gpt2 --sweep optimizer", 2, "write key=a,b"),
+    ("compare gpt2 ./nowhere.yaml", 4, "no such file"),
+]
+
+
+@pytest.mark.parametrize(("line", "expected", "said"), WRONG)
+def test_what_is_wrong_is_said_in_one_message(line: str, expected: int, said: str, run: Callable[..., Outcome]) -> None:
+    code, out, err = run(*line.split())
+    assert (code, out) == (expected, "")
+    assert said in err
+    assert "bug" not in err
+
+
+def test_a_run_file_and_flags(run: Callable[..., Outcome], tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("model: gpt2\nseq_len: 128\ngpu: 8GiB\noptimizer: lion\n", "utf-8")
+    words = ("recommend", str(file), "--gpus", "1", "--keep", "optimizer", "--format", "json")
+    document = json.loads(run(*words)[1])
+    for row in document["rows"]:
+        assert (row["run"]["seq_len"], row["run"]["optimizer"]) == (128, "lion")
+    both = json.loads(run("compare", str(file), "gpt2", "--gpu", "8GiB", "--format", "json")[1])
+    assert [row["name"] for row in both["runs"]] == [str(file), "gpt2"]
+    largest = json.loads(run("max", str(file), "batch_size", "--format", "json")[1])
+    assert largest["rows"][0]["value"] > 1
+
+
+VARIED: list[tuple[str, list[Any]]] = [
+    ("optimizer=adamw,lion", ["adamw", "lion"]),
+    ("batch_size=1..8", [1, 2, 4, 8]),
+    ("optimizer={name: adamw, implementation: fused},lion", [{"name": "adamw", "implementation": "fused"}, "lion"]),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), VARIED)
+def test_values_of_a_key(text: str, expected: list[Any]) -> None:
+    from memcalc.cli.asked import choices
+
+    assert choices(text, "--vary") == (text.split("=")[0], tuple(expected))
+
+
+def test_help_loads_no_search() -> None:
+    for command in ("recommend", "max", "compare"):
+        script = (f"import sys; from memcalc.__main__ import main; main([{command!r}, '--help']); "
+                  "print(*sys.modules, file=sys.stderr)")  # fmt: skip
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        loaded = set(done.stderr.split())
+        assert not {"memcalc.recommender", "memcalc.maximum", "memcalc.comparison", "rich", "pydantic"} & loaded, command
