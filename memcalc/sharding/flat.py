@@ -31,26 +31,34 @@ class Piece(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def flat_of(tensors: tuple[Tensor, ...], ranks: int) -> Flat:
+def flat_of(tensors: tuple[Tensor, ...], ranks: int, aligned: int = 1, *, round_robin: bool = False) -> Flat:
     """The trained ones of these tensors in their flat buffer."""
-    return Flat((t for t in tensors if t.trainable and not t.buffer and not t.tied_to), ranks)
+    trained = (tensor for tensor in tensors if tensor.trainable and not tensor.buffer and not tensor.tied_to)
+    return Flat(trained, ranks, aligned, round_robin=round_robin)
 
 
 class Flat:
-    """The trained parameters of a model in the order of named_parameters, layer after layer."""
+    """The trained parameters of a model in the order of named_parameters, layer after layer.
 
-    def __init__(self, tensors: Iterable[Tensor], ranks: int) -> None:
+    With `round_robin` every `ranks`-th follows the first, then those behind the second …; each begins at a multiple of
+    `aligned` elements.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor], ranks: int, aligned: int = 1, *, round_robin: bool = False) -> None:
         self.ranks = ranks
         self.pieces: list[Piece] = []
         self.places: dict[tuple[str, int], list[Piece]] = {}  # (name of the tensor, layer or -1) -> its pieces
-        at = 0
-        for tensor, layer, elements in ordered(tensors):
-            piece = Piece(at, elements)
+        listed = list(ordered(tensors))
+        end = 0
+        for tensor, layer, elements in (
+            [entry for first in range(ranks) for entry in listed[first::ranks]] if round_robin else listed
+        ):
+            piece = Piece(-(-end // aligned) * aligned, elements)
             self.pieces.append(piece)
             self.places.setdefault((tensor.name, layer), []).append(piece)
-            at += elements
-        self.elements = at
-        self.size = -(-at // (ALIGNMENT * ranks)) * ALIGNMENT * ranks
+            end = piece.start + elements
+        self.elements = end
+        self.size = -(-end // (ALIGNMENT * ranks)) * ALIGNMENT * ranks
         self.partition = self.size // ranks
 
     @cached_property

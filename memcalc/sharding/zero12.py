@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from memcalc.tape.setting import Setting
     from memcalc.tape.units import Sharder
 
+ALIGNED = 16  # bytes at a multiple of which parameters begin, where they are aligned
 WIDE = 4  # bytes of an element of what the optimizer steps
 LOW = "bf16"  # of a partition whose master copy is separate, whatever the model's dtype
 OUTSIDE = "gradient outside the partition"
@@ -41,7 +42,8 @@ class ZeroOneTwo(Zero):
 
     def flat(self, tensors: tuple[Tensor, ...]) -> Flat:
         """The trained parameters in their flat buffer."""
-        return flat_of(tensors, self.ranks)
+        aligned = ALIGNED // self.item if self.settings.parameter_alignment else 1
+        return flat_of(tensors, self.ranks, aligned, round_robin=self.settings.round_robin_gradients)
 
     @property
     def compact(self) -> bool:

@@ -48,6 +48,20 @@ def test_partitions(ranks: int) -> None:
     assert flat.whole(flat.fullest) == max(flat.whole(rank) for rank in range(ranks))
 
 
+def test_round_robin() -> None:
+    """_round_robin_reorder: with two ranks every other parameter first, then the others."""
+    flat = Flat(TENSORS, 2, round_robin=True)
+    plain = [elements for _, _, elements in ordered(TENSORS)]
+    assert [piece.elements for piece in flat.pieces] == plain[::2] + plain[1::2]
+
+
+def test_aligned_parameters() -> None:
+    """parameter_alignment: no padding behind the last."""
+    flat = Flat(TENSORS[:4], 2, 8)
+    assert [piece.start for piece in flat.pieces] == [0, 24, 40, 48, 64, 80, 88, 104, 112]
+    assert flat.elements == 123
+
+
 def test_pieces_by_name() -> None:
     flat = Flat(TENSORS, 2)
     assert flat.found("layers.{0..2}.up.bias", 1) == [Piece(54, 2)]

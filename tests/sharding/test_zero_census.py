@@ -18,7 +18,7 @@ from memcalc.models import from_preset
 from memcalc.optimizers import resolve
 from memcalc.precision import recipe
 from memcalc.run import Run
-from memcalc.sharding.flat import Flat
+from memcalc.sharding.flat import Flat, flat_of
 from memcalc.sharding.strategy import books
 from memcalc.sharding.zero import Zero, deepspeed
 from memcalc.tensors import Tensor
@@ -53,6 +53,7 @@ CENSUS = {
 
 @pytest.fixture(autouse=True)
 def _of_rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    flat_of.cache_clear()
     monkeypatch.setattr(Flat, "fullest", 0)
 
 

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from memcalc.known import forget
 from memcalc.resolve import resolve
-from memcalc.sharding.flat import Flat
+from memcalc.sharding.flat import Flat, flat_of
 from memcalc.simulation import simulate
 from memcalc.validation import parse_run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 ROWS = [json.loads(line) for line in (Path(__file__).parent / "deepspeed_steps.jsonl").read_text("utf-8").splitlines()]
 CONSTANTS = 16 * 512  # scalars that an engine keeps
@@ -37,13 +38,28 @@ KNOWN = {
     **{
         (name, "backward"): 0.006 for name in HOSTED
     },  # a CPU is its own host: what passes through the GPU does not show
+    ("z3-lora-fp32adapters", "backward"): 0.02,  # a frozen weight that is gathered once more in a recomputation
     **{("z3-offload-params", phase): 0.05 for phase in ("forward", "backward", "between")},  # pinned: a power of two
 }
 
 
+@pytest.fixture
+def of_rank(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    """Look at a rank that may not be the fullest."""
+
+    def choose(rank: int) -> None:
+        forget()
+        flat_of.cache_clear()
+        monkeypatch.setattr(Flat, "fullest", rank)
+
+    yield choose
+    forget()
+    flat_of.cache_clear()
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: str(row["id"]))
-def test_as_recorded(row: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Flat, "fullest", row["rank"])
+def test_as_recorded(row: Mapping[str, Any], of_rank: Callable[[int], None]) -> None:
+    of_rank(row["rank"])
     plan = resolve(parse_run(row["run"]))
     step = simulate(plan)
     assert step
