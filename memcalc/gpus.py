@@ -89,6 +89,12 @@ def communicator_bytes(device: Gpu, ranks: int, communicators: int = 1, *, all_t
     return int(first + table["another"] * (communicators - 1) + table["all_to_all"] * all_to_all) * MIB
 
 
+def communicators_measured() -> tuple[int, int]:
+    """The least and the most bytes of one communicator that anybody measured (presets/overheads/cuda.yaml)."""
+    least, most = presets.find("overheads", "cuda")["nccl_measured"]
+    return least * MIB, most * MIB
+
+
 def _known(wanted: str) -> str:
     """The id or alias in the index that `wanted` spells, or nothing."""
     if presets.has("gpus", wanted):

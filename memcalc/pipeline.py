@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from memcalc.curve import EMPTY
-from memcalc.gpus import communicator_bytes
+from memcalc.gpus import communicator_bytes, communicators_measured
 from memcalc.question import Question
 from memcalc.report import (
     COMPONENTS,
@@ -26,6 +26,7 @@ from memcalc.report import (
 from memcalc.resolve import Plan, resolve, resolved_run
 from memcalc.run import Run
 from memcalc.simulation import simulate
+from memcalc.units import format_bytes
 from memcalc.verdict import verdict
 
 if TYPE_CHECKING:
@@ -179,7 +180,9 @@ def _outside(plan: Plan) -> Outside:
     nccl = communicator_bytes(plan.gpu, plan.run.gpus, groups, all_to_all=exchanges)
     if nccl:
         count = "one NCCL communicator" if groups == 1 else f"{groups} NCCL communicators"
-        plan.notes.assume("gpus", "communicator", f"{count}, from sizes measured on like links")
+        least, most = (format_bytes(nbytes) for nbytes in communicators_measured())
+        plan.notes.assume("gpus", "communicator",
+                          f"{count}, from sizes measured on like links; they range from {least} to {most} each")  # fmt: skip
     return Outside(context=plan.gpu.context, communicators=nccl)
 
 

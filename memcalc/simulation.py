@@ -9,6 +9,7 @@ from memcalc.implementations import kernels
 from memcalc.tape import Setting, measure
 from memcalc.tape.hf.surroundings import attentions, runs_eagerly, tells_positions
 from memcalc.tape.step import record_step
+from memcalc.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +55,10 @@ def simulate(plan: Plan, record: Record = record_step, *, evaluating: bool = Fal
         plan.notes.warn(
             "loss", "standard-loss", f"{plan.run.loss.kind} is for causal language models: the usual loss is counted"
         )
+    if plan.placement.streams and timeline.buffers:
+        plan.notes.assume("sharding", "streams", "the allocator is replayed as if all ran on one stream; gathers and reductions "
+                          f"have their own on a GPU, so that part of the {format_bytes(timeline.buffers)} they take at most may be "
+                          "reserved on top")  # fmt: skip
     for path, code, message in assumed(plan):
         plan.notes.assume(path, code, message)
     for kind in timeline.unmodelled:
