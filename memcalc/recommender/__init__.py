@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from memcalc.gpus import gpu
 from memcalc.pipeline import load, model_part
 from memcalc.recommender.answer import Answers
 from memcalc.recommender.evaluate import Evaluator
@@ -65,6 +66,7 @@ def recommend_run(
 ) -> Recommendation:  # fmt: skip
     """The recommendation for a validated Run; `progress` hears (done, all) as shapes are scored."""
     asked = by_method(run, wishes.method) if wishes.method else run
+    asked = replace(asked, gpu=gpu(asked.gpu).name) if asked.gpu else asked
     model = resolve(replace(asked, gpu=None, gpus=1, sharding=None), beside)
     task = task_of(wishes.task, asked, model.model)
     evaluator, last = Evaluator(beside), None

@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from memcalc.__main__ import main
+from memcalc.cli.asked import choices
+from memcalc.recommender import Recommendation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +42,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("line", [RECOMMEND, MAX, COMPARE])
 def test_every_format(line: str, run: Callable[..., Outcome]) -> None:
-    kind = {"recommend": "recommendation", "max": "maximum", "compare": "comparison"}[line.split()[0]]
+    kind = {"recommend": "recommendation", "max": "maximum", "compare": "comparison"}[line.partition(" ")[0]]
     code, out, err = run(*line.split())
     assert (code, err) == (0, "")
     assert max(map(len, out.splitlines())) <= 80
@@ -64,8 +66,6 @@ def test_the_document_of_a_recommendation(run: Callable[..., Outcome]) -> None:
     for row in document["rows"] + document["pareto"]:
         assert row["total"] + row["headroom"] == row["usable"]
         assert sum(row["at_peak"].values()) == row["peak_allocated"]
-    from memcalc.recommender import Recommendation
-
     assert Recommendation.model_validate(document).model_dump() == document
 
 
@@ -139,9 +139,7 @@ VARIED: list[tuple[str, list[Any]]] = [
 
 @pytest.mark.parametrize(("text", "expected"), VARIED)
 def test_values_of_a_key(text: str, expected: list[Any]) -> None:
-    from memcalc.cli.asked import choices
-
-    assert choices(text, "--vary") == (text.split("=")[0], tuple(expected))
+    assert choices(text, "--vary") == (text.partition("=")[0], tuple(expected))
 
 
 def test_help_loads_no_search() -> None:

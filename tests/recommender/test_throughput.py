@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from memcalc import estimate
 from memcalc.gpus import gpu
 from memcalc.presets import find
 from memcalc.recommender.cost import price_of, usd_per_million
 from memcalc.recommender.throughput import Load, bubble, bus, pace
 from memcalc.recommender.work import Work
-from tests.recommender.published import ROWS, Row
-from tests.recommender.test_work import worked
+from tests.recommender.published import BEGIN, END, README, ROWS, Row, predicted, table
 
 MILLION = Work(forward=10**15, backward=2 * 10**15, attention=0, made=0)
-
-
-def predicted(row: Row) -> float:
-    """Tokens per second and GPU; FSDP reduces gradients in fp32 and gathers bf16 weights."""
-    keys = {"model": row.model, "batch_size": row.batch, "seq_len": row.seq, "checkpointing": row.checkpointing}
-    parameters = estimate({"model": row.model}).model.parameters
-    load = Load(strategy="fsdp", gpus=row.gpus, data=row.gpus, weights=2 * parameters, gradients=4 * parameters)
-    found = pace(worked(**keys), load, gpu(row.gpu))
-    assert found
-    return row.batch * row.seq / found.seconds
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.model}-{row.gpu}-{row.gpus}")
 def test_published_throughput(row: Row) -> None:
     """Within a quarter of every figure, with no constant fitted to them."""
     assert predicted(row) == pytest.approx(row.measured, rel=0.25)
+
+
+def test_the_readme_shows_the_table_as_it_is() -> None:
+    """`python -m tests.recommender.published` writes it anew."""
+    assert README.read_text("utf-8").partition(BEGIN)[2].partition(END)[0] == table()
 
 
 def test_products_alone() -> None:

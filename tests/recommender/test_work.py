@@ -2,23 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from memcalc.recommender.work import Work, work
-from memcalc.resolve import resolve
-from memcalc.simulation import setting_of
-from memcalc.tape.measure import storage
-from memcalc.tape.step import record_step
-from memcalc.tape.weights import Weights
-from memcalc.validation import parse_run
-
-
-def worked(**keys: Any) -> Work:
-    plan = resolve(parse_run(keys))
-    setting = setting_of(plan)
-    return work(record_step(plan.model, setting, Weights(plan.tensors, storage(setting))))
+from tests.recommender.published import worked
 
 
 # 2 operations for each weight of a matrix and token, 4 * seq * width for each token and layer of attention
