@@ -133,8 +133,8 @@ class Walk:
         forwards = sum(piece.phase == "forward" for piece in self.slices)
         self.tops = {phase: _highest(self.slices, levels, phase) for phase in ("forward", "backward")}
         self.after_forward, self.after_backward = levels[forwards - 1][1], levels[-1][1]
-        self.others = _others(recording, levels[:forwards])
         self.buffers = _buffers(recording, self.signed, self.slices, forwards)
+        self.others = _others(recording, levels[:forwards], self.buffers[0])
         self._compositions: dict[Phase, dict[str, int]] = {}
 
     def composition(self, phase: Phase) -> dict[str, int]:
@@ -148,16 +148,17 @@ class Walk:
 WALKS: Known[Walk] = Known()
 
 
-def _others(recording: Recording, levels: list[tuple[int, int]]) -> int:
+def _others(recording: Recording, levels: list[tuple[int, int]], shared: int) -> int:
     """What other micro batches in flight keep for their backward passes: as much as this one does when its forward ends.
 
-    In chunks of a virtual pipeline stage only the layers count.
+    `shared` is what a strategy has then: gathered parameters and gradients, which all micro batches have in common. In
+    chunks of a virtual pipeline stage only the layers count.
     """
     times, chunks = recording.in_flight
     if times <= chunks:
         return 0
     kept = levels[-2][1] - levels[0][1] if chunks > 1 else levels[-1][1] + recording.resident - recording.once
-    return kept * (times - chunks) // chunks
+    return max(0, kept - shared) * (times - chunks) // chunks
 
 
 def _levels(signed: list[int], slices: list[Slice], overlay: Overlay) -> list[tuple[int, int]]:

@@ -74,7 +74,7 @@ def _engine(sheet: Sheet, half: str, gpus: int) -> None:
         deepspeed.attach(sheet, "dist_config.config_file", half, gpus)
     elif name == "fsdp2" and gpus > 1:
         options: dict[str, Any] = {
-            "strategy": "fsdp", "version": 2, "wrap": "layers",
+            "strategy": "fsdp", "version": 2, "wrap": "layers", "no_sync": False,
             "reshard_after_forward": sheet.read(truth, "dist_config.reshard_after_forward", default=True),
             "param_dtype": half or "fp32", "reduce_dtype": "fp32",
         }  # fmt: skip

@@ -176,7 +176,7 @@ def _sharding(sheet: Sheet, at: str, half: str) -> None:
         return
     replicas = sheet.read(whole, f"{at}.data_parallel_replicate_degree", default=1)
     options: dict[str, Any] = {"strategy": "hsdp" if replicas > 1 or word.startswith("HYBRID") else "fsdp", "version": 1,
-                               "wrap": "layers", "sharding_strategy": word}  # fmt: skip
+                               "wrap": "layers", "sharding_strategy": word, "no_sync": False}  # fmt: skip
     if replicas > 1:
         options["replicate"] = replicas
     mixed = sheet.get(f"{at}.mixed_precision", default="DEFAULT")

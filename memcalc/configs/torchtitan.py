@@ -217,6 +217,7 @@ def _sharding(sheet: Sheet) -> None:
     again = sheet.read(text, *_places("fsdp_reshard_after_forward"), default="default")
     pipelined = "pipeline" in sheet.run.get("parallel", {})
     options: dict[str, Any] = {
+        "no_sync": pipelined,  # every micro batch reduces its gradients, but in a pipeline's stage
         "strategy": "hsdp" if replicas > 1 else "fsdp",
         **({"replicate": replicas} if replicas > 1 else {}),
         "version": 2,

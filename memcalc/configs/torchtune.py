@@ -168,6 +168,7 @@ def _sharding(sheet: Sheet) -> None:
         options["replicate"] = replicate
     if sheet.get("custom_sharded_layers"):
         options["wrap"] = "layers+embed+head"
+    options["no_sync"] = False  # every micro batch reduces its gradients
     options["reshard_after_forward"] = sheet.read(truth, "fsdp_reshard_after_forward", default=True)
     if sheet.read(truth, "fsdp_cpu_offload", "fsdp.cpu_offload", default=False):
         options["cpu_offload"] = True

@@ -46,7 +46,7 @@ def test_a_model_of_the_hub_without_fsdp() -> None:
 RUNS: list[tuple[str, dict[str, Any]]] = [
     (HUB + FSDP, {"checkpointing": {"mode": "full"}, "sharding": {
         "strategy": "fsdp", "version": 1, "wrap": "layers", "sharding_strategy": "FULL_SHARD", "param_dtype": "bf16",
-        "reduce_dtype": "bf16", "limit_all_gathers": True, "use_orig_params": True}}),
+        "reduce_dtype": "bf16", "limit_all_gathers": True, "use_orig_params": True, "no_sync": False}}),
     (HUB + FSDP.replace("PURE", "DEFAULT"), {"sharding.param_dtype": "bf16", "sharding.reduce_dtype": "fp32"}),
     (HUB + FSDP.replace("FULL_SHARD", "NO_SHARD"), {"sharding": "ddp"}),
     (HUB + FSDP.replace("FULL_SHARD", "SHARD_GRAD_OP"), {"sharding.sharding_strategy": "SHARD_GRAD_OP"}),

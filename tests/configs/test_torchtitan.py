@@ -25,7 +25,7 @@ def test_the_defaults_of_a_job() -> None:
         "optimizer": {"name": "torch.optim.AdamW", "implementation": "fused"},
         "checkpointing": {"mode": "full", "every": 2},
         "sharding": {"strategy": "fsdp", "version": 2, "wrap": "layers+embed+head", "reshard_after_forward": True,
-                     "param_dtype": "bf16", "reduce_dtype": "fp32"},
+                     "param_dtype": "bf16", "reduce_dtype": "fp32", "no_sync": False},
     }  # fmt: skip
     assert found.origins["model"].line == 3
     assert found.origins["batch_size"].default == "torchtitan/config/job_config.py"
@@ -47,7 +47,7 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
     (BASE + '[parallelism]\nfsdp_reshard_after_forward = "never"\n', {"sharding.reshard_after_forward": False}),
     (BASE + 'local_batch_size = 8\n[parallelism]\npipeline_parallel_degree = 4\npipeline_parallel_schedule = "Interleaved1F1B"\n',
      {"batch_size": 1, "grad_accum": 8, "parallel": {"pipeline": 4, "schedule": "interleaved"},
-      "sharding.reshard_after_forward": False}),
+      "sharding.reshard_after_forward": False, "sharding.no_sync": True}),
     # checkpoints
     (BASE + '[activation_checkpoint]\nmode = "full"\n', {"checkpointing": "full"}),
     (BASE + '[activation_checkpoint]\nmode = "none"\n', {"checkpointing": "none"}),

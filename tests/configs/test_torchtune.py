@@ -77,7 +77,9 @@ def test_what_a_file_means(text: str, expected: dict[str, Any]) -> None:
 
 
 def test_several_gpus_shard_with_fsdp2() -> None:
-    assert read(BASE, gpus=2)["sharding"] == {"strategy": "fsdp", "version": 2, "reshard_after_forward": True}
+    assert read(BASE, gpus=2)["sharding"] == {
+        "strategy": "fsdp", "version": 2, "reshard_after_forward": True, "no_sync": False,
+    }  # fmt: skip
     more = read(BASE + "custom_sharded_layers: [tok_embeddings, output]\nfsdp_cpu_offload: true\n", gpus=2)["sharding"]
     assert (more["wrap"], more["cpu_offload"]) == ("layers+embed+head", True)
     assert read(BASE + "data_parallel_replicate_dim: 2\n", gpus=4)["sharding"]["strategy"] == "hsdp"

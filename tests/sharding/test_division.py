@@ -199,3 +199,18 @@ def test_states_in_host_memory() -> None:
     assert there.components.optimizer_states == there.components.master_weights == 0
     assert there.host.pinned == 2 * here.components.master_weights
     assert there.host.pageable >= here.components.optimizer_states
+
+
+def test_what_fsdp_gathers_is_not_kept_by_each_micro_batch_in_flight() -> None:
+    """Without resharding the parameters stay gathered, once; DDP has them all anyway."""
+    run = {
+        "model": "llama-3.2-1b",
+        "precision": "bf16",
+        "seq_len": 512,
+        "gpus": 8,
+        "grad_accum": 8,
+        "parallel": {"pipeline": 4},
+    }
+    fsdp = {"strategy": "fsdp", "version": 2, "reshard_after_forward": False, "no_sync": False}
+    kept = [estimate({**run, "sharding": how}).memory.components.activations for how in (fsdp, "ddp")]
+    assert kept[0] == pytest.approx(kept[1], rel=0.02)
