@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from memcalc.allocator import Block
+    from memcalc.sharding.strategy import Staged
     from memcalc.tape.step import Recording
 
 STATES = 4  # turns in which the optimizer makes the states of like layers, one layer after the other
@@ -32,25 +33,8 @@ class Held(NamedTuple):
     each: tuple[int, ...]
 
 
-class Staged(NamedTuple):
-    """Blocks (bytes) that a sharding strategy makes between the moments of a step, beside the log.
-
-    `early` are those of the backward pass, `late` those that go when the optimizer's gradients are there: `flat` for a
-    moment, `wide` until it has stepped. Where it `frees`, parameters' gradients go before that.
-    """
-
-    early: tuple[int, ...] = ()
-    late: tuple[int, ...] = ()
-    flat: int = 0
-    wide: int = 0
-    frees: bool = False
-
-
-UNSTAGED = Staged()
-
-
 def reserved(
-    recording: Recording, weights: list[tuple[int, int]], trained: list[Held], total: int, staged: Staged = UNSTAGED
+    recording: Recording, weights: list[tuple[int, int]], trained: list[Held], total: int, staged: Staged | None = None
 ) -> int:
     """Bytes reserved after two steps; `weights` are (size, count) of what is there from the start, `total` all that persists."""
     floor = min(MIB, total // NEGLIGIBLE)
@@ -65,9 +49,9 @@ def reserved(
         alive: list[Alive] = [None] * len(step.sizes)
         if step.before >= 0:
             alive[step.before] = outputs
-        early, late = ([allocator.malloc(size) for size in sizes] for sizes in (staged.early, staged.late))
+        early, late = ([allocator.malloc(size) for size in (staged[at] if staged else ())] for at in (0, 1))
         allocator.follow(step.moves, step.sizes, step.times, alive)
-        wide = _staged(allocator, staged, early, late, alive)
+        wide = _staged(allocator, staged, early, late, alive) if staged else None
         if first:
             for size, times in _in_turn([(held.states, held.times) for held in trained], floor):
                 allocator.several(size, times)

@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from memcalc.dtypes import BITS
-from memcalc.reserve import Staged
 from memcalc.sharding.flat import flat_of
-from memcalc.sharding.strategy import Local
+from memcalc.sharding.strategy import Local, Staged
 from memcalc.sharding.zero import Zero
 from memcalc.tape.values import rounded
 from memcalc.tensors import Tensor

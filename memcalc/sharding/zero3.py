@@ -11,9 +11,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcalc.dtypes import BITS
-from memcalc.reserve import Staged
 from memcalc.sharding.flat import ordered
-from memcalc.sharding.strategy import Local
+from memcalc.sharding.strategy import Local, Staged
 from memcalc.sharding.zero import Zero
 from memcalc.sharding.zero12 import LOW, WIDE, piece, pieces
 from memcalc.tape.values import FLOATS, rounded

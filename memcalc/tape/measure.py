@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from memcalc.dtypes import nbytes
 from memcalc.known import Known
 from memcalc.optimizers.values import Parameter, StateTensor
-from memcalc.reserve import UNSTAGED, Held, pooled, reserved
+from memcalc.reserve import Held, pooled, reserved
 from memcalc.sharding.strategy import Strategy
 from memcalc.tape.step import record_step
 from memcalc.tape.values import rounded
@@ -94,7 +94,7 @@ def _measured(
         masters = [] if "master_weights" in strategy.offloaded else _masters(local.states, setting)
         buffers = [(nbytes(tensor.elements, stored(tensor)), tensor.count) for tensor in local.buffers]
         there = [*sizes, *masters, *_accumulated(local, setting), *buffers]
-        staged = strategy.staged(local, optimizer, setting) or UNSTAGED
+        staged = strategy.staged(local, optimizer, setting)
         own = sum(pooled(moves) for moves in recording.pools)
         return reserved(recording, there, strategy.stepped(trained), sum(base.values()), staged) + own
 
