@@ -281,7 +281,7 @@ def _margin(run: Run, card: Gpu | None) -> int:
 def _sequence(run: Run, model: Model, notes: Notes) -> int:
     """The sequence length: as asked, else 2048 or the model's limit; 0 for images, whose model says their size."""
     if model.kind == "image":
-        notes.assume("model", "input", f"{'latents' if model.image[0] != 3 else 'images'} of {_extents(model.image)}")
+        notes.assume("model", "input", _input(model))
         return 0
     if model.kind == "diffusion":
         return _text(run, model, notes)
@@ -298,15 +298,19 @@ def _sequence(run: Run, model: Model, notes: Notes) -> int:
 
 def _text(run: Run, model: Model, notes: Notes) -> int:
     """Tokens of text a denoiser is given: as asked, else what its pipeline gives it; none where it reads no text."""
-    notes.assume("model", "input", f"{'latents' if model.image[0] != 3 else 'images'} of {_extents(model.image)}")
+    notes.assume("model", "input", _input(model))
     notes.assume("model", "loss", "the mean squared error of the output against a target of its size")
     if run.seq_len is None and model.text:
         notes.assume("seq_len", "default", f"text of {model.text} tokens, as the model's pipeline cuts and pads it")
     return run.seq_len or model.text
 
 
-def _extents(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
+def _input(model: Model) -> str:
+    """What one image or latent is."""
+    if not model.image:
+        raise RunInvalid([Fault("model", "its config says nothing of the size of its images or latents: name a preset, or "
+                                         "add the size to the dimensions (sample_size, image_size)")])  # fmt: skip
+    return f"{'latents' if model.image[0] != 3 else 'images'} of {' x '.join(map(str, model.image))}"
 
 
 _DEFAULTS = {

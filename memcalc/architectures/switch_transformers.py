@@ -78,4 +78,7 @@ def _moe(c: Dimensions) -> Moe:
     """One expert of many, each an MLP of its own (SwitchTransformersSparseMLP)."""
     router = Linear("router.classifier", c.d_model, c.num_experts, bool(c.router_bias))
     experts = tuple(_feed_forward(c, f"expert_{i}") for i in range(c.num_experts))
-    return Moe("mlp", router, Sequence("experts", experts), top_k=1, formula="switch")
+    return Moe(
+        "mlp", router, Sequence("experts", experts), top_k=1, formula="switch", capacity=int(c.get("expert_capacity", 64)),
+        jitter=float(c.get("router_jitter_noise", 0.01)),
+    )  # fmt: skip

@@ -106,7 +106,8 @@ class Moe(Block):
     `experts` is an Experts block (stacked) or a Stack of Mlp (separate). `router` is a Router, or a Linear whose
     softmax it is. The sigmoid of `shared_gate` scales the shared experts. `into` and `out_of` project the routed part
     into a narrower space and back (Nemotron 3). `norm` runs on the sum of both parts (A.X K1). `extra` are tensors of
-    the module itself.
+    the module itself. Each expert takes `capacity` tokens of a sequence at most (0: all it gets);
+    `jitter` is how much noise the router multiplies its input by.
     """
 
     router: Block | None = None
@@ -119,6 +120,8 @@ class Moe(Block):
     out_of: Block | None = None
     norm: Block | None = None
     extra: tuple[Param, ...] = ()
+    capacity: int = 0
+    jitter: float = 0.0
 
     def own(self) -> tuple[Param, ...]:  # noqa: D102
         return self.extra

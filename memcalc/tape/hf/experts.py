@@ -117,19 +117,33 @@ def apart(t: Tape, block: Stack, x: Value, weights: Value, chosen: Value) -> Val
     As one MLP over as many rows as all of them get.
     """
     copies, top_k = x.shape[0] * chosen.shape[-1], chosen.shape[-1]
-    ((indices, layer),) = block.groups()
-    (expert,) = layer.parts()
-    assert isinstance(expert, Mlp)  # noqa: S101 - the architecture has made it so
-    count = len(indices or [])
+    name, expert, count = alike(block)
     rows = f.repeat_interleave(x, top_k, 0)
     out, where = t.new(rows.shape, rows.dtype), t.new((copies,), "bool")
     rows = f.index(rows, where, rows.shape)
-    path, t.path = t.path, f"{t.path}.{numbers(indices or [])}"
-    gate, up, down = (each_linear(part, count) for part in expert.parts())
-    states = f.mul(activate(expert.activation, gate(t, rows)), up(t, rows))
-    out = f.scatter(out, where, down(t, states))
+    path, t.path = t.path, f"{t.path}.{name}"
+    out = f.scatter(out, where, through(t, expert, count, rows))
     t.path = path
     return f.total(f.mul(f.view(out, *chosen.shape, -1), f.unsqueeze(weights, -1)), 1)
+
+
+def alike(block: Block) -> tuple[str, Mlp, int]:
+    """(name, MLP, how many) of experts that are modules of their own: numbered layers, or names of their own."""
+    ((indices, first), *others) = block.groups()
+    expert = first if isinstance(first, Mlp) else next(iter(first.parts()))
+    assert isinstance(expert, Mlp)  # noqa: S101 - the architecture has made it so
+    if indices is None:
+        return first.name, expert, 1 + len(others)
+    return numbers(indices), expert, len(indices)
+
+
+def through(t: Tape, expert: Mlp, count: int, rows: Value) -> Value:
+    """`count` experts as one, over as many rows as all of them get."""
+    *first, down = (each_linear(part, count) for part in expert.parts())
+    states = activate(expert.activation, first[0](t, rows))
+    if len(first) > 1:
+        states = f.mul(states, first[1](t, rows))
+    return down(t, f.dropout(states, expert.dropout))
 
 
 def each_linear(block: Block, count: int) -> Callable[[Tape, Value], Value]:
