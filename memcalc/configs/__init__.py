@@ -11,7 +11,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 from memcalc.configs.reading import Asked, Origin, Reading
-from memcalc.errors import UsageError, nearest_names, shorten
+from memcalc.configs.words import Unfit
+from memcalc.errors import Fault, RunInvalid, UsageError, nearest_names, shorten
 from memcalc.run import keys
 
 if TYPE_CHECKING:
@@ -75,7 +76,10 @@ def read(document: Document, form: str = "", asked: Asked | None = None) -> Read
         return None
     if form and not document.data and document.unreadable and not getattr(module_of(name), "TEXT", False):
         raise document.unreadable
-    reading: Reading = module_of(name).read(document, asked or Asked())
+    try:
+        reading: Reading = module_of(name).read(document, asked or Asked())
+    except Unfit as error:  # met where the key was already lost
+        raise RunInvalid([Fault("", str(error))], document.source) from error
     return reading
 
 

@@ -52,7 +52,7 @@ def attach(sheet: Sheet, at: str = "fsdp_config", words: tuple[str, ...] = (), v
     if section.has("backward_prefetch") and number == 1:
         sheet.put(
             "sharding.backward_prefetch",
-            section.read(text, "backward_prefetch").upper(),
+            section.read(text, "backward_prefetch", default="").upper(),
             section.key("backward_prefetch"),
         )
     section.get("backward_prefetch")

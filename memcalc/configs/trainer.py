@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 from memcalc.configs import deepspeed, fsdp
 from memcalc.configs.follow import follow
 from memcalc.configs.table import Key, Sheet
-from memcalc.configs.words import mapping, text, truth, whole
+from memcalc.configs.words import text, truth, whole
 from memcalc.errors import UnknownName, UnreadableInput, nearest_names
 from memcalc.optimizers import resolve
 from memcalc.presets import index
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 SOURCE: Final = "transformers/training_args.py"
 BATCH: Final = (
@@ -150,8 +150,11 @@ def checkpointing(sheet: Sheet, *, default: bool = False, source: str = SOURCE, 
                   keys: Iterable[str] = ("activation_checkpointing", "gradient_checkpointing")) -> None:  # fmt: skip
     """Set `checkpointing` from the switch and its keyword arguments; `default` where the switch is not written."""
     names = tuple(keys)
-    options = sheet.read(mapping, *(f"{name}_kwargs" for name in names), default={}) or {}
     sheet.seen(*(f"{name}_kwargs" for name in names))
+
+    def option(convert: Callable[[Any], Any], word: str, otherwise: Any) -> Any:  # noqa: ANN401
+        return sheet.read(convert, *(f"{name}_kwargs.{word}" for name in names), default=otherwise)
+
     on = sheet.read(truth, *names)
     said = "" if on is not None else source
     if on is None:
@@ -159,12 +162,12 @@ def checkpointing(sheet: Sheet, *, default: bool = False, source: str = SOURCE, 
     if not on:
         sheet.put("checkpointing", "none", *names[:1] if said else (sheet.named(*names),), default=said)
         return
-    made: dict[str, Any] = {"mode": "full"}
-    if truth(options.get("use_reentrant", reentrant)):
+    made: dict[str, Any] = {"mode": "selective" if option(truth, "selective", False) else "full"}
+    if option(truth, "use_reentrant", reentrant):
         made["reentrant"] = True
-    if isinstance(options.get("every_n_layers"), int) and options["every_n_layers"] > 1:
-        made["every"] = options["every_n_layers"]
-    if truth(options.get("offload")):
+    if (every := option(whole, "every_n_layers", 1)) > 1:
+        made["every"] = every
+    if option(truth, "offload", False):
         made["offload"] = True
     sheet.put("checkpointing", made, sheet.named(*names), default=said)
 

@@ -1,6 +1,6 @@
 """What the values of a foreign config mean, however they are written: "2e-5" is a number, `no` a word and a boolean.
 
-Every function takes whatever YAML, JSON or TOML hold and raises ValueError with what was wanted.
+Every function takes whatever YAML, JSON or TOML hold and raises Unfit (a ValueError) with what was wanted.
 """
 
 from __future__ import annotations
@@ -11,6 +11,10 @@ from memcalc.errors import shorten
 
 _TRUE = frozenset({"true", "yes", "on", "y", "1"})
 _FALSE = frozenset({"false", "no", "off", "n", "0", "none", "null", ""})
+
+
+class Unfit(ValueError):  # noqa: N818 - it reads as what it says of the value
+    """A value that can't mean what its key holds."""
 
 
 def number(value: Any) -> float:  # noqa: ANN401 - whatever was written
@@ -74,5 +78,5 @@ def same(value: Any) -> Any:  # noqa: ANN401
     return value
 
 
-def _not(value: Any, wanted: str) -> ValueError:  # noqa: ANN401
-    return ValueError(f"{shorten(repr(value))} is not {wanted}")
+def _not(value: Any, wanted: str) -> Unfit:  # noqa: ANN401
+    return Unfit(f"{shorten(repr(value))} is not {wanted}")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from collections.abc import Mapping
+from typing import Any
 
 # quant_method -> (scheme, {its key: ours})
 _METHODS: dict[str, tuple[str, dict[str, str]]] = {
@@ -41,10 +39,12 @@ def from_config(config: Mapping[str, Any]) -> dict[str, Any] | None:
     if method not in _METHODS or (method == "quanto" and config.get("weights", "int8") not in ("int8", "float8")):
         return None
     name, keys = _METHODS[method]
-    inner = (config.get("quant_config") or {}).get("weight_quant_params", {}) if method == "hqq" else {}
+    inner = _section(_section(config, "quant_config"), "weight_quant_params") if method == "hqq" else {}
     section = {"name": name, **_renamed({**config, **inner}, keys)}
     block = config.get("weight_block_size")
-    return {**section, "block_size": block[0]} if method == "fp8" and block else section
+    if method == "fp8" and isinstance(block, (list, tuple)) and block:
+        return {**section, "block_size": block[0]}
+    return section
 
 
 # NVIDIA ModelOpt's names of algorithms; MIXED_PRECISION names one for each module, which no single scheme stands for
@@ -55,7 +55,8 @@ def _modelopt(config: Mapping[str, Any], algorithm: str) -> dict[str, Any] | Non
     """A section for ModelOpt's `quant_algo`, whose excluded modules are written with stars."""
     if algorithm not in _ALGORITHMS:
         return None
-    left = config.get("exclude_modules") or config.get("ignore") or []
+    written = config.get("exclude_modules") or config.get("ignore") or []
+    left = written if isinstance(written, (list, tuple)) else [written]
     size = {"group_size": config["group_size"]} if algorithm == "NVFP4" and config.get("group_size") else {}
     return {
         "name": _ALGORITHMS[algorithm],
@@ -67,6 +68,11 @@ def _modelopt(config: Mapping[str, Any], algorithm: str) -> dict[str, Any] | Non
 def _pattern(name: str) -> str:
     """A name with stars as the regular expression that skipped modules are given by."""
     return re.escape(name).replace(r"\*", ".*") if "*" in name else name
+
+
+def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    inner = config.get(key)
+    return inner if isinstance(inner, Mapping) else {}
 
 
 def _renamed(config: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
