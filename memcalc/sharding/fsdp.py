@@ -25,10 +25,6 @@ def fully_sharded(name: str, given: Mapping[str, Any], ranks: int, run: Run, mod
     if run.offload == "optimizer":
         raise fault("offload", "FSDP moves parameters, gradients and optimizer states to the host together; "
                                "write offload: optimizer+params")  # fmt: skip
-    tied = next((tensor.name for tensor in model.tensors if tensor.tied_to), "")
-    if tied and given.get("wrap") == "layers+embed+head":
-        raise fault("sharding.wrap", f"Parameter '{tied}' is shared with a parameter already managed by another FSDP group; "
-                                     "wrap: layers keeps both in the root")  # fmt: skip
     packed = integers(run)
     if given.get("version") in (1, "1"):
         if packed:

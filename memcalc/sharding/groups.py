@@ -65,14 +65,14 @@ class Groups:
 def grouped(model: Model, tensors: tuple[Tensor, ...], wrap: str) -> Groups:
     """The groups of a model: the layers of its outermost stacks, and the rest in the root.
 
-    `layers+embed+head` makes units of the embedding, and of the last norm with the head (torchtitan, apply_fsdp);
-    `accelerate` does, too, and puts a tied embedding into the head's (accelerate 1.15, fsdp2_prepare_model). `none` leaves
-    all in the root.
+    `layers+embed+head` (torchtitan, apply_fsdp) and `accelerate` (accelerate 1.15, fsdp2_prepare_model) make units of the
+    embedding, and of the last norm with the head; an embedding that is tied to the head goes with it, for a parameter can't
+    be in two. `none` leaves all in the root.
     """
     groups = Groups(wrapped(model, tensors, wrap))
     rest = list(groups.layers.rest)
     if wrap in ("layers+embed+head", "accelerate"):
-        rest = _apart(groups, rest, model, tensors, together=wrap == "accelerate")
+        rest = _apart(groups, rest, model, tensors)
     groups.root.tensors = tuple(rest)
     return groups
 
@@ -82,9 +82,7 @@ def wrapped(model: Model | None, tensors: tuple[Tensor, ...], wrap: str) -> Wrap
     return Wrapped(() if wrap == "none" or model is None else dict.fromkeys(stacks(model.body)), tensors)
 
 
-def _apart(
-    groups: Groups, rest: list[Tensor], model: Model, tensors: tuple[Tensor, ...], *, together: bool
-) -> list[Tensor]:
+def _apart(groups: Groups, rest: list[Tensor], model: Model, tensors: tuple[Tensor, ...]) -> list[Tensor]:
     """The embedding of tokens before the first layer, and what comes behind the last, as units; what is left over."""
     places = {id(tensor): at for at, tensor in enumerate(tensors)}
     inside = [places[id(tensor)] for found in groups.layers.layers.values() for _, tensor in found]
@@ -92,7 +90,7 @@ def _apart(
     before = [t for t in rest if places[id(t)] < first and t.role == "embedding"][:1]
     behind = [t for t in rest if places[id(t)] > last]
     ties = [t for t in model.tensors if t.tied_to and t.tied_to in {tensor.name for tensor in before}]
-    if ties and together:
+    if ties:
         _visit(groups, [*before, *behind, *ties], "head")
     else:
         _visit(groups, before, "embed")

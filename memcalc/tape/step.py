@@ -112,9 +112,12 @@ def sharded(tape: Tape, model: Model) -> tuple[Value, Value]:
     sharder.before_forward(unit)
     sharder.running.append(unit)
     loss, outputs = forward(tape, model)
-    sharder.running.remove(unit)
-    sharder.after_forward(unit)
-    return noticed(tape, loss, sharder.before_backward, unit), outputs
+    under_way, sharder.running = sharder.running, []
+    for other in reversed(under_way):
+        sharder.after_forward(other)
+    for other in under_way:
+        loss = noticed(tape, loss, sharder.before_backward, other)
+    return loss, outputs
 
 
 def walk_back(tape: Tape, loss: Value) -> None:

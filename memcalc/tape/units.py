@@ -39,6 +39,7 @@ class Unit:
 
     def __init__(self, path: str, tensors: tuple[Tensor, ...]) -> None:
         self.path, self.tensors = path, tensors
+        self.open = False  # whether a module of it has run again since it ended
 
 
 class Visit(NamedTuple):
@@ -108,6 +109,8 @@ def called(t: Tape, visit: Visit, function: Callable[[Value], Value], x: Value) 
     """function(x) with the hooks of its unit around it, as nn.Module.__call__ and tensors' own hooks run them."""
     sharder, (unit, enters, leaves) = t.sharder, visit
     assert sharder is not None  # noqa: S101 - it has given the visit
+    if unit.open or not (enters or unit in sharder.running):
+        return _again(sharder, unit, function, x)
     if enters:
         t.owner = t.path
         sharder.before_forward(unit)
@@ -123,6 +126,15 @@ def called(t: Tape, visit: Visit, function: Callable[[Value], Value], x: Value) 
         sharder.after_forward(unit)
         out = noticed(t, out, sharder.before_backward, unit)
     return out
+
+
+def _again(sharder: Sharder, unit: Unit, function: Callable[[Value], Value], x: Value) -> Value:
+    """The end of a unit once more, as a loss in chunks calls a head: it is there until the whole model has run."""
+    if not unit.open:
+        unit.open = True
+        sharder.before_forward(unit)
+        sharder.running.append(unit)
+    return function(x)
 
 
 def noticed(t: Tape, x: Value, hook: Callable[[Unit], None], unit: Unit) -> Value:
