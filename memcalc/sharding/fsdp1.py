@@ -33,7 +33,7 @@ RESHARDING = ("FULL_SHARD", "HYBRID_SHARD")
 PREFETCHES = ("BACKWARD_PRE", "BACKWARD_POST", "NO_PREFETCH", "none")
 OPTIONS: dict[str, Reader] = {
     "version": options.count,
-    "sharding_strategy": options.either(options.one_of(*WORDS), lambda word: options.one_of(*WORDS)(f"_{word}")),
+    "sharding_strategy": options.one_of(*WORDS),
     "param_dtype": options.dtype,
     "reduce_dtype": options.dtype,
     "buffer_dtype": options.dtype,

@@ -74,18 +74,22 @@ def dtype(value: object) -> str:
 
 
 def one_of(*words: str) -> Reader:
-    """One of these words, whatever its case."""
+    """One of these words, whatever its case, dashes and leading underscores."""
 
     def reader(value: object) -> str:
         wanted = str(value)
         for word in words:
-            if wanted.lower().replace("-", "_") == word.lower().replace("-", "_"):
+            if _plain(wanted) == _plain(word):
                 return word
         near = nearest_names(wanted, words)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ValueError(f"{shorten(repr(value))} is not known; {hint}it is one of {', '.join(words)}")
 
     return reader
+
+
+def _plain(word: str) -> str:
+    return word.lower().replace("-", "_").strip("_")
 
 
 def either(*readers: Reader) -> Reader:
