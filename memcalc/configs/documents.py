@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-_SECTION: Final = re.compile(r"\s*\[\[?\s*([^\]#]+?)\s*\]\]?\s*(?:#.*)?")
-_ENTRY: Final = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=")
+LARGEST_TOML: Final = 2 * 2**20  # tomllib is slow, and job files are short
+_ENTRY: Final = re.compile(r"([A-Za-z0-9_.\"'-]{1,200})[ \t]{0,200}=")
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _repeating(text: str, source: str, path: Path | None, error: RunInvalid) -> 
 
 def _as_toml(text: str, source: str) -> dict[str, Any]:
     """What text without an ending holds as TOML, which it is only if it says so early; {} where it isn't."""
-    if not any(_SECTION.fullmatch(line) or _ENTRY.match(line) for line in text[:4000].splitlines()):
+    if not any(_section(line) or _ENTRY.match(line.lstrip()) for line in text[:4000].splitlines()):
         return {}
     try:
         return _toml(text, source)
@@ -121,6 +121,8 @@ def _as_toml(text: str, source: str) -> dict[str, Any]:
 
 
 def _toml(text: str, source: str) -> dict[str, Any]:
+    if len(text) > LARGEST_TOML:
+        raise UnreadableInput(f"{source} is larger than {LARGEST_TOML >> 20} MiB; TOML that runs a job is far smaller")
     try:
         import tomllib  # noqa: PLC0415 - only TOML needs it
     except ModuleNotFoundError:  # Python 3.10
@@ -140,12 +142,19 @@ def toml_lines(text: str) -> dict[str, int]:
     found: dict[str, int] = {}
     section = ""
     for number, line in enumerate(text.splitlines(), 1):
-        if header := _SECTION.fullmatch(line):
-            section = _bare(header[1])
+        if header := _section(line):
+            section = header
             found.setdefault(section, number)
-        elif entry := _ENTRY.match(line):
+        elif entry := _ENTRY.match(line.lstrip()):
             found.setdefault(f"{section}.{_bare(entry[1])}".lstrip("."), number)
     return found
+
+
+def _section(line: str) -> str:
+    """The dotted name in a line that begins a section, `[training]` or `[[datasets]]`; '' for any other line."""
+    inner, bracket, rest = line.strip().lstrip("[").partition("]")
+    begins = line.lstrip().startswith("[") and bracket and (rest.strip("] \t") or "#").startswith("#")
+    return _bare(inner) if begins else ""
 
 
 def _bare(key: str) -> str:

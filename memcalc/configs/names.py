@@ -25,6 +25,7 @@ _PACKED: Final = re.compile(
     r"-(unsloth-)?bnb-4bit|-bnb-8bit|-gptq(-int[48]|-4bit)?(-128g)?|-awq(-int4)?|-4bit|-8bit|-fp8(-dynamic)?|-nvfp4|-bf16|-hf",
     re.IGNORECASE,
 )
+LONGEST: Final = 300  # characters of a name
 _SEPARATOR: Final = re.compile(r"[-_]+")
 _SIZE: Final = re.compile(r"(\d+x)?\d+(\.\d+)?[bm]")
 # what those ends mean for adapters that are trained on the packed weights: each uploader's usual settings
@@ -81,6 +82,8 @@ def unknown(name: str) -> str:
 
 def known(sheet: Sheet, name: str) -> Any:  # noqa: ANN401 - a name, a path or dimensions
     """What a run's `model` should say for a name: a preset, a folder or file, a cached repository; None if unknown."""
+    if len(name) > LONGEST:
+        return None
     if is_model_name(name):
         return name
     local = find(sheet.document, name)
@@ -103,7 +106,7 @@ def known(sheet: Sheet, name: str) -> Any:  # noqa: ANN401 - a name, a path or d
 
 def contained(name: str) -> str | None:
     """The preset whose name, with its size, is part of a repository's (OpenHermes-2.5-Mistral-7B); the longest."""
-    words = _SEPARATOR.split(name.rpartition("/")[2].lower())
+    words = _SEPARATOR.split(name[:LONGEST].rpartition("/")[2].lower())
     spans = ((i, j) for i in range(len(words)) for j in range(len(words), i, -1))
     longest = sorted(spans, key=lambda span: (span[0] - span[1], span[0]))[:200]
     runs = (words[i:j] for i, j in longest if j - i > 1 and any(_SIZE.fullmatch(word) for word in words[i:j]))
@@ -112,7 +115,7 @@ def contained(name: str) -> str | None:
 
 def elsewhere(name: str) -> tuple[str, str] | None:
     """A hub's name as what stands for it without the network, with a note: its cached files, else a preset's name."""
-    folder = snapshot(name)
+    folder = snapshot(name) if len(name) <= LONGEST else None
     if folder is not None and (folder / "config.json").is_file():
         return str(folder), f"{name} as it is in the local cache of the hub"
     found = ((other, why) for other, why in alike(name) if has("models", other))

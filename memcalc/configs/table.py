@@ -12,8 +12,9 @@ Whatever is neither read nor ignored is named in a warning: silence never means 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from typing import TYPE_CHECKING, Any, Final
 
 from memcalc.configs.reading import Asked, Origin, Reading, Remark
@@ -229,10 +230,11 @@ class _Known:
     def __init__(self, patterns: Iterable[str]) -> None:
         self.exact = {p for p in patterns if not any(c in p for c in "*?[")}
         self.patterns = [p for p in patterns if any(c in p for c in "*?[")]
+        self.one = re.compile("|".join(map(translate, self.patterns)) or r"(?!)")
         self.above = {p[:i] for p in self.exact for i, c in enumerate(p) if c == "."}
 
     def whole(self, path: str) -> bool:
-        return path in self.exact or any(fnmatchcase(path, pattern) for pattern in self.patterns)
+        return path in self.exact or self.one.match(path) is not None
 
     def within(self, path: str) -> bool:
         return path in self.above or any(pattern.startswith(f"{path}.") for pattern in self.patterns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,22 @@ def test_toml_without_its_ending_is_known_by_its_look() -> None:
 def test_bad_toml_is_refused(text: str) -> None:
     with pytest.raises(UnreadableInput, match=r"TOML|levels deep"):
         document_of(text, "job.toml", Path("job.toml"))
+
+
+@pytest.mark.parametrize(
+    "line", ["[" + " " * 10**6, " " * 10**6 + "x", "a" * 10**6 + " " * 10**6, "[" * 10**6, "a = [" + "1," * 10**5]
+)
+def test_long_lines_take_no_time(line: str) -> None:
+    before = time.monotonic()
+    toml_lines(line)
+    with pytest.raises(UnreadableInput):
+        raise document_of(line, "job", Path("job")).unreadable or UnreadableInput("read")
+    assert time.monotonic() - before < 5
+
+
+def test_a_toml_file_is_short() -> None:
+    with pytest.raises(UnreadableInput, match="larger than 2 MiB"):
+        document_of("a = 1 # " + "x" * 2**21, "job.toml", Path("job.toml"))
 
 
 def test_deep_toml_is_refused() -> None:

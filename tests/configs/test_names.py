@@ -63,6 +63,12 @@ def test_that_reading_is_a_warning() -> None:
     assert "gpus-not-in-config" not in codes(found)
 
 
+@pytest.mark.parametrize("name", ["a-" * 10**5 + "7b", "/" * 10**5, "-bnb-4bit" * 10**4])
+def test_a_name_without_end_is_no_name(name: str) -> None:
+    with pytest.raises(RunInvalid, match="no preset has"):
+        reading(f"model_name_or_path: {name}\nuse_peft: true\n")
+
+
 def test_what_is_known_nowhere_is_told_with_what_to_do() -> None:
     told = unknown("meta-llama/Llama-3.1-9B")
     assert "llama-3.1" in told

@@ -98,6 +98,11 @@ def test_places_of_a_run_are_those_of_the_keys_it_comes_from() -> None:
     assert found.place("offload") == "train.yaml offload"
 
 
+def test_many_strange_keys_take_no_time() -> None:
+    found = sheet("".join(f"key_{i}: {i}\n" for i in range(10_000))).reading([f"*{i}_ignored*" for i in range(200)])
+    assert "and 9988 more" in found.warnings[0].message
+
+
 def test_paths_are_looked_up_and_set() -> None:
     data = {"a": {"b": [1, {"c": 2}]}, "d.e": 3}
     assert lookup(data, "a.b.1.c") == 2
