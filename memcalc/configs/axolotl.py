@@ -247,7 +247,6 @@ def _unmodelled(sheet: Sheet, trained: str) -> None:
         "kd_trainer": "what distillation holds beside the model is not counted",
         "qat": "what quantisation-aware training keeps is not counted",
         "fp8": "matrix products in fp8 are counted in bf16",
-        "llama4_linearized_experts": "experts as linear layers are counted as stacked ones",
         "peft_layer_replication": "layers that are replicated are counted once",
         "large_head_attention": "attention of large heads is counted as any other",
         "ple_cpu_offload": "per-layer embeddings on the host are counted on the GPU",

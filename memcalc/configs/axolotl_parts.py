@@ -54,7 +54,7 @@ def storage(sheet: Sheet) -> None:
     Embeddings and norms that peft's k-bit preparation widens are cast back (loaders/model.py, _configure_embedding_dtypes).
     """
     options = sheet.read(mapping, "bnb_config_kwargs", default={})
-    experts = sheet.read(truth, "quantize_moe_experts", default=False)
+    experts = sheet.read(truth, "quantize_moe_experts", default=False) or _linear_experts(sheet)
     four, eight = (sheet.read(truth, key, default=False) for key in ("load_in_4bit", "load_in_8bit"))
     if four:
         made: dict[str, Any] = {
@@ -75,6 +75,13 @@ def storage(sheet: Sheet) -> None:
         sheet.fault(
             sheet.named("load_in_4bit", "load_in_8bit", "gptq"), "8- and 4-bit weights are not trained; set an adapter"
         )
+
+
+def _linear_experts(sheet: Sheet) -> bool:
+    """Whether experts are separate linear layers, which bitsandbytes packs: Llama 4's, in Axolotl's own uploads."""
+    return "linearized" in str(sheet.get("base_model")).lower() or sheet.read(
+        truth, "llama4_linearized_experts", default=False
+    )
 
 
 def adapters(sheet: Sheet, half: str, engine: str) -> None:
