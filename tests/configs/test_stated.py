@@ -52,7 +52,7 @@ def test_every_stated_run_has_an_estimate() -> None:
     """Prints stated | estimated | error (pytest -s)."""
     for row in FIGURES:
         stated, marks = row["stated"] / 2**30, " ".join(sorted(row.keys() & {"longest", "compiled", "aside"}))
-        print(f"{row['id']:<14} {stated:7.1f} | {estimated(row) / 2**30:7.1f} GiB | {error(row):+7.1%} {marks}")
+        print(f"{row['id']:<14} {stated:6.1f} | {estimated(row) / 2**30:6.1f} GiB | {error(row):+6.0%} {marks}")  # noqa: T201
     assert all(estimated(row) > 0 for row in FIGURES)
 
 
