@@ -31,7 +31,8 @@ def placement(run: Run, model: Model) -> Strategy:
     ranks = max(1, run.gpus // (parallel.tensor * parallel.pipeline))  # context-parallel ranks share parameters, too
     name = run.sharding.strategy if run.sharding else "ddp" if ranks > 1 else "none"
     made = _made(name, run.sharding.options if run.sharding else {}, ranks, run, model)
-    if ranks > 1 or name == "megatron" or made.alone:
+    flattens = name.startswith("zero") and run.gpus > 1  # over one rank of a divided model, too
+    if ranks > 1 or name == "megatron" or flattens or made.alone:
         return made
     return Strategy(offloaded=OFFLOADED.get(run.offload, frozenset()))
 

@@ -217,15 +217,16 @@ def deepspeed(name: str, given: Mapping[str, Any], ranks: int, run: Run, model: 
     faults = list(_refused(stage, dtype, settings, ranks))
     if faults:
         raise RunInvalid(faults)
-    return _class(stage, dtype, settings)(name, ranks, _away(settings), stage, dtype, settings, run.grad_accum > 1)
+    made = _class(stage, dtype, settings, fused=run.implementation == "megatron")
+    return made(name, ranks, _away(settings), stage, dtype, settings, run.grad_accum > 1)
 
 
-def _class(stage: int, dtype: str, settings: Settings) -> type[Zero]:
+def _class(stage: int, dtype: str, settings: Settings, *, fused: bool = False) -> type[Zero]:
     """The module of a stage (engine.py, _do_optimizer_sanity_check and _configure_zero_optimizer)."""
     if stage == 0:
-        from memcalc.sharding.zero0 import ZeroZero  # noqa: PLC0415 - one module a run
+        from memcalc.sharding.zero0 import Flattened, ZeroZero  # noqa: PLC0415 - one module a run
 
-        return ZeroZero
+        return Flattened if fused and dtype in HALVES else ZeroZero
     if stage == 3:
         from memcalc.sharding.zero3 import ZeroThree  # noqa: PLC0415
 

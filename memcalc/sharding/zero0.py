@@ -1,7 +1,7 @@
 """DeepSpeed without ZeRO: every rank holds everything, with a copy in fp32 of each 16-bit parameter.
 
-Source: DeepSpeed 0.19.8, runtime/fp16/unfused_optimizer.py (FP16_UnfusedOptimizer) and runtime/engine.py
-(allreduce_gradients, buffered_allreduce_fallback).
+Source: DeepSpeed 0.19.8, runtime/fp16/unfused_optimizer.py (FP16_UnfusedOptimizer), runtime/fp16/fused_optimizer.py
+(FP16_Optimizer) and runtime/engine.py (_configure_fp16_optimizer, allreduce_gradients, buffered_allreduce_fallback).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.overlay import Laid
 from memcalc.sharding.marks import Marking
-from memcalc.sharding.strategy import Local
+from memcalc.sharding.strategy import Local, Staged
 from memcalc.sharding.zero import Zero
 from memcalc.sharding.zero12 import trained
 from memcalc.tape.values import rounded
@@ -52,6 +52,25 @@ class ZeroZero(Zero):
         """The gradients of all parameters in fp32, and what the optimizer needs (FP16_UnfusedOptimizer.step)."""
         wide = sum(rounded(4 * tensor.elements) * tensor.count for tensor in trained(local.states))
         return plain + (wide if self.dtype != "fp32" else 0)
+
+
+@dataclass(frozen=True)
+class Flattened(ZeroZero):
+    """FP16_Optimizer around apex's or DeepSpeed's own FusedAdam: 16-bit parameters are slices of one, as are their copies."""
+
+    def step(self, plain: int, local: Local, optimizer: Optimizer, setting: Setting) -> int:
+        """Each gradient in fp32, and all of them in a row; the parameters' own go before the optimizer runs."""
+        apart = super().step(0, local, optimizer, setting)
+        left = sum(rounded(self.item * tensor.elements) * tensor.count for tensor in trained(local.gradients))
+        return max(apart + self.row(local), self.row(local) + plain - left)
+
+    def staged(self, local: Local, optimizer: Optimizer, setting: Setting) -> Staged:
+        """Gradients in fp32 until they are in a row, which the optimizer is given."""
+        return Staged(flat=super().step(0, local, optimizer, setting), wide=self.row(local), frees=False)
+
+    def row(self, local: Local) -> int:
+        """Bytes of all gradients in fp32."""
+        return rounded(4 * sum(tensor.elements * tensor.count for tensor in trained(local.states)))
 
 
 class Sending(Marking):
