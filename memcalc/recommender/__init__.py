@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Recommendation", "Wishes", "recommend", "recommend_run"]
 
 MOST = 16  # members of a Pareto set that are estimated in full
-FEW = 200  # candidates that seem to fit, of which all are
+FEW = 96  # candidates that seem to fit, of which all are
 REJECTED = 6  # neighbours that are told
 STATED = (
     "pace and cost are of a simple model, for ranking: a share of the GPU's dense rate, bytes over its memory and its "

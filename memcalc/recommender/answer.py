@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from memcalc.gpus import Gpu, gpu
 from memcalc.recommender.changes import changes, hints, intrusion, plain
 from memcalc.recommender.cost import price_of, usd_per_million
-from memcalc.recommender.evaluate import outside, slowest
+from memcalc.recommender.evaluate import outside, slowest, tokens
 from memcalc.recommender.rank import WHY
 from memcalc.recommender.search import Search, rated, run_of
 from memcalc.recommender.space import data_parallel, named
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
     from memcalc.recommender.rank import Scored
     from memcalc.recommender.tasks import Task
-    from memcalc.report import Report
     from memcalc.run import Run
+
+RESERVED = "what the allocator reserves"
+SEGMENTS = "expandable segments may spare it (PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True)"
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,9 @@ class Answers:
             cost=self._cost(run, found),
             intrusion=intrusion(made),
             changes=tuple(self._told(change, run, detailed=detailed) for change in made),
-            why="; ".join(self._why(label, report) for label in labels),
+            why="; ".join(WHY[label].format(unit=found.unit if found else "tokens") for label in labels),
             hints=tuple(hints(run, method_of(run))),
         )
-
-    def _why(self, label: str, report: Report) -> str:
-        return WHY[label].format(unit=_unit(report.run))
 
     def _told(self, change: Switch, run: Run, *, detailed: bool) -> Switch:
         """A change with what it spares, and what the task says of an optimizer."""
@@ -82,8 +81,8 @@ class Answers:
         step = pace(rank.work, evaluator.load(plan, run.optimizer, run.grad_accum, rank.pinned), rated(gpu(run.gpu)))
         if step is None:
             return None
-        per_second = run.batch_size * run.grad_accum * data_parallel(run) * max(plan.seq_len, 1) / step.seconds
-        unit: Literal["tokens", "samples"] = "tokens" if plan.seq_len else "samples"
+        per_second = run.batch_size * run.grad_accum * data_parallel(run) * tokens(plan) / step.seconds
+        unit: Literal["tokens", "samples"] = "tokens" if tokens(plan) > 1 else "samples"
         parts = {name: seconds for name, seconds in step.parts.items() if seconds}
         return Throughput(unit=unit, per_second=per_second, per_gpu_second=per_second / run.gpus,
                           step_seconds=step.seconds, busy=step.busy, parts=parts)  # fmt: skip
@@ -106,9 +105,10 @@ class Answers:
             found = self._lacking(neighbour, card)
             if found:
                 over, where = found
+                reason = f"{format_bytes(over)} over{f' in {where}' if where else ''}"
                 yield Rejected(
                     of=label, key=key, value=plain(getattr(neighbour, key)), instead_of=plain(getattr(run, key)),
-                    over=over, where=where, reason=f"{format_bytes(over)} over{f' in {where}' if where else ''}",
+                    over=over, where=where, reason=f"{reason}; {SEGMENTS}" if where == RESERVED else reason,
                 )  # fmt: skip
 
     def _neighbours(self, run: Run) -> Iterator[tuple[str, Run]]:
@@ -131,7 +131,7 @@ class Answers:
             report = self.search.report(run)
             if report is None or report.verdict.headroom is None or report.verdict.headroom >= 0:
                 return None
-            return -report.verdict.headroom, "what the allocator reserves"
+            return -report.verdict.headroom, RESERVED
         plan = self.search.evaluator.plan(replace(run, gpu=None))
         return over, binding(plan) if plan else ""
 
@@ -147,7 +147,3 @@ def reverted(run: Run, asked: Run, key: str) -> Run:
     """The run with one key as it was asked for."""
     back: Mapping[str, Any] = {key: getattr(asked, key)}
     return replace(run, **back)
-
-
-def _unit(run: Mapping[str, Any]) -> str:
-    return "tokens" if run.get("seq_len") else "samples"

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from memcalc.timeline import Timeline
 
 
+SAMPLED = frozenset({"image", "diffusion", "speech", "classifier"})  # kinds of models whose pace is in samples
 LARGE = (4096, 4096)  # a parameter whose states are paged if any are
 
 
@@ -185,7 +186,7 @@ class Evaluator:
         if plan is None:
             return None
         grounds = self.grounds(plan, spec)
-        return Standing(grounds, self.load(plan, spec, 1, 0), plan.placement.over("gradients"), plan.seq_len or 1)
+        return Standing(grounds, self.load(plan, spec, 1, 0), plan.placement.over("gradients"), tokens(plan))
 
     def load(self, plan: Plan, spec: Spec, grad_accum: int, staged: int) -> Load:
         """What the throughput model asks of the fullest rank of a plan."""
@@ -266,6 +267,11 @@ def _heights(step: Timeline, recording: Recording) -> Heights:
         step.after_forward - base,
         step.pinned, work(recording),
     )  # fmt: skip
+
+
+def tokens(plan: Plan) -> int:
+    """Tokens of a sequence, by which language models are paced; 1 where it is samples."""
+    return plan.seq_len if plan.seq_len and plan.model.kind not in SAMPLED else 1
 
 
 def followed(plan: Plan) -> bool:

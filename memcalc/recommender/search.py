@@ -108,9 +108,20 @@ class Search:
             found = self.scored(line, place)
             if self.fits(found):
                 return self._slimmest(line, place, found)
-            if place:
-                heappush(heap, (order(self.scored(line, place - 1)), number, place - 1))
+            below = self._largest(line, place)
+            if below is not None:
+                heappush(heap, (order(self.scored(line, below)), number, below))
         return None
+
+    def _largest(self, line: Line, place: int) -> int | None:
+        """The largest micro batch below one that does not fit whose peak does: by bisection, the smallest tried first."""
+        if not place or not self._may_fit(self.scored(line, 0)):
+            return None
+        low, high = 0, place
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._may_fit(self.scored(line, middle)) else (low, middle)
+        return low
 
     def _slimmest(self, line: Line, place: int, found: Scored) -> Scored:
         """The smallest micro batch on a line whose pace is nearly that of the one found."""
@@ -212,13 +223,15 @@ class Search:
 
     def fits(self, candidate: Scored) -> bool:
         """Whether a candidate really fits: by the record of its own step, then by a full estimate."""
-        made = run_of(candidate)
-        if repr(made) not in self._reports:
-            peak = self.peak(made)
-            if peak is None or peak + outside(candidate.card, candidate.gpus) > candidate.room:
-                return False
-        report = self.report(made)
+        if not self._may_fit(candidate):
+            return False
+        report = self.report(run_of(candidate))
         return bool(report and report.verdict.fits)
+
+    def _may_fit(self, candidate: Scored) -> bool:
+        """Whether the peak fits: what the allocator reserves on top is left open."""
+        peak = self.peak(run_of(candidate))
+        return peak is not None and peak + outside(candidate.card, candidate.gpus) <= candidate.room
 
     def peak(self, run: Run) -> int | None:
         """What a run allocates at its peak, from the record of its own step; None where it is refused."""
