@@ -127,9 +127,7 @@ def adapter(sheet: Sheet) -> None:
     kind = sheet.read(text, "peft_type", default="LORA").upper()
     method = METHODS.get(kind)
     if method is None:
-        sheet.fault(
-            "peft_type", f"what {kind} trains is not modelled; of peft's methods these are: {', '.join(METHODS)}"
-        )
+        _unknown(sheet, kind)
         return
     sheet.put("lora.method", method, "peft_type")
     sheet.fill(key for key in (*COMMON, *OWN[method]) if not _empty(sheet, key))
@@ -137,6 +135,17 @@ def adapter(sheet: Sheet) -> None:
     if task:
         sheet.put("lora.task", task, "task_type")
     sheet.unmodelled(_UNMODELLED)
+
+
+def _unknown(sheet: Sheet, kind: str) -> None:
+    """A fault for a method that is not modelled; a warning where the command line says what to count in its place."""
+    what = f"what {kind} trains is not modelled"
+    if "lora" in sheet.asked.flags:
+        sheet.warn("peft_type", "not-modelled", f"{what}: the adapter that was asked for is counted in its place")
+        return
+    sheet.fault(
+        "peft_type", f"{what}; of peft's methods these are: {', '.join(METHODS)} (--lora 32 counts LoRA in its place)"
+    )
 
 
 def _empty(sheet: Sheet, key: Key) -> bool:

@@ -46,6 +46,8 @@ def test_adapters_in_the_words_of_a_run(given: dict[str, Any], expected: dict[st
 def test_a_method_that_is_not_modelled_is_refused_by_name() -> None:
     with pytest.raises(RunInvalid, match="what FOURIERFT trains is not modelled"):
         read(peft_type="FOURIERFT", n_frequency=1000)
+    found = reading('{"peft_type": "FOURIERFT", "base_model_name_or_path": "gpt2"}', lora=16)
+    assert ("lora" in found.run, found.run["model"], codes(found)) == (False, "gpt2", {"not-modelled"})
 
 
 def test_what_a_variant_adds_is_said() -> None:
