@@ -19,7 +19,7 @@ from memcalc.precision import Recipe, recipe
 from memcalc.presets import find, has
 from memcalc.run import Sharding
 from memcalc.sharding import Strategy, placement
-from memcalc.sharding.strategy import Books, books
+from memcalc.sharding.strategy import Books, books, per_parameter
 from memcalc.units import parse_margin
 
 if TYPE_CHECKING:
@@ -108,7 +108,8 @@ def resolve(run: Run, beside: Path | None = None) -> Plan:
     notes.assume_all("model", model.notes)
     notes.assume_all("precision", chosen.notes)
     notes.assume_all("gpu", (card.assumed,) if card and card.assumed else ())
-    notes.assume_all("sharding", place.notes)
+    told = per_parameter(place, chosen)
+    notes.assume_all("sharding", (*((told,) if told else ()), *place.notes))
     plan = Plan(
         run, model, chosen, optimizer, tensors, place, card,
         _margin(run, card), _sequence(run, model, notes), notes, adapted,

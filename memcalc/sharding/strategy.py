@@ -17,6 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from memcalc.dtypes import BITS
+
 if TYPE_CHECKING:
     from memcalc.ledger import Ledger
     from memcalc.model import Model
@@ -167,3 +169,21 @@ def books(local: Local, recipe: Recipe, optimizer: Optimizer, whole: tuple[Tenso
     weights, gradients, states = (known[id(tensors)] for tensors in local[:3])
     own = sum(tensor.count * nbytes(tensor.elements, storage_dtype(tensor, recipe)) for tensor in local.buffers)
     return Books(weights, gradients, states, own, whole)
+
+
+def per_parameter(strategy: Strategy, recipe: Recipe) -> str:
+    """What a trained parameter takes on each GPU with Adam's two states, in a sentence; '' where nothing is shared out."""
+    dtypes = {
+        "weights": (recipe.weights,), "master_weights": (recipe.master,),
+        "gradients": (recipe.gradients, recipe.master_gradients), "optimizer_states": (recipe.optimizer_dtype,) * 2,
+    }  # fmt: skip
+    sizes = {name: sum(BITS[dtype] for dtype in found if dtype) / 8 for name, found in dtypes.items()}
+    sizes = {name: size for name, size in sizes.items() if size and name not in strategy.offloaded}
+    ways = {name: strategy.over(name) for name in sizes}
+    if max(ways.values(), default=1) == 1:
+        return ""
+    terms = (
+        f"{name.replace('_', ' ')} {size:g}{f'/{ways[name]}' if ways[name] > 1 else ''}" for name, size in sizes.items()
+    )
+    total = sum(size / ways[name] for name, size in sizes.items())
+    return f"with Adam a trained parameter takes {total:.4g} bytes of each GPU: {', '.join(terms)}"
