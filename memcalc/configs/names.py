@@ -7,8 +7,10 @@ quantised upload of the same model, named so by its owner): each such reading is
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from memcalc.configs.documents import open_document
 from memcalc.configs.follow import find
 from memcalc.configs.hub_cache import is_repository, snapshot
 from memcalc.errors import Fault, nearest_names, shorten
@@ -25,6 +27,7 @@ _PACKED: Final = re.compile(
     r"-(unsloth-)?bnb-4bit|-bnb-8bit|-gptq(-int[48]|-4bit)?(-128g)?|-awq(-int4)?|-4bit|-8bit|-fp8(-dynamic)?|-nvfp4|-bf16|-hf",
     re.IGNORECASE,
 )
+CONFIG: Final = "config.json"
 LONGEST: Final = 300  # characters of a name
 _SEPARATOR: Final = re.compile(r"[-_]+")
 _SIZE: Final = re.compile(r"(\d+x)?\d+(\.\d+)?[bm]")
@@ -56,8 +59,25 @@ def model(sheet: Sheet, *keys: str, required: bool = True) -> Any:  # noqa: ANN4
         sheet.fault(sheet.named(*keys), unknown(str(written)))
         return None
     sheet.put("model", found, *keys)
-    sheet.packed = (packing(str(written)), sheet.named(*keys))
+    sheet.packed = (_stored(found) or packing(str(written)), sheet.named(*keys))
     return found
+
+
+def _stored(found: Any) -> dict[str, Any] | None:  # noqa: ANN401 - what a run's `model` says
+    """How the config of a folder, a file or a fetched repository says its weights are packed; None where it does not."""
+    from memcalc.quantization.foreign import from_config  # noqa: PLC0415 - few models are packed
+
+    config = found if isinstance(found, dict) else _config_of(str(found))
+    section = config.get("quantization_config")
+    return from_config(section) if isinstance(section, dict) else None
+
+
+def _config_of(name: str) -> dict[str, Any]:
+    """The config.json that a path means; {} for a preset's name."""
+    if is_model_name(name):
+        return {}
+    file = Path(name) / CONFIG if Path(name).is_dir() else Path(name)
+    return open_document(file).data if file.suffix == ".json" and file.is_file() else {}
 
 
 def packing(name: str) -> Any:  # noqa: ANN401 - a run's `quantize`, or None
@@ -87,7 +107,7 @@ def known(sheet: Sheet, name: str) -> Any:  # noqa: ANN401 - a name, a path or d
     if is_model_name(name):
         return name
     local = find(sheet.document, name)
-    if local is not None and (local.is_file() or (local / "config.json").is_file()):
+    if local is not None and (local.is_file() or (local / CONFIG).is_file()):
         return str(local)
     other = elsewhere(name)
     if other is not None:
@@ -116,7 +136,7 @@ def contained(name: str) -> str | None:
 def elsewhere(name: str) -> tuple[str, str] | None:
     """A hub's name as what stands for it without the network, with a note: its cached files, else a preset's name."""
     folder = snapshot(name) if len(name) <= LONGEST else None
-    if folder is not None and (folder / "config.json").is_file():
+    if folder is not None and (folder / CONFIG).is_file():
         return str(folder), f"{name} as it is in the local cache of the hub"
     found = ((other, why) for other, why in alike(name) if has("models", other))
     return next(((other, f"{shorten(name)} is read as {other}: {why}") for other, why in found), None)

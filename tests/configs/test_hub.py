@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from memcalc.__main__ import main
-from memcalc.configs import Asked, hub
+from memcalc.configs import Asked, hub, read
 from memcalc.configs.hub import Repository, fetched, read_repository
 from memcalc.configs.hub_cache import cache_folder, is_repository, snapshot
 from memcalc.errors import UnreadableInput, UsageError
 from memcalc.models import load_model
+from tests.configs.reader import document
 from tests.configs.test_checkpoint import LLAMA, PARAMETERS, tensors
 
 if TYPE_CHECKING:
@@ -98,6 +99,14 @@ def test_the_command_line_reads_it_where_it_is_told_to(endpoint: str, capsys: py
 def test_an_adapter_on_the_hub_names_its_base(endpoint: str) -> None:
     found = read_repository("meta/adapter", Asked(hub=True))
     assert found.run["lora"]["rank"] == 4
+    assert found.run["model"]["_name_or_path"] == "meta/tiny"
+    assert endpoint
+
+
+def test_a_config_that_names_a_repository_has_it_fetched(endpoint: str) -> None:
+    made = document("model_name_or_path: meta/tiny\nmax_length: 64\nuse_peft: true\n")
+    found = read(made, "trl", Asked(hub=True))
+    assert found is not None
     assert found.run["model"]["_name_or_path"] == "meta/tiny"
     assert endpoint
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from typing import TYPE_CHECKING
+
 import pytest
 
 from memcalc.configs.names import alike, contained, elsewhere, packing, unknown
 from memcalc.errors import RunInvalid
 from memcalc.models import load_model
 from tests.configs.reader import codes, reading
+from tests.configs.test_checkpoint import LLAMA
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NAMES = [
     ("unsloth/Llama-3.2-1B-Instruct-unsloth-bnb-4bit", "unsloth/Llama-3.2-1B-Instruct"),
@@ -43,6 +50,15 @@ def test_adapters_leave_weights_as_their_name_says_they_are_packed(name: str, ex
     assert reading(f"{text}use_peft: true\n").run.get("quantize") == expected
     assert "quantize" not in reading(text).run
     assert "quantize" not in reading(f"{text}use_peft: true\n", quantize="int8").run
+
+
+def test_adapters_leave_weights_as_a_folder_s_config_says(tmp_path: Path) -> None:
+    packed = {**LLAMA, "quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 64}}
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text(json.dumps(packed))
+    found = reading("model_name_or_path: base\nmax_length: 64\nuse_peft: true\n", folder=tmp_path)
+    assert found.run["model"] == str(tmp_path / "base")
+    assert found.run["quantize"] == {"name": "gptq", "bits": 4, "group_size": 64}
 
 
 CONTAINED = [
