@@ -78,7 +78,7 @@ class Plain:
         one[0] = self.clock
 
 
-def followed(recording: Recording, weights: list[tuple[int, int]], trained: list[Held], _total: int) -> int:
+def followed(recording: Recording, weights: list[tuple[int, int]], trained: list[Held], *_: object) -> int:
     """Two steps, event by event; like tensors in the order of the layers."""
     allocator = Plain()
     for sizes in in_layers([((size,), times) for size, times in weights]):

@@ -48,6 +48,7 @@ class Around:
         "scene",
         "shared",
         "sighted",
+        "summed",
         "table",
         "tokens",
         "weights",
@@ -57,6 +58,7 @@ class Around:
         self.ready = False
         self.causal = True
         self.weights: Value | None = None  # of an eager attention: the layer holds on to them to its end
+        self.summed: list[Value] = []  # of a module that holds on to it
         self.branch: Value | None = None  # what was added to the residual stream, if the layer holds on to it, too
         self.chosen: tuple[Value, Value] | None = None
         self.rotary: tuple[Value, Value] | None = None
@@ -86,6 +88,7 @@ class Around:
         other = Around()
         for name in self.__slots__:
             setattr(other, name, getattr(self, name))
+        other.summed = []
         return other
 
     def storages(self) -> set[int]:

@@ -317,7 +317,9 @@ def _plain_attention(
     scores = softmax(scores)
     scores = dropout(scores, p)
     weights = to(scores, dtype)
-    return to(matmul(scores, v32), dtype), weights
+    out = to(matmul(scores, v32), dtype)
+    del scores, scaled, v32, k32, q32  # as C++ lets go of what a function has named: the last first
+    return out, weights
 
 
 def _triangle(tape: Tape, rows: int, columns: int) -> Value:

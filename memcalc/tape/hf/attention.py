@@ -26,7 +26,16 @@ def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     if block.rotary_dim and tables:
         q, k = rotate(block, q, k, tables)
     out = attend(t, block, q, k, v, around)
+    if returns_first(block):
+        del q, k, v
     return project(t, block, out, around)
+
+
+def returns_first(block: Attention) -> bool:
+    """Whether the output projection is of a module that runs after the one with the others (BertSelfOutput)."""
+    first = block.q or block.qkv
+    inner, outer = (part.name.rpartition(".")[0] if part else "" for part in (first, block.out))
+    return inner != outer
 
 
 def separate(t: Tape, block: Attention, x: Value, around: Around) -> tuple[Value, Value, Value]:

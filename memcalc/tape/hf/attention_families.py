@@ -57,7 +57,8 @@ def rotated_first(t: Tape, x: Value, tables: Value) -> Value:
 
 def wide_scores(t: Tape, block: Attention, q: Value, k: Value, v: Value, around: Around) -> Value:
     """GPTJAttention._attn, GPTNeoSelfAttention._attn: queries and keys in fp32, weights cast to the values' dtype."""
-    q, k = f.to(q, "fp32"), f.to(k, "fp32")
+    q = f.to(q, "fp32")
+    k = f.to(k, "fp32")
     weights = f.matmul(q, f.swap(k))
     mask = around.mask(block.window)
     if block.formula == "gpt_neo":  # a buffer says which keys a layer sees, whatever its window
@@ -127,36 +128,32 @@ def falcon(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     q, k, v = split_falcon(t, block, qkv)
     if around.rotary and not block.alibi:
         q, k = rotated(q, k, around.rotary)
-    if t.setting.attention == "eager":
-        return (falcon_biased if block.alibi else falcon_scores)(t, block, q, k, v, around)
-    out = f.attention(q, k, v, around.mask(0), block.dropout if block.alibi else 0.0, gqa=False)
-    return falcon_merged(t, block, out, around)
+    if t.setting.attention != "eager":
+        out = f.attention(q, k, v, around.mask(0), block.dropout if block.alibi else 0.0, gqa=False)
+    elif block.alibi:
+        return falcon_biased(t, block, q, k, v, around)
+    else:
+        out = falcon_scores(q, k, v, around)
+    out = f.reshape(f.transpose(out, 1, 2), b, s, -1)
+    return run(t, block.out, out, around)
 
 
-def falcon_scores(t: Tape, block: Attention, q: Value, k: Value, v: Value, around: Around) -> Value:
-    """The eager half of FalconAttention.forward: softmax in the dtype of the queries."""
-    scores = f.matmul(q, f.swap(k))
+def falcon_scores(q: Value, k: Value, v: Value, around: Around) -> Value:
+    """The eager half of FalconAttention.forward: softmax in the dtype of the queries; one name for scores and weights."""
+    scores = f.scale_(f.matmul(q, f.swap(k)))
     mask = around.mask(0)
-    if mask is not None:
-        scores = f.add(scores, mask)
-    weights = around.weights = f.softmax(scores, q.dtype)
-    out = f.matmul(weights, v)
-    return falcon_merged(t, block, out, around)
+    scores = around.weights = f.softmax(scores if mask is None else f.add(scores, mask), q.dtype)
+    return f.matmul(scores, v)
 
 
 def falcon_biased(t: Tape, block: Attention, q: Value, k: Value, v: Value, around: Around) -> Value:
     """The same with ALiBi: every step has a name of its own, which lasts to the end."""
     scores = f.matmul(q, f.swap(k))
     wide = f.to(scores, "fp32")
-    logits = f.add(wide, around.bias)  # type: ignore[arg-type]  # alibi.surround has made it
+    logits = f.scale_(f.add(wide, around.bias))  # type: ignore[arg-type]  # alibi.surround has made it
     weights = f.softmax(f.add(logits, around.masks[0]), q.dtype)  # type: ignore[arg-type]
     weights = around.weights = f.dropout(weights, block.dropout)
     out = f.matmul(weights, v)
-    return falcon_merged(t, block, out, around)
-
-
-def falcon_merged(t: Tape, block: Attention, out: Value, around: Around) -> Value:
-    """[batch, heads, seq, dim] back to the hidden size."""
     out = f.reshape(f.transpose(out, 1, 2), out.shape[0], out.shape[2], -1)
     return run(t, block.out, out, around)
 
@@ -176,7 +173,9 @@ def split_falcon(t: Tape, block: Attention, qkv: Value) -> tuple[Value, Value, V
             k, v = (f.reshape(f.expand(p, b, s, kv, h // kv, d), b, s, h, d) for p in (k, v))
         else:
             k, v = (f.reshape(p, b, s, 1, d) for p in (k, v))
-    q, k, v = (f.reshape(f.transpose(p, 1, 2), b, p.shape[2], s, d) for p in (q, k, v))
+    q = f.reshape(f.transpose(q, 1, 2), b, q.shape[2], s, d)
+    k = f.reshape(f.transpose(k, 1, 2), b, k.shape[2], s, d)
+    v = f.reshape(f.transpose(v, 1, 2), b, v.shape[2], s, d)
     return q, k, v
 
 

@@ -24,7 +24,8 @@ def hunyuan(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     tables = around.tables(block.rotary_kind)
     if tables:
         q, k = rotate(block, q, k, tables)
-    q, k = normed(t, block.q_norm, q, around), normed(t, block.k_norm, k, around)
+    q = normed(t, block.q_norm, q, around)
+    k = normed(t, block.k_norm, k, around)
     out = attend(t, block, q, k, v, around)
     return project(t, block, out, around)
 
@@ -37,7 +38,8 @@ def _projections(block: Attention) -> tuple[tuple[Block | None, int], ...]:
 def stablelm(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """StableLmAttention.forward with a LayerNorm for every head of the queries and keys."""
     q, k, v = (heads(run(t, part, x, around), n) for part, n in _projections(block))
-    q, k = per_head(t, block.q_norm, q, around), per_head(t, block.k_norm, k, around)
+    q = per_head(t, block.q_norm, q, around)
+    k = per_head(t, block.k_norm, k, around)
     q, k = rotated_part(q, k, around.tables(block.rotary_kind), block.rotary_dim)
     out = attend(t, block, q, k, v, around)
     return project(t, block, out, around)
@@ -63,7 +65,8 @@ def persimmon(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     b, s = x.shape[:2]
     qkv = f.view(run(t, block.qkv, x, around), b, s, block.heads, 3, block.head_dim)
     q, k, v = (f.select(qkv, 3) for _ in range(3))
-    q, k = normed(t, block.q_norm, q, around), normed(t, block.k_norm, k, around)
+    q = normed(t, block.q_norm, q, around)
+    k = normed(t, block.k_norm, k, around)
     q, k, v = (f.transpose(part, 1, 2) for part in (q, k, v))
     q, k = rotated_part(q, k, around.tables(block.rotary_kind), block.rotary_dim)
     out = attend(t, block, q, k, v, around)

@@ -24,9 +24,15 @@ if TYPE_CHECKING:
 
 @rule(Sequence)
 def sequence(t: Tape, block: Sequence, x: Value, around: Around) -> Value:
-    """One block after the other."""
+    """One block after the other; a module with a name of its own holds what it has summed up to its end."""
+    if not block.name:
+        for part in block.blocks:
+            x = run(t, part, x, around)
+        return x
+    before, around.summed = around.summed, []
     for part in block.blocks:
         x = run(t, part, x, around)
+    around.summed = before
     return x
 
 
@@ -68,8 +74,12 @@ def parallel(t: Tape, block: Parallel, x: Value, around: Around) -> Value:
 def total(t: Tape, block: Sum, x: Value, around: Around) -> Value:
     """The sum of branches that all read x."""
     out = run(t, block.branches[0], x, around)
+    around.summed.append(out)
+    if block.in_place:
+        around.branch = out
     for branch in block.branches[1:]:
         later = run(t, branch, x, around)
+        around.summed.append(later)
         out = f.add_(later, out) if block.in_place else f.add(out, later)
     return out
 
@@ -115,6 +125,7 @@ def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:  # noqa: C9
         else:
             x = run(t, layer, x, around)
         around.weights = around.branch = None
+        around.summed.clear()
         if not number and around.after_first:
             x = around.after_first(first, x)
         if around.keeps:

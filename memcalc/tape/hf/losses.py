@@ -44,7 +44,12 @@ def headed(t: Tape, heads: tuple[Block, ...], hidden: Value) -> Value:
     """The logits."""
     around = Around()
     for head in heads:
-        hidden = run(t, head, hidden, around)
+        if isinstance(head, Softcap):  # lines of the model's own forward, each of which lets go of what it has read
+            hidden = f.scale(hidden)
+            hidden = f.tanh(hidden)
+            hidden = f.scale(hidden)
+        else:
+            hidden = run(t, head, hidden, around)
     return hidden
 
 
