@@ -96,3 +96,29 @@ def parts(laid: Sequence[Laid]) -> dict[Part, int]:
     for item in laid:
         found[item.part] = found.get(item.part, 0) + item.nbytes
     return found
+
+
+class Pool:
+    """What is made and let go of on a stream of its own, for the allocator's replay."""
+
+    def __init__(self) -> None:
+        self.moves: list[int] = []
+        self.alive: dict[object, int] = {}
+        self.made = 0
+
+    def birth(self, key: object, nbytes: int) -> None:
+        """A block."""
+        self.alive[key] = self.made
+        self.made += 1
+        self.moves.append(nbytes)
+
+    def death(self, key: object) -> None:
+        """It is given back, if it was there."""
+        number = self.alive.pop(key, None)
+        if number is not None:
+            self.moves.append(~number)
+
+    def clear(self) -> None:
+        """All of them are given back."""
+        self.moves += [~number for number in self.alive.values()]
+        self.alive.clear()

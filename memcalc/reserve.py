@@ -49,7 +49,8 @@ def reserved(
         alive: list[Alive] = [None] * len(step.sizes)
         if step.before >= 0:
             alive[step.before] = outputs
-        early, late = ([allocator.malloc(size) for size in (staged[at] if staged else ())] for at in (0, 1))
+        early = [allocator.malloc(size) for size in (staged.early if staged else ())]
+        late = [allocator.malloc(size) for size in (staged.late if staged else ())]
         allocator.follow(step.moves, step.sizes, step.times, alive)
         wide = _staged(allocator, staged, early, late, alive) if staged else None
         if first:

@@ -157,7 +157,7 @@ class ZeroThree(Zero):
 
     def attach(self, tape: Tape, model: Model, tensors: tuple[Tensor, ...]) -> Sharder:
         """Hooks on every module with parameters of its own."""
-        from memcalc.sharding.coordinator import Gathering  # noqa: PLC0415 - only a step that is run needs it
+        from memcalc.sharding.gathers import Gathering  # noqa: PLC0415 - only a step that is run needs it
 
         return Gathering(tape, self, model, tensors)
 

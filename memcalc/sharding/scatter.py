@@ -1,0 +1,76 @@
+"""ZeRO-3's reduction of gradients to shards: one bucket that is there all along, copies when it is sent.
+
+Source: DeepSpeed 0.19.8, runtime/zero/stage3.py (reduce_independent_p_g_buckets_and_remove_grads, __avg_scatter_grads,
+partition_grads) and runtime/comm/coalesced_collectives.py (reduce_scatter_coalesced).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.dtypes import BITS
+from memcalc.overlay import Pool
+from memcalc.tape.values import rounded
+
+if TYPE_CHECKING:
+    from memcalc.sharding.zero3 import ZeroThree
+    from memcalc.timeline import Part
+
+DOUBLE, NORMED = 8, 250_000_000  # bytes of an element of a norm; elements of one (_constant_buffered_norm2)
+
+
+class Reducer:
+    """The bucket of gradients, which is there all along: sent when full, each message a copy of what it holds."""
+
+    def __init__(self, zero: ZeroThree) -> None:
+        self.zero, self.size = zero, zero.settings.reduce_bucket_size
+        self.contiguous = zero.settings.contiguous_gradients
+        self.bucket: list[int] = []
+        self.own = 0  # bytes of gradients in it that have storage of their own
+        self.pool = Pool()
+
+    def gradient(self, elements: int) -> list[tuple[Part, int]]:
+        """A gradient goes into the bucket, which is sent first where it would be too full."""
+        made: list[tuple[Part, int]] = []
+        if self.bucket and sum(self.bucket) + elements > self.size:
+            made += self.send()
+        if not self.contiguous or sum(self.bucket) + elements > self.size:
+            own = rounded(elements * self.zero.item)
+            self.own += own
+            made.append(("gradients", own))
+        self.bucket.append(elements)
+        return made
+
+    def send(self) -> list[tuple[Part, int]]:
+        """Reduce what the bucket holds to shards; a single gradient that divides evenly needs no copy."""
+        if not self.bucket:
+            return []
+        copies = self.copies() + self.leaving()
+        if copies:
+            self.pool.birth("message", copies)
+            self.pool.death("message")
+        made: list[tuple[Part, int]] = [("temporary", copies), ("temporary", -copies)] if copies else []
+        if self.own:
+            made.append(("gradients", -self.own))
+        self.bucket, self.own = [], 0
+        return made
+
+    def leaving(self) -> int:
+        """Bytes of a shard of gradients on its way to the host: fetched to be added to, and its norm in fp64."""
+        if self.zero.settings.offload_optimizer.device == "none":
+            return 0
+        largest = max(-(-elements // self.zero.ways) for elements in self.bucket)
+        return rounded(self.zero.accumulated_item * largest) + rounded(DOUBLE * min(largest, NORMED))
+
+    def copies(self) -> int:
+        """Bytes of the copies of a message: of what is not in the bucket, in the dtype it is sent in; of all, flat."""
+        zero, ways = self.zero, self.zero.ways
+        wide = BITS[zero.sent_dtype] // 8
+        cast = rounded(self.own * wide // zero.item) if self.own and zero.sent_dtype != zero.dtype else 0
+        parts = sum(-(-elements // ways) for elements in self.bucket)
+        added = rounded(zero.accumulated_item * parts) if zero.sent_dtype != zero.gradient_dtype else 0
+        if self.contiguous and sum(self.bucket) <= self.size and not zero.settings.reduce_scatter:
+            return cast + added
+        if len(self.bucket) == 1 and not self.bucket[0] % ways:
+            return cast + added
+        return cast + added + rounded(wide * parts * ways)
