@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from memcalc.dtypes import BITS
 from memcalc.sharding.groups import Group, Grouping
+from memcalc.tensors import Tensor
 
 if TYPE_CHECKING:
     from memcalc.sharding.fsdp2 import FullyShard
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
     from memcalc.tape.autograd import Leaf
     from memcalc.tape.recorder import Tape
     from memcalc.tape.units import Unit
-    from memcalc.tape.values import Shape, Value
-    from memcalc.tensors import Tensor
+    from memcalc.tape.values import Value
 
 
 class Gathering(Grouping):
@@ -182,24 +182,33 @@ class Gathering(Grouping):
             ]
         group.unsharded = []
 
-    def _complete(self, group: Group) -> list[tuple[Shape, Value]]:
-        """The gradients of a unit in the order of its parameters, those of earlier micro batches included."""
-        places = {tensor.name: at for at, tensor in enumerate(group.tensors)}
-        found = [(leaf.name, leaf.shape, value) for leaf, value in group.gradients.items()]
-        if group.accumulated:
-            shapes = {tensor.name: tensor.shape for tensor in group.tensors}
-            found = [(name, shapes[name], value) for name, value in group.accumulated.items()]
-        group.gradients, group.accumulated = {}, {}
-        found.sort(key=lambda item: places.get(item[0], 0))
-        return [(shape, value) for _, shape, value in found]
+    def _complete(self, group: Group) -> list[tuple[Tensor, Value]]:
+        """The gradients of a unit in the order of its parameters, those of earlier micro batches included.
 
-    def _reduce(self, group: Group, gradients: list[tuple[Shape, Value]]) -> None:
+        A parameter that stands for several within the unit comes with their number.
+        """
+        members = {tensor.name: tensor for tensor in group.tensors}
+        found: dict[str, tuple[Tensor, Value]] = {}
+        for leaf, value in group.gradients.items():
+            known = members.get(leaf.name) or members.get(self._listed(leaf.name))
+            found[known.name if known else leaf.name] = known or Tensor(leaf.name, leaf.shape), value
+        if group.accumulated:
+            found = {name: (members[name], value) for name, value in group.accumulated.items()}
+        group.gradients, group.accumulated = {}, {}
+        return [found.pop(name) for name in members if name in found] + list(found.values())
+
+    def _listed(self, name: str) -> str:
+        """The name that a parameter is listed under."""
+        tensor = self.tape.weights.find(name)
+        return tensor.name if tensor else ""
+
+    def _reduce(self, group: Group, gradients: list[tuple[Tensor, Value]]) -> None:
         """foreach_reduce: gradients in one flat tensor, and this rank's part of their sum.
 
         A loop's variable holds the last of the gradients until it returns.
         """
         ways, tape = self.how.shards, self.tape
-        part = sum(-(-(shape or (1,))[0] // ways) * prod(shape[1:]) for shape, _ in gradients)
+        part = sum(tensor.count * self._part(tensor, ways) for tensor, _ in gradients)
         last = gradients[-1][1]
         dtype = self.how.reduce_dtype or last.dtype
         flat = tape.buffer(ways * part, dtype)

@@ -150,11 +150,13 @@ def _notice(node: Node, gradient: Value) -> Gradients:
 
 
 def stacks(block: Block, path: str = "") -> Iterator[str]:
-    """Paths of the stacks whose layers are wrapped one by one: the outermost, or those within, where all layers have some."""
+    """Paths of the stacks whose layers are wrapped one by one: the outermost, or those within its layers, where these are
+    stages: no two alike, and each with a stack of its own.
+    """  # noqa: D205 - one sentence
     path = f"{path}.{block.name}" if path and block.name else path or block.name
     if isinstance(block, Stack):
         within = [(indices, layer, list(stacks(layer))) for indices, layer in block.groups()]
-        if not within or not all(below for _, _, below in within):
+        if len(within) < len(block.layers) or not all(below for _, _, below in within):
             yield path
             return
         for indices, _, below in within:
