@@ -10,11 +10,11 @@ import typer
 from memcalc.cli.output import OutputOption, write
 from memcalc.errors import UsageError, nearest_names
 
-KINDS = ("run", "report", "budget", "explanation")
+KINDS = ("run", "report", "budget", "explanation", "recommendation", "maximum", "comparison")
 
 
 def main(
-    kind: Annotated[str, typer.Argument(help="run, report, budget or explanation.")] = "run",
+    kind: Annotated[str, typer.Argument(help="run, report, budget, explanation, recommendation, maximum or comparison.")] = "run",
     output: OutputOption = None,
 ) -> None:
     """Example: memcalc schema run --output run.schema.json"""  # noqa: D400
@@ -39,6 +39,18 @@ def _schema(kind: str) -> dict[str, object]:
         from memcalc.explanation.values import Explanation  # noqa: PLC0415
 
         return Explanation.model_json_schema()
+    if kind == "recommendation":
+        from memcalc.recommender.values import Recommendation  # noqa: PLC0415
+
+        return Recommendation.model_json_schema()
+    if kind == "maximum":
+        from memcalc.maximum import Maximum  # noqa: PLC0415
+
+        return Maximum.model_json_schema()
+    if kind == "comparison":
+        from memcalc.comparison import Comparison  # noqa: PLC0415
+
+        return Comparison.model_json_schema()
     from memcalc.report import Report  # noqa: PLC0415
 
     return Report.model_json_schema()

@@ -14,6 +14,7 @@ from memcalc.pipeline import load, model_part
 from memcalc.recommender.answer import Answers
 from memcalc.recommender.evaluate import Evaluator
 from memcalc.recommender.pareto import front, thinned
+from memcalc.recommender.published import published
 from memcalc.recommender.search import Search, run_of
 from memcalc.recommender.space import space
 from memcalc.recommender.tasks import advised, task_of
@@ -124,6 +125,7 @@ def _answer(asked: Run, plan: Any, task: Task, wishes: Wishes, search: Search, f
         searched=_searched(search, found),
         optimizers=tuple(advised(task)),
         advice=task.advice,
+        published=published(plan.model.name, [card.name for card in search.space.cards]),
         assumptions=tuple(_assumed(search, wishes)),
         warnings=tuple(Note(code=n.code, path=n.path, message=n.message) for n in plan.notes.warnings),
     )

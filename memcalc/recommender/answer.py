@@ -42,7 +42,7 @@ class Answers:
         if report is None:
             return None
         made = changes(self.search.asked, run)
-        found = self._throughput(run)
+        found = self._throughput(run, detailed=detailed)
         return Choice(
             labels=labels,
             run=report.run,
@@ -71,7 +71,7 @@ class Answers:
         spares = before - after if before is not None and after is not None else None
         return replace(change, spares=spares, why=why or change.why)
 
-    def _throughput(self, run: Run) -> Throughput | None:
+    def _throughput(self, run: Run, *, detailed: bool) -> Throughput | None:
         single = replace(run, gpu=None)
         evaluator = self.search.evaluator
         plan, steps = evaluator.plan(single), evaluator.heights(single, run.optimizer)
@@ -85,7 +85,8 @@ class Answers:
         unit: Literal["tokens", "samples"] = "tokens" if tokens(plan) > 1 else "samples"
         parts = {name: seconds for name, seconds in step.parts.items() if seconds}
         return Throughput(unit=unit, per_second=per_second, per_gpu_second=per_second / run.gpus,
-                          step_seconds=step.seconds, busy=step.busy, parts=parts)  # fmt: skip
+                          step_seconds=step.seconds, busy=step.busy, parts=parts,
+                          flops=evaluator.flops(single, run.optimizer) if detailed else {})  # fmt: skip
 
     def _cost(self, run: Run, found: Throughput | None) -> Cost | None:
         price = price_of(gpu(run.gpu), self.search.price) if run.gpu else None

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcalc.errors import RunInvalid
+from memcalc.explanation.kinds import Kinds
 from memcalc.gpus import communicator_bytes
 from memcalc.recommender.loads import load
 from memcalc.recommender.space import degrees, divided, named
-from memcalc.recommender.work import Work, work
+from memcalc.recommender.work import Work, by_kind, work
 from memcalc.resolve import Plan, resolve
 from memcalc.run import Checkpointing, Loss
 from memcalc.simulation import RUNNABLE, setting_of, simulate
@@ -160,16 +161,18 @@ class Evaluator:
         return self._heights[key] or _unseen(plan)
 
     def _record(self, plan: Plan) -> Heights | None:
-        """One step on the tape, without the allocator."""
-        taken: list[Recording] = []
-
-        def record(*given: Any) -> Recording:  # noqa: ANN401 - whatever a recorder is given
-            taken.append(record_step(*given))
-            return taken[-1]
-
         self.recorded += 1
-        step = simulate(plan, record)
-        return _heights(step, taken[-1]) if step and taken else None
+        step, recording = recorded(plan)
+        return _heights(step, recording) if step and recording else None
+
+    def flops(self, run: Run, spec: Spec) -> dict[str, int]:
+        """FLOPs of a micro step on the busiest rank, by the kind of block."""
+        plan = self.plan(run)
+        found: list[dict[str, int]] = []
+        for rank in (plan.ranks or (plan,)) if plan else ():
+            _, recording = recorded(replace(rank, optimizer=named(spec)))
+            found += [by_kind(recording, Kinds(rank.model))] if recording else []
+        return max(found, key=lambda kinds: sum(kinds.values()), default={})
 
     def standing(self, shape: Run, spec: Spec, *, accumulating: bool) -> Standing | None:
         """What is there all along in a shape with an optimizer; None where the shape is refused."""
@@ -251,6 +254,18 @@ def _bound(heights: Heights, ground: Ground, shares: int) -> int:
     return ground.base + max(
         heights.forward, heights.kept, heights.backward - left, heights.after - left + ground.temporaries
     )
+
+
+def recorded(plan: Plan) -> tuple[Timeline | None, Recording | None]:
+    """One step on the tape, without the allocator."""
+    taken: list[Recording] = []
+
+    def record(*given: Any) -> Recording:  # noqa: ANN401 - whatever a recorder is given
+        taken.append(record_step(*given))
+        return taken[-1]
+
+    step = simulate(plan, record)
+    return step, taken[-1] if taken else None
 
 
 def outside(card: Gpu, gpus: int) -> int:

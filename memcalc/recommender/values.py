@@ -19,7 +19,8 @@ Level = Literal["none", "resources", "free", "time", "numerics", "tuning", "meth
 class Throughput:
     """What the whole job gets through, and where the time of one optimizer step goes.
 
-    `busy` is the share of the GPU's dense rate that is used, what checkpoints compute again included.
+    `busy` is the share of the GPU's dense rate that is used, what checkpoints compute again included. `flops` are those of
+    one micro step on the busiest rank, by the kind of block they are in, backward and recomputed included.
     """
 
     unit: Literal["tokens", "samples"]
@@ -28,6 +29,7 @@ class Throughput:
     step_seconds: float
     busy: float
     parts: Mapping[str, float]
+    flops: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +120,21 @@ class Advised:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Published:
+    """A figure that others measured, in tokens per second and GPU, and what the throughput model says of the same run."""
+
+    model: str
+    batch_size: int
+    seq_len: int
+    checkpointing: str
+    gpu: str
+    gpus: int
+    measured: float
+    predicted: float
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Searched:
     """What was looked at: candidates in all, those that are allowed, those that seem to fit; steps that were recorded
     and runs that were estimated in full; and the values of each key that was varied.
@@ -151,5 +168,6 @@ class Recommendation(Document):
     searched: Searched
     optimizers: tuple[Advised, ...] = ()
     advice: tuple[str, ...] = ()
+    published: tuple[Published, ...] = ()
     assumptions: tuple[Note, ...] = ()
     warnings: tuple[Note, ...] = field(default=())

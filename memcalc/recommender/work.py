@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from memcalc.timeline import schedule
 
 if TYPE_CHECKING:
+    from memcalc.explanation.kinds import Kinds
     from memcalc.tape.step import Recording
 
 
@@ -48,3 +49,15 @@ def work(recording: Recording) -> Work:
         born = recording.events[piece.start : piece.stop]
         made += times * sum(recording.sizes[event] for event in born if event >= 0)
     return Work(flops["forward"], flops["backward"], attention, made)
+
+
+def by_kind(recording: Recording, kinds: Kinds) -> dict[str, int]:
+    """FLOPs of a recorded step by the kind of block whose product it is, the most first."""
+    found: Counter[str] = Counter()
+    events, owners = recording.events, recording.owners
+    for piece, times in Counter(schedule(recording)).items():
+        for at, flops, _ in recording.products:
+            if piece.start <= at < piece.stop:
+                made = next((event for event in events[at:] if event >= 0), -1)
+                found[kinds.of(str(owners[made])).kind if made >= 0 else "other"] += times * flops
+    return dict(found.most_common())

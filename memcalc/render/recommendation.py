@@ -55,6 +55,8 @@ def _sections(answer: Recommendation, page: Page) -> Iterator[Section]:
     if answer.rejected:
         yield _rejected(answer)
     yield _advice(answer)
+    if answer.published:
+        yield _published(answer)
     yield Section("Assumed", notes=tuple(note.message for note in (*answer.warnings, *answer.assumptions)))
 
 
@@ -123,6 +125,15 @@ def _advice(answer: Recommendation) -> Section:
     rows = [(one.optimizer, f"{one.bytes_per_parameter:g}", "yes" if one.drop_in else "no", f"{one.why} ({_short(one.quality)})")
             for one in answer.optimizers]  # fmt: skip
     return section(f"Optimizers for this task: {answer.task}", ("", ">B/param", "drop-in", ""), rows, answer.advice)
+
+
+def _published(answer: Recommendation) -> Section:
+    """The model of pace beside what others measured."""
+    rows = [(f"{one.model}, {one.batch_size} x {one.seq_len}, checkpointing {one.checkpointing}", f"{one.gpus} x {one.gpu}",
+             f"{one.measured:,.0f}", f"{round(one.predicted, -1):,.0f}", f"{100 * (one.predicted / one.measured - 1):+.0f} %")
+            for one in answer.published]  # fmt: skip
+    title = "How far to trust the pace: tokens/s and GPU, measured by others and predicted here"
+    return section(title, ("<", "", ">measured", ">predicted", ">"), rows)
 
 
 def _short(quality: str) -> str:

@@ -61,7 +61,7 @@ def test_the_document_of_a_recommendation(run: Callable[..., Outcome]) -> None:
     document = json.loads(run(*RECOMMEND.split(), "--format", "json")[1])
     assert list(document) == [
         "schema_version", "kind", "task", "model", "asked", "rows", "pareto", "rejected", "nearest_miss", "lacks", "searched",
-        "optimizers", "advice", "assumptions", "warnings",
+        "optimizers", "advice", "published", "assumptions", "warnings",
     ]  # fmt: skip
     for row in document["rows"] + document["pareto"]:
         assert row["total"] + row["headroom"] == row["usable"]

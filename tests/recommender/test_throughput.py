@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from memcalc.gpus import gpu
 from memcalc.presets import find
 from memcalc.recommender.cost import price_of, usd_per_million
+from memcalc.recommender.published import everything, published
 from memcalc.recommender.throughput import Load, bubble, bus, pace
 from memcalc.recommender.work import Work
-from tests.recommender.published import BEGIN, END, README, ROWS, Row, predicted, table
+from tests.recommender.published import BEGIN, END, README, table
+
+if TYPE_CHECKING:
+    from memcalc.recommender.values import Published
 
 MILLION = Work(forward=10**15, backward=2 * 10**15, attention=0, made=0)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.model}-{row.gpu}-{row.gpus}")
-def test_published_throughput(row: Row) -> None:
+@pytest.mark.parametrize("row", everything(), ids=lambda row: f"{row.model}-{row.gpu}-{row.gpus}")
+def test_published_throughput(row: Published) -> None:
     """Within a quarter of every figure, with no constant fitted to them."""
-    assert predicted(row) == pytest.approx(row.measured, rel=0.25)
+    assert row.predicted == pytest.approx(row.measured, rel=0.25)
+
+
+def test_published_figures_of_the_same_gpu_are_shown_the_same_model_first() -> None:
+    assert published("llama-3-70b", ["a100-80gb"])[0].model == "llama-3-70b"
+    assert {row.gpu for row in published("gpt2", ["h100-80gb"])} == {"h100-80gb"}
+    assert published("gpt2", ["t4"]) == ()
 
 
 def test_the_readme_shows_the_table_as_it_is() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from memcalc.recommender.evaluate import Evaluator
+from memcalc.validation import parse_run
 from tests.recommender.published import worked
-
 
 # 2 operations for each weight of a matrix and token, 4 * seq * width for each token and layer of attention
 TOKENS, LAYERS, WIDTH = 1024, 32, 4096
@@ -79,3 +80,14 @@ def test_quantised_weights_are_multiplied_all_the_same() -> None:
 def test_the_fused_loss_makes_the_same_products() -> None:
     plain, fused = (worked(model="llama-2-7b", seq_len=TOKENS, loss=loss) for loss in ("standard", "fused-linear"))
     assert plain.flops == fused.flops
+
+
+def test_operations_by_the_kind_of_block() -> None:
+    """Each kind's matrices three times (forward, and back to the input and to the weight), the scores three and a half."""
+    run = parse_run({"model": "llama-2-7b", "seq_len": TOKENS})
+    found = Evaluator().flops(run, "adamw")
+    first = 2 * TOKENS * LAYERS
+    assert found["mlp"] == 3 * first * 3 * WIDTH * 11008
+    assert found["attention"] == 3 * first * 4 * WIDTH**2 + SCORES + 5 * SCORES // 2
+    assert found["head"] == 3 * 2 * TOKENS * WIDTH * 32000
+    assert sum(found.values()) == worked(model="llama-2-7b", seq_len=TOKENS).flops

@@ -39,9 +39,9 @@ def _multiplied(node: Node, g: Value, first: int = 0) -> None:
 def _linear_backward(node: Node, g: Value) -> Gradients:
     _saved = node.load()
     flat = contiguous(g)
+    _multiplied(node, g)
     second = g.tape.new(node.shape(1), g.dtype) if node.edges[1] else None
     first = g.tape.new(node.shape(0), g.dtype) if node.edges[0] else None
-    _multiplied(node, g)
     del flat
     return first, second, None
 
@@ -49,8 +49,8 @@ def _linear_backward(node: Node, g: Value) -> Gradients:
 def _biased_backward(node: Node, g: Value) -> Gradients:
     _saved = node.load()
     flat = contiguous(g)
-    made = [g.tape.new(edge.shape, g.dtype) if edge else None for edge in node.edges]
     _multiplied(node, g)
+    made = [g.tape.new(edge.shape, g.dtype) if edge else None for edge in node.edges]
     del flat
     return tuple(made)
 
@@ -99,9 +99,9 @@ def grouped_mm(x: Value, weight: Value, offsets: Value) -> Value:
 def _grouped_backward(node: Node, g: Value) -> Gradients:
     _saved = node.load()
     flops, strides = node.meta
+    g.tape.multiplied(flops * (bool(node.edges[0]) + bool(node.edges[1])))
     second = g.tape.new(node.shape(1), g.dtype, strides) if node.edges[1] else None
     first = g.tape.new(node.shape(0), g.dtype) if node.edges[0] else None
-    g.tape.multiplied(flops * (bool(node.edges[0]) + bool(node.edges[1])))
     return first, second
 
 
@@ -127,8 +127,8 @@ def baddbmm(bias: Value, a: Value, b: Value) -> Value:
 
 def _baddbmm_backward(node: Node, g: Value) -> Gradients:
     _saved = node.load()
-    made = [g.tape.new(edge.shape, g.dtype) if edge else None for edge in node.edges[1:]]
     _multiplied(node, g, 1)
+    made = [g.tape.new(edge.shape, g.dtype) if edge else None for edge in node.edges[1:]]
     return (g if node.edges[0] else None, *made)
 
 
