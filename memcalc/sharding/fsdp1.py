@@ -13,8 +13,9 @@ from memcalc.dtypes import BITS
 from memcalc.errors import fault
 from memcalc.sharding import options
 from memcalc.sharding.fsdp2 import FullyShard
-from memcalc.sharding.groups import wrapped
+from memcalc.sharding.groups import paths
 from memcalc.sharding.strategy import Local
+from memcalc.tape.units import Wrapped
 from memcalc.tensors import Tensor, numbers
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from memcalc.precision import Recipe
     from memcalc.sharding.options import Reader
     from memcalc.tape.recorder import Tape
-    from memcalc.tape.units import Sharder, Wrapped
+    from memcalc.tape.units import Sharder
 
 ALIGNMENT = 16  # bytes, where original parameters stay visible (_get_aligned_numel)
 WORDS = ("FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD", "HYBRID_SHARD", "_HYBRID_SHARD_ZERO2")
@@ -56,8 +57,8 @@ OPTIONS: dict[str, Reader] = {
 class Flattened(FullyShard):
     """`word` is the ShardingStrategy; `prefetch` when the next unit's parameters are gathered in the backward pass.
 
-    `visible` is use_orig_params, `narrow` keep_low_precision_grads, `limited` limit_all_gathers, `item` the bytes of an
-    element that is computed with, by which parameters are aligned.
+    `visible` is use_orig_params, `narrow` keep_low_precision_grads, `limited` limit_all_gathers, `paths` the stacks
+    whose layers are units.
     """
 
     word: str = "FULL_SHARD"
@@ -66,7 +67,7 @@ class Flattened(FullyShard):
     visible: bool = True
     narrow: bool = False
     limited: bool = True
-    model: Model | None = None
+    paths: tuple[str, ...] = ()
 
     def recipe_of(self, recipe: Recipe) -> Recipe:
         """Gradients in the compute dtype where they are to stay low, or FSDP2's."""
@@ -75,7 +76,7 @@ class Flattened(FullyShard):
 
     def place(self, tensors: tuple[Tensor, ...]) -> Local:
         """One shard for each flat parameter; buffers stay whole."""
-        parts = tuple(self._flat(wrapped(self.model, tensors, self.wrap)))
+        parts = tuple(self._flat(Wrapped(self.paths, tensors)))
         parts = (*parts, *(tensor for tensor in tensors if tensor.buffer))
         return Local(parts, parts, parts, accumulated=() if self.accumulates or self.offloads else None)
 
@@ -161,5 +162,5 @@ def from_options(
         visible=found.get("use_orig_params", False),
         narrow=found.get("keep_low_precision_grads", False),
         limited=found.get("limit_all_gathers", True),
-        model=model,
+        paths=paths(model, found.get("wrap", "layers")),
     )

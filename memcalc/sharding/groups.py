@@ -69,7 +69,7 @@ def grouped(model: Model, tensors: tuple[Tensor, ...], wrap: str) -> Groups:
     embedding, and of the last norm with the head; an embedding that is tied to the head goes with it, for a parameter can't
     be in two. `none` leaves all in the root.
     """
-    groups = Groups(wrapped(model, tensors, wrap))
+    groups = Groups(Wrapped(paths(model, wrap), tensors))
     rest = list(groups.layers.rest)
     if wrap in ("layers+embed+head", "accelerate"):
         rest = _apart(groups, rest, model, tensors)
@@ -77,9 +77,9 @@ def grouped(model: Model, tensors: tuple[Tensor, ...], wrap: str) -> Groups:
     return groups
 
 
-def wrapped(model: Model | None, tensors: tuple[Tensor, ...], wrap: str) -> Wrapped:
-    """The run's tensors by the layers of the model's outermost stacks."""
-    return Wrapped(() if wrap == "none" or model is None else dict.fromkeys(stacks(model.body)), tensors)
+def paths(model: Model, wrap: str) -> tuple[str, ...]:
+    """The stacks whose layers are units of their own: the model's outermost."""
+    return () if wrap == "none" else tuple(dict.fromkeys(stacks(model.body)))
 
 
 def _apart(groups: Groups, rest: list[Tensor], model: Model, tensors: tuple[Tensor, ...]) -> list[Tensor]:
