@@ -125,3 +125,14 @@ def idefics3(c: Dimensions) -> Model:
     connector = sequence(MergeNeighbours("", factor), shuffle, name="connector")
     images = _images(c, connector, tokens=grid(c.vision_config) // factor**2, name="vision_model")
     return image_text(c, images, tower(c.text_config, "text_model"), tie=bool(c.tie_word_embeddings))
+
+
+@architecture("lfm2_vl")
+def lfm2_vl(c: Dimensions) -> Model:
+    """SigLIP 2's patches shuffled `downsample_factor`² to one, normed and projected; LFM2 on top."""
+    inputs, wide, bias = c.vision_config.hidden_size * c.downsample_factor**2, c.projector_hidden_size, c.projector_bias
+    normed = (Norm("layer_norm", inputs, "layer"),) if c.projector_use_layernorm else ()
+    first, second = Linear("linear_1", inputs, wide, bias), Linear("linear_2", wide, c.text_config.hidden_size, bias)
+    layers = (MergeNeighbours("", c.downsample_factor), *normed, first, Activation("", c.projector_hidden_act), second)
+    images = _images(c, sequence(*layers, name="multi_modal_projector"))
+    return image_text(c, images, tower(c.text_config, "language_model"), tie=bool(c.tie_word_embeddings))
