@@ -20,10 +20,9 @@ if TYPE_CHECKING:
     from memcalc.report import Report
     from memcalc.run import Run
 
-KEYS = ("batch_size", "seq_len", "target_len", "lora.rank", "grad_accum", "gpus", "model")
-MOST = {"batch_size": 2**20, "seq_len": 2**24, "target_len": 2**24, "lora.rank": 2**14, "grad_accum": 2**16, "gpus": 2**14}
-SWEPT = {"batch_size": (1, 64), "seq_len": (512, 131072), "target_len": (128, 8192), "lora.rank": (8, 256), "gpus": (1, 64),
-         "grad_accum": (1, 2)}  # fmt: skip
+KEYS = ("batch_size", "seq_len", "target_len", "lora.rank", "model")
+MOST = {"batch_size": 2**20, "seq_len": 2**24, "target_len": 2**24, "lora.rank": 2**14}
+SWEPT = {"batch_size": (1, 64), "seq_len": (512, 131072), "target_len": (128, 8192), "lora.rank": (8, 256), "gpus": (1, 64)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +78,9 @@ def max_run(
 ) -> Maximum:
     """The same for a validated Run."""
     names = tuple(dict.fromkeys([*by, *(sweep or {})]))
-    _known(key, *names)
-    if run.gpu is None:
+    _known(KEYS, key)
+    _known((*SWEPT, *(sweep or {})), *names)
+    if run.gpu is None and "gpu" not in names:
         raise fault("gpu", "the largest of what fits where? Name a GPU, or its size: --gpu h100, --gpu 80GiB")
     search = _largest_model if key == "model" else _Bisection(key, beside)
     axes = [(name, tuple((sweep or {}).get(name) or _usual(name, run, beside))) for name in names if name != key]
@@ -94,12 +94,12 @@ def max_run(
                    run=first.run if first else {})  # fmt: skip
 
 
-def _known(*names: str) -> None:
+def _known(keys: tuple[str, ...], *names: str) -> None:
     for name in names:
-        if name not in KEYS:
-            near = nearest_names(name, KEYS)
+        if name not in keys:
+            near = nearest_names(name, keys)
             hint = f"did you mean {near[0]}? " if near else ""
-            raise UsageError(f"max {name}: {hint}it finds the largest {', '.join(KEYS)}")
+            raise UsageError(f"max {name}: {hint}there is {', '.join(keys)}")
 
 
 def _usual(key: str, run: Run, beside: Path | None) -> Iterator[int]:

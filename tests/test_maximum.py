@@ -84,3 +84,12 @@ def test_what_is_asked_must_be_a_key_and_a_gpu_named() -> None:
         max_fitting(LORA, "batchsize")
     with pytest.raises(RunInvalid, match="gpu"):
         max_fitting({"model": "gpt2"})
+
+
+def test_over_several_gpus() -> None:
+    run = {key: value for key, value in LORA.items() if key != "gpu"}
+    answer = max_fitting(run, sweep={"gpu": ["8GiB", "16GiB"]})
+    small, large = (int(row.value or 0) for row in answer.rows)
+    assert [row.others["gpu"] for row in answer.rows] == ["8GiB", "16GiB"]
+    assert small < large
+    assert large == max_fitting(LORA).rows[0].value

@@ -52,11 +52,12 @@ def main(
 def _sorted_out(asked: Asked, words: Iterable[str]) -> tuple[list[str], Asked]:
     """(keys, the rest): of all words those that are keys, in any place; the other one is a model or a file."""
     from memcalc.errors import UsageError  # noqa: PLC0415
-    from memcalc.maximum import KEYS  # noqa: PLC0415
+    from memcalc.maximum import KEYS, SWEPT  # noqa: PLC0415
 
     given = [part for word in ([asked.source] if asked.source else []) + list(words) for part in _parts(word)]
-    keys = [_key(word) for word in given if _key(word) in KEYS]
-    others = [word for word in given if _key(word) not in KEYS and word not in BETWEEN]
+    known = {*KEYS, *SWEPT}
+    keys = [_key(word) for word in given if _key(word) in known]
+    others = [word for word in given if _key(word) not in known and word not in BETWEEN]
     if len(others) > 1:
         raise UsageError(f"max {' '.join(others)}: one model or file; what can be found is {', '.join(KEYS)}")
     if not keys:
@@ -69,10 +70,10 @@ def _sorted_out(asked: Asked, words: Iterable[str]) -> tuple[list[str], Asked]:
 
 def _parts(word: str) -> list[str]:
     """A word, or the keys that commas join in it."""
-    from memcalc.maximum import KEYS  # noqa: PLC0415
+    from memcalc.maximum import KEYS, SWEPT  # noqa: PLC0415
 
     parts = word.split(",")
-    return parts if all(_key(part) in KEYS for part in parts) else [word]
+    return parts if all(_key(part) in {*KEYS, *SWEPT} for part in parts) else [word]
 
 
 def _key(word: str) -> str:

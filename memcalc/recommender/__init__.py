@@ -22,6 +22,7 @@ from memcalc.recommender.values import Recommendation, Searched
 from memcalc.recommender.wishes import Wishes, by_method, cards_of, counts_of, method_of, methods, numbers
 from memcalc.report import Note
 from memcalc.resolve import resolve
+from memcalc.run import Parallel
 from memcalc.varying import varied
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def recommend_run(
     """The recommendation for a validated Run; `progress` hears (done, all) as shapes are scored."""
     asked = by_method(run, wishes.method) if wishes.method else run
     asked = replace(asked, gpu=gpu(asked.gpu).name) if asked.gpu else asked
-    model = resolve(replace(asked, gpu=None, gpus=1, sharding=None), beside)
+    model = resolve(replace(asked, gpu=None, gpus=1, sharding=None, parallel=Parallel()), beside)
     task = task_of(wishes.task, asked, model.model)
     evaluator, last = Evaluator(beside), None
     for search in _stages(asked, model.model, task, wishes, evaluator):

@@ -76,6 +76,7 @@ ORDERS: dict[str, Callable[[Scored], tuple[float, ...]]] = {
     "fewest GPUs": _fewest,
     "least intrusive": _least,
 }
+PRICED = frozenset({"cheapest", "cheapest per hour"})  # labels for what has a price alone
 WHY = {
     "fastest": "the most {unit} per second",
     "cheapest": "the fewest dollars per million {unit}",

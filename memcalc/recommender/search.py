@@ -17,7 +17,7 @@ from memcalc.pipeline import estimate_run
 from memcalc.recommender.changes import intrusion, switch
 from memcalc.recommender.cost import price_of, usd_per_million
 from memcalc.recommender.evaluate import Evaluator, bound, exact, outside, slowest
-from memcalc.recommender.rank import ORDERS, Scored, labels, near
+from memcalc.recommender.rank import ORDERS, PRICED, Scored, labels, near
 from memcalc.recommender.space import SHAPE, data_parallel, divided, goes_with, runs_on
 from memcalc.recommender.throughput import pace
 from memcalc.units import parse_margin
@@ -93,14 +93,14 @@ class Search:
         tops = [self.scored(line, len(line.loads) - 1) for line in lines]
         priced = any(c.usd < float("inf") for c in tops)
         wanted = labels(len(self.space.cards) > 1, len(self.space.axes["gpus"]) > 1, priced)
-        winners = {label: found for label in wanted if (found := self._first(lines, tops, ORDERS[label]))}
+        winners = {label: found for label in wanted if (found := self._first(lines, tops, label))}
         return Found(winners, lines, None if winners else self._nearest())
 
-    def _first(
-        self, lines: list[Line], tops: list[Scored], order: Callable[[Scored], tuple[float, ...]]
-    ) -> Scored | None:
+    def _first(self, lines: list[Line], tops: list[Scored], label: str) -> Scored | None:
         """The first candidate of an order that fits; of those on its line that go as fast, the one that takes the least."""
-        heap = [(order(top), number, len(lines[number].loads) - 1) for number, top in enumerate(tops)]
+        order = ORDERS[label]
+        heap = [(order(top), number, len(lines[number].loads) - 1) for number, top in enumerate(tops)
+                if label not in PRICED or top.usd_hour < float("inf")]  # fmt: skip
         heapify(heap)
         while heap:
             _, number, place = heappop(heap)

@@ -36,10 +36,10 @@ def render(answer: Maximum, form: str, page: Page) -> str:
 
 
 def _section(answer: Maximum, page: Page) -> Section:
-    where = f"{answer.gpu.count} x {answer.gpu.name}" if answer.gpu.count > 1 else f"{answer.gpu.name}"
-    title = f"The largest {_plain(answer.key)} that fits {where}"
+    where = f"{answer.gpu.count} x {answer.gpu.name}" if answer.gpu.count > 1 else answer.gpu.name
+    title = f"The largest {_plain(answer.key)} that fits{f' {where}' if where and 'gpu' not in answer.by else ''}"
     text = f"{answer.model}" if answer.model else ""
-    columns = [*(f">{_plain(key)}" for key in answer.by), f">{_plain(answer.key)}", ">total", ">headroom", ""]
+    columns = [*(_plain(key) if isinstance(answer.rows[0].others[key], str) else f">{_plain(key)}" for key in answer.by), f">{_plain(answer.key)}", ">total", ">headroom", ""]
     rows = [tuple(_row(row, answer, page)) for row in answer.rows]
     made = section(title, columns, rows)
     return Section(made.title, made.columns, made.rows, made.more, made.notes, text)

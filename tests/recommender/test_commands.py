@@ -14,6 +14,7 @@ import yaml
 
 from memcalc.__main__ import main
 from memcalc.cli.asked import choices
+from memcalc.cli.recommend import Watcher
 from memcalc.recommender import Recommendation
 
 if TYPE_CHECKING:
@@ -149,3 +150,25 @@ def test_help_loads_no_search() -> None:
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
         loaded = set(done.stderr.split())
         assert not {"memcalc.recommender", "memcalc.maximum", "memcalc.comparison", "rich", "pydantic"} & loaded, command
+
+
+def test_a_bar_where_a_terminal_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On stderr, once half a second has passed, and gone when the answer comes; nothing where it is no terminal."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    watcher = Watcher()
+    watcher.saw(1, 10)
+    assert screen.getvalue() == ""
+    watcher.began -= 1
+    watcher.saw(5, 10)
+    assert "5 of 10 shapes" in screen.getvalue()
+    watcher.done()
+    assert screen.getvalue().endswith("\r\x1b[K")
+    monkeypatch.setattr(sys, "stderr", pipe := io.StringIO())
+    watcher.saw(6, 10)
+    assert pipe.getvalue() == ""
