@@ -36,11 +36,16 @@ def main(
     else:
         cards = matching("models", asked, "memcalc models")
         shown = [{"model": c["id"], "parameters": format_count(c["parameters"]), "architecture": c["architecture"],
-                  "aliases": ", ".join(c.get("aliases", []))} for c in cards]  # fmt: skip
+                  "also": also(c.get("aliases", []))} for c in cards]  # fmt: skip
         kept = ("id", "parameters", "architecture", "aliases", "source")
         full: list[dict[str, Any]] = [{k: c[k] for k in kept if k in c} for c in cards]
         text = render_rows("models", shown, full, chosen, sheet)
     write(text, output)
+
+
+def also(aliases: list[str]) -> str:
+    """The first of a preset's other names, and how many more there are."""
+    return f"{aliases[0]} (+{len(aliases) - 1})" if len(aliases) > 1 else "".join(aliases)
 
 
 def card_of(name: str) -> dict[str, Any]:
