@@ -107,3 +107,8 @@ class MegatronMoe(Moe):
 @dataclass(frozen=True, slots=True)
 class RecomputedLayers(Sequence):
     """Layers that full recomputation runs again together."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecomputedNorm(Sequence):
+    """A norm that selective recomputation runs again, and what reads it."""

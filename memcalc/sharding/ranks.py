@@ -77,12 +77,14 @@ def _rank(run: Run, model: Model, body: Block, stage: Stage, ways: Ways) -> Rank
 
 
 def _regrouped(model: Model, ways: Ways) -> Model:
-    """The model with its layers in the groups that full recomputation runs again; its tensors keep their names."""
-    if ways.recompute not in ("uniform", "block"):
+    """The model with what recomputation runs again put together; its tensors keep their names."""
+    apart = ways.recompute == "selective" and "layernorm" in ways.modules
+    if not apart and ways.recompute not in ("uniform", "block"):
         return model
-    from memcalc.sharding.recomputation import grouped  # noqa: PLC0415 - few runs recompute whole layers
+    from memcalc.sharding.recomputation import grouped, norms  # noqa: PLC0415 - few runs recompute these
 
-    made = replace(model, body=grouped(model.body, ways.recompute, ways.recomputed_layers))
+    body = norms(model.body) if apart else grouped(model.body, ways.recompute, ways.recomputed_layers)
+    made = replace(model, body=body)
     made.__dict__["tensors"] = model.tensors
     return made
 

@@ -135,7 +135,7 @@ def backward(tape: Tape, roots: list[tuple[Value, Value]], watch: Callable[[int]
     engine = Engine(tape, [value.node for value, _ in roots])
     while roots:
         value, gradient = roots.pop()
-        engine.deliver(value.node, value.slot, gradient, counts=0)
+        engine.deliver(value.node, value.slot, gradient)
         del value, gradient
     engine.run(watch)
     tape.grad_enabled = enabled
@@ -167,7 +167,7 @@ class Engine:
             while self.leaves:
                 self.accumulate(self.leaves.pop(0))
 
-    def deliver(self, node: Any, slot: int, gradient: Value | None, counts: int = 1) -> None:  # noqa: ANN401 - Node or Leaf
+    def deliver(self, node: Any, slot: int, gradient: Value | None) -> None:  # noqa: ANN401 - Node or Leaf
         """Hand a gradient to the node that waits for it; two that meet are summed into a new tensor (InputBuffer::add).
 
         The recorded steps add out of place, as torch does for tensors that are not plain; real ones add in place where
@@ -179,11 +179,11 @@ class Engine:
         if gradient is not None:
             old = buffer[slot]
             if old is not None:
-                ours = self.tape.adds_in_place and getrefcount(old) <= 3 and getrefcount(old.storage) <= 2  # noqa: PLR2004 - this frame, the buffer
+                ours = self.tape.adds_in_place and getrefcount(old) <= 3 and getrefcount(old.storage) <= 2
                 gradient = old if ours else self.tape.new(old.shape, old.dtype, dense_like(old.shape, old.strides))
             buffer[slot] = gradient
             del old
-        self.waiting[node] -= counts
+        self.waiting[node] -= 1
         if not self.waiting[node]:
             if node.__class__ is Leaf:
                 self.leaves.append(node)
@@ -213,8 +213,10 @@ class Engine:
 
 
 def _dependencies(roots: list[Any]) -> dict[Node | Leaf, int]:
-    """How many gradients each node below the roots waits for."""
+    """How many gradients each node waits for; several of the roots may be outputs of one node."""
     waiting: dict[Node | Leaf, int] = dict.fromkeys(roots, 0)
+    for root in roots:
+        waiting[root] += 1
     stack = list(waiting)
     while stack:
         for edge in stack.pop().edges:

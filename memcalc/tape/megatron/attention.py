@@ -8,7 +8,8 @@ from memcalc.blocks.megatron import MegatronAttention, MegatronMla
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Gradients, Node, record, save
 from memcalc.tape.checkpoint import checkpointed
-from memcalc.tape.megatron.modules import ways_of
+from memcalc.tape.megatron.discarding import Discarded
+from memcalc.tape.megatron.modules import recomputes, ways_of
 from memcalc.tape.rules import Around, rule, run
 from memcalc.tape.values import Value
 
@@ -49,21 +50,28 @@ def attention(t: Tape, block: MegatronAttention, x: Value, around: Around) -> Va
 @rule(MegatronMla)
 def latent(t: Tape, block: MegatronMla, x: Value, around: Around) -> Value:
     """MLASelfAttention.forward and get_query_key_value_tensors (multi_latent_attention.py)."""
-    wide = run(t, block.q_b, run(t, block.q_a, x, around), around) if block.q_b else run(t, block.q, x, around)
+    low = run(t, block.q_a, x, around) if block.q_b else x
     combined = run(t, block.kv_a, x, around)
     compressed, k_rope = split(t, combined, [block.kv_rank, block.rope], (1, 1))
     del combined
-    kv = run(t, block.kv_b, f.view(compressed, *compressed.shape[:2], -1), around)
-    b, s = wide.shape[:2]
-    q = f.view(wide, b, s, block.heads, block.head_dim)
-    t.given((t.setting.seq, 3 * block.rope), "fp32", ".rotary_pos_emb")  # angles, and their cosines and sines
     if ways_of(t).spread > 1:
         k_rope = gathered(t, k_rope, ways_of(t).spread)
-    k, v = expanded(t, block, kv, k_rope)
-    del wide, compressed, kv, k_rope
-    q = in_place(t, q)
+    t.given((t.setting.seq, 3 * block.rope), "fp32", ".rotary_pos_emb")  # angles, and their cosines and sines
+
+    def up(low: Value, compressed: Value, k_rope: Value) -> tuple[Value, ...]:
+        wide = run(t, block.q_b or block.q, low, around)
+        kv = run(t, block.kv_b, f.view(compressed, *compressed.shape[:2], -1), around)
+        q = f.view(wide, *wide.shape[:2], block.heads, block.head_dim)
+        k, v = expanded(t, block, kv, k_rope)
+        return in_place(t, q), k, v
+
+    made = Discarded(t, up, low, compressed, k_rope) if recomputes(t, "mla_up_proj") and t.grad_enabled else None
+    q, k, v = made.take() if made else up(low, compressed, k_rope)
+    del low, compressed, k_rope
     out = core(t, block, q, k, v)
     del q, k, v
+    if made:
+        made.done()
     return run(t, block.out, out, around)
 
 

@@ -19,7 +19,8 @@ class Product:
     `gathers` ranks' parts of the sequence are put together for its input, `scatters` for its output; `clears` where
     the layer lets go of its saved input as soon as the weight gradient is there. `spare` are elements of a weight
     gradient that no main gradient takes. `again` where the input is not saved but made anew (CheckpointWithoutOutput);
-    `borrows` where the gathered input goes into a buffer that stays.
+    `borrows` where the gathered input goes into a buffer that stays, `original` where the input is saved as it is, not as
+    it was quantised for the product (save_original_input).
     """
 
     inputs: int
@@ -32,6 +33,7 @@ class Product:
     flops: int = 0
     again: bool = False
     borrows: bool = False
+    original: bool = False
 
 
 def longer(shape: Shape, times: int) -> Shape:
@@ -106,7 +108,8 @@ def _norm_linear_backward(node: Node, g: Value) -> Gradients:
 def linear(t: Tape, x: Value, what: Product) -> Value:
     """_Linear: saves its input as this rank has it; cut by rows, its output is summed over ranks and scattered."""
     low = kept(t, x)
-    node = record(t, _linear_backward, (x,), (None if what.again else low,), (what, low.shape, low.dtype))
+    saved = x if what.original else low
+    node = record(t, _linear_backward, (x,), (None if what.again else saved,), (what, low.shape, low.dtype))
     read = t.new(longer(x.shape, what.gathers), low.dtype) if what.gathers > 1 and not what.borrows else low
     t.multiplied(what.flops)
     whole = t.new((*longer(x.shape, what.gathers)[:-1], what.outputs), x.dtype)
@@ -121,7 +124,7 @@ def _linear_backward(node: Node, g: Value) -> Gradients:
     (x,) = node.load()
     node.saved = []
     t, ways = g.tape, g.tape.setting.ways
-    x = t.new(made, dtype) if x is None else x
+    x = t.new(made, dtype) if x is None or x.dtype != dtype else x
     gathered = t.new(longer(g.shape, what.scatters), g.dtype) if what.scatters > 1 else g
     quantized = t.new(gathered.shape, "fp8") if ways and ways.fp8 else None
     shape = (*gathered.shape[:-1], what.inputs)

@@ -11,6 +11,7 @@ from memcalc.blocks.megatron import (
     NormLinear,
     OutputLayer,
     RecomputedLayers,
+    RecomputedNorm,
     RowLinear,
     VocabEmbedding,
     WholeLinear,
@@ -20,6 +21,7 @@ from memcalc.tape.autograd import Gradients, Node
 from memcalc.tape.checkpoint import checkpointed
 from memcalc.tape.hf.basic import activate
 from memcalc.tape.megatron import engine
+from memcalc.tape.megatron.discarding import Discarded
 from memcalc.tape.megatron.engine import Product
 from memcalc.tape.rules import Around, rule, run
 from memcalc.ways import Ways
@@ -55,13 +57,13 @@ def norm_linear(t: Tape, block: NormLinear, x: Value, _: Around) -> Value:
 @rule(ColumnLinear)
 def column_linear(t: Tape, block: ColumnLinear, x: Value, _: Around) -> Value:
     """TEColumnParallelLinear."""
-    return engine.linear(t, x, product(t, block, x, gathers=ways_of(t).spread))
+    return engine.linear(t, x, product(t, block, x, gathers=ways_of(t).spread, original=recomputes(t, "layernorm")))
 
 
 @rule(WholeLinear)
 def whole_linear(t: Tape, block: WholeLinear, x: Value, _: Around) -> Value:
     """TELinear with parallel_mode 'duplicated': each rank's part of the sequence."""
-    return engine.linear(t, x, product(t, block, x))
+    return engine.linear(t, x, product(t, block, x, original=recomputes(t, "layernorm")))
 
 
 @rule(RowLinear)
@@ -78,8 +80,8 @@ def norm(t: Tape, block: FusedNorm, x: Value, _: Around) -> Value:
 
 @rule(MegatronMlp)
 def mlp(t: Tape, block: MegatronMlp, x: Value, around: Around) -> Value:
-    """MLP.forward (megatron/core/transformer/mlp.py); recomputed whole where `mlp` is among the modules."""
-    if recomputes(t, "mlp"):
+    """MLP.forward (megatron/core/transformer/mlp.py); a dense layer's is recomputed where `mlp` is among the modules."""
+    if recomputes(t, "mlp") and block.name == "mlp":
         return checkpointed(t, lambda y: _mlp(t, block, y, around), x, reentrant=True)
     return _mlp(t, block, x, around)
 
@@ -102,6 +104,19 @@ def recomputes(t: Tape, module: str) -> bool:
     """Whether selective recomputation runs that module again."""
     ways = ways_of(t)
     return ways.recompute == "selective" and module in ways.modules
+
+
+@rule(RecomputedNorm)
+def norm_again(t: Tape, block: RecomputedNorm, x: Value, around: Around) -> Value:
+    """TransformerLayer.forward with `layernorm` among the modules: the norm's output goes when it has been read."""
+    first, *rest = block.blocks
+    made = Discarded(t, lambda y: (run(t, first, y, around),), x) if t.grad_enabled else None
+    (y,) = made.take() if made else (run(t, first, x, around),)
+    for part in rest:
+        y = run(t, part, y, around)
+    if made:
+        made.done()
+    return y
 
 
 @rule(RecomputedLayers)
