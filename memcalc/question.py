@@ -22,7 +22,8 @@ T = TypeVar("T")
 class Question:
     """A run, the folder its relative paths start from, what to call its source, and where each of its keys stands.
 
-    `reading` is what another tool's config was read as, where the run comes from one.
+    `given` are the keys that were said, rather than left to their defaults. `reading` is what another tool's config was
+    read as, where the run comes from one.
     """
 
     run: Run
@@ -30,6 +31,12 @@ class Question:
     source: str = "the run"
     place: Callable[[str], str] | None = None
     reading: Reading | None = None
+    given: frozenset[str] = frozenset()
+
+    def says(self, key: str) -> bool:
+        """Whether a key of the run is said, by its file or beside it; a framework's default says nothing."""
+        origin = self.reading.origins.get(key) if self.reading else None
+        return key in self.given and not (origin and origin.default)
 
     def answer(self, function: Callable[[Run, Path | None], T]) -> T:
         """What a function of the pipeline makes of the run; faults it finds in the run get their places in the file."""
@@ -69,7 +76,7 @@ class Draft:
         from memcalc.validation import parse_run  # noqa: PLC0415 - a Run needs no validation
 
         return Question(parse_run(self.given, self.source, self.place), self.beside, self.source, self.place,
-                        self.reading)  # fmt: skip
+                        self.reading, frozenset(self.given))  # fmt: skip
 
 
 def _told(answer: Any, reading: Reading) -> Any:  # noqa: ANN401 - any kind of answer

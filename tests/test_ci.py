@@ -76,6 +76,15 @@ def test_the_example_fails_where_its_comments_say(repository: Path, capsys: pyte
     assert repository.name in os.fspath(Path.cwd())
 
 
+def test_the_readme_shows_the_failing_example(
+    repository: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    main(["check"])
+    assert f"$ memcalc check\n{capsys.readouterr().out}```" in (ROOT / "README.md").read_text("utf-8")
+    assert repository.exists()
+
+
 def test_the_action_checks_and_says_so_in_every_place(repository: Path, tmp_path: Path) -> None:
     done = script("action-check", tmp_path)
     assert done.returncode == 1

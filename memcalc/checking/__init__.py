@@ -51,12 +51,25 @@ def check(named: Iterable[str], asked: Asked, file: str | None = None) -> Check:
 def _checked(source: str, asked: Asked, file: BudgetFile | None) -> Result:
     """One config; what is wrong with it is told in its result, so that the others are checked all the same."""
     try:
-        settings = file.settings_of(Path(source)) if file else {}
-        question = asked.opens(source, (*settings.items(), *asked.said))
+        question = _opened(source, asked, file)
         wanted = _wanted(source, question, asked, file)
         return question.answer(lambda run, beside: _result(source, wanted, estimate_run(run, beside), question))
     except MemcalcError as error:
         return Result(name=_name(source), source=source, passed=False, error=str(error), code=error.exit_code)
+
+
+def _opened(source: str, asked: Asked, file: BudgetFile | None) -> Question:
+    """A config, with what the budget file sets where it says nothing itself."""
+    settings = tuple(file.settings_of(Path(source)).items()) if file else ()
+    if not settings:
+        return asked.opens(source, asked.said)
+    whole = asked.opens(source, (*settings, *asked.said))
+    try:
+        alone = asked.opens(source, asked.said)
+    except MemcalcError:  # it needs what is set: a DeepSpeed file names no model
+        return whole
+    unsaid = tuple(item for item in settings if not alone.says(item[0]))
+    return asked.opens(source, (*unsaid, *asked.said)) if len(unsaid) < len(settings) else whole
 
 
 def _wanted(source: str, question: Question, asked: Asked, file: BudgetFile | None) -> Limits:

@@ -84,6 +84,17 @@ def test_configs_of_a_budget_file_and_its_groups(run: Callable[..., Outcome]) ->
     }  # fmt: skip
 
 
+def test_what_is_set_is_for_what_a_config_does_not_say(run: Callable[..., Outcome]) -> None:
+    wrote({
+        "memcalc.yaml": "set: {gpus: 4, seq_len: 64}\nbudget: {max_gpus: 1}\n",
+        "a.yaml": SMALL + "gpus: 1\n", "b.yaml": SMALL,
+        "c.yaml": "base_model: gpt2\nmicro_batch_size: 1\nsequence_len: 128\ndatasets: [{path: x, type: alpaca}]\n",
+    })  # fmt: skip
+    results = answer(run("check", "a.yaml", "b.yaml", "c.yaml", "--format", "json"))["results"]
+    assert [(r["limits"][0]["actual"], r["passed"]) for r in results] == [(1, True), (4, False), (4, False)]
+    assert [r["error"] for r in results] == ["", "", ""]
+
+
 def test_flags_win_over_every_budget(run: Callable[..., Outcome]) -> None:
     wrote({"a.yaml": SMALL + "budget: {max_total: 1MiB}\n"})
     assert run("check", "a.yaml", "--max-total", "9GiB")[0] == 0
