@@ -20,6 +20,10 @@ COMMANDS = [
     "estimate --model llama-3.1-405b --format json",
     "estimate --model llama-7b --opt adamw8bit",
     "gpus h100 --format json",
+    "recommend llama-3-8b --gpu h100 --gpus 1 --format json",
+    "recommend llama-3-8b --gpu h100 --gpus 1..8 --format json",
+    "max batch_size llama-3-8b --lora 16 --gpu h100",
+    "compare llama-3-8b --gpu h100 --sweep optimizer=adamw,adamw-8bit",
     "models",
     "optimizers",
 ]

@@ -82,6 +82,7 @@ class Search:
     missed: list[Scored] = field(default_factory=list)
     _reports: dict[str, Report | None] = field(default_factory=dict)
     _shares: dict[Any, int] = field(default_factory=dict)
+    _failed: dict[Any, list[tuple[int, int]]] = field(default_factory=dict)
     _of_cards: dict[tuple[str, int], tuple[int, int, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -229,9 +230,22 @@ class Search:
         return bool(report and report.verdict.fits)
 
     def _may_fit(self, candidate: Scored) -> bool:
-        """Whether the peak fits: what the allocator reserves on top is left open."""
+        """Whether the peak fits: what the allocator reserves on top is left open.
+
+        Where a run did not, neither does the same with as large a micro batch or larger, on as many GPUs or fewer.
+        """
+        shape = candidate.shape
+        alike = (*(id(getattr(shape, key)) for key in SHAPE if key != "gpus"), id(shape.lora), id(shape.quantize),
+                 candidate.card.name, repr(candidate.optimizer), candidate.grad_accum > 1)  # fmt: skip
+        failed = self._failed.setdefault(alike, [])
+        if any(candidate.batch >= batch and candidate.gpus <= gpus for batch, gpus in failed):
+            return False
         peak = self.peak(run_of(candidate))
-        return peak is not None and peak + outside(candidate.card, candidate.gpus) <= candidate.room
+        if peak is None:
+            return False
+        fits = peak + outside(candidate.card, candidate.gpus) <= candidate.room
+        failed += [] if fits else [(candidate.batch, candidate.gpus)]
+        return fits
 
     def peak(self, run: Run) -> int | None:
         """What a run allocates at its peak, from the record of its own step; None where it is refused."""
