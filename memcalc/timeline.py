@@ -45,8 +45,8 @@ class Timeline:
     `phases` holds each phase's own maximum, `peak` the largest of them. `at_peak` adds up to `peak` exactly.
     `activations` is what autograd and the program hold when the forward pass ends, beyond the base, inputs included.
     `buffers` is what a sharding strategy gathers and communicates in, at its highest; `pinned` is what of the activations
-    waits in host memory. What takes longer to find is found when it is asked for:
-    `replay` and `draw` say how; so does `compose` what each phase's maximum is made of.
+    waits in host memory; `others` is what other micro batches in flight keep.
+    What takes longer to find is found when it is asked for: `replay` and `draw` say how; so does `compose` what each phase's maximum is made of.
     """
 
     base: Mapping[str, int]
@@ -62,6 +62,7 @@ class Timeline:
     buffers: int = 0
     unmodelled: tuple[str, ...] = field(default=())
     pinned: int = 0
+    others: int = 0
     replay: Callable[[], int] = int
     draw: Callable[[], Curve] = lambda: EMPTY
     compose: Callable[[Phase], dict[str, int]] = lambda _: {}
@@ -112,9 +113,9 @@ def timeline(
         recording.resident + walk.after_forward - between + others, ground + walk.after_forward + others,
         ground + walk.after_backward,
         gradients + base.get("gradients", 0), step_temporaries, highest + base.get("buffers", 0),
-        recording.unmodelled, recording.pinned,
+        recording.unmodelled, recording.pinned, others,
         (lambda: replay() + others) if others else replay,
-        partial(_curve, recording.overlay, walk.signed, walk.slices, ground, phases["optimizer"]), compose,
+        partial(_curve, recording.overlay, walk.signed, walk.slices, ground + others, phases["optimizer"]), compose,
     )  # fmt: skip
 
 

@@ -105,7 +105,7 @@ def kept(step: Trace) -> Live:
     forwards = sum(piece.phase == "forward" for piece in step.slices)
     others = step.recording.buffers | step.recording.left
     held = {storage: nbytes for storage, nbytes in step.until(forwards).items() if storage not in others}
-    return _live(step, held, ["activations"] * len(step.tape.origins), ())
+    return _live(step, held, ["activations"] * len(step.tape.origins), _flying(step))
 
 
 def at_peak(step: Trace, temporaries: Iterable[Made]) -> Live:
@@ -120,7 +120,13 @@ def at_peak(step: Trace, temporaries: Iterable[Made]) -> Live:
     numbers = [i for i, piece in enumerate(step.slices) if piece.phase == step.timeline.peak_phase]
     number, events, items, _ = _highest(step, numbers)
     kinds = [str(part) for part in fates(step.recording)]
-    return _live(step, step.until(number, events), kinds, (*left, *_laid(step, number, items)))
+    return _live(step, step.until(number, events), kinds, (*left, *_flying(step), *_laid(step, number, items)))
+
+
+def _flying(step: Trace) -> list[Made]:
+    """What waits for the backward passes of other micro batches, on a stage of a pipeline."""
+    kept = step.timeline.others
+    return [_plain("activations", "other micro batches", "in flight on this stage", kept)] if kept else []
 
 
 def _laid(step: Trace, number: int, items: int = 0) -> list[Made]:
@@ -218,7 +224,7 @@ def peaks(step: Trace) -> tuple[Peak, ...]:
                                    "backward": list(range(last + 2, len(step.slices)))}  # fmt: skip
     if not step.recording.stacks:  # one slice each: the loss is no part of its own
         parts = {"forward": [0], "backward": [1]}
-    ground = sum(step.timeline.base.values()) + step.recording.resident
+    ground = sum(step.timeline.base.values()) + step.recording.resident + step.timeline.others
     found = [Peak(part="optimizer", bytes=step.timeline.phases["optimizer"], below=0)]
     for part, numbers in parts.items():
         number, events, _, height = _highest(step, numbers)
