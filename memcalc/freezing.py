@@ -28,6 +28,11 @@ _NESTED = re.compile(r"[*+}][^()]*\)[*+{]")  # repetition of a repetition, which
 LONGEST = 1000
 
 
+def endless(text: str) -> bool:
+    """Whether a regular expression is too long, or repeats a repetition, which can take for ever."""
+    return len(text) > LONGEST or _NESTED.search(text) is not None
+
+
 @dataclass(frozen=True)
 class Pattern:
     """One pattern of a run, and where it stands in it."""
@@ -38,7 +43,7 @@ class Pattern:
     @cached_property
     def rule(self) -> re.Pattern[str]:
         """What a name must hold; RunInvalid where it is no regular expression, or one that may never end."""
-        if len(self.text) > LONGEST or _NESTED.search(self.text):
+        if endless(self.text):
             raise fault(self.where, f"{shorten(self.text)!r} is too long, or repeats a repetition")
         try:
             return re.compile(self.text if self.is_regex else _parts(self.text))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from memcalc.adapters.patterns import chosen, crosses, parents, sample
 from memcalc.adapters.rules import Rule, layer_of
 from memcalc.adapters.sites import Module, Site, site
-from memcalc.errors import Fault, RunInvalid, fault, nearest_names
+from memcalc.errors import Fault, RunInvalid, fault, nearest_names, shorten
+from memcalc.freezing import endless
 from memcalc.presets import find
 from memcalc.tensors import expand
 
@@ -59,8 +60,9 @@ def rule_of(lora: Lora, targets: tuple[str, ...] | str) -> Rule:
     pattern = _compiled("lora.targets", targets) if isinstance(targets, str) and not everything else None
     layers = (lora.layers,) if isinstance(lora.layers, int) else lora.layers or ()
     where = (lora.layers_pattern,) if isinstance(lora.layers_pattern, str) else lora.layers_pattern or ()
-    for key in lora.rank_pattern:
-        _compiled("lora.rank_pattern", key)
+    for key, texts in (("rank_pattern", lora.rank_pattern), ("layers_pattern", where)):
+        for text in texts:
+            _compiled(f"lora.{key}", text)
     return Rule(
         names=() if isinstance(targets, str) else targets,
         pattern=pattern,
@@ -132,6 +134,8 @@ def unmatched(names: Iterable[str], sites: Iterable[Site]) -> list[str]:
 
 
 def _compiled(where: str, pattern: str) -> re.Pattern[str]:
+    if endless(pattern):
+        raise fault(where, f"{shorten(pattern)!r} is too long, or repeats a repetition")
     try:
         return re.compile(pattern)
     except re.error as error:

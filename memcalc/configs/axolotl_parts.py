@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from memcalc.adapters.patterns import sample
 from memcalc.adapters.sites import modules_of
 from memcalc.configs.lora import ALL_LINEAR
 from memcalc.configs.packed import packed
 from memcalc.configs.table import Key
 from memcalc.configs.words import mapping, names, number, same, text, truth, whole
 from memcalc.errors import MemcalcError
+from memcalc.freezing import endless
 from memcalc.implementations import kernels as kernels_of
 from memcalc.models import load_model
 from memcalc.presets import find
@@ -98,7 +100,7 @@ def _targets(sheet: Sheet) -> None:
     """lora_target_modules as it is (a text is a regular expression); lora_target_linear adds every linear layer."""
     given = sheet.get("lora_target_modules")
     if not sheet.read(truth, "lora_target_linear", default=False):
-        chosen: Any = given if isinstance(given, str) else names(given) or None
+        chosen: Any = _of_today(sheet, given) if isinstance(given, str) else names(given) or None
         if chosen is None and not sheet.has("lora_target_parameters"):
             return
         sheet.put("lora.targets", chosen or [], "lora_target_modules", "lora_target_parameters")
@@ -112,6 +114,26 @@ def _targets(sheet: Sheet) -> None:
         "lora_target_linear",
         "lora_target_modules",
     )
+
+
+def _of_today(sheet: Sheet, pattern: str) -> str:
+    """A regular expression that is of older names of a model of several towers, of those that transformers 5 gives it."""
+    model = None if endless(pattern) else model_of(sheet)
+    modules = [sample(name) for name in modules_of(model.tensors)] if model else []
+    for old, new in (("", ""), *find("frameworks", "axolotl")["older"].items()):
+        renamed = pattern.replace(old, new) if old else pattern
+        if old in pattern and any(_fits(renamed, name) for name in modules):
+            if renamed != pattern:
+                sheet.assume("lora.targets", "older-names", f"{old} is called {new} in transformers 5")
+            return renamed
+    return pattern
+
+
+def _fits(pattern: str, name: str) -> bool:
+    try:
+        return re.fullmatch(pattern, name) is not None
+    except re.error:
+        return False
 
 
 def _linear_names(sheet: Sheet) -> list[str]:

@@ -79,6 +79,7 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
     (LORA + "deepspeed: deepspeed_configs/zero1.json\n", {"lora.dtype": "bf16", "sharding.strategy": "zero1"}),
     (LORA + FSDP.format(1), {"precision": "bf16-autocast", "lora.dtype": "fp32"}),
     # preferences: pairs, a frozen copy unless adapters are switched off for it; generated rows
+    (LORA + "load_in_4bit: true\nllama4_linearized_experts: true\n", {"quantize.experts": True}),
     (BASE + "rl: dpo\n", {"batch_size": 4, "companions": [{"role": "reference", "model": "same", "dtype": "bf16"}]}),
     (LORA + "rl: dpo\n", {"batch_size": 4, "companions": None}),
     (BASE + "rl: kto\n", {"batch_size": 2, "companions": [{"role": "reference", "model": "same", "dtype": "bf16"}]}),
@@ -101,6 +102,17 @@ def test_deepspeed_s_file_beside_is_taken_before_the_one_that_axolotl_ships(tmp_
     own = reading(BASE + "deepspeed: deepspeed_configs/zero1.json\n", gpus=8, folder=tmp_path)
     assert own.run["sharding"]["strategy"] == "zero2"
     assert "shipped" not in codes(own)
+
+
+def test_patterns_of_older_names_are_of_today_s() -> None:
+    text = LORA.replace("Qwen/Qwen2.5-0.5B", "mistralai/Voxtral-Mini-3B-2507")
+    found = reading(
+        text + r"lora_target_modules: 'language_model.model.layers.[\d]+.self_attn.(q|k)_proj'" + "\n", gpus=1
+    )
+    assert found.run["lora"]["targets"] == r"model.language_model.layers.[\d]+.self_attn.(q|k)_proj"
+    assert "older-names" in codes(found)
+    hostile = reading(text + "lora_target_modules: '([a-z._0-9]+)+!'\n", gpus=1)
+    assert hostile.run["lora"]["targets"] == "([a-z._0-9]+)+!"
 
 
 def test_gpus_are_the_product_of_the_degrees_where_the_sharded_one_is_written() -> None:

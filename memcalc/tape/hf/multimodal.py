@@ -1,10 +1,10 @@
-"""Images that become tokens of a text: the tower, the projector, and where their output goes among the embeddings."""
+"""Images and sounds that become tokens of a text: the tower, the projector, where their output goes among the embeddings."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.multimodal import Images, Matrix, PooledTokens
+from memcalc.blocks.multimodal import Images, Matrix, PooledTokens, Sounds
 from memcalc.tape import functions as f
 from memcalc.tape.functions import maps
 from memcalc.tape.rules import Around, rule, run
@@ -33,6 +33,12 @@ def images(t: Tape, block: Images, x: Value, around: Around) -> Value:
     t.held = outer_held
     around.images = f.clone(y) if block.listed else y
     around.sighted = block.masked
+    return x
+
+
+@rule(Sounds)
+def sounds(_: Tape, __: Sounds, x: Value, ___: Around) -> Value:
+    """A batch of text alone: nothing is heard."""
     return x
 
 
