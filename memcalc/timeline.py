@@ -46,7 +46,8 @@ class Timeline:
     `activations` is what autograd and the program hold when the forward pass ends, beyond the base, inputs included.
     `buffers` is what a sharding strategy gathers and communicates in, at its highest; `pinned` is what of the activations
     waits in host memory; `others` is what other micro batches in flight keep.
-    What takes longer to find is found when it is asked for: `replay` and `draw` say how; so does `compose` what each phase's maximum is made of.
+    What takes longer to find is found when it is asked for: `replay` and `draw` say how; so does `compose` what each
+    phase's maximum is made of.
     """
 
     base: Mapping[str, int]
