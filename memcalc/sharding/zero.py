@@ -27,14 +27,24 @@ if TYPE_CHECKING:
     from memcalc.tensors import Tensor
 
 AUTO = "auto"
+PINNED = "each pinned tensor of the offload takes the next power of two of host memory, as PyTorch allocates it"
 HALVES = frozenset({"bf16", "fp16"})
 # what the Trainer makes of `auto`, from the hidden size (transformers/integrations/deepspeed.py, trainer_config_finalize)
 HIDDEN = {"reduce_bucket_size": 1.0, "stage3_prefetch_bucket_size": 0.9, "stage3_param_persistence_threshold": 10.0}
 OLD = {
     "prefetch_bucket_size": "stage3_prefetch_bucket_size", "max_live_parameters": "stage3_max_live_parameters",
     "param_persistence_threshold": "stage3_param_persistence_threshold", "max_reuse_distance": "stage3_max_reuse_distance",
-    "model_persistence_threshold": "stage3_model_persistence_threshold",
+    "model_persistence_threshold": "stage3_model_persistence_threshold", "allgather_sequential": "stage3_allgather_sequential",
+    "cpu_offload": "offload_optimizer", "cpu_offload_param": "offload_param",
 }  # fmt: skip
+INERT = frozenset({  # what changes no memory of a step, or what is read elsewhere
+    "allgather_partitions", "load_from_fp32_weights", "elastic_checkpoint", "ignore_unused_parameters", "legacy_stage1",
+    "override_module_apply", "log_trace_cache_warnings", "enable_sanity_checks", "pipeline_loading_checkpoint",
+    "cpu_offload_use_pin_memory", "stage3_use_all_reduce_for_fetch_params", "use_all_reduce_for_fetch_params",
+    "stage3_module_granularity_threshold", "module_granularity_threshold", "stage3_gather_16bit_weights_on_model_save",
+    "gather_16bit_weights_on_model_save", "stage3_gather_fp16_weights_on_model_save", "leaf_module",
+    "save_muon_momentum_buffer_in_memory",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,7 @@ class Settings:
     round_robin_gradients: bool = False
     parameter_alignment: bool = False
     use_multi_rank_bucket_allreduce: bool = True
+    compute_grad_norm: bool = True
     sub_group_size: int = 1_000_000_000
     stage3_prefetch_bucket_size: int = 50_000_000
     stage3_param_persistence_threshold: int = 100_000
@@ -87,7 +98,7 @@ def _section(count: int) -> Reader:
     """A section of offload: its own keys, read and checked; a device alone stands for it, null for none."""
 
     def reader(value: Any) -> Offload:  # noqa: ANN401 - whatever a run file holds
-        given = {"device": value} if isinstance(value, str) else {} if value in (None, False) else value
+        given = _spelled(value)
         if not isinstance(given, dict):
             raise ValueError("is a mapping, such as {device: cpu}")  # noqa: TRY004 - one kind of error for what is wrong
         known: dict[str, Reader] = {
@@ -101,7 +112,7 @@ def _section(count: int) -> Reader:
             raise ValueError(f"has no key {', '.join(unknown)}; it has {', '.join(known)}")
         read = {key: known[key](item) for key, item in given.items()}
         kept = {key: item for key, item in read.items() if key in Offload.__dataclass_fields__}
-        return Offload(**{"buffer_count": count, **kept})
+        return Offload(**{"buffer_count": count, **kept}) if kept.get("device", "none") != "none" else Offload()
 
     return reader
 
@@ -110,6 +121,17 @@ def _share(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise ValueError(f"{value!r} is no share between 0 and 1")
     return float(value)
+
+
+def _spelled(value: object) -> object:
+    """A device alone stands for its section, true (in old files) for the host, null and false for none."""
+    if value is None or isinstance(value, bool):
+        return {"device": "cpu"} if value else {}
+    return {"device": value} if isinstance(value, str) else value
+
+
+def _any(value: object) -> object:
+    return value
 
 
 def _auto(value: object) -> object:
@@ -123,9 +145,9 @@ OPTIONS: dict[str, Reader] = {
          "stage3_max_reuse_distance", "zero_hpz_partition_size", "mics_shard_size"), options.amount),
     **dict.fromkeys(
         ("overlap_comm", "contiguous_gradients", "reduce_scatter", "round_robin_gradients", "parameter_alignment",
-         "use_multi_rank_bucket_allreduce", "stage3_allgather_sequential", "memory_efficient_linear", "zero_quantized_weights",
-         "zero_quantized_nontrainable_weights", "zero_quantized_gradients", "mics_hierarchical_params_gather"),
-        options.flag),
+         "use_multi_rank_bucket_allreduce", "compute_grad_norm", "stage3_allgather_sequential", "memory_efficient_linear",
+         "zero_quantized_weights", "zero_quantized_nontrainable_weights", "zero_quantized_gradients",
+         "mics_hierarchical_params_gather"), options.flag),
     **dict.fromkeys(("grad_accum_dtype", "communication_data_type"), options.dtype),
     "offload_optimizer": _section(4), "offload_param": _section(5),
 }  # fmt: skip
@@ -196,6 +218,13 @@ class Zero(Strategy):
         return BITS[self.dtype] // 8
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What is not as the sizes of tensors say."""
+        sections = (self.settings.offload_optimizer, self.settings.offload_param)
+        pins = any(section.device == "nvme" or (section.device == "cpu" and section.pin_memory) for section in sections)
+        return (PINNED,) if pins else ()
+
+    @property
     def leaves_out(self) -> str:
         """Nothing of the allocator's."""
         return ""
@@ -203,8 +232,10 @@ class Zero(Strategy):
 
 def deepspeed(name: str, given: Mapping[str, Any], ranks: int, run: Run, model: Model) -> Strategy:
     """The strategy of a run under DeepSpeed; RunInvalid with every option that is wrong or does not go together."""
-    found = options.read({OLD.get(key, key): value for key, value in given.items()}, OPTIONS, name)
     stage = int(name[-1])
+    known: dict[str, Reader] = {**OPTIONS, **dict.fromkeys(INERT, _any), "stage": options.one_of(str(stage))}
+    found = options.read({OLD.get(key, key): value for key, value in given.items()}, known, name)
+    found = {key: value for key, value in found.items() if key in OPTIONS}
     dtype = find_recipe(run.precision).weights
     found = {**_offloads(run), **found}
     faults = list(_auto_faults(found, model))
@@ -285,6 +316,8 @@ def _refused(stage: int, dtype: str, settings: Settings, ranks: int) -> Iterator
         yield Fault("sharding.offload_optimizer", "valid for ZeRO stage 1, 2, 3")
     if stage < 3 and settings.offload_optimizer.ratio < 1:
         yield Fault("sharding.offload_optimizer.ratio", "Partial offloading only supported for ZeRO Stage 3.")
+    if not settings.compute_grad_norm and (stage not in (1, 2) or settings.offload_optimizer.device != "none"):
+        yield Fault("sharding.compute_grad_norm", "false is supported only with ZeRO stages 1 and 2, without offload")
     if settings.allgather_bucket_size % 2:
         yield Fault("sharding.allgather_bucket_size", "must be a multiple of nccl_start_alignment_factor, 2")
     for key in ("zero_hpz_partition_size", "mics_shard_size"):

@@ -58,6 +58,14 @@ class ZeroOneTwo(Zero):
         """Ranks that share master copies, states, and what is left of gradients."""
         return 1 if component == "weights" else self.ranks
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Which gradients are whole while what is left of them is not."""
+        whole = (
+            "ZeRO-1 holds all gradients from the backward pass to the step: what is left of them then is a partition's",
+        )
+        return (*super().notes, *(whole if self.stage == 1 else ()))
+
     def place(self, tensors: tuple[Tensor, ...]) -> Local:
         """Flat parameters and the rest whole; the fullest rank's partition, and the gradients that it keeps."""
         flat = self.flat(tensors)
@@ -135,9 +143,8 @@ class ZeroOneTwo(Zero):
             return 0
         partition = sum(tensor.elements for tensor in local.states)
         used, item = rounded(4 * partition), BITS[self.gradient_dtype] // 8
-        norm = rounded(
-            DOUBLE * max((tensor.elements for tensor in local.gradients if tensor.name != OUTSIDE), default=0)
-        )
+        slices = [tensor.elements for tensor in local.gradients if tensor.name != OUTSIDE]
+        norm = rounded(DOUBLE * max(slices, default=0)) if self.settings.compute_grad_norm else 0
         if self.compact:
             return max(norm, plain)
         left = sum(rounded(item * tensor.elements * tensor.count) for tensor in local.gradients)

@@ -62,6 +62,21 @@ class ZeroThree(Zero):
         """Everything is sharded."""
         return self.ways
 
+    @property
+    def communicators(self) -> tuple[int, ...]:
+        """All ranks; hpZ's within a node, MiCS's that share and that repeat."""
+        hpz, mics = self.settings.zero_hpz_partition_size, self.settings.mics_shard_size
+        return (self.ranks, *((hpz,) if hpz > 1 else ()), *((mics, self.ranks // mics) if mics else ()))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is not in the DeepSpeed that this follows, or not in its numbers."""
+        mics = ("MiCS is as older DeepSpeed has it; 0.19.8 has none",) if self.settings.mics_shard_size else ()
+        sent = (
+            ("buffers of quantised gradients (qgZ) are not counted",) if self.settings.zero_quantized_gradients else ()
+        )
+        return (*super().notes, *mics, *sent)
+
     def shards(self, tensors: tuple[Tensor, ...]) -> Shards:
         """The elements of every shard."""
         learns: list[int] = []

@@ -105,11 +105,49 @@ def test_old_names() -> None:
         ("zero1", {"allgather_bucket_size": 3}, "multiple of nccl_start_alignment_factor"),
         ("zero3", {"zero_hpz_partition_size": 3}, "8 ranks are no multiple of 3"),
         ("zero2", {"zero_hpz_partition_size": 4}, "is for stage 3"),
+        ("zero3", {"compute_grad_norm": False}, "only with ZeRO stages 1 and 2"),
     ],
 )  # fmt: skip
 def test_what_deepspeed_refuses(name: str, options: Mapping[str, Any], message: str) -> None:
     with pytest.raises(RunInvalid, match=message):
         made(name, options)
+
+
+def test_a_whole_section_is_taken() -> None:
+    """zero_optimization as it stands in a config: its stage, and keys that change nothing."""
+    section = {
+        "stage": 3,
+        "overlap_comm": False,
+        "stage3_gather_16bit_weights_on_model_save": True,
+        "load_from_fp32_weights": 1,
+    }
+    assert made("zero3", section) == made("zero3", {"overlap_comm": False})
+    with pytest.raises(RunInvalid, match=r"sharding\.stage"):
+        made("zero2", section)
+
+
+def test_old_words_for_offload() -> None:
+    """cpu_offload and cpu_offload_param, and nothing where they are false."""
+    settings = made("zero3", {"cpu_offload": True, "cpu_offload_param": True}).settings
+    assert (settings.offload_optimizer.device, settings.offload_param.device) == ("cpu", "cpu")
+    assert made("zero2", {"cpu_offload": False}) == made("zero2", {"offload_optimizer": None}) == made("zero2", {})
+
+
+def test_process_groups() -> None:
+    """hpZ's within a node beside the world's; MiCS's that share, and those that repeat them."""
+    assert made("zero3", {}, 16).communicators == made("zero2", {}, 16).communicators == (16,)
+    assert made("zero3", {"zero_hpz_partition_size": 8}, 16).communicators == (16, 8)
+    assert made("zero3", {"mics_shard_size": 4}, 16).communicators == (16, 4, 4)
+
+
+def test_without_norms() -> None:
+    """compute_grad_norm: false leaves out the largest gradient in fp64, where that is the most of the step."""
+    options = {"strategy": "zero2", "grad_accum_dtype": "fp32"}
+    peaks = [
+        memory({**options, "compute_grad_norm": norm}, optimizer="deepspeed-fused-adam").phases.optimizer
+        for norm in (True, False)
+    ]
+    assert peaks[0] - peaks[1] == 8 * 11008 * 4096
 
 
 def test_every_fault_at_once() -> None:
