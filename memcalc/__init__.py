@@ -12,7 +12,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from memcalc.checking import check
     from memcalc.comparison import compare
+    from memcalc.differing import diff
     from memcalc.errors import Fault, MemcalcError, RunInvalid, UnknownName, UnreadableInput, UsageError
     from memcalc.explanation import explain
     from memcalc.maximum import max_fitting
@@ -24,11 +26,28 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Fault", "MemcalcError", "Report", "Run", "RunInvalid", "UnknownName", "UnreadableInput", "UsageError",
-    "__version__", "compare", "estimate", "explain", "max_fitting", "optimizer_state", "recommend",
+    "Fault",
+    "MemcalcError",
+    "Report",
+    "Run",
+    "RunInvalid",
+    "UnknownName",
+    "UnreadableInput",
+    "UsageError",
+    "__version__",
+    "check",
+    "compare",
+    "diff",
+    "estimate",
+    "explain",
+    "max_fitting",
+    "optimizer_state",
+    "recommend",
 ]  # fmt: skip
 
 _HOMES = {
+    "check": ("memcalc.checking", "check"),
+    "diff": ("memcalc.differing", "diff"),
     "estimate": ("memcalc.pipeline", "estimate"),
     "explain": ("memcalc.explanation", "explain"),
     "optimizer_state": ("memcalc.optimizers", "state"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memcalc.asking import question_of
 from memcalc.checking import budgets
 from memcalc.checking.limits import NOTHING, Limits, largest, limits
 from memcalc.checking.sources import configs
@@ -14,29 +15,45 @@ from memcalc.errors import MemcalcError
 from memcalc.pipeline import estimate_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Mapping
 
     from memcalc.checking.budgets import BudgetFile
     from memcalc.question import Question
     from memcalc.report import Report
     from memcalc.run import Budget
 
-__all__ = ["Check", "Fix", "Held", "Largest", "Result", "check"]
+__all__ = ["Asked", "Check", "Fix", "Held", "Largest", "Result", "check", "checked"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What is asked beside the configs: `said` are keys of a run that win over a config's own and the budget file's `set`.
+    """What is asked beside the configs: `said` are keys of a run that win over a config's own and the budget file's `set`."""
 
-    `opens` makes a question of a config and of what is said of it.
-    """
-
-    opens: Callable[[str, Sequence[tuple[str, Any]]], Question]
     budget: Budget | None = None
     said: tuple[tuple[str, Any], ...] = ()
 
 
-def check(named: Iterable[str], asked: Asked, file: str | None = None) -> Check:
+def check(
+    configs: str | Iterable[str] = (),
+    budget: Mapping[str, Any] | None = None,
+    over: Mapping[str, Any] | None = None,
+    file: str | None = None,
+) -> Check:
+    """Whether configs keep within their budgets: `budget` holds limits (max_total, components …), `over` keys of a run.
+
+        >>> memcalc.check("train/*.yaml", budget={"max_total": "76GiB"}, over={"gpus": 8}).passed
+
+    See `checked` for where limits come from otherwise. RunInvalid where a limit can't be read.
+    """
+    from memcalc.faults import judged  # noqa: PLC0415 - pydantic is slow to load
+    from memcalc.run import Budget  # noqa: PLC0415
+
+    limit = judged(Budget, budget, "the budget") if budget else None
+    asked = Asked(budget=limit, said=tuple((over or {}).items()))
+    return checked([configs] if isinstance(configs, str) else configs, asked, file)
+
+
+def checked(named: Iterable[str], asked: Asked, file: str | None = None) -> Check:
     """Every config against its limits. `named` are paths, patterns or models; none means those the budget file lists.
 
     Limits come from the budget file (`file`, or memcalc.yaml or pyproject.toml at or above the working directory), from
@@ -62,14 +79,14 @@ def _opened(source: str, asked: Asked, file: BudgetFile | None) -> Question:
     """A config, with what the budget file sets where it says nothing itself."""
     settings = tuple(file.settings_of(Path(source)).items()) if file else ()
     if not settings:
-        return asked.opens(source, asked.said)
-    whole = asked.opens(source, (*settings, *asked.said))
+        return question_of(source, asked.said)
+    whole = question_of(source, (*settings, *asked.said))
     try:
-        alone = asked.opens(source, asked.said)
+        alone = question_of(source, asked.said)
     except MemcalcError:  # it needs what is set: a DeepSpeed file names no model
         return whole
     unsaid = tuple(item for item in settings if not alone.says(item[0]))
-    return asked.opens(source, (*unsaid, *asked.said)) if len(unsaid) < len(settings) else whole
+    return question_of(source, (*unsaid, *asked.said)) if len(unsaid) < len(settings) else whole
 
 
 def _wanted(source: str, question: Question, asked: Asked, file: BudgetFile | None) -> Limits:

@@ -43,16 +43,16 @@ def main(
 
     Exit 1 where one is exceeded. Examples: memcalc check train/*.yaml --max-total 76GiB; memcalc check --format junit
     """
-    from memcalc.checking import Asked, check  # noqa: PLC0415 - not for --help
-    from memcalc.cli.asked import question_of, said  # noqa: PLC0415
+    from memcalc.checking import Asked, checked  # noqa: PLC0415 - not for --help
+    from memcalc.cli.asked import said  # noqa: PLC0415
     from memcalc.render.check import FORMATS, render  # noqa: PLC0415
     from memcalc.run import Budget  # noqa: PLC0415
 
     chosen, sheet = choose(form, FORMATS), page(units, output)
     own = Budget(max_total=max_total, max_peak=max_peak, min_headroom=min_headroom, max_gpus=max_gpus,
                  max_usd_per_hour=max_usd_per_hour)  # fmt: skip
-    asked = Asked(opens=question_of, budget=own, said=tuple(said({"gpu": gpu, "gpus": gpus}, change or ())))
-    answer = check(configs or (), asked, budget)
+    asked = Asked(budget=own, said=tuple(said({"gpu": gpu, "gpus": gpus}, change or ())))
+    answer = checked(configs or (), asked, budget)
     write(render(answer, chosen, sheet), output)
     if chosen == "github":
         summarise(render(answer, "markdown", sheet))

@@ -60,18 +60,18 @@ def main(
 
 
 def _between(configs: Sequence[str], told: list[tuple[str, Any]]) -> Difference:
-    from memcalc.differing import Version, diff  # noqa: PLC0415
+    from memcalc.differing import Version, compared  # noqa: PLC0415
 
     if len(configs) != 2:
         raise UsageError(f"diff compares two configs, and {len(configs)} are named; or name --base REV to compare with")
     before, after = (Version(config, lambda config=config: _question(config, told)) for config in configs)  # type: ignore[misc]
-    return diff([(configs[1], before, after)], alone=True)
+    return compared([(configs[1], before, after)], alone=True)
 
 
 def _since(base: str, configs: Sequence[str], told: list[tuple[str, Any]]) -> Difference:
     from memcalc.checking.budgets import find  # noqa: PLC0415
     from memcalc.checking.sources import configs as opened  # noqa: PLC0415
-    from memcalc.differing import Version, diff  # noqa: PLC0415
+    from memcalc.differing import Version, compared  # noqa: PLC0415
     from memcalc.differing.revisions import checked_out  # noqa: PLC0415
 
     with ExitStack() as stack:
@@ -91,7 +91,7 @@ def _since(base: str, configs: Sequence[str], told: list[tuple[str, Any]]) -> Di
         for config, before, after in sides:
             if before.ask is None and after.ask is None:
                 raise UsageError(f"{config} is neither here nor in {base}")
-        return diff(sides, alone=len(sides) == 1)
+        return compared(sides, alone=len(sides) == 1)
 
 
 def _asks(path: Path, told: list[tuple[str, Any]], hidden: Path | None = None, shown: str = "") -> Any:  # noqa: ANN401 - a function
@@ -118,7 +118,7 @@ class _Invalid(MemcalcError):  # noqa: N818 - reads as the sentence it prints
 
 
 def _question(config: str, told: list[tuple[str, Any]]) -> Question:
-    from memcalc.cli.asked import question_of  # noqa: PLC0415
+    from memcalc.asking import question_of  # noqa: PLC0415
 
     return question_of(config, told)
 

@@ -42,7 +42,7 @@ def _answer(
 
 
 def _asked(text: bytes, source: str, told: Sequence[tuple[str, Any]], estimated: Estimated) -> Report:
-    from memcalc.cli.asked import put  # noqa: PLC0415 - a cycle otherwise
+    from memcalc.asking import put  # noqa: PLC0415
     from memcalc.question import Draft  # noqa: PLC0415
 
     given = dict(_mapping(text, source))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcalc.differing.causes import Step, steps
 from memcalc.differing.values import Cause, Change, Difference, Pair, Side
@@ -11,13 +11,13 @@ from memcalc.errors import MemcalcError
 from memcalc.pipeline import estimate_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from memcalc.question import Question
     from memcalc.report import Report
     from memcalc.run import Run
 
-__all__ = ["Cause", "Change", "Difference", "Pair", "Side", "Version", "diff"]
+__all__ = ["Cause", "Change", "Difference", "Pair", "Side", "Version", "compared", "diff"]
 
 
 class Version(NamedTuple):
@@ -27,7 +27,19 @@ class Version(NamedTuple):
     ask: Callable[[], Question] | None
 
 
-def diff(versions: Iterable[tuple[str, Version, Version]], *, alone: bool = False) -> Difference:
+def diff(before: str, after: str, over: Mapping[str, Any] | None = None) -> Difference:
+    """What changed from one config (or model) to another, and why; keys of `over` win over both.
+
+    >>> memcalc.diff("old.yaml", "new.yaml", over={"gpu": "h100-80gb"}).changes
+    """
+    from memcalc.asking import question_of  # noqa: PLC0415
+
+    told = tuple((over or {}).items())
+    sides = [Version(source, lambda source=source: question_of(source, told)) for source in (before, after)]  # type: ignore[misc]
+    return compared([(after, *sides)], alone=True)
+
+
+def compared(versions: Iterable[tuple[str, Version, Version]], *, alone: bool = False) -> Difference:
     """(name, before, after) of each config; one that can't be read is told in its pair, unless it is `alone`."""
     runs: list[Side] = []
     pairs: list[Pair] = []

@@ -1,0 +1,114 @@
+"""Questions: a file, a model's name or a repository, with what is said of it besides, as one run that can be answered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memcalc.configs.reading import Asked
+from memcalc.errors import UnknownName, UsageError
+from memcalc.models import is_model_name
+from memcalc.presets import index
+from memcalc.question import Draft
+from memcalc.run import keys
+from memcalc.spelling import SHORTHAND
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memcalc.question import Question
+
+STDIN = "-"
+
+
+def question_of(source: str | None, told: Sequence[tuple[str, Any]], form: str = "", *, hub: bool = False) -> Question:
+    """The run of a file or a model's name, with what is `told` of it besides: (dotted key, value), the last wins."""
+    over: dict[str, Any] = {}
+    for key, item in told:
+        put(over, key, item)
+    start = _from_source(source, Asked(over, hub), form)
+    given = dict(start.given)
+    for key, item in told:
+        put(given, key, item)
+    if "model" not in given:
+        raise UsageError(
+            "which model? Name one (memcalc estimate llama-2-7b), or a run file; list models with: memcalc models"
+        )
+    if hub and "model" in over and isinstance(given["model"], str):
+        given["model"] = _fetched(given["model"])
+    flags = {key.replace("-", "_"): f"--{key.replace('_', '-')}" for key, _ in told}
+    reading = start.reading and start.reading.overridden(flags, "the command line")
+    place = reading.place if reading else start.place
+    where = (lambda path: path if path.split(".")[0] in over else place(path)) if place else None
+    return replace(start, given=given, place=where, reading=reading).question()
+
+
+def _fetched(name: str) -> Any:  # noqa: ANN401 - dimensions
+    """The config of a repository that nothing here knows, fetched; any other name as it is."""
+    from memcalc.configs.names import elsewhere  # noqa: PLC0415
+
+    if is_model_name(name) or _is_path(name) or elsewhere(name) is not None:
+        return name
+    from memcalc.configs.hub import fetched  # noqa: PLC0415 - only where it was asked for
+
+    return fetched(name)
+
+
+def _from_source(source: str | None, said: Asked, form: str) -> Draft:
+    """What a positional argument holds: a model's name, a run file, another tool's config, a folder, or '-' for stdin."""
+    if source is None:
+        return Draft({}, "the command line")
+    if is_model_name(source):
+        return Draft({"model": source}, "the command line")
+    if source != STDIN and not _is_path(source):
+        return _of_the_hub(source, said)
+    from memcalc.configs.opening import opened  # noqa: PLC0415 - only files need it
+
+    return opened(source, said, form)
+
+
+def _of_the_hub(source: str, said: Asked) -> Draft:
+    """A repository by its name: on this machine, fetched where that was asked for, or read as a preset's."""
+    from memcalc.configs.names import elsewhere  # noqa: PLC0415 - few name a model so
+    from memcalc.configs.opening import fetched, opened  # noqa: PLC0415
+
+    found = elsewhere(source) if "/" in source else None
+    if found is not None and Path(found[0]).is_dir():
+        return opened(found[0], said)
+    if found is not None:
+        return Draft({"model": source}, "the command line")
+    if said.hub:
+        return fetched(source, said)
+    raise UnknownName("model", source, index()["models"], "memcalc models (or name a file that exists)")
+
+
+def _is_path(source: str) -> bool:
+    """Whether a word means a file: there is one, or it looks like one; `owner/name` alone looks like a hub's model."""
+    path = Path(source)
+    if path.exists() or path.suffix in (".yaml", ".yml", ".json", ".toml"):
+        return True
+    return "/" in source and (source.count("/") != 1 or source.startswith((".", "/", "~")))
+
+
+def put(given: dict[str, Any], key: str, item: object) -> None:
+    """Set a dotted key; a bare word on the way ('lora: 16') becomes the mapping it stands for."""
+    first, *rest = key.replace("-", "_").split(".")
+    if first not in keys():
+        given[first] = item  # an unknown key: the validation names it, with the nearest
+        return
+    if not rest:
+        given[first] = item
+        return
+    inner = given.get(first)
+    if not isinstance(inner, dict):
+        inner = {_SPELLED.get(first, "name"): inner} if inner not in (None, False, True) else {}
+    given[first] = inner = dict(inner)
+    for step in rest[:-1]:
+        inner[step] = dict(inner.get(step) or {})
+        inner = inner[step]
+    inner[rest[-1]] = item
+
+
+# the key that a bare word stands for where a mapping may stand
+_SPELLED = {**SHORTHAND, "precision": "recipe", "optimizer": "name", "quantize": "name", "model": "preset"}
