@@ -35,8 +35,8 @@ def diff(before: str, after: str, over: Mapping[str, Any] | None = None) -> Diff
     from memcalc.asking import question_of  # noqa: PLC0415
 
     told = tuple((over or {}).items())
-    sides = [Version(source, lambda source=source: question_of(source, told)) for source in (before, after)]  # type: ignore[misc]
-    return compared([(after, *sides)], alone=True)
+    first, second = (Version(source, lambda source=source: question_of(source, told)) for source in (before, after))  # type: ignore[misc]
+    return compared([(after, first, second)], alone=True)
 
 
 def compared(versions: Iterable[tuple[str, Version, Version]], *, alone: bool = False) -> Difference:
