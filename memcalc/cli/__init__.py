@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from inspect import getdoc
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -48,7 +49,7 @@ class LazyGroup(TyperGroup):
 def command(name: str, main: Callable[..., None]) -> Any:  # noqa: ANN401
     """The command of one function, under its name and its line of help."""
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(name, help=f"{COMMANDS[name][1]}\n\n{main.__doc__ or ''}", short_help=COMMANDS[name][1])(main)
+    app.command(name, help=f"{COMMANDS[name][1]}\n\n{getdoc(main) or ''}", short_help=COMMANDS[name][1])(main)
     return typer.main.get_command(app)
 
 
