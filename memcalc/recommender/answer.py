@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from memcalc.run import Run
 
 RESERVED = "what the allocator reserves"
-SEGMENTS = "expandable segments may spare it (PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True)"
+SEGMENTS = "expandable segments may spare it"
 
 
 @dataclass(frozen=True)

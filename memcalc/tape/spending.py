@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.tape.values import Storage
-
 if TYPE_CHECKING:
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
@@ -37,9 +35,9 @@ class Spending:
             return
         gradient, temporaries = self.waiting
         self.waiting = None
-        held: list[object] = [Storage(self.tape, nbytes) for nbytes in temporaries[:1]]
+        held: list[object] = [self.tape.new((nbytes,), "uint8") for nbytes in temporaries[:1]]
         if self.late and gradient.dtype != "fp32":
             del gradient
-        held += [Storage(self.tape, nbytes) for nbytes in temporaries[1:]]
+        held += [self.tape.new((nbytes,), "uint8") for nbytes in temporaries[1:]]
         while held:
             held.pop()

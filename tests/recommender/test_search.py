@@ -218,3 +218,10 @@ def test_what_a_switch_spares_is_the_difference_it_makes() -> None:
             if change.spares is not None:
                 without = estimate({**choice.run, change.key: change.before}).memory.peak_allocated
                 assert without - choice.peak_allocated == change.spares, change
+
+
+def test_every_part_of_a_step_can_be_named() -> None:
+    """Optimizers that step in the backward pass, with what they leave in host memory, are followed as well."""
+    answer = recommend({"model": "llama-3-8b", "gpu": "rtx-4090"}, gpus="1", method="full", vary={"optimizer": ["lomo"]})
+    assert answer.rows
+    assert answer.rejected
