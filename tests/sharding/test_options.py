@@ -45,5 +45,5 @@ def test_a_value_that_is_none(reader: options.Reader, value: Any, words: str) ->
 
 
 def test_the_nearest_option_is_named() -> None:
-    with pytest.raises(RunInvalid, match="sharding.bucket_cap: ddp has no such option; nearest: bucket_cap_mb"):
+    with pytest.raises(RunInvalid, match=r"sharding\.bucket_cap: ddp has no such option; nearest: bucket_cap_mb"):
         options.read({"bucket_cap": 1}, {"bucket_cap_mb": options.count}, "ddp")
