@@ -110,7 +110,7 @@ def _gpus(sheet: Sheet) -> int:
     """As asked, as ray's workers, or the product of the degrees where the sharded one is written; else one."""
     shards = sheet.read(whole, "dp_shard_size", default=0)
     product = shards
-    for key in ("dp_replicate_size", "tensor_parallel_size", "context_parallel_size"):
+    for key in ("dp_replicate_size", "tensor_parallel_size", "context_parallel_size", "expert_parallel_size"):
         product *= max(1, sheet.read(whole, key, default=1))
     return sheet.gpus(
         "dp_shard_size" if product else "ray_num_workers", count=product or sheet.read(whole, "ray_num_workers")
@@ -210,11 +210,14 @@ def _packing(sheet: Sheet, word: str) -> None:
 
 
 def _parallel(sheet: Sheet) -> None:
-    for theirs, ours in ((("tensor_parallel_size",), "tensor"), (("expert_parallel_size",), "expert"),
+    for theirs, ours in ((("tensor_parallel_size",), "tensor"),
                          (("context_parallel_size", "sequence_parallel_degree"), "context")):  # fmt: skip
         degree = sheet.read(whole, *theirs, default=1)
         if degree > 1:
             sheet.put(f"parallel.{ours}", degree, *theirs)
+    if sheet.read(whole, "expert_parallel_size", default=1) > 1:
+        sheet.warn("expert_parallel_size", "not-modelled", "experts that are dealt out to ranks are counted as shards of all "
+                   "of them, gathered whole: what persists is as large")  # fmt: skip
 
 
 def _wide_embeddings(sheet: Sheet, word: str, engine: str, trained: str) -> None:

@@ -48,7 +48,8 @@ _IGNORED: Final = (
     "flash_attn", "moe_aux_loss_coef", "train_from_scratch", "data_shared_file_system", "eval_on_each_dataset", "module_dropout",
     "bf16", "fp16",
     "bias_activation_fusion", "apply_rope_fusion", "moe_grouped_gemm", "moe_token_dispatcher_type", "do_sample", "max_new_tokens",
-    "top_p", "temperature", "profiler_*", "enable_torch_profiler", "fp8_backend", "use_v1_kernels", "stage", "pref_loss", "packing",
+    "top_p", "temperature", "profiler_*", "enable_torch_profiler", "fp8_*",
+    "fsdp_transformer_*", "use_v1_kernels", "stage", "pref_loss", "packing",
     "neat_packing", "overlap_*", "double_quantization_*", "manual_gc*", "calculate_per_token_loss", "use_reentrant_gc",
     "freeze_trainable_modules", "ref_model_adapters", "reward_model_adapters", "reward_model_type", "quantization_device_map",
 )  # fmt: skip

@@ -42,6 +42,7 @@ _IGNORED: Final = (
     "device_eval_*", "accumulate_train_batch_on_tokens", "only_*", "spin_dataloaders", "train_subset_num_batches",
     "optimizer.*", "fsdp_config.*", "model.init_*", "model.pretrained", "model.use_auth_token", "model.config_overrides*",
     "model.name", "model.loss_fn", "model.use_train_metrics", "model.additional_*", "model.tokenizer_name", "model.verbose",
+    "model.convert_to",
     "model.device", "model.should_save_peft_only", "model.trust_remote_code", "model.allow_embedding_resizing", "image",
     "model.resid_pdrop", "model.emb_pdrop", "model.norm_*", "model.logit_scale", "integrations", "command", "compute", "name",
     "scheduling", "cluster", "env_variables", "model.fc_type", "model.attn_config*", "model.peft_config*", "precision",

@@ -40,7 +40,6 @@ _IGNORED: Final = (
     "inference", "encoder*", "dataloader*", "training.dataset*", "training.max_norm", "training.steps", "training.gc_*",
     "training.warmup_steps", "training.deterministic", "training.seed", "training.dataloader*", "training.data_parallel_type",
     "training.classifier_free*", "training.img_size", "training.test_mode", "training.timesteps*",
-    "training.mixed_precision_reduce",
     "model.norm_type", "model.tokenizer_path", "model.hf_assets_path", "model.print_after_conversion", "model.tokenizer*",
     "optimizer.lr", "optimizer.beta*", "optimizer.eps", "optimizer.weight_decay", "optimizer.fused", "float8", "quantize*",
     "parallelism.*async_tensor_parallel", "parallelism.*rotate_method", "parallelism.pipeline_parallel_*", "experimental.*async*",
@@ -130,16 +129,17 @@ def _places(name: str) -> tuple[str, ...]:
 def _parallel(sheet: Sheet, gpus: int) -> int:
     """Set the degrees; the number of data-parallel ranks that they leave."""
     taken = 1
-    for axis in ("tensor", "pipeline", "context", "expert"):
+    for axis in ("tensor", "pipeline", "context"):
         degree = _degree(sheet, f"{axis}_parallel_degree")
         if degree > 1:
             sheet.put(f"parallel.{axis}", degree, *_places(f"{axis}_parallel_degree"))
-            taken *= 1 if axis == "expert" else degree
+            taken *= degree
             if axis == "tensor":
                 sheet.put("parallel.sequence", True, *_places("tensor_parallel_degree"))
-    experts = _degree(sheet, "expert_tensor_parallel_degree")
-    if "expert" in sheet.run.get("parallel", {}):
-        sheet.put("parallel.expert_tensor", experts, *_places("expert_tensor_parallel_degree"))
+    if _degree(sheet, "expert_parallel_degree") > 1:
+        key = sheet.named(*_places("expert_parallel_degree"))
+        sheet.warn(key, "not-modelled", "experts that are dealt out to data-parallel ranks are counted as shards of all of "
+                   "them, gathered whole: what persists is as large")  # fmt: skip
     if "pipeline" in sheet.run.get("parallel", {}):
         word = sheet.read(text, *_places("pipeline_parallel_schedule"), default="1F1B")
         sheet.put(
@@ -157,7 +157,10 @@ def _precision(sheet: Sheet, gpus: int) -> None:
         recipe: Any = stored
     else:
         recipe = f"mixed-{computed}" if gpus > 1 else f"amp-{computed}"
-    if sheet.get("optimizer.implementation") == "fused_opt_states_bf16":
+    if (
+        sheet.get("optimizer.implementation") == "fused_opt_states_bf16"
+        or sheet.get("optimizer.state_dtype") == "bfloat16"
+    ):
         recipe = {"recipe": recipe, "optimizer_states": "bf16"}
     sheet.put("precision", recipe, "training.mixed_precision_param", "training.dtype", default=source)
 
@@ -224,7 +227,7 @@ def _sharding(sheet: Sheet) -> None:
         "wrap": "layers+embed+head",
         "reshard_after_forward": again == "always" or (again == "default" and not pipelined),
         "param_dtype": computed,
-        "reduce_dtype": "fp32",
+        "reduce_dtype": _DTYPES.get(str(sheet.get("training.mixed_precision_reduce", default="float32")), "fp32"),
     }
     if sheet.read(truth, "training.enable_cpu_offload", *_places("enable_cpu_offload"), default=False):
         options["cpu_offload"] = True

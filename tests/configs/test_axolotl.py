@@ -117,6 +117,9 @@ def test_patterns_of_older_names_are_of_today_s() -> None:
 
 def test_gpus_are_the_product_of_the_degrees_where_the_sharded_one_is_written() -> None:
     assert reading(BASE + "dp_shard_size: 2\ntensor_parallel_size: 2\n").run["gpus"] == 4
+    experts = reading(BASE + "dp_shard_size: 2\nexpert_parallel_size: 2\n")
+    assert experts.run["gpus"] == 4
+    assert "not-modelled" in codes(experts)
 
 
 def test_what_is_not_counted_is_named() -> None:

@@ -44,6 +44,8 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
      {"parallel": {"tensor": 2, "sequence": True, "context": 2}}),
     (BASE + "[parallelism]\ndata_parallel_replicate_degree = 2\n", {"sharding.strategy": "hsdp", "sharding.replicate": 2}),
     (BASE + "[parallelism]\ndata_parallel_replicate_degree = 8\ndata_parallel_shard_degree = 1\n", {"sharding": "ddp"}),
+    (BASE + "[parallelism]\nexpert_parallel_degree = 4\n", {"parallel": None, "sharding.strategy": "fsdp"}),
+    (BASE + 'mixed_precision_reduce = "bfloat16"\n', {"sharding.reduce_dtype": "bf16"}),
     (BASE + '[parallelism]\nfsdp_reshard_after_forward = "never"\n', {"sharding.reshard_after_forward": False}),
     (BASE + 'local_batch_size = 8\n[parallelism]\npipeline_parallel_degree = 4\npipeline_parallel_schedule = "Interleaved1F1B"\n',
      {"batch_size": 1, "grad_accum": 8, "parallel": {"pipeline": 4, "schedule": "interleaved"},
