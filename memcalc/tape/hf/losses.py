@@ -8,6 +8,7 @@ from memcalc.blocks.base import Sequence
 from memcalc.blocks.basic import Linear, Scale, Softcap
 from memcalc.tape import functions as f
 from memcalc.tape.hf.lean_losses import chunked_cross_entropy, fused_linear_cross_entropy, in_place_cross_entropy
+from memcalc.tape.hf.parallel import cross_entropy as parallel_cross_entropy
 from memcalc.tape.rules import Around, run
 
 if TYPE_CHECKING:
@@ -77,8 +78,13 @@ def token_loss(t: Tape, logits: Value, labels: Value, *, fp32: bool = False) -> 
 
 
 def cross_entropy(t: Tape, logits: Value, labels: Value) -> Value:
-    """nn.functional.cross_entropy, or what Liger puts in its place."""
-    return in_place_cross_entropy(t, logits) if t.setting.loss == "fused" else f.cross_entropy(logits, labels)
+    """nn.functional.cross_entropy, or what Liger or a divided vocabulary puts in its place."""
+    if t.setting.loss == "fused":
+        return in_place_cross_entropy(t, logits)
+    ways = t.setting.ways
+    if ways and ways.tensor > 1 and logits.shape[-1] < ways.words:
+        return parallel_cross_entropy(t, f.upper(logits))
+    return f.cross_entropy(logits, labels)
 
 
 def fused_linear_loss(t: Tape, heads: tuple[Block, ...], hidden: Value, labels: Value) -> Value:

@@ -1,0 +1,70 @@
+"""torchtitan on real GPUs: the most that was reserved, in GiB, its error printed (pytest -rP).
+
+Source: pytorch/torchtitan b5bcd76c6, benchmarks/llama3_h100_202412_torchtitan.md, by line: Llama 3.1 on H100 of 96 GB, compiled,
+most with products in float8, of which the tape knows neither. The options are torchtitan's own (parallelize.py, pipeline.py).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from statistics import median
+from typing import Any, NamedTuple
+
+import pytest
+
+from memcalc.pipeline import estimate
+
+GIB = 2**30
+
+
+class Row(NamedTuple):
+    """A line of the benchmarks; `unexplained` is what is not accounted for where we are under by more than a tenth."""
+
+    line: int
+    reserved: float
+    model: str
+    gpus: int
+    seq_len: int = 8192
+    batch_size: int = 1
+    checkpointing: str = "full"
+    parallel: tuple[tuple[str, Any], ...] = ()
+    micro_batches: int = 1
+    unexplained: str = ""
+
+
+EIGHT = "8 GPUs have 4.5 GiB more than their shards explain, against line 46's 128: not in what autograd keeps"
+ROWS = [
+    Row(29, 76.8, "llama-3.1-8b", 8, batch_size=2, checkpointing="selective"),
+    Row(35, 83.9, "llama-3.1-8b", 8, seq_len=32768, unexplained=EIGHT),
+    Row(37, 84.0, "llama-3.1-8b", 8, seq_len=131072, parallel=(("context", 4),), unexplained=EIGHT),
+    Row(45, 62.0, "llama-3.1-8b", 128, batch_size=2, checkpointing="selective"),
+    Row(46, 61.8, "llama-3.1-8b", 128, batch_size=2, checkpointing="selective"),
+    Row(53, 67.6, "llama-3.1-70b", 256, batch_size=16, parallel=(("tensor", 8), ("sequence", True))),
+    Row(68, 77.1, "llama-3.1-405b", 512, seq_len=131072, micro_batches=8,
+        parallel=(("tensor", 8), ("pipeline", 8), ("context", 4), ("sequence", True))),
+]  # fmt: skip
+
+
+@cache
+def error(row: Row) -> float:
+    """How far what the fullest rank reserves is from what was read, as a share of it."""
+    pipelined = "pipeline" in dict(row.parallel)
+    run = {
+        "model": row.model, "gpus": row.gpus, "seq_len": row.seq_len, "batch_size": row.batch_size, "gpu": "h100",
+        "precision": "mixed-bf16", "optimizer": {"name": "adamw", "implementation": "fused"},
+        "checkpointing": row.checkpointing, "parallel": dict(row.parallel), "grad_accum": row.micro_batches,
+        "sharding": {"strategy": "fsdp", "wrap": "layers+embed+head", "reduce_dtype": "fp32", "no_sync": pipelined,
+                     "reshard_after_forward": not pipelined},
+    }  # fmt: skip
+    return estimate(run).memory.reserved / GIB / row.reserved - 1
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"line-{row.line}")
+def test_reserved(row: Row) -> None:
+    print(f"line {row.line}: {row.reserved} GiB, {error(row):+.1%} {row.unexplained}")  # noqa: T201 - pytest -rP
+    assert -0.11 < error(row) < 0.1
+    assert error(row) > -0.1 or row.unexplained
+
+
+def test_the_median() -> None:
+    assert abs(median(error(row) for row in ROWS)) < 0.05
