@@ -40,14 +40,14 @@ class Block:
         """Free, and one with free neighbours in its segment."""
         block, pool, before, behind = self, self.pool, self.before, self.behind
         if before is not None and before.free:
-            pool.waiting[before.size].remove(before)
+            pool.drop(before)
             before.size += block.size
             before.behind = behind
             if behind is not None:
                 behind.before = before
             block = before
         if behind is not None and behind.free:
-            pool.waiting[behind.size].remove(behind)
+            pool.drop(behind)
             block.size += behind.size
             block.behind = behind = behind.behind
             if behind is not None:
@@ -78,13 +78,18 @@ class Pool:
         else:
             alike.append(block)
 
+    def drop(self, block: Block) -> None:
+        """A free block waits no more: it merges with its neighbour."""
+        self.waiting[block.size].remove(block)
+
 
 class CachingAllocator:
     """`reserved` is what it has taken from the device so far."""
 
     def __init__(self) -> None:
         self.reserved = 0
-        self._small, self._large = Pool(0), Pool(SMALL)
+        self._small: Pool = Pool(0)
+        self._large: Pool = Pool(SMALL)
 
     def malloc(self, size: int, times: int = 1) -> Block:
         """A block for `size` bytes, a multiple of 512: the smallest that fits, no more than `times` of them."""
@@ -161,6 +166,55 @@ class CachingAllocator:
                 else:
                     self.free(block)
                 alive[~move] = None
+
+
+class Growing(Pool):
+    """The pool of a segment that grows, page by page; its last block can grow, and so is the last to be taken."""
+
+    __slots__ = ("last", "page")
+
+    def __init__(self, page: int) -> None:
+        super().__init__(0)
+        self.page = page
+        self.last: Block | None = None
+
+    def put(self, block: Block) -> None:
+        """A block is free; the last one waits for no size."""
+        if block.behind is None:
+            block.free, self.last = True, block
+        else:
+            super().put(block)
+
+    def drop(self, block: Block) -> None:
+        """A free block waits no more."""
+        if block is not self.last:
+            super().drop(block)
+
+
+class ExpandableAllocator(CachingAllocator):
+    """The same with PYTORCH_ALLOC_CONF=expandable_segments:True: one segment for small requests, one for large ones.
+
+    They grow at their ends, by pages of 2 MiB and of 20 MiB (try_allocate_expandable_block, map_block); any remainder is
+    split off (should_split); where several blocks fit alike the oldest is taken.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._small, self._large = Growing(SMALL_SEGMENT), Growing(LARGE_SEGMENT)
+
+    def _segment(self, pool: Pool, size: int, times: int) -> Block:  # noqa: ARG002 - one after the other
+        """The end of the segment, which grows by what it lacks."""
+        assert isinstance(pool, Growing)  # noqa: S101 - this allocator has no others
+        last = pool.last
+        block = last if last is not None and last.free else Block(pool, 0, 1, last)
+        if last is not None and block is not last:
+            last.behind = block
+        lacking = max(size - block.size, 0)
+        grown = -(-lacking // pool.page) * pool.page
+        self.reserved += grown
+        block.size += grown
+        pool.last = block
+        return block
 
 
 def _part(block: Block, times: int) -> None:

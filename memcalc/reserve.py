@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcalc.allocator import MIB, OWN_SEGMENT, Alive, CachingAllocator
+from memcalc.allocator import MIB, OWN_SEGMENT, Alive, CachingAllocator, ExpandableAllocator
 from memcalc.moves import Moves
 from memcalc.tape.values import rounded
 
@@ -34,11 +34,23 @@ class Held(NamedTuple):
 
 
 def reserved(
-    recording: Recording, weights: list[tuple[int, int]], trained: list[Held], total: int, staged: Staged | None = None
+    recording: Recording,
+    weights: list[tuple[int, int]],
+    trained: list[Held],
+    total: int,
+    staged: Staged | None = None,
+    earlier: Recording | None = None,
+    *,
+    expandable: bool = False,
 ) -> int:
-    """Bytes reserved after two steps; `weights` are (size, count) of what is there from the start, `total` all that persists."""
+    """Bytes reserved after two steps; `weights` are (size, count) of what is there from the start, `total` all that persists.
+
+    `earlier` is the micro batch that makes the gradients, where the recorded one finds them there. `expandable` where
+    segments are (PYTORCH_ALLOC_CONF=expandable_segments:True).
+    """
     floor = min(MIB, total // NEGLIGIBLE)
-    allocator, step = CachingAllocator(), Moves(recording, floor)
+    allocator, step = _new(expandable=expandable), Moves(recording, floor)
+    making = Moves(earlier, floor) if earlier else None
     for size, count in weights:
         if size >= OWN_SEGMENT:
             allocator.several(rounded(size), count)
@@ -46,23 +58,44 @@ def reserved(
         allocator.several(rounded(size), times)
     outputs: Alive = None
     for first in (True, False):
-        alive: list[Alive] = [None] * len(step.sizes)
-        if step.before >= 0:
-            alive[step.before] = outputs
+        gradients: list[Alive] = []
+        if making:
+            gradients = _micro_step(allocator, making, outputs)
+            outputs = _outputs(making, gradients)
         early = [allocator.malloc(size) for size in (staged.early if staged else ())]
         late = [allocator.malloc(size) for size in (staged.late if staged else ())]
-        allocator.follow(step.moves, step.sizes, step.times, alive)
+        alive = _micro_step(allocator, step, outputs)
         wide = _staged(allocator, staged, early, late, alive) if staged else None
         if first:
             for size, times in _in_turn([(held.states, held.times) for held in trained], floor):
                 allocator.several(size, times)
         _optimizer_step(allocator, trained, floor)
         allocator.free(wide)
-        if step.outputs >= 0:
-            outputs, alive[step.outputs] = alive[step.outputs], None
-        for gradient in alive:
+        outputs = _outputs(step, alive)
+        for gradient in (*gradients, *alive):
             allocator.free(gradient)
     return allocator.reserved
+
+
+def _new(*, expandable: bool) -> CachingAllocator:
+    return ExpandableAllocator() if expandable else CachingAllocator()
+
+
+def _micro_step(allocator: CachingAllocator, step: Moves, outputs: Alive) -> list[Alive]:
+    """Forward and backward pass: what is alive then; `outputs` are those of the micro batch before."""
+    alive: list[Alive] = [None] * len(step.sizes)
+    if step.before >= 0:
+        alive[step.before] = outputs
+    allocator.follow(step.moves, step.sizes, step.times, alive)
+    return alive
+
+
+def _outputs(step: Moves, alive: list[Alive]) -> Alive:
+    """The outputs that the training loop holds, taken out of what is alive."""
+    if step.outputs < 0:
+        return None
+    outputs, alive[step.outputs] = alive[step.outputs], None
+    return outputs
 
 
 def _staged(
@@ -81,9 +114,9 @@ def _staged(
     return wide
 
 
-def pooled(moves: Iterable[int]) -> int:
+def pooled(moves: Iterable[int], *, expandable: bool = False) -> int:
     """Bytes of the pool of a stream of its own after two steps: a size for a birth, ~n for the death of the n-th born."""
-    allocator, made = CachingAllocator(), tuple(moves)
+    allocator, made = _new(expandable=expandable), tuple(moves)
     for _ in range(2):
         alive: list[Alive] = []
         for move in made:

@@ -100,6 +100,7 @@ class Run:
     `batch_size` is the micro batch of one GPU; `seq_len` None means 2048, capped by the model. With `packing` its
     sequences lie in one row, without padding. `train` and `freeze` are patterns of tensor names: only what `train`
     matches learns, where it names any, and nothing that `freeze` matches. `companions` are further models on the GPU.
+    `expandable_segments`: PyTorch's allocator grows its segments, as PYTORCH_ALLOC_CONF can tell it to.
     """
 
     model: Spec
@@ -125,6 +126,7 @@ class Run:
     sharding: Sharding | None = None
     parallel: Parallel = Parallel()
     offload: Literal["none", "optimizer", "optimizer+params", "activations"] = "none"
+    expandable_segments: bool = False
     margin: str | Positive = 0
     budget: Budget | None = None
 

@@ -178,6 +178,7 @@ def setting_of(plan: Plan, *, evaluating: bool = False) -> Setting:
         chunks=run.loss.chunks or 0,
         chunk_size=fused.get("chunk_size", 1),
         keep_outputs=run.keep_outputs,
+        expandable_segments=run.expandable_segments,
         evaluating=evaluating,
         accumulating=run.grad_accum > 1 or megatron,
         lora_dropout=run.lora.dropout if run.lora else 0.0,

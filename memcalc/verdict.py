@@ -31,10 +31,14 @@ def verdict(plan: Plan, memory: Memory) -> Verdict:
     allocated = memory.peak_allocated + memory.total - memory.reserved
     if allocated <= room:
         return Verdict(fits=False, level="tight", headroom=headroom,
-                       reason=f"the allocated peak fits {where}, the reserved memory does not: "
-                              "slower, or needs expandable segments")  # fmt: skip
+                       reason=f"the allocated peak fits {where}, the reserved memory does not: {_then(plan)}")  # fmt: skip
     return Verdict(fits=False, level="too-big", headroom=headroom,
                    reason=f"{included}{format_bytes(memory.total)} is {format_bytes(-headroom)} more than {where}")  # fmt: skip
+
+
+def _then(plan: Plan) -> str:
+    """What PyTorch does then, or could be spared."""
+    return "slower" if plan.run.expandable_segments else "slower, or needs expandable segments"
 
 
 def _included(plan: Plan) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memcalc.allocator import MIB, CachingAllocator
+from memcalc.allocator import MIB, CachingAllocator, ExpandableAllocator
 
 
 @pytest.mark.parametrize(
@@ -86,3 +86,51 @@ def test_what_shares_a_segment_with_a_part_is_given_back_whole() -> None:
     allocator.free(second)
     allocator.several(32 * MIB, 3)
     assert allocator.reserved == 128 * MIB
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reserved"),
+    [((512,), 2 * MIB), ((MIB, MIB), 2 * MIB), ((MIB, MIB, 512), 4 * MIB), ((MIB + 512,), 20 * MIB),
+     ((11 * MIB, 9 * MIB), 20 * MIB), ((25 * MIB, 14 * MIB), 40 * MIB), ((25 * MIB, 16 * MIB, 512), 62 * MIB)],
+)  # fmt: skip
+def test_an_expandable_segment_grows_by_pages(sizes: tuple[int, ...], reserved: int) -> None:
+    allocator = ExpandableAllocator()
+    for size in sizes:
+        allocator.malloc(size)
+    assert allocator.reserved == reserved
+
+
+def test_an_expandable_segment_grows_by_what_its_end_lacks() -> None:
+    allocator = ExpandableAllocator()
+    first, second = allocator.malloc(30 * MIB), allocator.malloc(10 * MIB)
+    allocator.free(second)
+    allocator.malloc(50 * MIB)  # 10 MiB are free at the end
+    assert allocator.reserved == 80 * MIB
+    allocator.free(first)
+    allocator.malloc(31 * MIB)  # not in the 30 MiB before
+    assert allocator.reserved == 120 * MIB
+
+
+def test_the_end_of_an_expandable_segment_is_taken_last() -> None:
+    allocator = ExpandableAllocator()
+    first, second = allocator.malloc(16 * MIB), allocator.malloc(4 * MIB)
+    third = allocator.malloc(8 * MIB)
+    allocator.free(third)  # 20 MiB at the end
+    allocator.free(first)
+    allocator.malloc(8 * MIB)  # the larger block before it, for all that the end would fit
+    allocator.malloc(20 * MIB)
+    assert allocator.reserved == 40 * MIB
+    allocator.free(second)
+    allocator.malloc(12 * MIB)  # what is left of the first, and the second
+    assert allocator.reserved == 40 * MIB
+
+
+def test_expandable_segments_leave_no_holes_of_whole_segments() -> None:
+    usual, expandable = CachingAllocator(), ExpandableAllocator()
+    for allocator in (usual, expandable):
+        small = [allocator.malloc(32 * MIB) for _ in range(8)]
+        for block in small:
+            allocator.free(block)
+        allocator.several(64 * MIB, 4)
+    assert usual.reserved == 512 * MIB
+    assert expandable.reserved == 260 * MIB

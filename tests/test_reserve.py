@@ -78,7 +78,9 @@ class Plain:
         one[0] = self.clock
 
 
-def followed(recording: Recording, weights: list[tuple[int, int]], trained: list[Held], *_: object) -> int:
+def followed(
+    recording: Recording, weights: list[tuple[int, int]], trained: list[Held], *_: object, **__: object
+) -> int:
     """Two steps, event by event; like tensors in the order of the layers."""
     allocator = Plain()
     for sizes in in_layers([((size,), times) for size, times in weights]):
@@ -147,7 +149,7 @@ def test_kinds_of_layers_stay_apart() -> None:
 
 
 def test_reserved_is_found_only_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> int:
+    def refuse(*_: object, **__: object) -> int:
         raise AssertionError("replayed")
 
     forget()
@@ -157,3 +159,27 @@ def test_reserved_is_found_only_when_it_is_asked_for(monkeypatch: pytest.MonkeyP
     assert timeline.peak > 0
     with pytest.raises(AssertionError, match="replayed"):
         _ = timeline.reserved
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_expandable_segments_reserve_little_more_than_is_allocated(run: dict[str, Any]) -> None:
+    usual, expandable = estimate(run).memory, estimate({**run, "expandable_segments": True}).memory
+    assert expandable.peak_allocated == usual.peak_allocated
+    assert usual.peak_allocated <= expandable.reserved < usual.reserved
+
+
+def test_what_is_too_tight_may_fit_with_expandable_segments() -> None:
+    run = {**RUNS[1], "gpu": "80GiB"}
+    usual, expandable = estimate(run), estimate({**run, "expandable_segments": True})
+    room = (usual.memory.total + expandable.memory.total) // 2
+    assert estimate({**run, "gpu": f"{room}B"}).verdict.level == "tight"
+    assert "expandable segments" in estimate({**run, "gpu": f"{room}B"}).verdict.reason
+    assert estimate({**run, "gpu": f"{room}B", "expandable_segments": True}).verdict.level == "fits"
+
+
+def test_gradients_are_made_by_the_first_of_several_micro_batches() -> None:
+    """What it leaves lies where its activations were: more than one micro batch's, less than with gradients of their own."""
+    run = {**RUNS[1], "checkpointing": "none"}
+    one, two, many = (estimate({**run, "grad_accum": times}).memory for times in (1, 2, 8))
+    assert two.reserved == many.reserved
+    assert one.reserved < two.reserved < one.reserved + 1.5 * one.components.gradients

@@ -134,6 +134,9 @@ def _asked(
         str | None,
         _flag("none, optimizer, optimizer+params or activations.", "--offload", completes=words_of("offload")),
     ] = None,
+    expandable_segments: Annotated[
+        bool, typer.Option("--expandable-segments", help="PYTORCH_ALLOC_CONF=expandable_segments:True is set.")
+    ] = False,
     margin: Annotated[str | None, _flag("What must stay free: 2GiB or 5%.", "--margin")] = None,
     form_of: Annotated[
         str | None, _flag("The file's format, where its content does not tell: axolotl, trl …", "--from")
@@ -150,6 +153,7 @@ def _asked(
         "target_len": target_len, "packing": "true" if packing else None, "grad_accum": grad_accum,
         "checkpointing": checkpointing, "attention": attention, "loss": loss,
         "keep_outputs": "true" if keep_outputs else None, "implementation": implementation, "lora": lora,
-        "quantize": quantize, "gpu": gpu, "gpus": gpus, "sharding": sharding, "offload": offload, "margin": margin,
+        "quantize": quantize, "gpu": gpu, "gpus": gpus, "sharding": sharding, "offload": offload,
+        "expandable_segments": "true" if expandable_segments else None, "margin": margin,
     }  # fmt: skip
     return Asked(source, flags, tuple(change or ()), form_of or "", hub)

@@ -53,7 +53,7 @@ def measure(
     alive = (model, tensors, optimizer)
 
     def remembered(*given: Any) -> Recording:  # noqa: ANN401 - whatever a recorder is given
-        return STEPS.get(step, alive, lambda: record_step(*given))
+        return STEPS.get((step, given[1]), alive, lambda: record_step(*given))
 
     if record is not record_step:
         return _measured(model, tensors, optimizer, setting, strategy, record)
@@ -80,7 +80,11 @@ def _measured(
         lambda tensor: spent(tensor, optimizer, setting),
         stored,
     )
-    recording = record(model, inner, weights, lambda tape: strategy.attach(tape, model, found))
+
+    def attach(tape: Tape) -> Sharder | None:
+        return strategy.attach(tape, model, found)
+
+    recording = record(model, inner, weights, attach)
     base = {
         name: nbytes for name, nbytes in standing(local, optimizer, setting).items() if name not in strategy.offloaded
     }
@@ -93,10 +97,15 @@ def _measured(
         sizes = [] if "weights" in strategy.offloaded else sizes
         masters = [] if "master_weights" in strategy.offloaded else _masters(local.states, setting)
         buffers = [(nbytes(tensor.elements, stored(tensor)), tensor.count) for tensor in local.buffers]
-        there = [*sizes, *masters, *_accumulated(local, setting), *buffers]
+        gradients, grows = _accumulated(local, setting), setting.expandable_segments
+        there = [*sizes, *masters, *(gradients if local.accumulated is not None else ()), *buffers]
+        earlier = None
+        if inner.accumulating and local.accumulated is None:
+            earlier = record(model, replace(inner, accumulating=False), weights, attach)
         staged = strategy.staged(local, optimizer, setting)
-        own = sum(pooled(moves) for moves in recording.pools)
-        return reserved(recording, there, strategy.stepped(trained), sum(base.values()), staged) + own
+        own = sum(pooled(moves, expandable=grows) for moves in recording.pools)
+        total, stepped = sum(base.values()), strategy.stepped(trained)
+        return reserved(recording, there, stepped, total, staged, earlier, expandable=grows) + own
 
     plain = step_temporaries(local.states, optimizer, setting)
     return timeline(recording, base, strategy.step(plain, local, optimizer, setting), replay)

@@ -27,7 +27,7 @@ class Setting:
     those of the loss, or `chunk_size` how many times the hidden states' elements one may have; `saves_input` where
     their library keeps the input for the backward pass, `unpacks_parameters` where stacked experts are unpacked
     whole. `ways` says how the model is divided over ranks (None: it is not); `seq` and the model are then one rank's.
-    `keeps_inputs` where linear layers save their input even if their weight does not learn (DeepSpeed's
+    `expandable_segments` where the allocator grows them. `keeps_inputs` where linear layers save their input even if their weight does not learn (DeepSpeed's
     zero3_linear_wrap).
     """
 
@@ -53,6 +53,7 @@ class Setting:
     chunks: int = 0
     chunk_size: int = 1
     keep_outputs: bool = False
+    expandable_segments: bool = False
     evaluating: bool = False
     accumulating: bool = False
     lora_dropout: float = 0.0
