@@ -44,14 +44,21 @@ class Bucketing(Marking):
                 reducer.end()
             here = reducer.made[before:]
             if here:  # a gradient with storage of its own stays: its own death, the next event, is made good behind it
-                late = event.at + (event.kind == "gradient" and reducer.own > 0)
+                early = len(here) - (new_at_the_end(here) if event.kind == "gradient" and reducer.own else 0)
                 overlay.setdefault(event.number, []).extend(
-                    Laid(late if part == "gradients" and nbytes > 0 else event.at, part, nbytes)
-                    for part, nbytes in here
+                    Laid(event.at + (index >= early), *item) for index, item in enumerate(here)
                 )
         sent = [nbytes for part, nbytes in reducer.made if part == "temporary" and nbytes > 0]
         pool = tuple(move for number, nbytes in enumerate(sent) for move in (nbytes, ~number))
         return replace(recording, overlay=overlay, pools=(pool,))
+
+
+def new_at_the_end(made: list[tuple[Part, int]]) -> int:
+    """How many gradients come last, after all that goes."""
+    count = 0
+    while count < len(made) and made[-1 - count][0] == "gradients" and made[-1 - count][1] > 0:
+        count += 1
+    return count
 
 
 class Casting(Marking):

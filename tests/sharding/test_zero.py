@@ -252,3 +252,10 @@ def test_sub_groups_bound_the_step() -> None:
     strategy = made("zero3", {"sub_group_size": 10})
     assert isinstance(strategy, ZeroThree)
     assert strategy.subgroups([4, 4, 4, 20, 1]) == [12, 20, 1]
+
+
+def test_gradients_larger_than_a_bucket() -> None:
+    """Two matrices of a layer that do not fit: the first's partition begins where the second waits with its own storage."""
+    report = memcalc.estimate({"model": "falcon-180b", "gpus": 16, "sharding": "zero2"})
+    assert not [note for note in report.warnings if note.code == "tape-failed"]
+    assert report.memory.phases.backward > 2 * 179_000_000_000
