@@ -89,7 +89,8 @@ def _stages(asked: Run, model: Model, task: Task, wishes: Wishes, evaluator: Eva
     ways = methods(asked, wishes.method)
     for way in ways:
         base = by_method(asked, way) if way != method_of(asked) else asked
-        for counts, tuning in ((few, False), (few, True), (more, True)) if way == ways[0] else ((few, True),):
+        whole = (*few, *more)
+        for counts, tuning in ((few, False), (more, False), (whole, True)) if way == ways[0] else ((whole, True),):
             if counts:
                 around = space(base, model, task, cards, counts, given=_given(wishes, base), kept=wishes.keep, tuning=tuning,
                                global_batch=wishes.global_batch)  # fmt: skip

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from memcalc.run import Run
 
 METHODS = ("full", "lora", "qlora")
-CLUSTER = (16, 32, 64)  # GPUs to go on with where a node's are too few and no number was asked for
+COUNTS = (1, 2, 4, 8, 16, 32, 64)  # GPUs to try where no number was asked for: a node's, then more
 MAKERS = frozenset({"nvidia", "amd", "intel"})  # whose devices run what is modelled here
 PACKED = "nf4"
 ADAPTERS = Lora(rank=16, targets="all-linear")  # as in the QLoRA paper (Dettmers et al. 2023, 4): adapters on every layer
@@ -86,7 +86,7 @@ def counts_of(run: Run, wishes: Wishes, cards: Iterable[Gpu]) -> tuple[tuple[int
     if not (wishes.cards or run.gpu):
         return (1,), (2, 4, 8)  # which GPU is the question: one, if one will do
     node = max(1, *(card.per_node for card in cards))
-    return tuple(count for count in (1, 2, 4, 8, 16) if count <= node), tuple(count for count in CLUSTER if count > node)
+    return tuple(count for count in COUNTS if count <= node), tuple(count for count in COUNTS if count > node)
 
 
 def numbers(text: str, what: str) -> tuple[int, ...]:
