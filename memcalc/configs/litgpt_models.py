@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from memcalc.configs.table import Sheet
 
+_SIZES: Final = ("n_layer", "n_embd", "n_head", "n_query_groups", "head_size", "intermediate_size", "vocab_size",
+                 "padded_vocab_size", "padding_multiple", "block_size")  # fmt: skip
 _SIDES: Final = {"query": True, "key": False, "value": True, "projection": False, "mlp": False, "head": False}
 
 
@@ -27,6 +29,9 @@ def model_of(sheet: Sheet, *, tied: bool) -> None:
     if sheet.asked.model is not None:
         return
     inline = sheet.get("model_config")
+    if isinstance(inline, dict) and (wrong := next((k for k in _SIZES if not _is_size(inline.get(k, 1))), None)):
+        sheet.fault(f"model_config.{wrong}", f"{inline[wrong]!r} is no whole number above 0")
+        return
     folder, name = str(sheet.get("checkpoint_dir") or ""), str(sheet.get("model_name") or "")
     found: Any = _dimensions(inline, tied=tied) if isinstance(inline, dict) and inline else None
     found = found or _from_folder(sheet, folder, tied=tied) or _named(sheet, name or folder, tied=tied)
@@ -34,6 +39,10 @@ def model_of(sheet: Sheet, *, tied: bool) -> None:
         sheet.fault(sheet.named("model_name", "checkpoint_dir"), unknown(name or folder))
     else:
         sheet.put("model", found, *(key for key in keys if sheet.has(key)))
+
+
+def _is_size(value: Any) -> bool:  # noqa: ANN401 - whatever is written
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
 
 
 def _named(sheet: Sheet, name: str, *, tied: bool) -> Any:  # noqa: ANN401 - a preset's name, or dimensions

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from memcalc.configs.names import model as named_model
-from memcalc.configs.words import text, truth, whole
+from memcalc.configs.words import number, text, truth, whole
 from memcalc.presets import find, has
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ def _relative(sheet: Sheet) -> bool:
 def _mpt(sheet: Sheet) -> None:
     """Biases and learned positions, as MPTConfig's defaults are, make it a GPT-2; ALiBi or RoPE have none of the latter."""
     full: dict[str, Any] = {key: sheet.read(whole, f"model.{key}", default=default) for key, default in _MPT.items()}
-    ratio = sheet.get("model.expansion_ratio", default=4)
-    inner = int(sheet.get("model.ffn_config.ffn_hidden_size", default=0) or full["d_model"] * float(ratio))
+    ratio = sheet.read(number, "model.expansion_ratio", default=4)
+    inner = sheet.read(whole, "model.ffn_config.ffn_hidden_size", default=0) or int(full["d_model"] * ratio)
     if sheet.get("model.ffn_config.ffn_type", default="mptmlp") not in ("mptmlp", "te_ln_mlp"):
         sheet.fault("model.ffn_config.ffn_type", "of MPT's feed-forward layers only mptmlp is known; describe the model "
                     "with --model (a config.json, or blocks)")  # fmt: skip

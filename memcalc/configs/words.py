@@ -5,6 +5,7 @@ Every function takes whatever YAML, JSON or TOML hold and raises Unfit (a ValueE
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
 from memcalc.errors import shorten
@@ -22,9 +23,12 @@ def number(value: Any) -> float:  # noqa: ANN401 - whatever was written
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise _not(value, "a number")
     try:
-        return float(value.replace("_", "") if isinstance(value, str) else value)
+        read = float(value.replace("_", "") if isinstance(value, str) else value)
     except (ValueError, OverflowError):
         raise _not(value, "a number") from None
+    if not isfinite(read):
+        raise _not(value, "a number")
+    return read
 
 
 def whole(value: Any) -> int:  # noqa: ANN401
@@ -32,7 +36,7 @@ def whole(value: Any) -> int:  # noqa: ANN401
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     read = number(value)
-    if read != read or abs(read) > 2**63 or read != int(read):  # noqa: PLR0124 - NaN alone differs from itself
+    if abs(read) > 2**63 or read != int(read):
         raise _not(value, "a whole number")
     return int(read)
 

@@ -112,6 +112,10 @@ def test_what_is_not_said_is_assumed() -> None:
         (FULL.replace("mistralai/Mistral-7B-v0.3", "nobody/nothing"), "nobody/nothing"),
         (FULL + "out_dir: out/finetune/adapter\n", "LLaMA-Adapter"),
         (LORA + "quantize: bnb.nf5\n", "nf5"),
+        (
+            PRETRAIN.replace("model_name: tiny-llama-1.1b", "model_config: {n_layer: many, n_embd: 64}"),
+            "model_config.n_layer",
+        ),
     ],
 )
 def test_what_is_refused(text: str, told: str) -> None:
