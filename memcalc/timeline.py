@@ -231,7 +231,7 @@ def signed_sizes(recording: Recording, moved: Moved | None = None) -> list[int]:
         times = {event: count for a, b, count in stretches for event in events[a:b] if event >= 0}
         for start, stop in ((stack.events[-1], stack.returns[0]), (stack.returns[-1], recording.end)):
             for at in range(start, stop):
-                if events[at] < 0 and ~events[at] in times:
+                if events[at] < 0 and ~events[at] in times and ~events[at] not in recording.relays:
                     signed[at] *= times[~events[at]]
         within = {event for event in events[stack.events[0] : stack.events[-1]] if event >= 0} - stack.shared
         within.update(event for event in events[stack.returns[0] : stack.returns[-1]] if event >= 0)

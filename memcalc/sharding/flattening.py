@@ -30,7 +30,12 @@ class Handle:
 
 
 class Flattening(Grouping):
-    """The hooks of one step. `ahead` is what forward prefetch has gathered for the unit that comes next."""
+    """The hooks of one step, around the modules that FSDP1 wraps.
+
+    `ahead` is what forward prefetch has gathered for the unit that comes next.
+    """
+
+    outside = True
 
     def __init__(self, tape: Tape, how: Flattened, groups: Groups) -> None:
         super().__init__(tape, groups)
@@ -41,10 +46,8 @@ class Flattening(Grouping):
         self.returning = False
 
     def before_forward(self, unit: Unit) -> None:
-        """_pre_forward; nothing in a recomputation."""
+        """_pre_forward."""
         group = cast("Group", unit)
-        if group.state == "backward":
-            return
         group.state = "forward"
         if self.how.accumulates and not self.returning:
             for handle in self._of(group):
@@ -56,8 +59,6 @@ class Flattening(Grouping):
     def after_forward(self, unit: Unit) -> None:
         """_post_forward: the root's stay, and everybody's where the strategy says so."""
         group = cast("Group", unit)
-        if group.state == "backward":
-            return
         if self.how.word == "NO_SHARD" or (self.how.word in RESHARDING and group.kind != "root"):
             self._free(group)
         if not self.returning:
@@ -111,7 +112,7 @@ class Flattening(Grouping):
         if found is None:
             weights, setting = self.tape.weights, self.tape.setting
             found = self.handles[group] = []
-            for flat in self.how.handles(group.tensors):
+            for flat, _ in self.how.handles(group.tensors):
                 kept = weights.kept(flat)
                 seen = kept if setting.autocast and not self.how.param_dtype else weights.seen(flat)
                 shard = -(-flat.elements // self.how.shards)
@@ -146,8 +147,9 @@ class Flattening(Grouping):
             handle.full = None
 
     def _prefetch(self, group: Group) -> None:
-        if group.turns and (turn := group.turns.pop()) > 0 and self.order[turn - 1].state == "idle":
-            self._unshard(self.order[turn - 1])
+        turn = group.turns.pop() if group.turns else 0
+        if turn and (before := self.order[turn - 1]).state == "idle" and before.asks:
+            self._unshard(before)
 
     def _together(self, group: Group, handle: Handle) -> Value:
         """SplitWithSizesBackward: gradients of all views in one.

@@ -32,10 +32,27 @@ def fully_sharded(name: str, given: Mapping[str, Any], ranks: int, run: Run, mod
                                     "write quantize: {name: nf4, storage: bf16}")  # fmt: skip
         from memcalc.sharding import fsdp1  # noqa: PLC0415 - one module a run
 
-        return fsdp1.from_options(given, ranks, shards, model, micro_batches=run.grad_accum, offload=run.offload)
+        made = fsdp1.from_options(given, ranks, shards, model, micro_batches=run.grad_accum, offload=run.offload)
+        if (run.train or run.freeze) and not made.visible:
+            _uniform(made.paths, model, run)
+        return made
     from memcalc.sharding import fsdp2  # noqa: PLC0415
 
+    if run.parallel.pipeline > 1 and given.get("reshard_after_forward", "default") == "default":
+        given = {**given, "reshard_after_forward": False}  # torchtitan gathers once for all micro batches (apply_fsdp)
     return fsdp2.from_options(given, ranks, shards, micro_batches=run.grad_accum, offload=run.offload, packed=packed)
+
+
+def _uniform(paths: tuple[str, ...], model: Model, run: Run) -> None:
+    """Refuse units in which some parameters learn and some do not, as FlatParamHandle does."""
+    from memcalc.freezing import learning  # noqa: PLC0415 - few runs need it
+    from memcalc.tape.units import Wrapped  # noqa: PLC0415
+
+    found = Wrapped(paths, learning(model.tensors, run.train, run.freeze))
+    units = [found.rest, *(list(members) for path in paths for members, _ in found.alike(path))]
+    if any(len({tensor.trainable for tensor in unit}) > 1 for unit in units):
+        raise fault("sharding.use_orig_params", "Must flatten tensors with uniform `requires_grad` when "
+                                                "`use_orig_params=False`; write use_orig_params: true")  # fmt: skip
 
 
 def integers(run: Run) -> bool:

@@ -19,7 +19,7 @@ from memcalc.tape.units import Wrapped
 from memcalc.tensors import Tensor, numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
     from memcalc.model import Model
@@ -74,37 +74,67 @@ class Flattened(FullyShard):
         made = super().recipe_of(recipe)
         return replace(made, gradients=self.param_dtype or recipe.compute) if self.narrow else made
 
-    def place(self, tensors: tuple[Tensor, ...]) -> Local:
-        """One shard for each flat parameter; buffers stay whole."""
-        parts = tuple(self._flat(Wrapped(self.paths, tensors)))
-        parts = (*parts, *(tensor for tensor in tensors if tensor.buffer))
-        return Local(parts, parts, parts, accumulated=() if self.accumulates or self.offloads else None)
+    def met(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Views of a flat parameter that learns in part all ask for a gradient, and with them what autograd saves."""
+        if not self.visible or all(tensor.trainable or tensor.buffer or tensor.role == "adapter" for tensor in tensors):
+            return tensors
+        layers = Wrapped(self.paths, tensors)
+        units = [layers.rest, *(list(members) for path in self.paths for members, _ in layers.alike(path))]
+        learns = {t.name for unit in units if any(t.trainable and t.role != "adapter" for t in unit) for t in unit}
+        return tuple(
+            replace(t, trainable=True) if t.name in learns and t.role != "adapter" and not t.trainable else t
+            for t in tensors
+        )
 
-    def _flat(self, layers: Wrapped) -> Iterator[Tensor]:
-        for handle in self.handles(layers.rest):
-            yield replace(handle, name="_flat_param", shape=self._shard(handle))
+    def place(self, tensors: tuple[Tensor, ...]) -> Local:
+        """One shard for each flat parameter, states for what of it learns; buffers stay whole."""
+        flats = tuple(self._flat(Wrapped(self.paths, tensors)))
+        parts = (*(flat for flat, _ in flats), *(tensor for tensor in tensors if tensor.buffer))
+        partly = any(learning < flat.elements for flat, learning in flats if flat.trainable)
+        states = tuple(replace(flat, shape=(min(learning, flat.elements),)) for flat, learning in flats)
+        return Local(
+            parts, parts, states if partly else parts, accumulated=() if self.accumulates or self.offloads else None
+        )
+
+    def _flat(self, layers: Wrapped) -> Iterator[tuple[Tensor, int]]:
+        """Each flat parameter as one rank has it, and how many of the whole's elements learn."""
+        for handle, learning in self.handles(layers.rest):
+            yield replace(handle, name="_flat_param", shape=self._shard(handle)), learning
         for path in layers.layers:
             for members, indices in layers.alike(path):
-                for handle in self.handles(members):
+                for handle, learning in self.handles(members):
                     name = f"{path}.{numbers(indices)}._flat_param"
-                    yield replace(handle, name=name, shape=self._shard(handle), count=len(indices))
+                    yield replace(handle, name=name, shape=self._shard(handle), count=len(indices)), learning
 
     def _shard(self, handle: Tensor) -> tuple[int]:
         return (-(-handle.elements // self.shards),)
 
-    def handles(self, members: Iterable[Tensor]) -> list[Tensor]:
-        """The flat parameters of one unit, unsharded: of what learns, and of what does not; one dtype each."""
-        found: dict[tuple[bool, str], int] = {}
+    def handles(self, members: Sequence[Tensor]) -> list[tuple[Tensor, int]]:
+        """The flat parameters of one unit, unsharded, and how many of their elements learn; one dtype each.
+
+        Adapters are apart from what they adapt. What learns and what does not are together where original parameters stay
+        visible, and have one gradient then; FSDP refuses such a unit otherwise.
+        """
+        learns = any(tensor.trainable for tensor in members if tensor.role != "adapter")
+        found: dict[tuple[bool, str, bool], tuple[int, int]] = {}
         for tensor in members:
-            key = tensor.trainable, tensor.dtype
-            elements, align = found.get(key, 0), self._aligned(tensor.dtype)
-            for _ in range(tensor.count if align > 1 else 1):
-                elements = -(-elements // align) * align + tensor.elements * (1 if align > 1 else tensor.count)
-            found[key] = elements
+            own = tensor.role == "adapter"
+            key = tensor.trainable if own or not self.visible else learns, tensor.dtype, own
+            elements, learning = found.get(key, (0, 0))
+            found[key] = self._appended(elements, tensor), learning + tensor.trainable * tensor.count * tensor.elements
         return [
-            Tensor("_flat_param", (self._padded(elements),), 1, "parameter", trainable, dtype=dtype)
-            for (trainable, dtype), elements in found.items()
+            (Tensor("_flat_param", (self._padded(elements),), 1, "parameter", trainable, dtype=dtype), learning)
+            for (trainable, dtype, _), (elements, learning) in found.items()
         ]
+
+    def _appended(self, elements: int, tensor: Tensor) -> int:
+        """The length of a flat parameter with these at its end, each beginning where it may."""
+        align = self._aligned(tensor.dtype)
+        if align == 1:
+            return elements + tensor.count * tensor.elements
+        for _ in range(tensor.count):
+            elements = -(-elements // align) * align + tensor.elements
+        return elements
 
     def _aligned(self, dtype: str) -> int:
         """_get_aligned_numel, for the dtype that is computed in: two bytes, where nothing says otherwise."""

@@ -126,7 +126,7 @@ class Gathering(Grouping):
         nbytes = sum(
             self._part(tensor, ways) * tensor.count * BITS[self._seen(tensor)] // 8 for tensor in group.tensors
         )
-        out = self.tape.buffer(ways * nbytes, "uint8")
+        out = self.tape.buffer(ways * nbytes, "uint8", relay=True)
         del inputs
         return out
 
@@ -211,7 +211,7 @@ class Gathering(Grouping):
         part = sum(tensor.count * self._part(tensor, ways) for tensor, _ in gradients)
         last = gradients[-1][1]
         dtype = self.how.reduce_dtype or last.dtype
-        flat = tape.buffer(ways * part, dtype)
+        flat = tape.buffer(ways * part, dtype, relay=True)
         gradients.clear()
         reduced = tape.new((part,), dtype)
         kept = self._kept(group)

@@ -92,6 +92,10 @@ class Strategy:
         """The dtype that the modules see a tensor in, where `setting` (as they see it) says `stored`."""
         return stored
 
+    def met(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The tensors as autograd has them: which ask for a gradient."""
+        return tensors
+
     def place(self, tensors: tuple[Tensor, ...]) -> Local:
         """What the fullest rank holds of the run's tensors (tied ones, which take nothing, may stay)."""
         return Local(tensors, tensors, tensors)

@@ -75,7 +75,7 @@ def _measured(
     inner, local, stored = strategy.setting_of(setting), strategy.place(found), storage(setting)
     seen = storage(inner)
     weights = Weights(
-        tensors,
+        strategy.met(tuple(tensors)),
         lambda tensor: strategy.gathered(tensor, seen(tensor), inner),
         lambda tensor: spent(tensor, optimizer, setting),
         stored,

@@ -37,7 +37,8 @@ class Tape:
     `sizes` and `owners` say of each storage how many bytes it takes and which block made it; `gradients` are the
     storages that became a parameter's gradient, `recomputed` the ranges of those that a checkpoint made anew,
     `buffers` what a sharding strategy gathers or communicates in, `left` the gradients of earlier micro batches that
-    it takes along. `sharder` has that strategy's hooks, where there is one. `autocast` is the lower dtype, or ''
+    it takes along, `relays` those of its buffers that go
+    when the next layer's come. `sharder` has that strategy's hooks, where there is one. `autocast` is the lower dtype, or ''
     where autocast is off. `path` is the block that runs, `instance` which of several like layers it belongs to,
     `like` how many layers it stands for. `context` is the longest sequence of the model.
     """
@@ -55,6 +56,7 @@ class Tape:
         self.held: list[Value] = []
         self.buffers: list[int] = []
         self.left: list[int] = []
+        self.relays: list[int] = []
         self.sharder: Sharder | None = None
         self.target: Value | None = None
         self.spending = Spending(self, late=setting.spends == "late")
@@ -85,10 +87,15 @@ class Tape:
         """A fresh tensor outside the graph."""
         return Value(self, Storage(self, prod(shape) * ITEM[dtype]), shape, dtype, strides)
 
-    def buffer(self, elements: int, dtype: str) -> Value:
-        """A fresh flat tensor that a sharding strategy gathers or communicates in."""
+    def buffer(self, elements: int, dtype: str, *, relay: bool = False) -> Value:
+        """A fresh flat tensor that a sharding strategy gathers or communicates in.
+
+        A `relay` goes when the next layer's comes, so that of like layers' but the last one's outlives them.
+        """
         value = self.new((elements,), dtype)
         self.buffers.append(value.storage.id)
+        if relay:
+            self.relays.append(value.storage.id)
         return value
 
     def accumulated(self, shape: Shape, dtype: str) -> Value:

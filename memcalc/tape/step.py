@@ -31,7 +31,8 @@ class Recording:
     `products` are (place in the log, FLOPs, whether in a fused attention kernel) of every matrix product recorded.
     `kept` are the bytes of outputs that the training loop still holds when the step is over, `outputs` their storage
     (-1: none). `pinned` is what lies in host memory until the backward pass. `buffers` are the storages that a
-    sharding strategy gathers or communicates in, `left` gradients of earlier micro batches that it takes along,
+    sharding strategy gathers or communicates in, `left` gradients of earlier micro batches that it takes along, `relays`
+    buffers of which one at a time is there,
     `overlay` what it has beside the log, `pools` the births and deaths on streams of its own
     (memcalc.reserve.pooled). `in_flight` is how many micro batches a pipeline stage holds: numerator and denominator,
     the latter above 1 where their layers are counted in chunks; `once` are bytes that are there but once when the
@@ -55,6 +56,7 @@ class Recording:
     products: tuple[tuple[int, int, bool], ...] = ()
     buffers: frozenset[int] = frozenset()
     left: frozenset[int] = frozenset()
+    relays: frozenset[int] = frozenset()
     overlay: Overlay = field(default_factory=dict)
     pools: tuple[tuple[int, ...], ...] = ()
     in_flight: tuple[int, int] = (1, 1)
@@ -94,6 +96,7 @@ def record_step(
         tape.events, tape.sizes, tape.owners, frozenset(tape.gradients), tape.recomputed, tape.stacks,
         forward_end, forward_storages, len(tape.events), tape.resident, kept, held,
         tuple(tape.unmodelled), tape.pinned, tuple(tape.products), frozenset(tape.buffers), left=frozenset(tape.left),
+        relays=frozenset(tape.relays),
         in_flight=setting.ways.in_flight if setting.ways else (1, 1), once=tape.once,
     )  # fmt: skip
     return tape.sharder.laid(made) if tape.sharder else made

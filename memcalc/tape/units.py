@@ -40,6 +40,7 @@ class Unit:
     def __init__(self, path: str, tensors: tuple[Tensor, ...]) -> None:
         self.path, self.tensors = path, tensors
         self.open = False  # whether a module of it has run again since it ended
+        self.asks = False  # whether its output asks for a gradient
 
 
 class Visit(NamedTuple):
@@ -59,6 +60,8 @@ class Sharder:
     """
 
     neighbours = True
+
+    outside = False  # whether the hooks are those of a wrapper around a layer and its checkpoint (FSDP1)
 
     def __init__(self, tape: Tape) -> None:
         self.tape = tape
@@ -125,6 +128,7 @@ def called(t: Tape, visit: Visit, function: Callable[[Value], Value], x: Value) 
         sharder.running.remove(unit)
         sharder.after_forward(unit)
         out = noticed(t, out, sharder.before_backward, unit)
+        unit.asks = out.node is not None
     return out
 
 

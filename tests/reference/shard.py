@@ -111,7 +111,10 @@ def flat(model: torch.nn.Module, run: Run, how: Run, mesh: Any) -> torch.nn.Modu
     wrapped = {id(layer) for layer in layers_of(model)}
     _flat_param._same_storage = _shared  # noqa: SLF001 - fake tensors all lie at address 0
     param, reduce = how.get("param_dtype", PARAM.get(run["precision"])), how.get("reduce_dtype")
-    policy = MixedPrecision(param_dtype=DTYPES.get(param), reduce_dtype=DTYPES.get(reduce)) if param or reduce else None  # type: ignore[arg-type]
+    policy = MixedPrecision(
+        param_dtype=DTYPES.get(param), reduce_dtype=DTYPES.get(reduce),  # type: ignore[arg-type]
+        keep_low_precision_grads=how.get("keep_low_precision_grads", False),
+    ) if param or reduce else None  # fmt: skip
     rest: Run = {key: how[key] for key in ("use_orig_params", "forward_prefetch", "limit_all_gathers") if key in how}
     if "backward_prefetch" in how:
         rest["backward_prefetch"] = BackwardPrefetch[how["backward_prefetch"]]

@@ -118,8 +118,8 @@ def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:  # noqa: C9
         marks.mark(t)
         t.like = order.count(number)
         if setting.checkpoint and index % setting.every == 0 and block.recompute != "never":
-            x = checkpointed(t, _wrapped(t, path, index, name, _again(t, layer, around)), x,
-                             reentrant=setting.reentrant, alone=_alone(around))  # fmt: skip
+            kept = partial(checkpointed, t, reentrant=setting.reentrant, alone=_alone(around))
+            x = _checkpoint(t, path, index, name, kept, _again(t, layer, around))(x)
         elif t.sharder is not None:
             x = _wrapped(t, path, index, name, partial(_once, t, layer, around))(x)
         else:
@@ -177,7 +177,7 @@ def _inner(t: Tape, block: Stack, named: list[tuple[Block, str]], x: Value, arou
     for index, (layer, name) in enumerate(named):
         t.path, t.instance = f"{path}.{name}" if path else name, outer and f"{outer}/{index}"
         if t.setting.checkpoint and block.recompute == "always":
-            x = checkpointed(t, _wrapped(t, path, index, name, _again(t, layer, around)), x)
+            x = _checkpoint(t, path, index, name, partial(checkpointed, t), _again(t, layer, around))(x)
         elif t.sharder is not None:
             x = _wrapped(t, path, index, name, partial(_once, t, layer, around))(x)
         else:
@@ -202,6 +202,15 @@ def _wrapped(t: Tape, stack: str, index: int, name: str, layer: Callable[[Value]
     """The layer with the hooks of the unit that a sharding strategy made of it."""
     unit = t.sharder.layer(stack, index, name) if t.sharder is not None else None
     return partial(called, t, Visit(unit), layer) if unit else layer
+
+
+def _checkpoint(
+    t: Tape, stack: str, index: int, name: str, kept: Callable[..., Value], layer: Callable[[Value], Value]
+) -> Callable[[Value], Value]:
+    """The layer in its checkpoint, and the hooks of its unit within (those of a module) or around it (those of a wrapper)."""
+    if t.sharder is not None and t.sharder.outside:
+        return _wrapped(t, stack, index, name, partial(kept, layer))
+    return partial(kept, _wrapped(t, stack, index, name, layer))
 
 
 def _neighbours(kinds: list[int]) -> list[int]:
