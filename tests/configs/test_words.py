@@ -20,8 +20,8 @@ READ: list[tuple[Callable[[Any], Any], Any, Any]] = [
     (words.names, None, []), (words.mapping, None, {}), (words.mapping, {"a": 1}, {"a": 1}),
 ]  # fmt: skip
 REFUSED: list[tuple[Callable[[Any], Any], Any]] = [
-    (words.number, "fast"), (words.number, True), (words.number, [1]), (words.number, "inf"), (words.whole, 1.5), (words.whole, "nan"),
-    (words.whole, 1e300),
+    (words.number, "fast"), (words.number, True), (words.number, [1]), (words.number, "inf"), (words.whole, 1.5),
+    (words.whole, "nan"), (words.whole, 1e300),
     (words.whole, True), (words.truth, "maybe"), (words.truth, 2), (words.text, {}), (words.mapping, [1]),
 ]  # fmt: skip
 
