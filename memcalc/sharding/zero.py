@@ -157,13 +157,15 @@ OPTIONS: dict[str, Reader] = {
 class Zero(Strategy):
     """A stage over `ranks` ranks.
 
-    `dtype` is the model's, the same for all its parameters; `accumulating` where a step has several micro batches.
+    `dtype` is the model's, the same for all its parameters; `accumulating` where a step has several micro batches, `divided`
+    where tensor-parallel ranks share the model.
     """
 
     stage: int = 0
     dtype: str = "bf16"
     settings: Settings = field(default_factory=Settings)
     accumulating: bool = False
+    divided: bool = False
     masters = True
 
     @property
@@ -249,7 +251,7 @@ def deepspeed(name: str, given: Mapping[str, Any], ranks: int, run: Run, model: 
     if faults:
         raise RunInvalid(faults)
     made = _class(stage, dtype, settings, fused=run.implementation == "megatron")
-    return made(name, ranks, _away(settings), stage, dtype, settings, run.grad_accum > 1)
+    return made(name, ranks, _away(settings), stage, dtype, settings, run.grad_accum > 1, run.parallel.tensor > 1)
 
 
 def _class(stage: int, dtype: str, settings: Settings, *, fused: bool = False) -> type[Zero]:

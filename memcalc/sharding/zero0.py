@@ -59,14 +59,27 @@ class Flattened(ZeroZero):
     """FP16_Optimizer around apex's or DeepSpeed's own FusedAdam: 16-bit parameters are slices of one, as are their copies."""
 
     def step(self, plain: int, local: Local, optimizer: Optimizer, setting: Setting) -> int:
-        """Each gradient in fp32, and all of them in a row; the parameters' own go before the optimizer runs."""
+        """Each gradient in fp32, and all of them in a row; the parameters' own go before the norm and the optimizer."""
         apart = super().step(0, local, optimizer, setting)
-        left = sum(rounded(self.item * tensor.elements) * tensor.count for tensor in trained(local.gradients))
-        return max(apart + self.row(local), self.row(local) + plain - left)
+        row = self.row(local)
+        return max(apart + row, row + max(plain, self.masks(row)) - self.own(local))
+
+    def masks(self, row: int) -> int:
+        """What tells replicated parameters apart in the norm, on all tensor-parallel ranks but one (get_flattened_grad_norm).
+
+        Where they begin and end in fp32, the sums of that, and booleans.
+        """
+        return 2 * row + row // 4 if self.divided else 0
 
     def staged(self, local: Local, optimizer: Optimizer, setting: Setting) -> Staged:
         """Gradients in fp32 until they are in a row, which the optimizer is given."""
-        return Staged(flat=super().step(0, local, optimizer, setting), wide=self.row(local), frees=False)
+        row = self.row(local)
+        flat = max(super().step(0, local, optimizer, setting), self.masks(row) - self.own(local))
+        return Staged(flat=flat, wide=row, frees=False)
+
+    def own(self, local: Local) -> int:
+        """Bytes of the gradients as the parameters have them."""
+        return sum(rounded(self.item * tensor.elements) * tensor.count for tensor in trained(local.gradients))
 
     def row(self, local: Local) -> int:
         """Bytes of all gradients in fp32."""
