@@ -19,7 +19,7 @@ from memcalc.recommender.search import Search, run_of
 from memcalc.recommender.space import space
 from memcalc.recommender.tasks import advised, task_of
 from memcalc.recommender.values import Recommendation, Searched
-from memcalc.recommender.wishes import Wishes, by_method, cards_of, counts_of, method_of, methods, numbers
+from memcalc.recommender.wishes import Wishes, by_method, cards_of, counts_of, method_of, methods, numbers, suited
 from memcalc.report import Note
 from memcalc.resolve import resolve
 from memcalc.run import Parallel
@@ -67,7 +67,7 @@ def recommend_run(
     progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> Recommendation:  # fmt: skip
     """The recommendation for a validated Run; `progress` hears (done, all) as shapes are scored."""
-    asked = by_method(run, wishes.method) if wishes.method else run
+    asked = suited(by_method(run, wishes.method), beside) if wishes.method else run
     asked = replace(asked, gpu=gpu(asked.gpu).name) if asked.gpu else asked
     model = resolve(replace(asked, gpu=None, gpus=1, sharding=None, parallel=Parallel()), beside)
     task = task_of(wishes.task, asked, model.model)
@@ -88,7 +88,7 @@ def _stages(asked: Run, model: Model, task: Task, wishes: Wishes, evaluator: Eva
     few, more = counts_of(asked, wishes, cards)
     ways = methods(asked, wishes.method)
     for way in ways:
-        base = by_method(asked, way) if way != method_of(asked) else asked
+        base = suited(by_method(asked, way), evaluator.beside) if way != method_of(asked) else asked
         whole = (*few, *more)
         for counts, tuning in ((few, False), (more, False), (whole, True)) if way == ways[0] else ((whole, True),):
             if counts:

@@ -67,9 +67,16 @@ class Answers:
         why = self.task.why(named(run.optimizer).name) if change.key == "optimizer" else ""
         if not detailed or change.key in ("gpu", "gpus", "batch_size", "grad_accum"):
             return replace(change, why=why or change.why)
-        before, after = self.search.peak(reverted(run, self.search.asked, change.key)), self.search.peak(run)
+        before, after = (self._taken(made, change.key) for made in (reverted(run, self.search.asked, change.key), run))
         spares = before - after if before is not None and after is not None else None
         return replace(change, spares=spares, why=why or change.why)
+
+    def _taken(self, run: Run, key: str) -> int | None:
+        """The peak, which all keys change but the allocator's own: that one changes what is reserved."""
+        if key != "expandable_segments":
+            return self.search.peak(run)
+        report = self.search.report(run)
+        return report.memory.reserved if report else None
 
     def _throughput(self, run: Run, *, detailed: bool) -> Throughput | None:
         single = replace(run, gpu=None)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 LEVELS: tuple[Level, ...] = get_args(Level)
 COUNTED = LEVELS[2:]
 RESOURCES = ("gpu", "gpus", "batch_size", "grad_accum")
-KEYS = ("optimizer", "precision", "checkpointing", "attention", "loss", "implementation", "offload", "sharding",
-        "parallel", "lora", "quantize", *RESOURCES)  # fmt: skip
+KEYS = ("optimizer", "precision", "checkpointing", "attention", "loss", "implementation", "expandable_segments", "offload",
+        "sharding", "parallel", "lora", "quantize", *RESOURCES)  # fmt: skip
 MATRIX = (4096, 4096)  # the parameter whose state tells 8-bit optimizers from others
 BASE = 100  # more changes than a run has keys
 
@@ -59,7 +59,7 @@ def level_of(key: str, before: Any, after: Any, several: bool) -> Level:  # noqa
         return "numerics"
     if key == "checkpointing":
         return "free" if after.mode == "none" else "time"
-    if key in ("attention", "loss", "implementation"):
+    if key in ("attention", "loss", "implementation", "expandable_segments"):
         return "free"
     if key == "offload":
         return "free" if after == "none" else "time"

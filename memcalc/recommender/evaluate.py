@@ -325,7 +325,7 @@ def _pages(optimizer: Optimizer) -> bool:
 
 def _seen(setting: Setting) -> Setting:
     """A setting without what the tape does not look at."""
-    return replace(setting, master="", states="")
+    return replace(setting, master="", states="", expandable_segments=False)
 
 
 def _kept_on_gpu(offload: str) -> Any:  # noqa: ANN401 - one of the words of `offload`

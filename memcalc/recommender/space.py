@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from memcalc.recommender.tasks import Task
     from memcalc.run import Run, Spec
 
-SHAPE = ("precision", "checkpointing", "implementation", "attention", "loss", "sharding", "parallel", "offload", "gpus")
+SHAPE = ("precision", "checkpointing", "implementation", "attention", "loss", "sharding", "parallel", "offload",
+         "expandable_segments", "gpus")  # fmt: skip
 KEYS = ("optimizer", "batch_size", *SHAPE)
 FILLING = 4  # micro batches for each stage of a pipeline, where nothing says how many
 MOST = 512  # sequences of a micro batch, where nothing else bounds it
@@ -114,6 +115,7 @@ def space(
         "sharding": tuple(_strategies(base, counts)),
         "parallel": tuple(_distinct((base.parallel, *_degrees(base, counts)))),
         "offload": tuple(_distinct((base.offload, *_offloads(base)))),
+        "expandable_segments": (base.expandable_segments, *(() if base.expandable_segments else (True,))),
         "gpus": counts,
     }
     own = {key: (getattr(base, key),) for key in usual if key in kept}
@@ -163,6 +165,8 @@ def runs_on(shape: Run, card: Gpu, base: Run) -> bool:
         return False
     if not card.vendor:  # a bare size
         return True
+    if shape.expandable_segments and card.vendor not in FUSED:
+        return False
     if shape.attention == "flash" and not flash_runs_on(card):
         return False
     return card.vendor in FUSED or (shape.implementation != "hf-liger" and shape.loss.kind == "standard")

@@ -55,8 +55,8 @@ class Intrusion:
 
 @dataclass(frozen=True, kw_only=True)
 class Switch:
-    """One change against the run asked for. `spares` are the bytes by which it lowers this run's peak; null where it was
-    not estimated. `why` is what speaks for it, or what it asks of the user.
+    """One change against the run asked for. `spares` are the bytes by which it lowers this run's peak (of expandable
+    segments: what is reserved); null where it was not estimated. `why` is what speaks for it, or what it asks of the user.
     """  # noqa: D205 - one sentence
 
     key: str

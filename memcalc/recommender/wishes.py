@@ -12,6 +12,7 @@ from memcalc.presets import names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from memcalc.gpus import Gpu
     from memcalc.run import Run
@@ -39,6 +40,19 @@ class Wishes:
     global_batch: int | None = None
     vary: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     keep: frozenset[str] = frozenset()
+
+
+def suited(run: Run, beside: Path | None) -> Run:
+    """The run with adapters that its model takes: peft's own choice of layers where some of all refuse them."""
+    if run.lora is not ADAPTERS:
+        return run
+    from memcalc.resolve import resolve  # noqa: PLC0415 - it is there by then
+
+    try:
+        resolve(replace(run, gpu=None, gpus=1, sharding=None), beside)
+    except RunInvalid:
+        return replace(run, lora=Lora(rank=16))
+    return run
 
 
 def method_of(run: Run) -> str:

@@ -112,6 +112,8 @@ def _change(change: Switch, page: Page) -> tuple[str, ...]:
 def _said(value: Any) -> str:  # noqa: ANN401 - whatever a key holds
     if value is None:
         return "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
     if isinstance(value, dict) and not {"name", "recipe", "mode", "kind", "strategy"} & set(value):
         return (
             ", ".join(f"{key} {item}" for key, item in value.items() if not isinstance(item, (dict, list, tuple)))

@@ -38,6 +38,7 @@ SHARED: dict[str, list[Any]] = {
     "batch_size": [1, 2, 4],
 }
 PINNED = ("optimizer", "precision", "checkpointing", "implementation", "attention", "loss", "batch_size", "sharding", "parallel",
+          "expandable_segments",
           "offload", "gpus")  # fmt: skip
 SPACES = [
     ({"model": "llama-3.2-1b", "gpu": "rtx-4090", "seq_len": 1024}, ALONE),
