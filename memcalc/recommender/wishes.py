@@ -21,6 +21,7 @@ METHODS = ("full", "lora", "qlora")
 COUNTS = (1, 2, 4, 8, 16, 32, 64)  # GPUs to try where no number was asked for: a node's, then more
 MAKERS = frozenset({"nvidia", "amd", "intel"})  # whose devices run what is modelled here
 PACKED = "nf4"
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 ADAPTERS = Lora(rank=16, targets="all-linear")  # as in the QLoRA paper (Dettmers et al. 2023, 4): adapters on every layer
 
 
@@ -43,15 +44,18 @@ class Wishes:
 
 
 def suited(run: Run, beside: Path | None) -> Run:
-    """The run with adapters that its model takes: peft's own choice of layers where some of all refuse them."""
+    """The run with adapters that its model takes: peft's own choice of layers, or attention's, where some of all refuse them."""
     if run.lora is not ADAPTERS:
         return run
     from memcalc.resolve import resolve  # noqa: PLC0415 - it is there by then
 
-    try:
-        resolve(replace(run, gpu=None, gpus=1, sharding=None), beside)
-    except RunInvalid:
-        return replace(run, lora=Lora(rank=16))
+    for adapters in (ADAPTERS, Lora(rank=16), Lora(rank=16, targets=ATTENTION)):
+        made = replace(run, lora=adapters)
+        try:
+            resolve(replace(made, gpu=None, gpus=1, sharding=None), beside)
+        except RunInvalid:
+            continue
+        return made
     return run
 
 

@@ -13,7 +13,7 @@ from memcalc.presets import find, names
 from memcalc.recommender.pareto import front, thinned
 from memcalc.recommender.space import Space, goes_with, named, runs_on, space
 from memcalc.recommender.tasks import task_of
-from memcalc.recommender.wishes import Wishes, by_method, cards_of, counts_of, methods, numbers
+from memcalc.recommender.wishes import Wishes, by_method, cards_of, counts_of, methods, numbers, suited
 from memcalc.validation import parse_run
 
 
@@ -139,3 +139,14 @@ def test_a_front_is_what_no_other_beats() -> None:
 def test_equal_points_stay_once() -> None:
     assert front([(1.0, 1.0), (1.0, 1.0), (2.0, 0.0)], lambda p: p) == [(1.0, 1.0), (2.0, 0.0)]
     assert thinned(list(range(100)), 4) == [0, 33, 66, 99]
+
+
+def test_adapters_go_where_a_model_takes_them() -> None:
+    """All linear layers; of Falcon-H1, whose kernels bypass out_proj, those of attention."""
+    plain = by_method(parse_run({"model": "llama-3-8b"}), "lora")
+    assert suited(plain, None) is plain
+    assert plain.lora
+    assert plain.lora.targets == "all-linear"
+    hybrid = suited(by_method(parse_run({"model": "falcon-h1-3b"}), "lora"), None)
+    assert hybrid.lora
+    assert hybrid.lora.targets == ("q_proj", "k_proj", "v_proj", "o_proj")
