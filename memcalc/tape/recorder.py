@@ -37,10 +37,10 @@ class Tape:
     `sizes` and `owners` say of each storage how many bytes it takes and which block made it; `gradients` are the
     storages that became a parameter's gradient, `recomputed` the ranges of those that a checkpoint made anew,
     `buffers` what a sharding strategy gathers or communicates in, `left` the gradients of earlier micro batches that
-    it takes along, `relays` those of its buffers that go
-    when the next layer's come. `sharder` has that strategy's hooks, where there is one. `autocast` is the lower dtype, or ''
-    where autocast is off. `path` is the block that runs, `instance` which of several like layers it belongs to,
-    `like` how many layers it stands for. `context` is the longest sequence of the model.
+    it takes along, `relays` those of its buffers that go when the next layer's come. `sharder` has that strategy's
+    hooks, where there is one. `autocast` is the lower dtype, or '' where autocast is off. `path` is the block that
+    runs, `instance` which of several like layers it belongs to, `like` how many layers it stands for. `context` is the
+    longest sequence of the model.
     """
 
     def __init__(self, setting: Setting, weights: Weights, context: int = 0) -> None:

@@ -31,12 +31,11 @@ class Recording:
     `products` are (place in the log, FLOPs, whether in a fused attention kernel) of every matrix product recorded.
     `kept` are the bytes of outputs that the training loop still holds when the step is over, `outputs` their storage
     (-1: none). `pinned` is what lies in host memory until the backward pass. `buffers` are the storages that a
-    sharding strategy gathers or communicates in, `left` gradients of earlier micro batches that it takes along, `relays`
-    buffers of which one at a time is there,
-    `overlay` what it has beside the log, `pools` the births and deaths on streams of its own
-    (memcalc.reserve.pooled). `in_flight` is how many micro batches a pipeline stage holds: numerator and denominator,
-    the latter above 1 where their layers are counted in chunks; `once` are bytes that are there but once when the
-    forward pass ends.
+    sharding strategy gathers or communicates in, `relays` those of which one at a time is there, `left` gradients of
+    earlier micro batches that it takes along. `overlay` is what a strategy has beside the log, `pools` the births and
+    deaths on streams of its own (memcalc.reserve.pooled). `in_flight` is how many micro batches a pipeline stage holds:
+    numerator and denominator, the latter above 1 where their layers are counted in chunks; `once` are bytes that are
+    there but once when the forward pass ends.
     """
 
     events: list[int]
