@@ -65,6 +65,8 @@ class Coordinator:
     def __init__(self, zero: ZeroThree, calls: Iterable[Call]) -> None:
         self.zero, self.settings, self.item = zero, zero.settings, zero.item
         self.quantizes = self.settings.zero_quantized_weights  # ZeRO++'s qwZ: weights are sent in int8
+        self.most, self.ahead = self.settings.stage3_max_live_parameters, self.settings.stage3_prefetch_bucket_size
+        self.reuse = self.settings.stage3_max_reuse_distance
         self.nodes = self.settings.zero_hpz_partition_size > 1
         self.fetches = self.settings.offload_param.device != "none"
         self.step = self.available = self.live = self.seconds = 0
@@ -105,12 +107,18 @@ class Coordinator:
         self.made = []
         needed = self.needed[self.step]
         if needed:
-            self.gather([param for param in needed if param.state == ABSENT])
+            absent = [param for param in needed if param.state == ABSENT]
+            if absent:
+                self.gather(absent)
             for param in needed:
                 if param.handle is not None:
                     self.wait(param, param.handle)
         if self.queue:
-            self.prefetch(needed)
+            if needed:
+                self.unqueue(needed)
+            room = min(self.most - self.available, self.ahead)
+            if room > 0:
+                self.prefetch(room)
         self.step += 1
         return self.made
 
@@ -166,8 +174,8 @@ class Coordinator:
             self.pool.birth(param, param.nbytes)
         self.lay(sum([param.nbytes for param in params]))
 
-    def prefetch(self, needed: list[Whole]) -> None:
-        """Take the module's own parameters off the queue, then gather from it up to the size of the bucket."""
+    def unqueue(self, needed: list[Whole]) -> None:
+        """Take the module's own parameters off the queue."""
         queue, step = self.queue, self.step
         missed = len({param for param in needed if param.fetched_for < step})
         dropped: set[Whole] = set()
@@ -175,11 +183,14 @@ class Coordinator:
             param, number = queue.popleft()
             param.fetched_for = number
             dropped.add(param)
-        room = min(self.settings.stage3_max_live_parameters - self.available, self.settings.stage3_prefetch_bucket_size)
+
+    def prefetch(self, room: int) -> None:
+        """Gather from the queue up to the size of the bucket."""
+        queue = self.queue
         chosen: dict[Whole, None] = {}
         while queue and room > 0:
             param, number = queue.popleft()
-            param.fetched_for = max(param.fetched_for, number)
+            param.fetched_for = number
             if param.state == ABSENT and param not in chosen:
                 chosen[param] = None
                 room -= param.elements
@@ -213,7 +224,7 @@ class Coordinator:
         uses = param.uses
         while uses and uses[0] < self.step:
             uses.popleft()
-        return bool(uses) and self.before[uses[0]] - self.before[self.step] < self.settings.stage3_max_reuse_distance
+        return bool(uses) and self.before[uses[0]] - self.before[self.step] < self.reuse
 
     def drop(self, param: Whole) -> None:
         """The parameter is a shard again; where nodes have shards of their own, it gets one the first time."""

@@ -67,7 +67,8 @@ class Gathering(Marking):
             else:
                 made = coordinator.release(params, saved=event.kind == "leave" and event.saves)
             if made:
-                overlay.setdefault(event.number, []).extend(Laid(event.at, part, nbytes) for part, nbytes in made)
+                at = event.at
+                overlay.setdefault(event.number, []).extend([Laid(at, part, nbytes) for part, nbytes in made])
         return replace(recording, overlay=overlay, pools=(tuple(coordinator.pool.moves), tuple(reducer.pool.moves)))
 
     def calls(self, event: Event, params: tuple[Param, ...], returning: set[tuple[str, int]]) -> list[Call]:
