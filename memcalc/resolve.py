@@ -92,7 +92,7 @@ def resolve(run: Run, beside: Path | None = None) -> Plan:
     optimizer = _fused(optimizer) if run.implementation == "megatron" else optimizer
     card = gpu(run.gpu) if run.gpu is not None else None
     _refuse_unmodelled(run)
-    if run.implementation == "hf-liger":
+    if run.implementation not in ("hf", "megatron"):
         kernels(run.implementation, model.architecture)
     faults = list(incompatible(run, model, chosen))
     if faults:

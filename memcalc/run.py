@@ -35,7 +35,7 @@ class Checkpointing:
 class Loss:
     """How the loss is computed from the last hidden state: the logits are often the largest tensor of the step."""
 
-    kind: Literal["standard", "fused", "fused-linear", "chunked"] = "standard"
+    kind: Literal["standard", "fused", "fused-linear", "chunked", "compiled"] = "standard"
     chunks: Count | None = None
 
 
@@ -115,7 +115,9 @@ class Run:
     attention: Literal["eager", "sdpa", "flash"] = "sdpa"
     loss: Loss = Loss()
     keep_outputs: bool = False
-    implementation: Literal["hf", "hf-liger", "megatron"] = "hf"
+    implementation: Literal[
+        "hf", "hf-liger", "megatron", "torchtune", "torchtune-compiled", "torchtitan", "torchtitan-compiled"
+    ] = "hf"
     lora: Lora | None = None
     train: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()

@@ -22,9 +22,17 @@ if TYPE_CHECKING:
     from memcalc.timeline import Timeline
 
 LOSSES = {
+    "compiled": "cross entropy as torch.compile fuses it: logits stay in their own dtype, and one gradient of that",
     "fused": "Liger's cross entropy in place of torch's: the gradient is written over the fp32 logits",
     "fused-linear": "Liger's fused linear cross entropy: chunks of logits no larger than the hidden states",
     "chunked": "torchtune's CEWithChunkedOutputLoss, not compiled: each chunk's log-softmax stays for the backward pass",
+}
+_COMPILED = ("layers as torch.compile's partitioner cuts them: what products and attention of the backward pass read is "
+             "kept, pointwise operations are made again")  # fmt: skip
+KERNELS = {
+    "hf-liger": "kernels as apply_liger_kernel_to_… puts them in, its loss included",
+    "torchtune-compiled": _COMPILED,
+    "torchtitan-compiled": _COMPILED,
 }
 # kinds of models whose whole forward pass has rules
 RUNNABLE = frozenset(
@@ -73,7 +81,9 @@ def assumed(plan: Plan) -> Iterator[tuple[str, str, str]]:
     run = plan.run
     yield from _of_the_model(plan)
     yield from _of_packing(plan)
-    if run.attention == "sdpa" and any(getattr(mixer, "dropout", 0) for mixer in attentions(plan.model.body)):
+    megatron = run.implementation == "megatron"
+    plain = run.attention == "sdpa" and not megatron
+    if plain and any(getattr(mixer, "dropout", 0) for mixer in attentions(plan.model.body)):
         yield "attention", "sdpa-dropout", ("attention dropout makes sdpa run as plain operations, as recorded with PyTorch's CPU "
                                             "build; a GPU's fused kernel keeps less: see attention: flash")  # fmt: skip
     if run.quantize:
@@ -90,9 +100,9 @@ def assumed(plan: Plan) -> Iterator[tuple[str, str, str]]:
                 "unpacked-weights",
                 f"{how.library} unpacks a whole weight for each product, forward and backward",
             )
-    if run.implementation == "hf-liger":
-        yield "implementation", "whose-kernels", "kernels as apply_liger_kernel_to_… puts them in, its loss included"
-    if run.checkpointing.mode == "selective":
+    if run.implementation in KERNELS:
+        yield "implementation", "whose-kernels", KERNELS[run.implementation]
+    if run.checkpointing.mode == "selective" and not megatron:
         yield "checkpointing", "whose-choice", ("transformers has no selective checkpointing: outputs of attention and of every "
                                                 "second product are kept, as torchtitan's policy says")  # fmt: skip
     if run.checkpointing.offload:
@@ -154,7 +164,8 @@ def setting_of(plan: Plan, *, evaluating: bool = False) -> Setting:
     """What decides a step's allocations, in the tape's words."""
     run, recipe = plan.run, plan.recipe
     how = _scheme(run.quantize) if run.quantize else None
-    fused = kernels(run.implementation, plan.model.architecture) if run.implementation == "hf-liger" else {}
+    others = run.implementation not in ("hf", "megatron")
+    fused = kernels(run.implementation, plan.model.architecture) if others else {}
     megatron = run.implementation == "megatron"
     return Setting(
         batch=1 if run.packing else run.batch_size,

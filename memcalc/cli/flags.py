@@ -115,11 +115,11 @@ def _asked(
         str | None, _flag("eager, sdpa or flash.", "--attention", completes=words_of("attention"))
     ] = None,
     loss: Annotated[
-        str | None, _flag("standard, fused, fused-linear or chunked.", "--loss", completes=words_of("loss"))
+        str | None, _flag("standard, compiled, fused, fused-linear, chunked.", "--loss", completes=words_of("loss"))
     ] = None,
     keep_outputs: Annotated[bool, typer.Option("--keep-outputs", help="The loop holds on to the logits.")] = False,
     implementation: Annotated[
-        str | None, _flag("Whose modules run: hf.", "--implementation", completes=words_of("implementation"))
+        str | None, _flag("Whose modules run: hf, hf-liger, torchtune …", "--implementation", completes=words_of("implementation"))
     ] = None,
     lora: Annotated[str | None, _flag("Rank, or a mapping: '{rank: 16, targets: [q_proj]}'.", "--lora")] = None,
     quantize: Annotated[str | None, _flag("Storage of the frozen base: nf4, nf4-double, int8 …", "--quantize")] = None,

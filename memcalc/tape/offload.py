@@ -44,7 +44,8 @@ class Offloading:
         if value.storage.id < 0 or nbytes < LEAST:
             return value
         self.tape.pinned += self.tape.like * rounded(nbytes)
-        self.stash.append(value)
+        if not self.tape.setting.checkpoint:  # inputs of layers that stand for many would be held as often
+            self.stash.append(value)
         return Away(value)
 
 

@@ -49,7 +49,7 @@ class Setting:
     selective: bool = False
     offload_inputs: bool = False
     offload_activations: bool = False
-    loss: Literal["standard", "fused", "fused-linear", "chunked"] = "standard"
+    loss: Literal["standard", "fused", "fused-linear", "chunked", "compiled"] = "standard"
     chunks: int = 0
     chunk_size: int = 1
     keep_outputs: bool = False

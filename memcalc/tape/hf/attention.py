@@ -219,7 +219,8 @@ def with_sinks(t: Tape, block: Attention, weights: Value, values: Value, around:
 def sdpa(t: Tape, block: Attention, q: Value, k: Value, v: Value, mask: Value | None, around: Around) -> Value:
     """sdpa_attention_forward (integrations/sdpa_attention.py)."""
     groups = block.heads // block.kv_heads
-    if groups > 1 and (mask is not None or not k.shape[-1] == v.shape[-1] <= 256):
+    repeated = mask is not None or not k.shape[-1] == v.shape[-1] <= 256 or "repeat-kv" in t.setting.fused
+    if groups > 1 and repeated:
         k, v = repeat_kv(k, groups), repeat_kv(v, groups)
     causal = block.causal and mask is None
     bias = position_bias(t, block, q, k, around)

@@ -19,7 +19,7 @@ from memcalc.blocks.basic import (
 )
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Gradients, Leaf, Node, record
-from memcalc.tape.hf import liger, quantized
+from memcalc.tape.hf import kernels, quantized
 from memcalc.tape.hf.adapters import adapted, embedded, prepared, prompted
 from memcalc.tape.rules import Around, rule
 
@@ -121,8 +121,8 @@ def norm(t: Tape, block: Norm, x: Value, around: Around) -> Value:
 
 def rms_norm(t: Tape, block: Norm, x: Value) -> Value:
     """LlamaRMSNorm.forward."""
-    if block.kind == "rms" and liger.takes(t, block):
-        return liger.rms_norm(t, x, t.weight("weight", (block.width,)))
+    if block.kind == "rms" and kernels.takes_norm(t, block):
+        return kernels.rms_norm(t, x, t.weight("weight", (block.width,)))
     dtype = x.dtype
     x = f.to(x, "fp32")
     variance = f.mean(f.square(x), -1)
@@ -135,8 +135,8 @@ def rms_norm(t: Tape, block: Norm, x: Value) -> Value:
 @rule(Norm, "gemma")
 def gemma_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
     """GemmaRMSNorm.forward: fp32 throughout, times 1 + weight (modeling_gemma.py)."""
-    if liger.takes(t, block):
-        return liger.rms_norm(t, x, t.weight("weight", (block.width,)))
+    if kernels.takes_norm(t, block):
+        return kernels.rms_norm(t, x, t.weight("weight", (block.width,)))
     wide = f.to(x, "fp32")
     out = f.mul(wide, f.rsqrt(f.shift(f.mean(f.square(wide), -1))))
     del wide
@@ -147,8 +147,8 @@ def gemma_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
 @rule(Norm, "olmo2", "gpt_oss")
 def olmo2_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
     """Olmo2RMSNorm.forward: the weight is applied before the cast back (modeling_olmo2.py)."""
-    if liger.takes(t, block):
-        return liger.rms_norm(t, x, t.weight("weight", (block.width,)))
+    if kernels.takes_norm(t, block):
+        return kernels.rms_norm(t, x, t.weight("weight", (block.width,)))
     dtype = x.dtype
     x = f.to(x, "fp32")
     variance = f.mean(f.square(x), -1)

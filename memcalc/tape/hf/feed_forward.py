@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.mlp import Mlp
 from memcalc.tape import functions as f
-from memcalc.tape.hf import liger
+from memcalc.tape.hf import kernels
 from memcalc.tape.hf.activations import xielu
 from memcalc.tape.hf.basic import activate
 from memcalc.tape.rules import Around, rule, run
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 @rule(Mlp)
 def mlp(t: Tape, block: Mlp, x: Value, around: Around) -> Value:
     """LlamaMLP.forward: down(act(gate(x)) * up(x)); without a gate down(act(up(x)))."""
-    if block.fused and "mlp" in t.setting.fused:
+    if block.fused and kernels.takes(t, "mlp"):
         gate, up = f.chunk(run(t, block.up, x, around), 2)
-        return run(t, block.down, liger.gated(gate, up), around)
+        return run(t, block.down, kernels.gated(gate, up), around)
     x = inner(t, block, x, around)
     if block.norm:
         x = run(t, block.norm, x, around)
@@ -33,8 +33,8 @@ def mlp(t: Tape, block: Mlp, x: Value, around: Around) -> Value:
 def inner(t: Tape, block: Mlp, x: Value, around: Around) -> Value:
     """What goes into the last projection."""
     assert block.up  # noqa: S101 - every Mlp has one
-    if block.gate and "mlp" in t.setting.fused:
-        return liger.gated(run(t, block.gate, x, around), run(t, block.up, x, around))
+    if block.gate and kernels.takes(t, "mlp"):
+        return kernels.gated(run(t, block.gate, x, around), run(t, block.up, x, around))
     if block.gate:
         return f.mul(activate(block.activation, run(t, block.gate, x, around)), run(t, block.up, x, around))
     if block.fused:  # Phi3MLP: gate and up are halves of one projection

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Gradients, Node, record, save
+from memcalc.tape.hf import compiled
 
 if TYPE_CHECKING:
     from memcalc.tape.recorder import Tape
@@ -96,7 +97,8 @@ def chunked_cross_entropy(t: Tape, chunks: list[Value], labels: Value) -> Value:
     for logits in chunks:
         flat = f.reshape(logits, -1, logits.shape[-1])
         targets = t.new((flat.shape[0],), "int64")
-        loss = f.cross_entropy(f.to(flat, "fp32"), targets)
+        whole = "compiled" in t.setting.fused
+        loss = compiled.cross_entropy(t, flat) if whole else f.cross_entropy(f.to(flat, "fp32"), targets)
         total = loss if total is None else f.add(total, loss)
         del flat, loss
     del batch

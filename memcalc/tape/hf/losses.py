@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.base import Sequence
 from memcalc.blocks.basic import Linear, Scale, Softcap
 from memcalc.tape import functions as f
+from memcalc.tape.hf import compiled
 from memcalc.tape.hf.lean_losses import chunked_cross_entropy, fused_linear_cross_entropy, in_place_cross_entropy
 from memcalc.tape.hf.parallel import cross_entropy as parallel_cross_entropy
 from memcalc.tape.rules import Around, run
@@ -56,7 +57,7 @@ def headed(t: Tape, heads: tuple[Block, ...], hidden: Value) -> Value:
 
 def causal_lm_loss(t: Tape, logits: Value, labels: Value, *, fp32: bool = True) -> Value:
     """ForCausalLMLoss: logits in fp32; labels padded by one and shifted."""
-    if fp32:
+    if fp32 and (t.setting.loss != "compiled" or "fp32-logits" in t.setting.fused):
         logits = f.to(logits, "fp32")
     padded, labels = shifted(t, labels)
     logits = f.view(logits, -1, logits.shape[-1])
@@ -79,6 +80,8 @@ def token_loss(t: Tape, logits: Value, labels: Value, *, fp32: bool = False) -> 
 
 def cross_entropy(t: Tape, logits: Value, labels: Value) -> Value:
     """nn.functional.cross_entropy, or what Liger or a divided vocabulary puts in its place."""
+    if t.setting.loss == "compiled":
+        return compiled.cross_entropy(t, logits)
     if t.setting.loss == "fused":
         return in_place_cross_entropy(t, logits)
     ways = t.setting.ways

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 from memcalc.tape import functions as f
-from memcalc.tape.hf import liger
+from memcalc.tape.hf import kernels
 
 if TYPE_CHECKING:
     from memcalc.blocks.attention import Attention
@@ -50,12 +50,29 @@ def rotated(q: Value, k: Value, tables: Tables, dim: int = 0) -> tuple[Value, Va
     """apply_rotary_pos_emb; where fewer than all channels are rotated the rest is put back behind them."""
     if dim and dim < q.shape[-1]:
         return rotated_part(q, k, tables, dim)
-    if "rope" in q.tape.setting.fused:
-        return liger.rope(q, k, tables)
+    if kernels.takes(q.tape, "rope"):
+        return kernels.rope(q, k, tables)
+    if "rope-in-pairs" in q.tape.setting.fused:
+        return by_stacked_pairs(q, tables), by_stacked_pairs(k, tables)
     cos, sin = (f.unsqueeze(table, 1) for table in tables)
     q_embed = f.add(f.mul(q, cos), f.mul(rotate_half(q), sin))
     k_embed = f.add(f.mul(k, cos), f.mul(rotate_half(k), sin))
     return q_embed, k_embed
+
+
+def by_stacked_pairs(x: Value, tables: Tables) -> Value:
+    """torchtune's RotaryPositionalEmbeddings.forward: neighbours in fp32, rotated apart and stacked, cast back.
+
+    (torchtune 0.6.1, modules/position_embeddings.py; torchtitan's apply_rotary_emb does it with complex numbers.)
+    """
+    cos, sin = (f.narrow(f.unsqueeze(table, 2), -1, table.shape[-1] // 2) for table in tables)
+    wide = f.to(f.transpose(x, 1, 2), "fp32")  # before the heads are put first
+    half = wide.shape[-1] // 2
+    even, odd = f.narrow(wide, -1, half), f.narrow(wide, -1, half)
+    del wide
+    first = f.subtract(f.mul(even, cos), f.mul(odd, sin))
+    second = f.add(f.mul(odd, cos), f.mul(even, sin))
+    return f.transpose(f.to(f.cat((first, second)), x.dtype), 1, 2)
 
 
 def rotated_in_fp32(q: Value, k: Value, tables: Tables) -> tuple[Value, Value]:
@@ -69,8 +86,8 @@ def rotated_part(q: Value, k: Value, tables: Tables | None, dim: int) -> tuple[V
     """apply_rotary_pos_emb of the first `dim` channels of each head, and a copy that joins the others to them."""
     if tables is None:
         return q, k
-    if "rope" in q.tape.setting.fused:
-        return liger.rope(q, k, tables)
+    if kernels.takes(q.tape, "rope"):
+        return kernels.rope(q, k, tables)
     (q_rot, q_pass), (k_rot, k_pass) = parted(q, dim), parted(k, dim)
     q_rot, k_rot = rotated(q_rot, k_rot, tables)
     q_embed = f.cat((q_rot, q_pass))
