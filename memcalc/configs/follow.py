@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import reduce
+from operator import add, mul, truediv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +25,7 @@ ABOVE: Final = 8  # folders above a config that are looked in
 DEEPEST: Final = 10  # files that refer to one another
 LONGEST: Final = 10_000  # characters of text after interpolation
 
+_RECKONED: Final = {"multiply": mul, "divide": truediv, "add": add, "sum": add, "int_multiply": mul}
 _REFERENCE: Final = re.compile(r"\$\{([^${}]{1,200})\}")
 
 
@@ -87,7 +90,8 @@ def interpolated(document: Document) -> Document:
     """The document with each `${a.b}` that names another of its values replaced by it.
 
     Of OmegaConf's resolvers only those that look values up are followed: `${oc.select:a.b,default}`, and the default
-    of `${oc.env:NAME,default}`. Anything else stays as it is written.
+    of `${oc.env:NAME,default}`; and those of NeMo that reckon with numbers (`${multiply:4,${.hidden_size}}`). Anything
+    else stays as it is written.
     """
     return replace(document, data=_resolved(document.data, document.data, "", 0))
 
@@ -106,8 +110,8 @@ def _resolved(value: Any, root: dict[str, Any], parent: str, depth: int) -> Any:
     return _substituted(value, root, parent, depth)
 
 
-def _substituted(value: str, root: dict[str, Any], parent: str, depth: int) -> str:
-    """Text with its references replaced by the text of what they name."""
+def _substituted(value: str, root: dict[str, Any], parent: str, depth: int) -> Any:  # noqa: ANN401
+    """Text with its references replaced by the text of what they name; a value where it then refers to one alone."""
 
     def one(match: re.Match[str]) -> str:
         found = _referred(match[1], root, parent)
@@ -117,18 +121,30 @@ def _substituted(value: str, root: dict[str, Any], parent: str, depth: int) -> s
     if made == value or len(made) > LONGEST:
         return value
     again = _resolved(made, root, parent, depth + 1)
-    return again if isinstance(again, str) else made
+    return made if isinstance(again, dict | list) else again
 
 
 def _referred(inner: str, root: dict[str, Any], parent: str) -> Any:  # noqa: ANN401
     resolver, colon, rest = inner.partition(":")
     if not colon:
         return lookup(root, _absolute(inner.strip(), parent))
+    if resolver.strip() in _RECKONED:
+        return _reckoned(resolver.strip(), rest)
     first, _, fallback = rest.partition(",")
     found = lookup(root, first.strip()) if resolver.strip() in ("oc.select", "select") else ABSENT
     if found is not ABSENT or resolver.strip() not in ("oc.select", "select", "oc.env", "env"):
         return found
     return _plain(fallback.strip()) if fallback else ABSENT
+
+
+def _reckoned(resolver: str, written: str) -> Any:  # noqa: ANN401
+    """The numbers between commas, reckoned from left to right; ABSENT where they are none."""
+    try:
+        numbers = [float(item) for item in written.split(",")]
+        made = reduce(_RECKONED[resolver], numbers)
+        return int(made) if made.is_integer() else made
+    except (ValueError, TypeError, ZeroDivisionError, OverflowError, AttributeError):
+        return ABSENT
 
 
 def _absolute(name: str, parent: str) -> str:

@@ -54,8 +54,8 @@ _MATTER: Final = (
 )  # fmt: skip
 
 _LINEARS: Final = {
-    "linear_qkv": ["q_proj", "k_proj", "v_proj"], "linear_proj": ["o_proj"], "linear_fc2": ["down_proj"], "linear_q_proj": ["q_proj"],
-    "linear_q_down_proj": ["q_a_proj"], "linear_q_up_proj": ["q_b_proj"], "linear_kv_down_proj": ["kv_a_proj_with_mqa"],
+    "linear_qkv": ["q_proj", "k_proj", "v_proj"], "linear_proj": ["o_proj"], "linear_fc2": ["down_proj"],
+    "linear_q_proj": ["q_proj"], "linear_q_down_proj": ["q_a_proj"], "linear_q_up_proj": ["q_b_proj"], "linear_kv_down_proj": ["kv_a_proj_with_mqa"],
     "linear_kv_up_proj": ["kv_b_proj"],
 }  # fmt: skip
 

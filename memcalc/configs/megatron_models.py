@@ -132,8 +132,9 @@ def _latent(words: Words) -> dict[str, Any]:
     """Multi-latent attention (MLATransformerConfig)."""
     if not words.flag("multi_latent_attention"):
         return {}
-    sizes = {"kv_lora_rank": words.number("kv_lora_rank", default=32), "qk_nope_head_dim": words.number("qk_head_dim", default=128),
-             "v_head_dim": words.number("v_head_dim", default=128), "qk_rope_head_dim": words.number("qk_pos_emb_head_dim", default=64)}  # fmt: skip
+    sizes = {"kv_lora_rank": words.number("kv_lora_rank", default=32),
+             "qk_nope_head_dim": words.number("qk_head_dim", default=128), "v_head_dim": words.number("v_head_dim", default=128),
+             "qk_rope_head_dim": words.number("qk_pos_emb_head_dim", default=64)}  # fmt: skip
     return {**sizes, "q_lora_rank": words.number("q_lora_rank") or None, "attention_bias": False}
 
 

@@ -126,7 +126,7 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
      {"model.intermediate_size": 16384}),
     (SECTIONS.replace("use_distributed_optimizer: true", "fp8_format: hybrid"),
      {"sharding.fp8": "hybrid", "sharding.distributed_optimizer": False}),
-    (SECTIONS.replace("recompute_granularity: full", "recompute_granularity: selective\n  recompute_modules: [core_attn, mlp]"),
+    (SECTIONS.replace("granularity: full", "granularity: selective\n  recompute_modules: [core_attn, mlp]"),
      {"checkpointing": "selective", "sharding.recompute_modules": ["core_attn", "mlp"], "sharding.recompute_method": None}),
     (FLAT + "checkpoint_activations: true\n",
      {"checkpointing": "full", "sharding.recompute_method": "uniform", "sharding.recompute_num_layers": 1}),
@@ -136,12 +136,12 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
      {"sharding.gradient_accumulation_fusion": False, "model.hidden_act": "relu2"}),
     (SECTIONS.replace("  sequence_parallel", "  num_layers_per_virtual_pipeline_stage: 4\n  sequence_parallel"),
      {"parallel.virtual": 4, "parallel.schedule": "interleaved"}),
-    (SECTIONS.replace("  micro_batch", "  peft_type: lora\n  lora_dim: 16\n  lora_target_modules: [linear_qkv, linear_fc1]\n  micro_batch"),
+    (SECTIONS + "peft_type: lora\nlora_dim: 16\nlora_target_modules: [linear_qkv, linear_fc1]\n",
      {"lora.rank": 16, "lora.targets": ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"]}),
     (MIXTURE, {
         "model.kv_lora_rank": 512, "model.q_lora_rank": None, "model.num_experts": 64, "model.moe_layers": [0] + [1] * 31,
         "model.router_scores": "sigmoid", "model.router_correction": True, "model.shared_expert_intermediate_size": 2816}),
-    (MIXTURE.replace("  sequence_parallel", "  expert_model_parallel_size: 8\n  expert_tensor_parallel_size: 1\n  sequence_parallel"),
+    (MIXTURE + "expert_model_parallel_size: 8\nexpert_tensor_parallel_size: 1\n",
      {"gpus": 16, "parallel.expert": 8, "parallel.expert_tensor": 1}),
     (SCRIPT, {
         "gpus": 16, "parallel": {"tensor": 4}, "grad_accum": 8, "precision": "megatron-fp16", "model.num_hidden_layers": 32,
