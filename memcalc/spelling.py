@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ ABSENT = {
     "quantize": None,
 }
 ALWAYS = {"checkpointing": "full", "lora": {}}  # what `true` means
+
+# DeepSpeed's stages in the words of those who call it: ZeRO-2, deepspeed_stage_3_offload
+_STAGE = re.compile(r"(?:deepspeed)?(?:zero)?(?:stage)?([0-3])(offload)?")
 
 
 def spelled_out(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,5 +64,16 @@ def _listed(key: str, value: object) -> object:
 def _with_options(sharding: dict[str, Any]) -> dict[str, Any]:
     """{strategy, options}: every other key is an option in the framework's own words."""
     own = {"strategy", "options"}
-    options = {**(sharding.get("options") or {}), **{k: v for k, v in sharding.items() if k not in own}}
-    return {"strategy": sharding.get("strategy", "none"), "options": options}
+    strategy, implied = _strategy(sharding.get("strategy", "none"))
+    options = {**implied, **(sharding.get("options") or {}), **{k: v for k, v in sharding.items() if k not in own}}
+    return {"strategy": strategy, "options": options}
+
+
+def _strategy(word: object) -> tuple[object, dict[str, Any]]:
+    """(a strategy by its own name, the options that the word implies); unknown words are left as they are."""
+    plain = re.sub(r"[^a-z0-9]", "", word.lower()) if isinstance(word, str) else ""
+    stage = _STAGE.fullmatch(plain)
+    if stage is None or plain.isdigit():
+        return (plain if plain in ("none", "ddp", "fsdp", "hsdp", "megatron") else word), {}
+    moved = ("offload_optimizer", *(("offload_param",) if stage[1] == "3" else ())) if stage[2] else ()
+    return f"zero{stage[1]}", {section: {"device": "cpu"} for section in moved}

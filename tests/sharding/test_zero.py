@@ -13,6 +13,7 @@ from memcalc.run import Run
 from memcalc.sharding.zero import Settings, Zero, deepspeed
 from memcalc.sharding.zero3 import ZeroThree
 from memcalc.sharding.zero12 import Bf16Optimizer, ZeroOneTwo
+from memcalc.spelling import spelled_out
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -131,6 +132,20 @@ def test_old_words_for_offload() -> None:
     settings = made("zero3", {"cpu_offload": True, "cpu_offload_param": True}).settings
     assert (settings.offload_optimizer.device, settings.offload_param.device) == ("cpu", "cpu")
     assert made("zero2", {"cpu_offload": False}) == made("zero2", {"offload_optimizer": None}) == made("zero2", {})
+
+
+@pytest.mark.parametrize(
+    ("word", "strategy", "moved"),
+    [
+        ("ZeRO-3", "zero3", set()), ("zero_2", "zero2", set()), ("deepspeed-zero1", "zero1", set()), ("stage 0", "zero0", set()),
+        ("deepspeed_stage_2_offload", "zero2", {"offload_optimizer"}),
+        ("deepspeed_stage_3_offload", "zero3", {"offload_optimizer", "offload_param"}), ("DDP", "ddp", set()),
+    ],
+)  # fmt: skip
+def test_words_for_a_stage(word: str, strategy: str, moved: set[str]) -> None:
+    """As in Lightning's strategies and in prose."""
+    read = spelled_out({"sharding": word})["sharding"]
+    assert (read["strategy"], set(read["options"])) == (strategy, moved)
 
 
 def test_process_groups() -> None:
