@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from memcalc.report import FormulaPart, Phase
     from memcalc.timeline import Timeline
 
+BEHIND = 0.85  # of the highest peak; fragments make up for less than that between ranks of one run
+
 
 def estimate(
     source: Run | Mapping[str, Any] | str | Path, formula: str = "", over: Mapping[str, Any] | None = None
@@ -97,7 +99,7 @@ def load(source: Run | Mapping[str, Any] | str | Path, over: Mapping[str, Any] |
 def memory_of(plan: Plan, book: Ledger) -> Memory:
     """Bytes per GPU, on the fullest rank."""
     if plan.ranks:
-        return fullest(every_rank(plan))
+        return fullest(contenders(plan))
     local = plan.local(book)
     held = {name: 0 if name in plan.placement.offloaded else local.total(name) for name in PERSISTENT}
     step, beside = simulate(plan), 0
@@ -137,6 +139,14 @@ def every_rank(plan: Plan) -> list[tuple[Plan, Memory]]:
     return [(rank, memory_of(rank, rank.ledger())) for rank in plan.ranks or (plan,)]
 
 
+def contenders(plan: Plan) -> list[tuple[Plan, Memory]]:
+    """The kinds of rank that may be the fullest: the allocator is not replayed for those whose peak is far behind."""
+    steps = [simulate(rank) for rank in plan.ranks]
+    peaks = [step.peak if step else 0 for step in steps]
+    ahead = [rank for rank, peak in zip(plan.ranks, peaks, strict=True) if peak >= BEHIND * max(peaks) or not min(peaks)]
+    return [(rank, memory_of(rank, rank.ledger())) for rank in ahead]
+
+
 def fullest(ranks: list[tuple[Plan, Memory]]) -> Memory:
     """The bytes of the rank that takes most."""
     return max((memory for _, memory in ranks), key=lambda memory: (memory.total, memory.peak_allocated))
@@ -146,7 +156,7 @@ def fullest_plan(plan: Plan) -> Plan:
     """The plan of the rank that takes most: the plan itself where the model is not divided."""
     if not plan.ranks:
         return plan
-    return max(every_rank(plan), key=lambda found: (found[1].total, found[1].peak_allocated))[0]
+    return max(contenders(plan), key=lambda found: (found[1].total, found[1].peak_allocated))[0]
 
 
 def rank_part(rank: Plan, memory: Memory) -> RankPart:
