@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from memcalc.errors import RunInvalid
-from memcalc.pipeline import estimate, every_rank, load
+from memcalc.pipeline import contenders, estimate, every_rank, fullest, load
 from memcalc.resolve import Plan, resolve
 from memcalc.run import Parallel
 from memcalc.sharding.pipeline import dealt, in_flight, stages, uneven
@@ -104,6 +104,14 @@ def test_first_and_last_stage_and_one_between() -> None:
     assert held[0] > held[1] > held[2]
 
 
+@pytest.mark.parametrize("implementation", ["hf", "megatron"])
+@pytest.mark.parametrize("model", MODELS)
+def test_the_fullest_rank_is_among_those_looked_at(model: str, implementation: str) -> None:
+    strategy = "megatron" if implementation == "megatron" else "fsdp"
+    made = plan(model, parallel={"pipeline": 2}, implementation=implementation, sharding=strategy)
+    assert fullest(contenders(made)) == fullest(every_rank(made))
+
+
 def test_sequence_parallelism_saves() -> None:
     plain, shared = (plan("llama-3-8b", parallel={"tensor": 4, "sequence": flag}) for flag in (False, True))
     first, second = (every_rank(each)[0][1].components.activations for each in (plain, shared))
@@ -180,7 +188,7 @@ def test_buffers_are_padded() -> None:
 
 
 @pytest.mark.parametrize("targets", [["q_proj", "v_proj"], ["linear_qkv"], "all-linear"])
-def test_adapters_are_put_on_megatrons_linears(targets: Any) -> None:  # noqa: ANN401 - as a run file has it
+def test_adapters_are_put_on_megatrons_linears(targets: Any) -> None:
     (rank,) = plan("llama-3-8b", lora={"rank": 16, "targets": targets}).ranks
     learning = [tensor for tensor in rank.tensors if tensor.trainable]
     names = {tensor.name.split(".lora_")[0].rpartition(".")[2] for tensor in learning}
