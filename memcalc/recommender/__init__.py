@@ -15,7 +15,7 @@ from memcalc.recommender.answer import Answers
 from memcalc.recommender.evaluate import Evaluator
 from memcalc.recommender.pareto import front, thinned
 from memcalc.recommender.published import published
-from memcalc.recommender.search import Search, run_of
+from memcalc.recommender.search import STANDARD, Search, run_of
 from memcalc.recommender.space import space
 from memcalc.recommender.tasks import advised, task_of
 from memcalc.recommender.values import Recommendation, Searched
@@ -190,6 +190,8 @@ def _searched(search: Search, found: Found) -> Searched:
 
 def _assumed(search: Search, wishes: Wishes) -> Iterator[Note]:
     yield Note(code="simple-model", path="", message=STATED)
+    if any(not card.tflops for card in search.space.cards):
+        yield Note(code="rates", path="gpu", message=f"of a GPU whose rates are not known the runs are ranked as on {STANDARD}")
     if wishes.price is None:
         yield Note(code="prices", path="gpu", message="prices are the lowest seen per GPU and hour; give your own with --price")
     if not wishes.cards and len(search.space.cards) > 1:

@@ -12,7 +12,7 @@ Point = tuple[float, ...]
 
 
 def front(items: Iterable[T], point: Callable[[T], Point], group: Callable[[T], Hashable] | None = None) -> list[T]:
-    """The items whose points (lower is better in every coordinate) no other's equal or beat; the first of equals stays.
+    """The items whose points (lower is better in every coordinate) no other's equal or beat, by their points; of equals the first.
 
     `group` tells items apart that differ in nothing but the first two coordinates: their front is found first, in
     n log n, and only what is left is compared pair by pair.
@@ -23,8 +23,11 @@ def front(items: Iterable[T], point: Callable[[T], Point], group: Callable[[T], 
         for item in left:
             groups.setdefault(group(item), []).append(item)
         left = [item for members in groups.values() for item in _plane(members, point)]
-    points = [point(item) for item in left]
-    return [item for place, item in enumerate(left) if not _beaten(points, place)]
+    kept: list[tuple[Point, T]] = []
+    for own, item in sorted(((point(item), item) for item in left), key=lambda pair: pair[0]):
+        if not any(_beats(other, own) for other, _ in kept):  # what beats an item comes before it
+            kept.append((own, item))
+    return [item for _, item in kept]
 
 
 def _plane(items: Sequence[T], point: Callable[[T], Point]) -> list[T]:
@@ -39,14 +42,12 @@ def _plane(items: Sequence[T], point: Callable[[T], Point]) -> list[T]:
     return kept
 
 
-def _beaten(points: Sequence[Point], place: int) -> bool:
-    """Whether another point is nowhere worse, and better somewhere or equal and earlier."""
-    own = points[place]
-    return any(
-        all(a <= b for a, b in zip(other, own, strict=True)) and (other != own or number < place)
-        for number, other in enumerate(points)
-        if number != place
-    )
+def _beats(other: Point, own: Point) -> bool:
+    """Whether another point is nowhere worse."""
+    for a, b in zip(other, own, strict=True):  # noqa: SIM110 - a generator takes twice as long, a hundred thousand times
+        if a > b:
+            return False
+    return True
 
 
 def thinned(items: Sequence[T], most: int) -> list[T]:

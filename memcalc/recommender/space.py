@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from memcalc.gpus import Gpu
     from memcalc.model import Model
     from memcalc.optimizers import Optimizer
+    from memcalc.precision import Recipe
     from memcalc.recommender.tasks import Task
     from memcalc.run import Run, Spec
 
@@ -156,9 +157,20 @@ def named_once(name: str) -> Optimizer:
     return resolve(name)
 
 
+@lru_cache(maxsize=256)
+def recipe_once(name: str) -> Recipe:
+    """The recipe of a plain name."""
+    return recipe(name)
+
+
+def recipe_of(spec: Spec) -> Recipe:
+    """The recipe of a run's `precision`."""
+    return recipe_once(spec) if isinstance(spec, str) else recipe(spec)
+
+
 def runs_on(shape: Run, card: Gpu, base: Run) -> bool:
     """Whether a GPU has the formats and kernels that a shape asks for; fp16 is for those that have no bf16, or was asked for."""
-    chosen = recipe(shape.precision)
+    chosen = recipe_of(shape.precision)
     if "bf16" in (chosen.weights, chosen.compute, chosen.autocast) and not card.bf16:
         return False
     if card.bf16 and shape.precision in STANDINS and shape.precision != base.precision:
