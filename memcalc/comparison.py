@@ -62,7 +62,9 @@ def compare(
     Raises what `memcalc.estimate` does for a source; a combination that is refused is told in its row.
     """
     axes = {key: tuple(values) for key, values in (sweep or {}).items()}
-    return compare_questions([(str(source) if isinstance(source, str) else "", load(source)) for source in sources], axes)
+    return compare_questions(
+        [(str(source) if isinstance(source, str) else "", load(source)) for source in sources], axes
+    )
 
 
 def compare_questions(questions: Iterable[tuple[str, Question]], axes: Mapping[str, tuple[Any, ...]]) -> Comparison:
@@ -107,7 +109,12 @@ def _changes(name: str, first: tuple[Run, Report], made: Question, report: Repor
 def _told_apart(rows: list[Compared]) -> tuple[Compared, ...]:
     """Rows that were not swept told apart by the keys in which their runs differ."""
     known = [row for row in rows if row.run]
-    keys = [key for key in (known[0].run if known else {}) if any(row.run.get(key) != known[0].run.get(key) for row in known)]
+    keys = [
+        key
+        for key in (known[0].run if known else {})
+        if any(row.run.get(key) != known[0].run.get(key) for row in known)
+    ]
     return tuple(
-        row if row.differs or not row.run else replace(row, differs={key: row.run.get(key) for key in keys}) for row in rows
+        row if row.differs or not row.run else replace(row, differs={key: row.run.get(key) for key in keys})
+        for row in rows
     )

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 KEYS = ("batch_size", "seq_len", "target_len", "lora.rank", "model")
 MOST = {"batch_size": 2**20, "seq_len": 2**24, "target_len": 2**24, "lora.rank": 2**14}
-SWEPT = {"batch_size": (1, 64), "seq_len": (512, 131072), "target_len": (128, 8192), "lora.rank": (8, 256), "gpus": (1, 64)}
+SWEPT = {
+    "batch_size": (1, 64),
+    "seq_len": (512, 131072),
+    "target_len": (128, 8192),
+    "lora.rank": (8, 256),
+    "gpus": (1, 64),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

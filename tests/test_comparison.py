@@ -31,7 +31,11 @@ def test_differences_add_up_to_the_whole() -> None:
     delta = sum(change.delta for change in second.changes if change.component == "total")
     assert delta == second.memory.total - first.memory.total
     assert {change.cause.path for change in second.changes} == {"optimizer", "seq_len", "checkpointing.mode"}
-    states = [change for change in second.changes if change.component == "optimizer_states" and change.cause.path == "optimizer"]
+    states = [
+        change
+        for change in second.changes
+        if change.component == "optimizer_states" and change.cause.path == "optimizer"
+    ]
     parameters = estimate(RUN).model.parameters
     assert sum(change.delta for change in states) == pytest.approx((2.03125 - 4) * parameters, rel=1e-3)
 

@@ -14,8 +14,20 @@ VARIED: list[tuple[dict[str, Any], str, Any, str, Any]] = [
     ({}, "batch_size", 4, "batch_size", 4),
     ({}, "batch-size", 4, "batch_size", 4),
     ({}, "optimizer", "lion", "optimizer", "lion"),
-    ({"optimizer": "adamw"}, "optimizer.implementation", "fused", "optimizer", {"name": "adamw", "implementation": "fused"}),
-    ({"precision": "bf16"}, "precision.optimizer_states", "fp32", "precision", {"recipe": "bf16", "optimizer_states": "fp32"}),
+    (
+        {"optimizer": "adamw"},
+        "optimizer.implementation",
+        "fused",
+        "optimizer",
+        {"name": "adamw", "implementation": "fused"},
+    ),
+    (
+        {"precision": "bf16"},
+        "precision.optimizer_states",
+        "fp32",
+        "precision",
+        {"recipe": "bf16", "optimizer_states": "fp32"},
+    ),
 ]
 
 
@@ -34,7 +46,9 @@ def test_what_stands_beside_it_stays() -> None:
     assert dict(changed.sharding.options) == {"reshard_after_forward": False}
 
 
-@pytest.mark.parametrize(("key", "value"), [("batchsize", 1), ("batch_size", 0), ("attention", "falsh"), ("lora.rnak", 1)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("batchsize", 1), ("batch_size", 0), ("attention", "falsh"), ("lora.rnak", 1)]
+)
 def test_what_can_not_be_changed(key: str, value: Any) -> None:
     with pytest.raises(RunInvalid):
         varied(parse_run({"model": "gpt2"}), key, value)

@@ -21,7 +21,9 @@ def main(
     asked: Asked,
     words: Annotated[
         list[str] | None,
-        typer.Argument(help="What to find: batch_size, seq_len, lora.rank, model; and what to list it by.", show_default=False),
+        typer.Argument(
+            help="What to find: batch_size, seq_len, lora.rank, model; and what to list it by.", show_default=False
+        ),
     ] = None,
     sweep: Annotated[
         list[str] | None,
@@ -42,7 +44,9 @@ def main(
 
     chosen, sheet = choose(form, FORMATS), page(units, output)
     keys, rest = _sorted_out(asked, words or [])
-    values: dict[str, tuple[Any, ...]] = {_key(key): found for key, found in (choices(text, "--sweep") for text in sweep or [])}
+    values: dict[str, tuple[Any, ...]] = {
+        _key(key): found for key, found in (choices(text, "--sweep") for text in sweep or [])
+    }
     answer = rest.question().answer(lambda run, beside: max_run(run, beside, keys[0], keys[1:], values))
     write(render(answer, chosen, sheet), output)
     if not answer.fits:
@@ -61,7 +65,9 @@ def _sorted_out(asked: Asked, words: Iterable[str]) -> tuple[list[str], Asked]:
     if len(others) > 1:
         raise UsageError(f"max {' '.join(others)}: one model or file; what can be found is {', '.join(KEYS)}")
     if not keys:
-        raise UsageError(f"max of what? Name one or more of {', '.join(KEYS)}: memcalc max batch_size llama-3-8b --gpu h100")
+        raise UsageError(
+            f"max of what? Name one or more of {', '.join(KEYS)}: memcalc max batch_size llama-3-8b --gpu h100"
+        )
     flags = dict(asked.flags)
     if keys[0] == "model" and not others and flags.get("model") is None:
         flags["model"] = ANY_MODEL

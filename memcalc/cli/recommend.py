@@ -32,7 +32,8 @@ def main(
         int | None, typer.Option("--global-batch", help="Sequences that one optimizer step sees.", metavar="N", min=1)
     ] = None,
     price: Annotated[
-        float | None, typer.Option("--price", help="USD per GPU and hour, in place of the presets'.", metavar="USD", min=0)
+        float | None,
+        typer.Option("--price", help="USD per GPU and hour, in place of the presets'.", metavar="USD", min=0),
     ] = None,
     vary: Annotated[
         list[str] | None,

@@ -58,7 +58,9 @@ def recommend(
     hour, `vary` the values of a key to try, `keep` keys to leave as they are. Raises what `memcalc.estimate` does.
     """
     counts = numbers(gpus, "gpus") if isinstance(gpus, str) else tuple(gpus)
-    wishes = Wishes(method, task, counts, (), price, global_batch, {k: tuple(v) for k, v in (vary or {}).items()}, frozenset(keep))
+    wishes = Wishes(
+        method, task, counts, (), price, global_batch, {k: tuple(v) for k, v in (vary or {}).items()}, frozenset(keep)
+    )
     return load(source).answer(lambda run, beside: recommend_run(run, beside, wishes))
 
 
@@ -99,7 +101,9 @@ def _stages(asked: Run, model: Model, task: Task, wishes: Wishes, evaluator: Eva
 
 def _given(wishes: Wishes, base: Run) -> dict[str, tuple[Any, ...]]:
     """The axes that the user wrote, each value as the vocabulary reads it."""
-    return {key: tuple(getattr(varied(base, key, value), key) for value in values) for key, values in wishes.vary.items()}
+    return {
+        key: tuple(getattr(varied(base, key, value), key) for value in values) for key, values in wishes.vary.items()
+    }
 
 
 def _closer(last: tuple[Search, Found] | None, this: tuple[Search, Found]) -> tuple[Search, Found]:
@@ -181,7 +185,9 @@ def _told_once(rejected: Iterable[Rejected]) -> tuple[Rejected, ...]:
 def _searched(search: Search, found: Found) -> Searched:
     from memcalc.recommender.changes import plain  # noqa: PLC0415
 
-    axes = {key: tuple(plain(value) for value in values) for key, values in search.space.axes.items() if len(values) > 1}
+    axes = {
+        key: tuple(plain(value) for value in values) for key, values in search.space.axes.items() if len(values) > 1
+    }
     if len(search.space.cards) > 1:
         axes["gpu"] = tuple(card.name for card in search.space.cards)
     return Searched(candidates=search.space.candidates, legal=search.legal, fitting=found.possible,
@@ -191,11 +197,17 @@ def _searched(search: Search, found: Found) -> Searched:
 def _assumed(search: Search, wishes: Wishes) -> Iterator[Note]:
     yield Note(code="simple-model", path="", message=STATED)
     if any(not card.tflops for card in search.space.cards):
-        yield Note(code="rates", path="gpu", message=f"of a GPU whose rates are not known the runs are ranked as on {STANDARD}")
+        yield Note(
+            code="rates", path="gpu", message=f"of a GPU whose rates are not known the runs are ranked as on {STANDARD}"
+        )
     if wishes.price is None:
-        yield Note(code="prices", path="gpu", message="prices are the lowest seen per GPU and hour; give your own with --price")
+        yield Note(
+            code="prices", path="gpu", message="prices are the lowest seen per GPU and hour; give your own with --price"
+        )
     if not wishes.cards and len(search.space.cards) > 1:
-        yield Note(code="makers", path="gpu", message="of all presets those of NVIDIA, AMD and Intel; name others with --gpu")
+        yield Note(
+            code="makers", path="gpu", message="of all presets those of NVIDIA, AMD and Intel; name others with --gpu"
+        )
     if wishes.global_batch is None:
         yield Note(code="batch", path="batch_size", message="micro batches are free to choose; hold what one optimizer step sees "
                                                            "with --global-batch")  # fmt: skip

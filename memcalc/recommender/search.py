@@ -126,7 +126,11 @@ class Search:
 
     def _slimmest(self, line: Line, place: int, found: Scored) -> Scored:
         """The smallest micro batch on a line whose pace is nearly that of the one found."""
-        alike = [c for c in (self.scored(line, below) for below in range(place)) if near(c.per_second) == near(found.per_second)]
+        alike = [
+            c
+            for c in (self.scored(line, below) for below in range(place))
+            if near(c.per_second) == near(found.per_second)
+        ]
         return next((c for c in alike if self.fits(c)), found)
 
     def _lines(self) -> Iterator[Line]:
@@ -134,7 +138,9 @@ class Search:
         for number, shape in enumerate(shapes):
             self.progress(number, len(shapes))
             for spec in self.space.optimizers:
-                cards = [card for card in self.space.cards if runs_on(shape, card, base) and goes_with(spec, shape, card)]
+                cards = [
+                    card for card in self.space.cards if runs_on(shape, card, base) and goes_with(spec, shape, card)
+                ]
                 if cards:
                     yield from self._of_cards_that_fit(shape, spec, cards)
         self.progress(len(shapes), len(shapes))

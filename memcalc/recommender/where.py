@@ -9,7 +9,12 @@ from memcalc.explanation.transient import peaks, trace
 if TYPE_CHECKING:
     from memcalc.resolve import Plan
 
-WORDS = {"forward": "the forward pass", "backward": "the backward pass", "loss": "the loss", "optimizer": "the optimizer step"}
+WORDS = {
+    "forward": "the forward pass",
+    "backward": "the backward pass",
+    "loss": "the loss",
+    "optimizer": "the optimizer step",
+}
 
 
 def binding(plan: Plan) -> str:

@@ -22,7 +22,9 @@ COUNTS = (1, 2, 4, 8, 16, 32, 64)  # GPUs to try where no number was asked for: 
 MAKERS = frozenset({"nvidia", "amd", "intel"})  # whose devices run what is modelled here
 PACKED = "nf4"
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-ADAPTERS = Lora(rank=16, targets="all-linear")  # as in the QLoRA paper (Dettmers et al. 2023, 4): adapters on every layer
+ADAPTERS = Lora(
+    rank=16, targets="all-linear"
+)  # as in the QLoRA paper (Dettmers et al. 2023, 4): adapters on every layer
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,9 @@ def _explained(run: Compared, keys: list[str], page: Page) -> Iterator[tuple[str
         causes.setdefault(change.cause.path, []).append(change)
     for path, changes in causes.items():
         total = next((change.delta for change in changes if change.component == "total"), 0)
-        inside = sorted((c for c in changes if c.component != "total" and abs(c.delta) >= WORTH), key=lambda c: -abs(c.delta))
+        inside = sorted(
+            (c for c in changes if c.component != "total" and abs(c.delta) >= WORTH), key=lambda c: -abs(c.delta)
+        )
         what = ", ".join(f"{PARTS.get(c.component, c.component)} {_signed(c.delta, page)}" for c in inside[:TOLD])
         cause = changes[0].cause
         if what:

@@ -39,7 +39,13 @@ def _section(answer: Maximum, page: Page) -> Section:
     where = f"{answer.gpu.count} x {answer.gpu.name}" if answer.gpu.count > 1 else answer.gpu.name
     title = f"The largest {_plain(answer.key)} that fits{f' {where}' if where and 'gpu' not in answer.by else ''}"
     text = f"{answer.model}" if answer.model else ""
-    columns = [*(_plain(key) if isinstance(answer.rows[0].others[key], str) else f">{_plain(key)}" for key in answer.by), f">{_plain(answer.key)}", ">total", ">headroom", ""]
+    columns = [
+        *(_plain(key) if isinstance(answer.rows[0].others[key], str) else f">{_plain(key)}" for key in answer.by),
+        f">{_plain(answer.key)}",
+        ">total",
+        ">headroom",
+        "",
+    ]
     rows = [tuple(_row(row, answer, page)) for row in answer.rows]
     made = section(title, columns, rows)
     return Section(made.title, made.columns, made.rows, made.more, made.notes, text)
@@ -59,7 +65,9 @@ def _end(row: Largest, page: Page) -> str:
         return "the model has no more positions"
     if row.bounded == "nothing":
         return "memory does not bound it"
-    return f"{_value(row.beyond)} lacks {page.size(row.over)}" if row.over is not None and row.beyond is not None else ""
+    return (
+        f"{_value(row.beyond)} lacks {page.size(row.over)}" if row.over is not None and row.beyond is not None else ""
+    )
 
 
 def _value(value: Any) -> str:  # noqa: ANN401 - a number or a name

@@ -97,7 +97,9 @@ def _changes(number: int, choice: Choice, page: Page) -> Section:
     """What one of the rows is the best of, what it changes, and what is to be said of that."""
     name = ", ".join(choice.labels) or "the nearest miss"
     rows = [_change(change, page) for change in choice.changes]
-    why = [f"{_said(change.after)}: {change.why}" for change in choice.changes if change.why and change.key == "optimizer"]
+    why = [
+        f"{_said(change.after)}: {change.why}" for change in choice.changes if change.why and change.key == "optimizer"
+    ]
     made = section(f"{number} · {name}", ("", "", ">spares", ""), rows, [*why, *choice.hints] if rows else choice.hints)
     peak = f"{choice.why}; " if choice.why else ""
     text = f"{peak}peak {page.size(choice.peak_allocated)}, reserved {page.size(choice.reserved)}"
@@ -106,7 +108,12 @@ def _changes(number: int, choice: Choice, page: Page) -> Section:
 
 def _change(change: Switch, page: Page) -> tuple[str, ...]:
     spares = page.size(change.spares) if change.spares and abs(change.spares) >= WORTH else ""
-    return (change.key.replace("_", " "), f"{_said(change.before)} → {_said(change.after)}", spares, KINDS[change.level])
+    return (
+        change.key.replace("_", " "),
+        f"{_said(change.before)} → {_said(change.after)}",
+        spares,
+        KINDS[change.level],
+    )
 
 
 def _said(value: Any) -> str:  # noqa: ANN401 - whatever a key holds

@@ -34,7 +34,9 @@ def table() -> str:
     for row in everything():
         run = f"{row.model}, {row.batch_size} x {row.seq_len}, checkpointing {row.checkpointing}"
         off = 100 * (row.predicted / row.measured - 1)
-        lines.append(f"| {run} | {row.gpus} x {row.gpu} | {row.measured:,.0f} | {round(row.predicted, -1):,.0f} | {off:+.0f} % |")
+        lines.append(
+            f"| {run} | {row.gpus} x {row.gpu} | {row.measured:,.0f} | {round(row.predicted, -1):,.0f} | {off:+.0f} % |"
+        )
     return "\n".join(lines) + "\n"
 
 

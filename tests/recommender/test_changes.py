@@ -77,6 +77,11 @@ def test_unsafe_hints(change: dict[str, Any], said: str) -> None:
 
 
 def test_what_is_safe_needs_no_hint() -> None:
-    for change in ({}, {"precision": "mixed-bf16"}, {"precision": "bf16-stochastic-rounding"}, {"optimizer": "adamw-8bit"}):
+    for change in (
+        {},
+        {"precision": "mixed-bf16"},
+        {"precision": "bf16-stochastic-rounding"},
+        {"optimizer": "adamw-8bit"},
+    ):
         assert list(hints(parse_run({**ASKED, **change}), "full")) == [], change
     assert list(hints(parse_run({**ASKED, "precision": "bf16", "lora": 16}), "lora")) == []

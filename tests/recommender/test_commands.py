@@ -149,7 +149,9 @@ def test_help_loads_no_search() -> None:
                   "print(*sys.modules, file=sys.stderr)")  # fmt: skip
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
         loaded = set(done.stderr.split())
-        assert not {"memcalc.recommender", "memcalc.maximum", "memcalc.comparison", "rich", "pydantic"} & loaded, command
+        assert not {"memcalc.recommender", "memcalc.maximum", "memcalc.comparison", "rich", "pydantic"} & loaded, (
+            command
+        )
 
 
 def test_a_bar_where_a_terminal_waits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,13 +13,24 @@ from memcalc.validation import parse_run
 
 RUNS: list[dict[str, Any]] = [
     {"model": "llama-3.2-1b"},
-    {"model": "llama-3.2-1b", "batch_size": 12, "checkpointing": "full", "precision": "bf16", "optimizer": "adamw-8bit"},
+    {
+        "model": "llama-3.2-1b",
+        "batch_size": 12,
+        "checkpointing": "full",
+        "precision": "bf16",
+        "optimizer": "adamw-8bit",
+    },
     {"model": "llama-3.2-1b", "batch_size": 8, "loss": "fused-linear", "grad_accum": 4},
     {"model": "llama-3.2-1b", "lora": 16, "quantize": "nf4", "batch_size": 3, "optimizer": "paged-adamw-8bit"},
     {"model": "llama-3.2-1b", "gpus": 8, "sharding": "zero2", "batch_size": 4},
     {"model": "llama-3.2-1b", "gpus": 8, "sharding": "fsdp", "batch_size": 4, "checkpointing": "full"},
     {"model": "llama-3.2-1b", "gpus": 4, "sharding": "zero3", "offload": "optimizer"},
-    {"model": "gpt2", "precision": "amp-bf16", "batch_size": 16, "optimizer": {"name": "adamw", "implementation": "fused"}},
+    {
+        "model": "gpt2",
+        "precision": "amp-bf16",
+        "batch_size": 16,
+        "optimizer": {"name": "adamw", "implementation": "fused"},
+    },
     {"model": "t5-small", "batch_size": 8, "optimizer": "adafactor"},
     {"model": "resnet-50", "batch_size": 32, "optimizer": "sgd-momentum"},
     {"model": "llama-3.2-1b", "optimizer": "lomo", "precision": "bf16"},
@@ -33,7 +44,11 @@ def test_peak_without_the_pipeline(keys: dict[str, Any]) -> None:
     """The same peak as a full estimate to a thousandth (blocks of 512 bytes), and a bound that never exceeds it."""
     run, evaluator = parse_run(keys), Evaluator()
     peak = estimate(run).memory.peak_allocated
-    plan, steps, family = evaluator.plan(run), evaluator.heights(run, run.optimizer), evaluator.family(run, run.optimizer)
+    plan, steps, family = (
+        evaluator.plan(run),
+        evaluator.heights(run, run.optimizer),
+        evaluator.family(run, run.optimizer),
+    )
     assert plan
     assert steps
     assert family

@@ -128,7 +128,9 @@ def test_what_is_recommended_fits_when_it_is_estimated_on_its_own(run: dict[str,
 
 
 def test_a_global_batch_is_held() -> None:
-    answer = recommend({"model": "llama-3-8b", "gpu": "h100-80gb"}, global_batch=96, gpus="8", keep=["attention", "offload"])
+    answer = recommend(
+        {"model": "llama-3-8b", "gpu": "h100-80gb"}, global_batch=96, gpus="8", keep=["attention", "offload"]
+    )
     for choice in answer.rows:
         assert choice.run["batch_size"] * choice.run["grad_accum"] * 8 == 96
 
@@ -187,7 +189,9 @@ ARTICLES = [
 @pytest.mark.parametrize(("optimizer", "gpus"), ARTICLES)
 def test_the_gpus_that_articles_count(optimizer: Any, gpus: int) -> None:
     run = {"model": "7b", "precision": "mixed-fp16", "optimizer": optimizer, "gpu": "80GB"}
-    answer = recommend(run, gpus="1..8", vary={"optimizer": [optimizer], "sharding": ["zero3"]}, keep=["precision", "offload"])
+    answer = recommend(
+        run, gpus="1..8", vary={"optimizer": [optimizer], "sharding": ["zero3"]}, keep=["precision", "offload"]
+    )
     fewest = next(choice for choice in answer.rows if "fewest GPUs" in choice.labels)
     assert fewest.gpus == gpus
 
@@ -223,6 +227,8 @@ def test_what_a_switch_spares_is_the_difference_it_makes() -> None:
 
 def test_every_part_of_a_step_can_be_named() -> None:
     """Optimizers that step in the backward pass, with what they leave in host memory, are followed as well."""
-    answer = recommend({"model": "llama-3-8b", "gpu": "rtx-4090"}, gpus="1", method="full", vary={"optimizer": ["lomo"]})
+    answer = recommend(
+        {"model": "llama-3-8b", "gpu": "rtx-4090"}, gpus="1", method="full", vary={"optimizer": ["lomo"]}
+    )
     assert answer.rows
     assert answer.rejected

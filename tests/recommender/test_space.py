@@ -17,7 +17,9 @@ from memcalc.recommender.wishes import Wishes, by_method, cards_of, counts_of, m
 from memcalc.validation import parse_run
 
 
-def around(cards: tuple[str, ...] = ("h100-80gb",), counts: tuple[int, ...] = (1,), tuning: bool = False, **run: Any) -> Space:
+def around(
+    cards: tuple[str, ...] = ("h100-80gb",), counts: tuple[int, ...] = (1,), tuning: bool = False, **run: Any
+) -> Space:
     asked = parse_run({"model": "llama-3-8b", **run})
     model = load_model(asked.model)
     return space(asked, model, task_of(None, asked, model), tuple(map(gpu, cards)), counts, given={}, tuning=tuning)
@@ -26,8 +28,10 @@ def around(cards: tuple[str, ...] = ("h100-80gb",), counts: tuple[int, ...] = (1
 def test_one_gpu_shares_nothing_and_several_always_do() -> None:
     for shape in around(counts=(1, 8)).shapes:
         assert (shape.sharding is None) == (shape.gpus == 1) or shape.gpus == 8
-        assert shape.gpus == 1 or not shape.offload.startswith("optimizer") or (
-            shape.sharding is not None and shape.sharding.strategy != "ddp"
+        assert (
+            shape.gpus == 1
+            or not shape.offload.startswith("optimizer")
+            or (shape.sharding is not None and shape.sharding.strategy != "ddp")
         )
 
 
@@ -101,7 +105,13 @@ def test_tuning_is_opt_in() -> None:
     assert {"adafactor", "lion", "came"} <= {named(spec).name for spec in around(tuning=True).optimizers}
 
 
-NUMBERS = [("8", (8,)), ("1,2,4", (1, 2, 4)), ("8..64", (8, 16, 32, 64)), ("3..20", (3, 6, 12, 20)), ("1,8..16", (1, 8, 16))]
+NUMBERS = [
+    ("8", (8,)),
+    ("1,2,4", (1, 2, 4)),
+    ("8..64", (8, 16, 32, 64)),
+    ("3..20", (3, 6, 12, 20)),
+    ("1,8..16", (1, 8, 16)),
+]
 
 
 @pytest.mark.parametrize(("text", "expected"), NUMBERS)
