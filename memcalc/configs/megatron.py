@@ -55,8 +55,8 @@ _MATTER: Final = (
 
 _LINEARS: Final = {
     "linear_qkv": ["q_proj", "k_proj", "v_proj"], "linear_proj": ["o_proj"], "linear_fc2": ["down_proj"],
-    "linear_q_proj": ["q_proj"], "linear_q_down_proj": ["q_a_proj"], "linear_q_up_proj": ["q_b_proj"], "linear_kv_down_proj": ["kv_a_proj_with_mqa"],
-    "linear_kv_up_proj": ["kv_b_proj"],
+    "linear_q_proj": ["q_proj"], "linear_q_down_proj": ["q_a_proj"], "linear_q_up_proj": ["q_b_proj"],
+    "linear_kv_down_proj": ["kv_a_proj_with_mqa"], "linear_kv_up_proj": ["kv_b_proj"],
 }  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def recognises(document: Document) -> int:
         return 0
     words = dict(flattened(document.data))
     found = sum(sign in words for sign in _SIGNS)
-    return 88 if found >= 6 else 60 if found >= 2 and "tensor_model_parallel_size" in words else 0
+    return 96 if found >= 9 else 88 if found >= 6 else 60 if found >= 2 and "tensor_model_parallel_size" in words else 0
 
 
 def read(document: Document, asked: Asked) -> Reading:

@@ -25,7 +25,8 @@ QWEN2 = {**LLAMA, "vocab_size": 152064, "hidden_size": 3584, "intermediate_size"
 GPT2 = {"model_type": "megatron_gpt", "vocab_size": 50257, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
         "num_attention_heads": 12, "max_position_embeddings": 1024}  # fmt: skip
 PYTHIA = {**GPT2, "vocab_size": 50304, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6,
-          "num_attention_heads": 8, "position_embedding": "rope", "tie_word_embeddings": False, "parallel_residual": "two"}  # fmt: skip
+          "num_attention_heads": 8, "position_embedding": "rope", "tie_word_embeddings": False,
+          "parallel_residual": "two"}  # fmt: skip
 DEEPSEEK = {
     **LLAMA, "vocab_size": 129280, "hidden_size": 7168, "intermediate_size": 18432, "num_hidden_layers": 61,
     "num_attention_heads": 128, "num_experts": 256, "num_experts_per_tok": 8, "moe_intermediate_size": 2048,

@@ -99,7 +99,8 @@ def test_arguments_as_they_are_where_nothing_else_is_said() -> None:
     assert found.format == "megatron"
     assert found.run == {
         "gpus": 1, "seq_len": 4096, "implementation": "megatron", "precision": "megatron-bf16", "checkpointing": "none",
-        "sharding": {"strategy": "megatron", "distributed_optimizer": False}, "batch_size": 2, "grad_accum": 32, "optimizer": "adamw",
+        "sharding": {"strategy": "megatron", "distributed_optimizer": False}, "batch_size": 2, "grad_accum": 32,
+        "optimizer": "adamw",
         "model": {
             "model_type": "megatron_gpt", "num_hidden_layers": 24, "hidden_size": 2048, "num_attention_heads": 16,
             "vocab_size": 50257, "intermediate_size": 8192, "hidden_act": "gelu", "gated": False, "normalization": "layer",

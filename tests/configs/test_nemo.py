@@ -42,14 +42,17 @@ model:
   optim: {name: mcore_distributed_optim, overlap_grad_sync: true, grad_sync_dtype: bf16}
   data: {seq_length: 2048, num_workers: 2}
 """
-LLAMA = GPT.replace("  kv_channels", """\
+LLAMA = GPT.replace(
+    "  kv_channels",
+    """\
   num_query_groups: 8
   normalization: rmsnorm
   activation: fast-swiglu
   bias: false
   position_embedding_type: rope
   share_embeddings_and_output_weights: false
-  kv_channels""").replace("library: megatron, type: GPT2BPETokenizer", "library: huggingface, type: meta-llama/Meta-Llama-3-8B")
+  kv_channels""",
+).replace("library: megatron, type: GPT2BPETokenizer", "library: huggingface, type: meta-llama/Meta-Llama-3-8B")
 TUNING = """\
 run: {model_train_name: llama2_7b}
 trainer: {devices: 4, precision: bf16}
