@@ -130,7 +130,10 @@ def _wrapping(section: _Section, words: tuple[str, ...], wraps: bool) -> None:
         or "auto_wrap" in words
         or (not policy and (named or wraps))
     ):
-        sheet.put("sharding.wrap", "layers", section.key("auto_wrap_policy"), default="" if policy else SOURCE)
+        # with FSDP2 the embedding, and the last norm with the head, are units of their own (fsdp2_prepare_model)
+        own = sheet.format == "axolotl"  # which prepares the model itself (axolotl/monkeypatch/accelerate/fsdp2.py)
+        units = "accelerate" if sheet.run["sharding"].get("version") == 2 and not own else "layers"
+        sheet.put("sharding.wrap", units, section.key("auto_wrap_policy"), default="" if policy else SOURCE)
     else:
         sheet.put("sharding.wrap", "none", section.key("auto_wrap_policy"), default=f"{SOURCE}: NO_WRAP")
 

@@ -64,7 +64,7 @@ parallelism_config: {parallelism_config_tp_size: 2, parallelism_config_dp_replic
         "strategy": "hsdp",
         "version": 2,
         "reshard_after_forward": False,
-        "wrap": "layers",
+        "wrap": "accelerate",
         "replicate": 2,
     }
     assert run["checkpointing"] == "full"

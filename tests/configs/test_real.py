@@ -31,11 +31,11 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     }),
     "accelerate-fsdp2.yaml": ("accelerate", {
         "precision": "mixed-bf16",
-        "sharding": {"strategy": "fsdp", "version": 2, "reshard_after_forward": True, "wrap": "layers"},
+        "sharding": {"strategy": "fsdp", "version": 2, "reshard_after_forward": True, "wrap": "accelerate"},
     }),
     "accelerate-tp-hsdp.yaml": ("accelerate", {
         "precision": "mixed-bf16", "parallel": {"tensor": 2},
-        "sharding": {"strategy": "hsdp", "version": 2, "reshard_after_forward": True, "wrap": "layers", "replicate": 2},
+        "sharding": {"strategy": "hsdp", "version": 2, "reshard_after_forward": True, "wrap": "accelerate", "replicate": 2},
     }),
     "accelerate-deepspeed.yaml": ("accelerate", {
         "precision": "mixed-bf16", "sharding": {"strategy": "zero3"}, "grad_accum": 4,

@@ -72,7 +72,7 @@ def test_fsdp_config_may_be_a_file(tmp_path: Path) -> None:
         "strategy": "fsdp",
         "version": 2,
         "reshard_after_forward": False,
-        "wrap": "layers",
+        "wrap": "accelerate",
         "offload_params": True,
     }
 
