@@ -128,7 +128,7 @@ def _asked(
     ] = None,
     gpus: Annotated[str | None, _flag("How many GPUs in all.", "--gpus", "-n", metavar="N")] = None,
     sharding: Annotated[
-        str | None, _flag("none, ddp, zero1, zero2, zero3 or fsdp.", "--sharding", completes=words_of("sharding"))
+        str | None, _flag("none, ddp, zero0 to zero3, fsdp, hsdp, megatron.", "--sharding", completes=words_of("sharding"))
     ] = None,
     offload: Annotated[
         str | None,
