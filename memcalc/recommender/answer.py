@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
     from memcalc.recommender.rank import Scored
     from memcalc.recommender.tasks import Task
+    from memcalc.report import Report
     from memcalc.run import Run
 
+NARROW = 50  # a run that leaves less than one part in so many is called narrow
 RESERVED = "what the allocator reserves"
 SEGMENTS = "expandable segments may spare it"
 
@@ -59,7 +61,7 @@ class Answers:
             intrusion=intrusion(made),
             changes=tuple(self._told(change, run, detailed=detailed) for change in made),
             why="; ".join(WHY[label].format(unit=found.unit if found else "tokens") for label in labels),
-            hints=tuple(hints(run, method_of(run))),
+            hints=(*hints(run, method_of(run)), *narrow(report)),
         )
 
     def _told(self, change: Switch, run: Run, *, detailed: bool) -> Switch:
@@ -149,6 +151,13 @@ class Answers:
         plan = self.search.evaluator.plan(replace(run_of(candidate), gpu=None))
         where = binding(plan) if plan else ""
         return f"{format_bytes(over)} more than there is on {choice.gpu}{f', in {where}' if where else ''}"
+
+
+def narrow(report: Report) -> Iterator[str]:
+    """A word of caution where a run fits by a hair."""
+    headroom, usable = report.verdict.headroom, report.gpu.usable
+    if headroom is not None and usable and 0 <= headroom < usable // NARROW:
+        yield f"only {format_bytes(headroom, 'auto')} to spare: ask for more with --margin 5%"
 
 
 def reverted(run: Run, asked: Run, key: str) -> Run:

@@ -232,3 +232,12 @@ def test_every_part_of_a_step_can_be_named() -> None:
     )
     assert answer.rows
     assert answer.rejected
+
+
+def test_a_run_that_fits_by_a_hair_is_said_to() -> None:
+    answer = recommend({"model": "llama-3-70b", "gpu": "h100-80gb"}, gpus="8", keep=["attention", "parallel"])
+    for choice in answer.rows:
+        assert choice.headroom is not None
+        assert choice.usable is not None
+        told = any("to spare: ask for more" in hint for hint in choice.hints)
+        assert told == (choice.headroom < choice.usable // 50)
