@@ -173,6 +173,13 @@ def _by_its_name(name: str) -> dict[str, Any] | None:
             "train_micro_batch_size_per_gpu": AUTO}  # fmt: skip
 
 
+def engine(sheet: Sheet) -> None:
+    """Set precision, sharding and optimizer by DeepSpeed's keys that stand at the top of another framework's config."""
+    _precision(sheet, None)
+    _sharding(sheet)
+    _optimizer(sheet)
+
+
 def _say(sheet: Sheet, half: str | None, gpus: int) -> None:
     _precision(sheet, half)
     _sharding(sheet)
