@@ -251,7 +251,9 @@ def deepspeed(name: str, given: Mapping[str, Any], ranks: int, run: Run, model: 
     if faults:
         raise RunInvalid(faults)
     made = _class(stage, dtype, settings, fused=run.implementation == "megatron")
-    return made(name, ranks, _away(settings), stage, dtype, settings, run.grad_accum > 1, run.parallel.tensor > 1)
+    return made(
+        name, ranks, _away(stage, dtype, settings), stage, dtype, settings, run.grad_accum > 1, run.parallel.tensor > 1
+    )
 
 
 def _class(stage: int, dtype: str, settings: Settings, *, fused: bool = False) -> type[Zero]:
@@ -277,11 +279,16 @@ def _offloads(run: Run) -> dict[str, Offload]:
     return {name: Offload("cpu", buffer_count=counts[name]) for name in sections.get(run.offload, ())}
 
 
-def _away(settings: Settings) -> frozenset[str]:
-    """What is not on the GPU between steps: all of a component; Twin-Flow's sub-groups on the GPU are told apart elsewhere."""
+def _away(stage: int, dtype: str, settings: Settings) -> frozenset[str]:
+    """What is not on the GPU between steps: all of a component; Twin-Flow's sub-groups on the GPU are told apart elsewhere.
+
+    Gradients of stage 2 stay where they are added up in fp32 in a buffer of their own.
+    """
     found = set()
     if settings.offload_optimizer.device != "none" and settings.offload_optimizer.ratio == 1:
         found |= {"master_weights", "optimizer_states"}
+        compact = stage == 2 and settings.grad_accum_dtype not in ("", dtype)
+        found |= {"gradients"} if stage > 1 and not compact else set()
     if settings.offload_param.device != "none":
         found.add("weights")
     return frozenset(found)
