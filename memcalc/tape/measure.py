@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from memcalc.allocator import OWN_SEGMENT
 from memcalc.dtypes import nbytes
 from memcalc.known import Known
 from memcalc.optimizers.values import Parameter, StateTensor
@@ -99,6 +100,8 @@ def _measured(
         buffers = [(nbytes(tensor.elements, stored(tensor)), tensor.count) for tensor in local.buffers]
         gradients, grows = _accumulated(local, setting), setting.expandable_segments
         there = [*sizes, *masters, *(gradients if local.accumulated is not None else ()), *buffers]
+        if recording.resident >= OWN_SEGMENT:  # inputs that are more than rounding
+            there.append((recording.resident, 1))
         earlier = None
         if inner.accumulating and local.accumulated is None:
             earlier = record(model, replace(inner, accumulating=False), weights, attach)

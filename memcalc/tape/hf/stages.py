@@ -9,11 +9,11 @@ from memcalc.tape.hf.losses import language_model_loss, token_loss
 from memcalc.tape.hf.programs import body, depth, split
 from memcalc.tape.hf.programs import whole as undivided
 from memcalc.tape.rules import Around, run
+from memcalc.tape.values import Value
 
 if TYPE_CHECKING:
     from memcalc.model import Model
     from memcalc.tape.recorder import Tape
-    from memcalc.tape.values import Value
     from memcalc.ways import Ways
 
 
@@ -29,6 +29,7 @@ def whole(t: Tape, model: Model) -> tuple[Value, Value]:
     x = labels if ways.first else received(t, ways)
     hidden, _ = body(t, base, x)
     if not ways.last:
+        boundary(t, ways, ".gradient")
         return hidden, hidden
     if model.kind == "causal-lm":
         return language_model_loss(t, model, heads, hidden, labels)
@@ -39,6 +40,18 @@ def whole(t: Tape, model: Model) -> tuple[Value, Value]:
 
 def received(t: Tape, ways: Ways) -> Value:
     """Hidden states from the stage before; their gradient is sent back."""
-    x = t.new((t.setting.batch, t.setting.seq // ways.spread, ways.width), t.setting.autocast or t.setting.weights)
+    x = boundary(t, ways, ".received")
     x.node = Leaf(t, x)
     return x
+
+
+def boundary(t: Tape, ways: Ways, name: str) -> Value:
+    """One of the buffers of what passes between two stages: there is one for each micro batch of a step, all along.
+
+    torch/distributed/pipelining/stage.py, _setup_forward_recv_info and _setup_backward_recv_info.
+    """
+    shape = (t.setting.batch, t.setting.seq // ways.spread, ways.width)
+    dtype = t.setting.autocast or t.setting.weights
+    every = t.given((ways.micro_batches, *shape), dtype, name)
+    t.once += t.residents[name]
+    return Value(t, every.storage, shape, dtype)
