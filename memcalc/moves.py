@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from memcalc.tape.recorder import Layers
     from memcalc.tape.step import Recording
 
-MOVES = 3000  # that a step should not have many more of: the log of a small model is followed layer by layer
+MOVES = 4000  # that a step should not have many more of: the log of a small model is followed layer by layer
 EDGE = 2  # layers at each end of a stack that are followed one by one in any case
 STEPS = (4, 3, 2, 1, 0)  # groups of layers from each end to the middle, each twice as wide as the one before
 
@@ -60,6 +60,11 @@ class Record:
                 run = []
         return [*found, (run, -1)]
 
+    @property
+    def moves(self) -> int:
+        """How many there are."""
+        return sum(len(run) for path in self.paths for run, _ in path)
+
     def counts(self, times: int) -> list[int]:
         """How many blocks each birth is."""
         if times == 1:
@@ -83,14 +88,15 @@ class Moves:
         self.home: dict[int, Home] = {}
         self.like: dict[tuple[int, int, int], dict[tuple[int, int], int]] = {}  # a slice's storages by their marks
         self.deaths = {~event: at for at, event in enumerate(recording.events) if event < 0}
-        self.orders = [
-            groups(stack.order, _lengths(stack), MOVES // len(recording.stacks)) for stack in recording.stacks
-        ]
-        self.firsts = [[sample for sample, _ in order] for order in self.orders]
         self.records = [
             [self._record(place, stack, sample) for sample in range(len(stack.events) - 1)]
             for place, stack in enumerate(recording.stacks)
         ]
+        self.orders = [
+            groups(stack.order, [record.moves for record in records], MOVES // len(recording.stacks))
+            for stack, records in zip(recording.stacks, self.records, strict=True)
+        ]
+        self.firsts = [[sample for sample, _ in order] for order in self.orders]
         self.bases = [[self._based(place, *group) for group in order] for place, order in enumerate(self.orders)]
         self._run()
         self.outputs = self.outside.get(recording.outputs, -1)
@@ -186,23 +192,23 @@ class Moves:
         """A layer, or several like layers at once."""
         sample, times = self.orders[place][group]
         record = self.records[place][sample]
+        last = sample not in (self.firsts[place][:group] if direction else self.firsts[place][group + 1 :])
         if direction and times > 1:
-            self._follow(place, group, record.early)
-        self._follow(place, group, record.paths[direction])
+            self._follow(place, group, record.early, last=last)
+        self._follow(place, group, record.paths[direction], last=last)
 
-    def _follow(self, place: int, group: int, path: Path) -> None:
+    def _follow(self, place: int, group: int, path: Path, *, last: bool) -> None:
         base, moves = self.bases[place][group], self.moves
         for run, other in path:
             moves += [base + move if move >= 0 else move - base for move in run]
-            if other >= 0:
+            if other in self.home:
                 self._die(place, group, other)
+            elif other >= 0 and last:  # what all layers share goes with the one that runs last
+                self._end(other)
 
     def _die(self, place: int, group: int, storage: int) -> None:
-        """What another has made: the storage that really dies here is its like in the neighbour."""
-        home, order, firsts = self.home.get(storage), self.orders[place], self.firsts[place]
-        if home is None:
-            self._end(storage)
-            return
+        """What another layer has made: the storage that really dies here is its like in the neighbour."""
+        home, order, firsts = self.home[storage], self.orders[place], self.firsts[place]
         here = order[group][0]
         if home.place != place:
             self._bury(storage, 0)
@@ -252,10 +258,3 @@ def _grouped(order: list[int], steps: int) -> list[tuple[int, int]]:
     bounds += [*(last - width for width in reversed(widths)), *range(last + 1, len(order) + 1)]
     pieces = (order[start:stop] for start, stop in pairwise(bounds))
     return [(sample, piece.count(sample)) for piece in pieces for sample in dict.fromkeys(piece)]
-
-
-def _lengths(stack: Layers) -> list[int]:
-    """Events of each record of a stack."""
-    back = stack.returns[::-1]
-    records = range(len(stack.events) - 1)
-    return [stack.events[i + 1] - stack.events[i] + back[i] - back[i + 1] for i in records]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcalc.allocator import MIB, OWN_SEGMENT, Alive, CachingAllocator, ExpandableAllocator
+from memcalc.allocator import LARGE_SEGMENT, MIB, Alive, CachingAllocator, ExpandableAllocator
 from memcalc.moves import Moves
 from memcalc.tape.values import rounded
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from memcalc.sharding.strategy import Staged
     from memcalc.tape.step import Recording
 
-STATES = 4  # turns in which the optimizer makes the states of like layers, one layer after the other
+STATES = 8  # turns in which the optimizer makes the states of like layers, one layer after the other
 NEGLIGIBLE = 2**14  # blocks smaller than this part of all that persists are left to the small pool, unless it is small
 
 
@@ -52,9 +52,9 @@ def reserved(
     allocator, step = _new(expandable=expandable), Moves(recording, floor)
     making = Moves(earlier, floor) if earlier else None
     for size, count in weights:
-        if size >= OWN_SEGMENT:
+        if size >= LARGE_SEGMENT:
             allocator.several(rounded(size), count)
-    for size, times in _in_turn([((size,), count) for size, count in weights if size < OWN_SEGMENT], floor):
+    for size, times in _in_turn([((size,), count) for size, count in weights if size < LARGE_SEGMENT], floor):
         allocator.several(rounded(size), times)
     outputs: Alive = None
     for first in (True, False):

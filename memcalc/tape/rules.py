@@ -43,6 +43,7 @@ class Around:
         "per_layer",
         "positions",
         "ready",
+        "returned",
         "ropes",
         "rotary",
         "scene",
@@ -59,6 +60,9 @@ class Around:
         self.causal = True
         self.weights: Value | None = None  # of an eager attention: the layer holds on to them to its end
         self.summed: list[Value] = []  # of a module that holds on to it
+        self.returned: Value | None = (
+            None  # by a layer beside its output: the model holds it until the next has returned
+        )
         self.branch: Value | None = None  # what was added to the residual stream, if the layer holds on to it, too
         self.chosen: tuple[Value, Value] | None = None
         self.rotary: tuple[Value, Value] | None = None

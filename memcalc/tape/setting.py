@@ -27,8 +27,8 @@ class Setting:
     those of the loss, or `chunk_size` how many times the hidden states' elements one may have; `saves_input` where
     their library keeps the input for the backward pass, `unpacks_parameters` where stacked experts are unpacked
     whole. `ways` says how the model is divided over ranks (None: it is not); `seq` and the model are then one rank's.
-    `expandable_segments` where the allocator grows them. `keeps_inputs` where linear layers save their input even if their weight does not learn (DeepSpeed's
-    zero3_linear_wrap).
+    `expandable_segments` where the allocator grows them. `keeps_inputs` where linear layers save their input even if
+    their weight does not learn (DeepSpeed's zero3_linear_wrap).
     """
 
     batch: int = 1

@@ -72,7 +72,7 @@ def wide_scores(t: Tape, block: Attention, q: Value, k: Value, v: Value, around:
         weights = f.scale(weights)
     weights = f.softmax(weights)
     weights = f.to(weights, v.dtype)
-    weights = around.weights = f.dropout(weights, block.dropout)
+    weights = around.weights = around.returned = f.dropout(weights, block.dropout)
     out = f.matmul(weights, v)
     return f.contiguous(f.transpose(out, 1, 2))
 
@@ -96,7 +96,7 @@ def bloom(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     scores = f.view(f.baddbmm(bias, q, f.swap(k)), b, h, s, s)
     mask = around.mask(0)
     masked = scores if mask is None else f.add(scores, mask)
-    weights = around.weights = f.dropout(f.to(f.softmax(masked, "fp32"), q.dtype), block.dropout)
+    weights = around.weights = around.returned = f.dropout(f.to(f.softmax(masked, "fp32"), q.dtype), block.dropout)
     out = f.bmm(f.lower(f.view(weights, b * h, s, s)), f.lower(v))
     out = f.reshape(f.transpose(f.view(out, b, h, s, d), 1, 2), b, s, h * d)
     return run(t, block.out, out, around)
@@ -115,7 +115,7 @@ def mpt(t: Tape, block: Attention, x: Value, around: Around) -> Value:
         scores = f.add(scores, f.narrow(around.bias, -1, s))
     scores = f.masked_fill(scores, around.masks[0])  # type: ignore[arg-type]  # alibi.surround has made it
     weights = f.to(f.softmax(f.to(scores, "fp32")), v.dtype)
-    weights = around.weights = f.dropout(weights, block.dropout)
+    weights = around.weights = around.returned = f.dropout(weights, block.dropout)
     out = f.contiguous(f.transpose(f.matmul(weights, v), 1, 2))
     return project(t, block, out, around)
 
@@ -142,7 +142,7 @@ def falcon_scores(q: Value, k: Value, v: Value, around: Around) -> Value:
     """The eager half of FalconAttention.forward: softmax in the dtype of the queries; one name for scores and weights."""
     scores = f.scale_(f.matmul(q, f.swap(k)))
     mask = around.mask(0)
-    scores = around.weights = f.softmax(scores if mask is None else f.add(scores, mask), q.dtype)
+    scores = around.weights = around.returned = f.softmax(scores if mask is None else f.add(scores, mask), q.dtype)
     return f.matmul(scores, v)
 
 
@@ -152,7 +152,7 @@ def falcon_biased(t: Tape, block: Attention, q: Value, k: Value, v: Value, aroun
     wide = f.to(scores, "fp32")
     logits = f.scale_(f.add(wide, around.bias))  # type: ignore[arg-type]  # alibi.surround has made it
     weights = f.softmax(f.add(logits, around.masks[0]), q.dtype)  # type: ignore[arg-type]
-    weights = around.weights = f.dropout(weights, block.dropout)
+    weights = around.weights = around.returned = f.dropout(weights, block.dropout)
     out = f.matmul(weights, v)
     out = f.reshape(f.transpose(out, 1, 2), out.shape[0], out.shape[2], -1)
     return run(t, block.out, out, around)

@@ -108,7 +108,7 @@ def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:  # noqa: C9
     samples, order = _samples(kinds, setting.every if setting.checkpoint else 0)
     marks = Layers(path, order)
     t.stacks.append(marks)
-    first = x
+    first, before = x, None
     for number, index in enumerate(samples):
         layer, name = named[index]
         t.path, t.instance = (
@@ -124,6 +124,7 @@ def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:  # noqa: C9
             x = _wrapped(t, path, index, name, partial(_once, t, layer, around))(x)
         else:
             x = run(t, layer, x, around)
+        before, around.returned = around.returned, None
         around.weights = around.branch = None
         around.summed.clear()
         if not number and around.after_first:
@@ -132,6 +133,7 @@ def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:  # noqa: C9
             t.held.append(x)
         if not number:
             marks.shared = around.storages()
+    del before
     marks.mark(t)
     t.like = 1
     t.path, t.instance = path, outer

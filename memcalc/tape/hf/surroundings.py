@@ -30,7 +30,13 @@ def prepare(t: Tape, layers: Block, x: Value, around: Around) -> None:
     tables = dict.fromkeys(table for mixer in mixers if (table := rotary(mixer))[1])
     if tables and around.positions is None:
         around.positions = f.shift(t.new((seq,), "int64"))
-    for window, causal, eager in dict.fromkeys((sees(m), m.causal, eager_only(m, t.setting.attention)) for m in mixers):
+    first = mixers[0] if mixers else None
+    biased = isinstance(first, Attention) and first.formula in (
+        "falcon",
+        "mpt",
+    )  # whose masks are made with their biases
+    seen = dict.fromkeys((sees(m), m.causal, eager_only(m, t.setting.attention)) for m in mixers)
+    for window, causal, eager in () if biased else seen:
         if causal:
             positions = tells_positions(mixers[0])
             around.masks[window] = causal_mask(t, batch, seq, x.dtype, window, eager=eager, positions=positions)
@@ -41,10 +47,9 @@ def prepare(t: Tape, layers: Block, x: Value, around: Around) -> None:
     if around.sighted:
         eagerly = t.setting.attention == "eager"
         around.masks = {window: built(t, batch, seq, seq, x.dtype, eager=eagerly) for window in around.masks}
-    first = mixers[0] if mixers else None
     if isinstance(first, Attention) and first.padded and not around.masks[first.window]:
         around.masks[first.window] = padded_mask(t, batch, seq, x.dtype, eager=eager_only(first, t.setting.attention))
-    if isinstance(first, Attention) and (first.alibi or first.formula in ("falcon", "mpt")):
+    if isinstance(first, Attention) and (biased or first.alibi):
         alibi.surround(t, first, x, around)
     if any(layer.__class__.__name__ == "Hybrid" for _, layer in layers.groups()):
         around.original = f.clone(x)
