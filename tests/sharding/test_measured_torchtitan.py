@@ -52,7 +52,8 @@ def error(row: Row) -> float:
     pipelined = "pipeline" in dict(row.parallel)
     run = {
         "model": row.model, "gpus": row.gpus, "seq_len": row.seq_len, "batch_size": row.batch_size, "gpu": "h100",
-        "precision": "mixed-bf16", "implementation": "torchtitan-compiled", "optimizer": {"name": "adamw", "implementation": "fused"},
+        "precision": "mixed-bf16", "implementation": "torchtitan-compiled",
+        "optimizer": {"name": "adamw", "implementation": "fused"},
         "checkpointing": row.checkpointing, "parallel": dict(row.parallel), "grad_accum": row.micro_batches,
         "sharding": {"strategy": "fsdp", "wrap": "layers+embed+head", "reduce_dtype": "fp32", "no_sync": pipelined,
                      "reshard_after_forward": not pipelined},
