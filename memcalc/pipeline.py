@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from memcalc.curve import EMPTY
-from memcalc.gpus import communicator_bytes, communicators_measured
+from memcalc.gpus import MIB, communicator_bytes, communicators_measured
 from memcalc.question import Question
 from memcalc.report import (
     COMPONENTS,
@@ -61,6 +61,7 @@ def estimate_run(run: Run, beside: Path | None = None, formula: str = "", *, per
     plan = resolve(run, beside)
     every = every_rank(plan) if per_rank else []
     memory = fullest(every) if every else memory_of(plan, plan.ledger())
+    _note_the_node(plan, memory)
     return Report(
         run=resolved_run(plan),
         model=model_part(plan),
@@ -161,10 +162,15 @@ def fullest_plan(plan: Plan) -> Plan:
     return max(contenders(plan), key=lambda found: (found[1].total, found[1].peak_allocated))[0]
 
 
+def node(plan: Plan) -> int:
+    """How many ranks share a node's host memory."""
+    return min(plan.run.gpus, plan.gpu.per_node if plan.gpu else 8)
+
+
 def rank_part(rank: Plan, memory: Memory) -> RankPart:
     """One kind of rank, as the report shows it."""
-    node = min(rank.run.gpus, rank.gpu.per_node if rank.gpu else 8)
-    host = Host(pinned=memory.host.pinned * node, pageable=memory.host.pageable * node)
+    ranks = node(rank)
+    host = Host(pinned=memory.host.pinned * ranks, pageable=memory.host.pageable * ranks)
     stage = rank.ways.stage if rank.ways else 0
     held = sum(tensor.parameters for tensor in rank.tensors)
     return RankPart(label=rank.label or "every rank", stage=stage, parameters=held, memory=memory, host_per_node=host)
@@ -207,6 +213,15 @@ def _live(held: dict[str, int], step: Timeline | None) -> tuple[dict[str, int], 
         return phases, "optimizer", whole
     at_peak = {**dict.fromkeys(COMPONENTS, 0), **step.at_peak}
     return {str(name): height for name, height in step.phases.items()}, step.peak_phase, at_peak
+
+
+def _note_the_node(plan: Plan, memory: Memory) -> None:
+    """The host memory of a node, where its ranks keep anything worth a word there."""
+    host, ranks = memory.host.pinned + memory.host.pageable, node(plan)
+    if host >= MIB and ranks > 1:
+        plan.notes.assume(
+            "offload", "node", f"host memory is one rank's: the {ranks} of a node take {format_bytes(host * ranks)}"
+        )
 
 
 def _note_what_is_missing(plan: Plan, book: Ledger, step: Timeline | None) -> None:

@@ -94,3 +94,13 @@ def test_a_single_gpu_can_offload() -> None:
     assert plain == memcalc.estimate({"model": "llama-2-7b"}).memory
     assert away.persistent == 0
     assert away.host.pinned > 0
+
+
+def test_the_host_memory_of_a_node_is_said() -> None:
+    """A rank's is in the numbers; eight of the sixteen share a node."""
+    report = memcalc.estimate(
+        {"model": "llama-2-7b", "gpus": 16, "sharding": "zero3", "offload": "optimizer", "gpu": "h100-80gb"}
+    )
+    host = report.memory.host.pinned + report.memory.host.pageable
+    told = [note.message for note in report.assumptions if note.code == "node"]
+    assert told == [f"host memory is one rank's: the 8 of a node take {8 * host / 2**30:.2f} GiB"]
