@@ -64,7 +64,8 @@ def recognises(document: Document) -> int:
     """By Megatron-LM's own words, at any depth, or as arguments in a script."""
     if not document.data:
         return 85 if looks_like_arguments(document.text) else 0
-    if any(key in document.data for key in _OTHERS):
+    within = {key for value in document.data.values() if isinstance(value, dict) for key in value}
+    if any(key in document.data or key in within for key in _OTHERS):
         return 0
     words = dict(flattened(document.data))
     found = sum(sign in words for sign in _SIGNS)

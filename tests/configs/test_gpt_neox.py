@@ -113,8 +113,8 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
         "attention": None}),
     (LLAMA, {
         "gpus": None, "parallel": {"tensor": 2, "pipeline": 2}, "precision": "mixed-bf16-fp32-grads", "batch_size": 2,
-        "grad_accum": 16, "model.intermediate_size": 13824, "model.normalization": "rms", "model.gated": True, "model.attention_bias": False,
-        "model.vocab_size": 32000, "model.model_type": "megatron_gpt", "attention": "eager"}),
+        "grad_accum": 16, "model.intermediate_size": 13824, "model.normalization": "rms", "model.gated": True,
+        "model.attention_bias": False, "model.vocab_size": 32000, "model.model_type": "megatron_gpt", "attention": "eager"}),
     # a width that can't be halved is that of mlp_type: llama
     (LLAMA.replace("41472", "14336").replace("mlp_multiple_of: 256", "num_kv_heads: 8"),
      {"model.intermediate_size": 14336, "model.num_key_value_heads": 8}),
