@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # optimizer steps that are one pass over the states: torch's fused, bitsandbytes' and others' kernels, compiled ones
 ONE_PASS = frozenset({"fused", "kernel", "compiled", "triton", ""})
+RINGS = 3  # times that keys and values go round context-parallel ranks: once forward, and back with their gradients
 COLLECTIVES = 4  # all-reduces of a layer under tensor parallelism, two forward and two back (Shoeybi et al. 2019, 3)
 
 
@@ -44,17 +45,38 @@ def load(plan: Plan, ground: Ground, grad_accum: int, implementation: str, stage
 
 
 def tensor_traffic(plan: Plan) -> int:
-    """Bytes that a rank sends for tensor parallelism in a micro step: each collective moves 2 (t - 1) / t of [tokens, width].
+    """Bytes that a rank sends in a micro step for tensor and context parallelism; 0 where the model's width is not known.
 
-    0 where the width is not known. Shoeybi et al. 2019 (Megatron-LM), 3; sequence parallelism splits them, not less.
+    Tensor: each collective moves 2 (t - 1) / t of [tokens, width] (Shoeybi et al. 2019, Megatron-LM, 3; sequence
+    parallelism splits them, not less). Context: keys and values of the local tokens go round the ring once forward, and
+    with their gradients once back (Liu et al. 2023, Ring Attention, 3).
     """
-    degree, known = plan.run.parallel.tensor, plan.model.dimensions
-    if degree == 1 or known is None or "hidden_size" not in known:
+    parallel, known = plan.run.parallel, plan.model.dimensions
+    if max(parallel.tensor, parallel.context) == 1 or known is None or "hidden_size" not in known:
         return 0
-    layers = int(known["num_hidden_layers"]) // plan.run.parallel.pipeline if "num_hidden_layers" in known else 1
-    tokens = plan.run.batch_size * plan.seq_len // plan.run.parallel.context
-    width = tokens * int(known["hidden_size"]) * BITS[plan.recipe.compute] // 8
-    return COLLECTIVES * layers * 2 * (degree - 1) * width // degree
+    layers = -(-_whole(plan, "num_hidden_layers", 1) // parallel.pipeline)
+    width, heads = _whole(plan, "hidden_size", 1), _whole(plan, "num_attention_heads", 1)
+    tokens = (
+        plan.run.batch_size * plan.seq_len * BITS[plan.recipe.compute] // 8
+    )  # those of this rank, in bytes a channel
+    reduced = COLLECTIVES * 2 * (parallel.tensor - 1) * width // parallel.tensor
+    passed = (
+        RINGS
+        * 2
+        * (parallel.context - 1)
+        * width
+        * _whole(plan, "num_key_value_heads", heads)
+        // heads
+        // parallel.tensor
+    )
+    return layers * tokens * (reduced + passed)
+
+
+def _whole(plan: Plan, key: str, otherwise: int) -> int:
+    """A dimension of the model, or what stands in for one it does not have."""
+    known = plan.model.dimensions
+    value = known[key] if known is not None and key in known else None
+    return value if isinstance(value, int) and value else otherwise
 
 
 def _gathered(tensor: Tensor, plan: Plan, compute: str) -> int:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 SHAPE = ("precision", "checkpointing", "implementation", "attention", "loss", "sharding", "parallel", "offload",
          "expandable_segments", "gpus")  # fmt: skip
 KEYS = ("optimizer", "batch_size", *SHAPE)
+LONG = 32768  # tokens from which a sequence is worth dividing
 FILLING = 4  # micro batches for each stage of a pipeline, where nothing says how many
 MOST = 512  # sequences of a micro batch, where nothing else bounds it
 NARROWER: Mapping[str, tuple[str, ...]] = {  # what a recipe may give way to
@@ -282,9 +283,11 @@ def _strategies(base: Run, counts: tuple[int, ...]) -> Iterator[Sharding | None]
 
 
 def _degrees(base: Run, counts: tuple[int, ...]) -> Iterator[Parallel]:
-    """Tensor parallelism over a node; with Megatron's modules less of it and pipelines as well."""
+    """Tensor parallelism over a node, of long sequences context parallelism; with Megatron's modules pipelines as well."""
     megatron = base.implementation == "megatron"
     tensors, pipelines = ((1, 2, 4, 8), (1, 2, 4, 8)) if megatron else ((1, 8), (1,))
+    if not megatron and not base.lora and (base.seq_len or 0) >= LONG and max(counts) >= 8:
+        yield replace(base.parallel, context=8)
     for tensor, pipeline in product(tensors, pipelines):
         if tensor * pipeline <= max(counts) // (1 if megatron else 2) and (megatron or not base.lora):
             sequence = base.parallel.sequence or (megatron and tensor > 1)

@@ -9,9 +9,11 @@ import pytest
 from memcalc.gpus import gpu
 from memcalc.presets import find
 from memcalc.recommender.cost import price_of, usd_per_million
+from memcalc.recommender.evaluate import Evaluator
 from memcalc.recommender.published import everything, published
 from memcalc.recommender.throughput import Load, bubble, bus, pace
 from memcalc.recommender.work import Work
+from memcalc.validation import parse_run
 from tests.recommender.published import BEGIN, END, README, table
 
 if TYPE_CHECKING:
@@ -98,3 +100,21 @@ def test_a_bare_size_has_no_pace() -> None:
 def test_price() -> None:
     assert price_of(gpu("h100-80gb"), 3.5) is not None
     assert usd_per_million(28.8, 1000) == pytest.approx(8.0)
+
+
+def test_what_divided_models_send() -> None:
+    """Llama 3 8B: 32 layers, 4096 wide, 8 of 32 heads for keys and values, 2 bytes; 2048 tokens of a rank."""
+    evaluator = Evaluator()
+
+    def sent(**parallel: int) -> int:
+        run = parse_run(
+            {"model": "llama-3-8b", "gpus": 8, "seq_len": 2048 * parallel.get("context", 1), "parallel": parallel}
+        )
+        plan = evaluator.plan(run)
+        assert plan
+        return evaluator.load(plan, "adamw", 1, 0).tensor_traffic
+
+    channel = 32 * 2048 * 2
+    assert sent(tensor=8) == channel * 4 * 2 * 7 * 4096 // 8
+    assert sent(context=4) == channel * 3 * 2 * 3 * 4096 * 8 // 32
+    assert sent() == 0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from memcalc.recommender.evaluate import Evaluator
+from memcalc.recommender.evaluate import Evaluator, slowest
+from memcalc.recommender.work import Work
 from memcalc.validation import parse_run
 from tests.recommender.published import worked
 
@@ -91,3 +92,29 @@ def test_operations_by_the_kind_of_block() -> None:
     assert found["attention"] == 3 * first * 4 * WIDTH**2 + SCORES + 5 * SCORES // 2
     assert found["head"] == 3 * 2 * TOKENS * WIDTH * 32000
     assert sum(found.values()) == worked(model="llama-2-7b", seq_len=TOKENS).flops
+
+
+def rank_of(**keys: object) -> Work:
+    run = parse_run({"model": "llama-3-8b", "seq_len": 8192, **keys})
+    steps = Evaluator().heights(run, "adamw")
+    assert steps
+    return slowest(steps).work
+
+
+MEGATRON = {"implementation": "megatron", "precision": "megatron-bf16"}
+
+
+def test_megatrons_modules_make_the_same_products() -> None:
+    ours, theirs = rank_of(), rank_of(**MEGATRON)
+    assert (theirs.forward, theirs.backward, theirs.attention) == (ours.forward, ours.backward, ours.attention)
+    assert theirs.made < ours.made / 2  # in fewer, fused steps
+
+
+@pytest.mark.parametrize("keys", [{"parallel": {"tensor": 8}}, {"parallel": {"context": 8}},
+                                  {**MEGATRON, "parallel": {"tensor": 8}}, {**MEGATRON, "parallel": {"context": 8}}])  # fmt: skip
+def test_eight_ranks_share_the_products(keys: dict[str, object]) -> None:
+    """Tensor parallelism divides matrices and heads, context parallelism tokens, which still attend to all others."""
+    whole, part = rank_of(), rank_of(gpus=8, **keys)
+    assert part.attention == pytest.approx(whole.attention / 8, rel=1e-6)
+    assert part.forward == pytest.approx(whole.forward / 8, rel=0.002)  # the vocabulary is padded
+    assert part.backward == pytest.approx(whole.backward / 8, rel=0.002)

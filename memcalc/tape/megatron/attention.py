@@ -183,8 +183,9 @@ def fused(t: Tape, q: Value, k: Value, v: Value, width: int, over: int = 1) -> V
     b, s, heads, _ = q.shape
     if over > 1:
         q, k, v = (exchanged(t, x, over) for x in (q, k, v))
-    node = record(t, _fused_backward, (q, k, v), (q, k, v))
-    t.multiplied(2 * s * s * over * heads * b * (q.shape[-1] + width) // 2)
+    flops = 2 * s * s * over * heads * b * (q.shape[-1] + width)
+    node = record(t, _fused_backward, (q, k, v), (q, k, v), flops)
+    t.multiplied(flops, kernel=True)
     seen = t.new((*q.shape[:3], width), q.dtype)
     rows = t.new((b, q.shape[2], q.shape[1], 1), "fp32")
     save(t, node, seen)
@@ -198,6 +199,7 @@ def fused(t: Tape, q: Value, k: Value, v: Value, width: int, over: int = 1) -> V
 def _fused_backward(node: Node, g: Value) -> Gradients:
     q, k, v, _out, rows = node.load()
     t = g.tape
+    t.multiplied(5 * node.meta // 2, kernel=True)
     sums = t.new(rows.shape, "fp32")
     wide = t.new(q.shape, "fp32")
     dq, dk, dv = (t.new(x.shape, x.dtype) for x in (q, k, v))
@@ -213,10 +215,11 @@ def ring(t: Tape, q: Value, k: Value, v: Value, width: int, over: int) -> Value:
     """
     b, s, heads, _ = q.shape
     shape, pair = (*q.shape[:3], width), (k.elements + v.elements,)
-    node = record(t, _ring_backward, (q, k, v), (q,), (k.shape, v.shape))
+    flops = 2 * s * s * over * heads * b * (q.shape[-1] + width)
+    node = record(t, _ring_backward, (q, k, v), (q,), (k.shape, v.shape, flops))
     passing = [t.new(pair, q.dtype) for _ in range(over)]
     steps = [t.new(shape, q.dtype) for _ in range(over)]
-    t.multiplied(2 * s * s * over * heads * b * (q.shape[-1] + width) // 2)
+    t.multiplied(flops, kernel=True)
     out = t.new(shape, q.dtype)
     rows = t.new((b, heads, s, 1), "fp32")
     for kept in (passing[-1], out, rows):
@@ -228,7 +231,8 @@ def ring(t: Tape, q: Value, k: Value, v: Value, width: int, over: int) -> Value:
 
 def _ring_backward(node: Node, g: Value) -> Gradients:
     q, pair, _out, rows = node.load()
-    t, (keys, values) = g.tape, node.meta
+    t, (keys, values, flops) = g.tape, node.meta
+    t.multiplied(5 * flops // 2, kernel=True)
     dq = t.new(q.shape, q.dtype)
     buffers = [t.new((2, *pair.shape), pair.dtype) for _ in range(2)]
     sums, wide = t.new(rows.shape, "fp32"), t.new(q.shape, "fp32")
