@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import pytest
 
 from memcalc.recommender.evaluate import Evaluator, slowest
-from memcalc.recommender.work import Work
 from memcalc.validation import parse_run
 from tests.recommender.published import worked
+
+if TYPE_CHECKING:
+    from memcalc.recommender.work import Work
 
 # 2 operations for each weight of a matrix and token, 4 * seq * width for each token and layer of attention
 TOKENS, LAYERS, WIDTH = 1024, 32, 4096
@@ -94,14 +98,14 @@ def test_operations_by_the_kind_of_block() -> None:
     assert sum(found.values()) == worked(model="llama-2-7b", seq_len=TOKENS).flops
 
 
-def rank_of(**keys: object) -> Work:
+def rank_of(**keys: Any) -> Work:
     run = parse_run({"model": "llama-3-8b", "seq_len": 8192, **keys})
     steps = Evaluator().heights(run, "adamw")
     assert steps
     return slowest(steps).work
 
 
-MEGATRON = {"implementation": "megatron", "precision": "megatron-bf16"}
+MEGATRON: dict[str, Any] = {"implementation": "megatron", "precision": "megatron-bf16"}
 
 
 def test_megatrons_modules_make_the_same_products() -> None:
@@ -112,7 +116,7 @@ def test_megatrons_modules_make_the_same_products() -> None:
 
 @pytest.mark.parametrize("keys", [{"parallel": {"tensor": 8}}, {"parallel": {"context": 8}},
                                   {**MEGATRON, "parallel": {"tensor": 8}}, {**MEGATRON, "parallel": {"context": 8}}])  # fmt: skip
-def test_eight_ranks_share_the_products(keys: dict[str, object]) -> None:
+def test_eight_ranks_share_the_products(keys: dict[str, Any]) -> None:
     """Tensor parallelism divides matrices and heads, context parallelism tokens, which still attend to all others."""
     whole, part = rank_of(), rank_of(gpus=8, **keys)
     assert part.attention == pytest.approx(whole.attention / 8, rel=1e-6)
