@@ -8,6 +8,7 @@ from memcalc.blocks.attention import Attention
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Leaf
 from memcalc.tape.hf.adapters import before
+from memcalc.tape.hf.parallel import ring
 from memcalc.tape.hf.rotary import rotate, rotated_part
 from memcalc.tape.rules import Around, rule, run
 
@@ -136,6 +137,9 @@ def attend(t: Tape, block: Attention, q: Value, k: Value, v: Value, around: Arou
         k, v = before(t, k, v)
     if t.setting.attention == "eager" or eager_only(block, t.setting.attention):
         return eager(t, block, q, k, v, mask, around)
+    if mask is None and not block.cross and t.setting.ways and t.setting.ways.context > 1:
+        groups = block.heads // block.kv_heads if "repeat-kv" in t.setting.fused else 1
+        return f.contiguous(f.transpose(ring(t, q, repeat_kv(k, groups), repeat_kv(v, groups)), 1, 2))
     if t.setting.attention == "flash" and not block.scores_bias:
         return flash(t, q, k, v)
     return sdpa(t, block, q, k, v, mask, around)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.parallel import Gather, Scatter
+from memcalc.tape import functions as f
 from memcalc.tape.autograd import Gradients, Node, record, save
+from memcalc.tape.keeping import output
 from memcalc.tape.rules import Around, rule
+from memcalc.tape.values import dense_like
 
 if TYPE_CHECKING:
     from memcalc.tape.recorder import Tape
@@ -74,3 +77,73 @@ def _lost(node: Node, _: Value) -> Gradients:
     out = t.new(x.shape, x.dtype)
     del grad_input, both
     return (out,)
+
+
+def ring(t: Tape, q: Value, k: Value, v: Value) -> Value:
+    """Attention of [batch, heads, tokens, channels] over context-parallel ranks (torch/distributed/tensor/experimental).
+
+    _context_parallel/_attention.py, _templated_ring_attention: keys and values of all ranks are gathered, one part after
+    the other is attended to, and outputs are merged in fp32. Saved is what attention saves, of this rank's part.
+    """
+    over = t.setting.ways.context if t.setting.ways else 1
+    q, k, v = (f.lower(x) for x in (q, k, v))
+    node = record(t, _ring_backward, (q, k, v), (q, k, v), over)
+    t.multiplied(2 * over * q.elements // q.shape[-1] * k.shape[-2] * (q.shape[-1] + v.shape[-1]), kernel=True)
+    keys = _gathered(t, k, v, over)
+    merged = part = None
+    for _ in range(min(over, ROUNDS)):
+        part = t.new((*q.shape[:-1], v.shape[-1]), q.dtype)
+        wide = t.new(part.shape, "fp32")
+        merged = wide if merged is None else _merged(t, merged)
+        del wide
+    assert part is not None  # noqa: S101 - there is one round at least
+    b, h, s, d = part.shape
+    out = output(t, "attention", part.shape, q.dtype, dense_like(part.shape, (s * h * d, d, h * d, 1)))
+    del keys, merged, part
+    out.node = node
+    save(t, node, out)
+    save(t, node, output(t, "attention", q.shape[:3], "fp32"))
+    return out
+
+
+ROUNDS = 3  # after which the same tensors come and go
+
+
+def _gathered(t: Tape, k: Value, v: Value, over: int) -> Value:
+    """_AllGatherRotater: keys and values in a row, of every rank."""
+    own = t.new((k.elements + v.elements,), k.dtype)
+    every = t.new((over * own.elements,), k.dtype)
+    del own
+    return every
+
+
+def _merged(t: Tape, out: Value) -> Value:
+    """out - sigmoid(…) * (out - block)."""
+    difference = t.new(out.shape, out.dtype)
+    product = t.new(out.shape, out.dtype)
+    del difference
+    made = t.new(out.shape, out.dtype)
+    del product
+    return made
+
+
+def _ring_backward(node: Node, _: Value) -> Gradients:
+    """_templated_ring_attention_backward: sums in fp32, those of keys and values on their way round."""
+    q, k, v, *_saved = node.load()
+    t, over = q.tape, node.meta
+    t.multiplied(5 * over * q.elements // q.shape[-1] * k.shape[-2] * (q.shape[-1] + v.shape[-1]), kernel=True)
+    sums = t.new(q.shape, "fp32")
+    keys = _gathered(t, k, v, over)
+    passing = [t.new(x.shape, "fp32") for x in (k, v)]
+    parts: list[Value] = []
+    for _round in range(min(over, ROUNDS)):
+        made = [t.new(x.shape, x.dtype) for x in (q, k, v)]
+        parts = made
+        sent = t.new((k.elements + v.elements,), "fp32")
+        passing = [sent, t.new(sent.shape, "fp32")]
+        del made, sent
+    dq = t.new(q.shape, q.dtype)
+    del sums, keys
+    both = [t.new(x.shape, x.dtype) for x in (k, v)]
+    del parts, passing
+    return dq, both[0], both[1]
