@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from memcalc.configs.modules import put_modules
 from memcalc.configs.names import model as named_model
 from memcalc.configs.optim import put_optimizer
 from memcalc.configs.table import Key, Sheet
@@ -71,9 +72,7 @@ def read(document: Document, asked: Asked) -> Reading:
     if gpus > 1:
         _sharding(sheet)
     _unmodelled(sheet)
-    sheet.assume(
-        "implementation", "modules", "Hugging Face's modules stand for torchtitan's, which keep about the same"
-    )
+    _modules(sheet)
     return sheet.reading(_IGNORED)
 
 
@@ -235,10 +234,16 @@ def _sharding(sheet: Sheet) -> None:
               default="torchtitan/models/llama3/infra/parallelize.py, apply_fsdp")  # fmt: skip
 
 
+def _modules(sheet: Sheet) -> None:
+    """Its own modules; since v0.2 what is compiled is listed, model and loss by default, before that the loss is not."""
+    compiled = put_modules(sheet, "torchtitan", "compile.enable", "training.compile")
+    parts = sheet.read(names, "compile.components", default=["model", "loss"])
+    if compiled and sheet.has("compile.enable") and "loss" in parts:
+        sheet.put("loss", "compiled", "compile.enable")
+
+
 def _unmodelled(sheet: Sheet) -> None:
     sheet.unmodelled({
-        "compile.enable": "torch.compile fuses what the tape keeps apart: less memory than is shown",
-        "training.compile": "torch.compile fuses what the tape keeps apart: less memory than is shown",
         "float8.enable_float8_linear": "matrix products in float8 are counted in bf16",
         "fault_tolerance.enable": "copies that torchft keeps are not counted",
         "training.fp8_linear": "matrix products in float8 are counted in bf16",

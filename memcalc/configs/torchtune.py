@@ -15,6 +15,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from memcalc.configs.follow import interpolated
+from memcalc.configs.modules import put_modules
 from memcalc.configs.optim import put_optimizer
 from memcalc.configs.table import Key, Sheet
 from memcalc.configs.torchtune_models import adapters, builder, learns, model_of
@@ -77,12 +78,11 @@ def read(document: Document, asked: Asked) -> Reading:
     _preferences(sheet)
     _length(sheet)
     sheet.unmodelled({
-        "compile": "torch.compile fuses what the tape keeps apart: less memory than is shown",
-        "training.compile": "torch.compile fuses what the tape keeps apart: less memory than is shown",
         "quantizer": "quantisation-aware training fakes quantised weights and activations: more memory than is shown",
     })  # fmt: skip
     sheet.seen("quantizer.*")
-    sheet.assume("implementation", "modules", "Hugging Face's modules stand for torchtune's, which keep about the same")
+    put_modules(sheet, "torchtune", "compile", "training.compile")
+    sheet.seen("compile.*")
     return sheet.reading(_IGNORED)
 
 

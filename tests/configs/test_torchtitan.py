@@ -26,6 +26,7 @@ def test_the_defaults_of_a_job() -> None:
         "checkpointing": {"mode": "full", "every": 2},
         "sharding": {"strategy": "fsdp", "version": 2, "wrap": "layers+embed+head", "reshard_after_forward": True,
                      "param_dtype": "bf16", "reduce_dtype": "fp32", "no_sync": False},
+        "implementation": "torchtitan",
     }  # fmt: skip
     assert found.origins["model"].line == 3
     assert found.origins["batch_size"].default == "torchtitan/config/job_config.py"
@@ -85,8 +86,17 @@ def test_gpus_stand_in_the_comment_or_in_the_degrees() -> None:
 
 def test_what_is_not_counted_is_named() -> None:
     found = reading(BASE + "new_key = 1\n[compile]\nenable = true\n[fault_tolerance]\nenable = true\n", **NAMES)
-    assert [note.code for note in found.warnings].count("not-modelled") == 2
+    assert [note.code for note in found.warnings].count("not-modelled") == 1
     assert "keys-not-read" in codes(found)
+
+
+def test_what_is_compiled() -> None:
+    found = read(BASE + "[compile]\nenable = true\n")
+    assert (found["implementation"], found["loss"]) == ("torchtitan-compiled", "compiled")
+    assert "loss" not in read(BASE + '[compile]\nenable = true\ncomponents = ["model"]\n')
+    older = read(BASE + "compile = true\n")
+    assert older["implementation"] == "torchtitan-compiled"
+    assert "loss" not in older
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,9 @@ def test_full_tuning_is_pure_bf16() -> None:
     assert found.run == {
         "seq_len": 2048, "grad_accum": 1, "model": "llama-3.2-1b", "precision": "bf16", "batch_size": 2,
         "optimizer": {"name": "torch.optim.AdamW", "implementation": "fused"}, "checkpointing": "none",
-        "loss": {"kind": "chunked", "chunks": 8},
+        "loss": {"kind": "chunked", "chunks": 8}, "implementation": "torchtune",
     }  # fmt: skip
     assert found.origins["seq_len"].line == 1
-    assert "modules" in codes(found)
 
 
 RUNS: list[tuple[str, dict[str, Any]]] = [
@@ -111,7 +110,23 @@ def test_ppo_holds_four_models_and_generates() -> None:
 
 def test_without_a_length_and_with_a_compiler_something_is_said() -> None:
     told = codes(reading(BASE.replace(", max_seq_len: 2048", "") + "compile: true\n", gpus=1))
-    assert {"longest-sample", "not-modelled"} <= told
+    assert "longest-sample" in told
+    assert "not-modelled" not in told
+
+
+@pytest.mark.parametrize(
+    ("switch", "implementation"),
+    [("true", "torchtune-compiled"), ("false", "torchtune"), ("{model: false, loss: true}", "torchtune"),
+     ("{loss: true}", "torchtune-compiled")],
+)  # fmt: skip
+def test_layers_are_compiled_as_it_says(switch: str, implementation: str) -> None:
+    assert read(BASE + f"compile: {switch}\n")["implementation"] == implementation
+
+
+def test_modules_that_are_not_known_are_hugging_faces() -> None:
+    found = reading(BASE.replace("llama3_2.llama3_2_1b", "gemma2.gemma2_2b") + "compile: true\n", gpus=1)
+    assert "implementation" not in found.run
+    assert {"modules", "not-modelled"} <= codes(found)
 
 
 @pytest.mark.parametrize(
