@@ -17,7 +17,7 @@ from memcalc.explanation.kinds import Kinds
 from memcalc.gpus import communicator_bytes
 from memcalc.recommender.loads import load
 from memcalc.recommender.space import degrees, divided, named
-from memcalc.recommender.work import Work, around_a_ring, by_kind, work
+from memcalc.recommender.work import Work, by_kind, work
 from memcalc.resolve import Plan, resolve
 from memcalc.run import Checkpointing, Loss
 from memcalc.simulation import RUNNABLE, setting_of, simulate
@@ -163,7 +163,7 @@ class Evaluator:
     def _record(self, plan: Plan) -> Heights | None:
         self.recorded += 1
         step, recording = recorded(plan)
-        return _heights(step, recording, plan) if step and recording else None
+        return _heights(step, recording) if step and recording else None
 
     def flops(self, run: Run, spec: Spec) -> dict[str, int]:
         """FLOPs of a micro step on the busiest rank, by the kind of block."""
@@ -273,17 +273,14 @@ def outside(card: Gpu, gpus: int) -> int:
     return card.context + communicator_bytes(card, gpus)
 
 
-def _heights(step: Timeline, recording: Recording, plan: Plan) -> Heights:
-    made = work(recording)
-    if plan.run.implementation != "megatron":  # whose tape has the keys of all context-parallel ranks already
-        made = around_a_ring(made, plan.run.parallel.context)
+def _heights(step: Timeline, recording: Recording) -> Heights:
     base = sum(step.base.values())
     phases = step.phases
     return Heights(
         phases["forward"] - base, phases["backward"] - base, phases["optimizer"] - base - step.step_temporaries,
         step.gradients - step.base.get("gradients", 0),
         step.after_forward - base,
-        step.pinned, made,
+        step.pinned, work(recording),
     )  # fmt: skip
 
 

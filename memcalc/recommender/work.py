@@ -51,15 +51,6 @@ def work(recording: Recording) -> Work:
     return Work(flops["forward"], flops["backward"], attention, made)
 
 
-def around_a_ring(made: Work, ranks: int) -> Work:
-    """The work of a rank whose tokens attend to those of all context-parallel ranks, where its record has its own alone.
-
-    Of the products in attention two are in the forward pass, and five in the backward pass.
-    """
-    more = made.attention * (ranks - 1)
-    return Work(made.forward + 2 * more // 7, made.backward + 5 * more // 7, made.attention + more, made.made)
-
-
 def by_kind(recording: Recording, kinds: Kinds) -> dict[str, int]:
     """FLOPs of a recorded step by the kind of block whose product it is, the most first."""
     found: Counter[str] = Counter()
