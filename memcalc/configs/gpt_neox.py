@@ -44,7 +44,7 @@ _OPTIMIZERS: Final = {"adam": "apex-fused-adam", "adamw": "adamw", "onebitadam":
                       "lion": "lion", "sgd": "sgd"}  # fmt: skip
 _PRECISIONS: Final = {"fp16": "fp16", "bfloat16": "bf16", "bf16": "bf16", "fp32": ""}
 _UNMODELLED: Final = {
-    "moe_num_experts": "experts are not counted",
+    "moe_expert_parallel_size": "experts are counted on every rank, not shared out",
     "num_unique_layers": "layers that share their weights are counted each",
     "soft_prompt_tuning.enabled": "only a soft prompt learns: counted is a training of the whole model",
     "memory_efficient": "what it saves is not counted",
@@ -196,13 +196,24 @@ def _decoder(words: Words, made: dict[str, Any]) -> dict[str, Any]:
             "hidden_dropout": words.read(number, "hidden_dropout", default=0.0),
             "attention_dropout": words.read(number, "attention_dropout", default=0.0)}  # fmt: skip
     turned = words.read(number, "rotary_pct", default=1.0)
-    plain = norm == "layer" and place == "rope" and not gated and all(biased) and beside != "one"
+    mixed = _experts(words, made["num_hidden_layers"])
+    plain = not mixed and norm == "layer" and place == "rope" and not gated and all(biased) and beside != "one"
     if plain and groups == same["num_attention_heads"]:
         return {"model_type": "gpt_neox", **same, "rotary_pct": turned, "use_parallel_residual": beside == "two"}
     return {"model_type": "megatron_gpt", **same, "num_key_value_heads": groups, "gated": gated, "normalization": norm,
             "position_embedding": place, "attention_bias": biased[0], "qkv_bias": biased[0], "mlp_bias": biased[1],
-            "parallel_residual": beside, **({"rotary_percent": turned} if place == "rope" else {}),
+            "parallel_residual": beside, **mixed, **({"rotary_percent": turned} if place == "rope" else {}),
             **({"sliding_window": words.number("sliding_window_width")} if words.has("sliding_window_width") else {})}  # fmt: skip
+
+
+def _experts(words: Words, layers: int) -> dict[str, Any]:
+    """Experts of the width of the others, in every n-th layer (model/transformer.py, ParallelTransformerLayer)."""
+    count = words.number("moe_num_experts", "num_experts", default=1)
+    if count <= 1:
+        return {}
+    every = max(1, words.number("moe_expert_interval", "expert_interval", default=1))
+    return {"num_experts": count, "num_experts_per_tok": max(1, words.number("moe_top_k", default=1)),
+            "moe_layers": [int(i % every == 0) for i in range(layers)]}  # fmt: skip
 
 
 def _inner(words: Words, gated: bool, llama: bool) -> int:

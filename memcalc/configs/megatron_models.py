@@ -35,11 +35,27 @@ def put_model(words: Words) -> int:
         words.sheet.fault(words.at(missing[0]), f"no {', '.join(missing)}: the config does not describe its model; say which with "
                           "--model")  # fmt: skip
         return 0
+    other = another(words)
+    if other:
+        words.sheet.fault(words.at(other[0]), f"it trains {other[1]}, whose layers these words do not describe: "
+                          "say which model it is with --model")  # fmt: skip
+        return 0
     made: dict[str, Any] = {"model_type": "megatron_gpt", **{ours: words.number(word) for word, ours in _SIZES.items()}}
     made |= _vocabulary(words) | _widths(words, made) | _switches(words) | _positions(words) | _latent(words)
     made |= _experts(words, made)
     words.put("model", made, *_SIZES)
     return int(made["num_hidden_layers"])
+
+
+def another(words: Words) -> tuple[str, str] | None:
+    """The word, or the program, by which the model is known to be no decoder of this kind, and what it is."""
+    said = ((word, what) for word, what in table()["others"].items() if _is_on(words, word))
+    run = ((name, what) for name, what in table()["programs"].items() if name in words.sheet.document.text)
+    return next(said, None) or next(run, None)
+
+
+def _is_on(words: Words, word: str) -> bool:
+    return words.sheet.get(words.at(word)) not in (None, False, 0, "", "no")
 
 
 def _widths(words: Words, made: dict[str, Any]) -> dict[str, Any]:

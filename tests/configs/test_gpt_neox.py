@@ -122,6 +122,8 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
      {"model.intermediate_size": 13824, "model.gated": True}),
     (LLAMA.replace("train_micro_batch_size_per_gpu: 2", "gradient_accumulation_steps: 4"), {"batch_size": 8, "grad_accum": 4}),
     (LLAMA + "num_gpus: 8\nnum_nodes: 2\n", {"grad_accum": 16}),
+    (PYTHIA.replace('"hidden-size"', '"moe_num_experts": 4, "moe_expert_interval": 2, "hidden-size"'),
+     {"model.num_experts": 4, "model.num_experts_per_tok": 1, "model.moe_layers": [1, 0, 1, 0, 1, 0]}),
 ]  # fmt: skip
 
 

@@ -224,3 +224,12 @@ def test_what_is_refused(text: str, told: str) -> None:
     with pytest.raises(RunInvalid, match=told) as caught:
         read(text)
     assert len(caught.value.faults) == 1
+
+
+@pytest.mark.parametrize("text", [
+    FLAT + "hybrid_override_pattern: M-M*\n", FLAT + "encoder_num_layers: 12\n", SCRIPT.replace("pretrain_gpt", "pretrain_bert"),
+])  # fmt: skip
+def test_models_that_are_no_decoders_of_this_kind(text: str) -> None:
+    with pytest.raises(RunInvalid, match="whose layers these words do not describe"):
+        read(text)
+    assert "model" not in read(text, model="gpt2")
