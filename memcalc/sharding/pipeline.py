@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.base import Block, Parallel, PostNorm, Residual, Sequence, Stack, Sum
-from memcalc.blocks.basic import Linear
+from memcalc.blocks.basic import Embedding, Linear
 from memcalc.errors import Fault, fault
 from memcalc.sharding.tensor_parallel import TOWERS, mapped
 
@@ -60,14 +60,14 @@ def uneven(layers: int, pp: int, first: int | None, last: int | None) -> list[in
     ends = [last] if last is not None else []
     middle = pp - len(fixed) - len(ends)
     rest = layers - sum(fixed) - sum(ends)
-    if rest < 0 or bool(rest) != bool(middle):
+    if min(rest, middle) < 0 or bool(rest) != bool(middle):
         raise fault(
             "parallel.pipeline", f"Mismatch: {rest} middle layers remaining but {middle} middle PP stages available."
         )
     if middle and rest % middle:
         raise fault("parallel.pipeline", f"number of layers at middle stage: {rest} must be divisible by "
                                          f"the middle pipeline model parallel size {middle}")  # fmt: skip
-    return [*fixed, *([rest // middle] * middle), *ends]
+    return [*fixed, *([rest // max(middle, 1)] * middle), *ends]
 
 
 def dealt(layers: int, pp: int) -> list[int]:
@@ -124,11 +124,9 @@ def in_flight(stage: int, degrees: Degrees, micro_batches: int) -> tuple[int, in
             return min(every * virtual, warm + 1), virtual
 
 
-def cut(body: Block, stage: Stage, *, copy_tied: bool) -> Block:
-    """The part of a model's body that a stage holds; `copy_tied` where its head needs a table of its own."""
-    path = _way_to_layers(body)
-    made = _kept(body, path, stage)
-    return untied(made) if copy_tied else made
+def cut(body: Block, stage: Stage) -> Block:
+    """The part of a model's body that one of several stages holds: a table and a head that were tied are one each."""
+    return untied(_kept(body, _way_to_layers(body), stage))
 
 
 def _way_to_layers(block: Block) -> dict[int, int]:
@@ -166,6 +164,8 @@ def longest_stack(block: Block) -> Stack | None:
 
 def _kept(block: Block, path: dict[int, int], stage: Stage) -> Block:
     if isinstance(block, Stack):
+        if block.shared > 1:
+            raise fault("parallel.pipeline", "layers that share their parameters can't be cut into stages")
         return replace(block, layers=tuple(block.layers[i] for i in stage.layers))
     if not isinstance(block, Sequence) or isinstance(block, Residual | PostNorm | Parallel | Sum):
         raise fault("parallel.pipeline", f"a {type(block).__name__} around the layers can't be cut into stages")
@@ -176,8 +176,8 @@ def _kept(block: Block, path: dict[int, int], stage: Stage) -> Block:
 
 
 def untied(block: Block) -> Block:
-    """Linears that share a table have a copy of their own."""
-    if isinstance(block, Linear) and block.tied_to:
+    """Linears that share a table have a copy of their own, as has a table that shares a linear's."""
+    if isinstance(block, Linear | Embedding) and block.tied_to:
         return replace(block, tied_to="")
     if isinstance(block, Stack):
         return block

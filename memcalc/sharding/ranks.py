@@ -67,7 +67,7 @@ def _converted(body: Block, ways: Ways) -> Block:
 
 def _rank(run: Run, model: Model, body: Block, stage: Stage, ways: Ways) -> Rank:
     pp = run.parallel.pipeline
-    part = cut(body, stage, copy_tied=not stage.first) if pp > 1 else body
+    part = cut(body, stage) if pp > 1 else body
     flying = in_flight(stage.rank, run.parallel, run.grad_accum)
     place = replace(
         ways, stage=stage.rank, first=stage.first, last=stage.last, micro_batches=run.grad_accum, in_flight=flying
