@@ -25,7 +25,8 @@ LOSSES = {
     "compiled": "cross entropy as torch.compile fuses it: logits stay in their own dtype, and one gradient of that",
     "fused": "Liger's cross entropy in place of torch's: the gradient is written over the fp32 logits",
     "fused-linear": "Liger's fused linear cross entropy: chunks of logits no larger than the hidden states",
-    "chunked": "torchtune's CEWithChunkedOutputLoss, not compiled: each chunk's log-softmax stays for the backward pass",
+    "chunked": "torchtune's CEWithChunkedOutputLoss: each chunk's log-softmax stays for the backward pass, its logits instead "
+               "where it is compiled; torchtitan's ChunkedLossWrapper: each chunk goes back before the next",
 }
 _COMPILED = ("layers as torch.compile's partitioner cuts them: what products and attention of the backward pass read is "
              "kept, pointwise operations are made again")  # fmt: skip

@@ -62,3 +62,11 @@ def test_offloaded_inputs_of_layers_are_not_held_for_every_layer() -> None:
         return memory.peak_allocated - memory.persistent
 
     assert peak(40) - peak(20) < 20 * U // 4
+
+
+def test_torchtitans_chunks_go_back_one_by_one() -> None:
+    """No chunk of logits is left when the forward pass ends: the gradients of the hidden states and the head are."""
+    found = kept("torchtitan-compiled", 2, "chunked") - kept("torchtitan-compiled", 2, "compiled")
+    logits, weight = 2 * BATCH * SEQ * VOCAB, 2 * VOCAB * HIDDEN
+    norm = U  # the last norm's output was kept for the head
+    assert found == pytest.approx(2 * U + weight - logits - norm, abs=16384)

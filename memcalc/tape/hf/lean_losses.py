@@ -104,3 +104,52 @@ def chunked_cross_entropy(t: Tape, chunks: list[Value], labels: Value) -> Value:
     del batch
     assert total  # noqa: S101 - there is a chunk
     return f.div(total, count)
+
+
+def cross_entropy_by_chunk(t: Tape, hidden: Value, weight: Value, chunks: int) -> Value:
+    """torchtitan's ChunkedLossWrapper over rows [rows, width]: each chunk goes forward and back before the next.
+
+    (components/loss.py.) The gradient of the hidden states is put together in fp32 and handed on when all chunks are
+    through; that of the head's weight is made anew for each and added up.
+    """
+    rows = hidden.shape[0]
+    node = record(t, _by_chunk_backward, (hidden, weight))
+    t.multiplied(2 * hidden.elements * weight.shape[0] * (1 + bool(hidden.node) + bool(weight.node)))
+    towards_input = t.new(hidden.shape, "fp32")
+    towards_weight = _chunk_of_logits(t, -(-rows // chunks), weight, hidden.dtype)
+    if chunks > 1:  # the others are like the second
+        added = _chunk_of_logits(t, -(-rows // chunks), weight, hidden.dtype)
+        del added
+    loss = t.new((), "fp32")
+    save(t, node, towards_input if hidden.node else None)
+    save(t, node, towards_weight)
+    loss.node = node
+    return loss
+
+
+def _chunk_of_logits(t: Tape, rows: int, weight: Value, dtype: str) -> Value | None:
+    """One chunk forward and back, compiled or not: the gradient of the weight, if it learns."""
+    shape = (rows, weight.shape[0])
+    logits = t.new(shape, dtype)
+    if "compiled" in t.setting.fused:
+        gradient = t.new(shape, dtype)
+    else:
+        wide = t.new(shape, "fp32")
+        scores = t.new(shape, "fp32")
+        del wide
+        towards_scores, towards_wide = t.new(shape, "fp32"), t.new(shape, "fp32")
+        del scores, towards_scores
+        gradient = t.new(shape, dtype)
+        del towards_wide
+    del logits
+    towards_input = t.new((rows, weight.shape[1]), dtype)
+    towards_weight = t.new(weight.shape, weight.dtype) if weight.node else None
+    del gradient, towards_input
+    return towards_weight
+
+
+def _by_chunk_backward(node: Node, _: Value) -> Gradients:
+    """The gradient of the hidden states in their own dtype, and what was added up for the weight."""
+    towards_input, towards_weight = node.load()
+    edge = node.edges[0]
+    return (f.to(towards_input, edge.dtype) if edge else None), towards_weight

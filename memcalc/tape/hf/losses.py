@@ -8,7 +8,12 @@ from memcalc.blocks.base import Sequence
 from memcalc.blocks.basic import Linear, Scale, Softcap
 from memcalc.tape import functions as f
 from memcalc.tape.hf import compiled
-from memcalc.tape.hf.lean_losses import chunked_cross_entropy, fused_linear_cross_entropy, in_place_cross_entropy
+from memcalc.tape.hf.lean_losses import (
+    chunked_cross_entropy,
+    cross_entropy_by_chunk,
+    fused_linear_cross_entropy,
+    in_place_cross_entropy,
+)
 from memcalc.tape.hf.parallel import cross_entropy as parallel_cross_entropy
 from memcalc.tape.rules import Around, run
 
@@ -92,19 +97,29 @@ def cross_entropy(t: Tape, logits: Value, labels: Value) -> Value:
 
 def fused_linear_loss(t: Tape, heads: tuple[Block, ...], hidden: Value, labels: Value) -> Value:
     """LigerForCausalLMLoss: the head's weight goes into the loss (liger_kernel, transformers/model/loss_utils.py)."""
-    head = linear_head(heads)
-    assert head  # noqa: S101 - the caller has looked
     if any(isinstance(other, Scale) for other in heads):
         hidden = f.scale(hidden)
-    path, t.path = t.path, f"{t.path}.{head.name}" if t.path else head.name
-    weight = t.weight("weight", (head.outputs, head.inputs), head.tied_to)
-    t.path = path
+    weight = head_weight(t, heads)
     padded, _labels = shifted(t, labels)
     return fused_linear_cross_entropy(t, f.reshape(hidden, -1, hidden.shape[-1]), weight)
 
 
+def head_weight(t: Tape, heads: tuple[Block, ...]) -> Value:
+    """The weight [vocabulary, width] of the one linear among the heads."""
+    head = linear_head(heads)
+    assert head  # noqa: S101 - the caller has looked
+    path, t.path = t.path, f"{t.path}.{head.name}" if t.path else head.name
+    weight = t.weight("weight", (head.outputs, head.inputs), head.tied_to)
+    t.path = path
+    return weight
+
+
 def chunked_loss(t: Tape, heads: tuple[Block, ...], hidden: Value, labels: Value) -> tuple[Value, Value]:
     """torchtune's chunked_output and CEWithChunkedOutputLoss: (loss, one of the chunks of logits that are held)."""
+    if "backward-by-chunk" in t.setting.fused and linear_head(heads):
+        flat = f.reshape(hidden, -1, hidden.shape[-1])
+        loss = cross_entropy_by_chunk(t, flat, head_weight(t, heads), t.setting.chunks or CHUNKS)
+        return loss, loss
     parts = chunks(t, hidden)
     logits = [headed(t, heads, part) for part in parts]
     del parts, hidden
