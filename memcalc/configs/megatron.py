@@ -96,7 +96,12 @@ def _rest(words: Words) -> None:
     if words.has("seq_length", "encoder_seq_length"):
         words.put("seq_len", words.number("seq_length", "encoder_seq_length"), "seq_length", "encoder_seq_length")
     words.put("implementation", "megatron", default="Megatron-LM's own modules")
-    dtype, fp8 = half(words), words.has("fp8_format") or words.read(text, "fp8", default="no") in ("hybrid", "e4m3")
+    dtype, fp8 = (
+        half(words),
+        words.has("fp8_format")
+        or words.flag("fp8_hybrid", "fp8_e4m3")
+        or words.read(text, "fp8", default="no") in ("hybrid", "e4m3"),
+    )
     words.put("precision", f"megatron-{dtype}" if dtype else "fp32", "bf16", "fp16", default=f"{words.source}: fp32")
     shares = any(
         words.flag(word)

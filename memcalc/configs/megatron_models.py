@@ -146,11 +146,12 @@ def _window(value: Any) -> int:  # noqa: ANN401
 
 def _latent(words: Words) -> dict[str, Any]:
     """Multi-latent attention (MLATransformerConfig)."""
-    if not words.flag("multi_latent_attention"):
+    if not words.flag("multi_latent_attention", default=words.has("kv_lora_rank") and words.has("qk_nope_head_dim")):
         return {}
     sizes = {"kv_lora_rank": words.number("kv_lora_rank", default=32),
-             "qk_nope_head_dim": words.number("qk_head_dim", default=128), "v_head_dim": words.number("v_head_dim", default=128),
-             "qk_rope_head_dim": words.number("qk_pos_emb_head_dim", default=64)}  # fmt: skip
+             "qk_nope_head_dim": words.number("qk_head_dim", "qk_nope_head_dim", default=128),
+             "v_head_dim": words.number("v_head_dim", default=128),
+             "qk_rope_head_dim": words.number("qk_pos_emb_head_dim", "qk_rope_head_dim", default=64)}  # fmt: skip
     return {**sizes, "q_lora_rank": words.number("q_lora_rank") or None, "attention_bias": False}
 
 
@@ -158,10 +159,12 @@ def _experts(words: Words, made: dict[str, Any]) -> dict[str, Any]:
     count = words.number("num_experts", "num_moe_experts")
     if count <= 1:
         return {}
+    width = words.number("moe_ffn_hidden_size", default=made["intermediate_size"])
+    beside = words.number("moe_shared_expert_intermediate_size", default=width * words.number("num_shared_experts"))
     found: dict[str, Any] = {
         "num_experts": count, "num_experts_per_tok": words.number("moe_router_topk", default=2),
-        "moe_intermediate_size": words.number("moe_ffn_hidden_size", default=made["intermediate_size"]),
-        "shared_expert_intermediate_size": words.number("moe_shared_expert_intermediate_size"),
+        "moe_intermediate_size": width,
+        "shared_expert_intermediate_size": beside,
         "shared_expert_gate": words.flag("moe_shared_expert_gate", "moe_use_shared_expert_gate"),
         "router_scores": words.read(text, "moe_router_score_function", default="softmax"),
         "router_correction": words.flag("moe_router_enable_expert_bias"),
@@ -222,7 +225,7 @@ def _vocabulary(words: Words) -> dict[str, Any]:
         rows = tokenizer_rows(words, name) if name else 0
         if rows:
             words.sheet.assume("model.vocab_size", "by-tokenizer", f"{rows} tokens, as {shorten(name)} has")
-            return {"vocab_size": rows}
+            return {"vocab_size": rows + words.number("extra_vocab_size")}
     if not words.sheet.faults:
         words.sheet.fault("model.vocab_size", "the config does not say how many tokens there are, and its tokenizer is not known; "
                           "say it with --set model.vocab_size=32000, or name the model with --model")  # fmt: skip

@@ -1,8 +1,9 @@
 """Arguments in a launch script, or in a list of them, as plain data; nothing is run.
 
-A script's plain assignments are followed (`TP=2`, `HIDDEN=${HIDDEN:-4096}`, sums and products of numbers); the last one
-of a name counts. What only the shell knows (`$1`, `$(nvidia-smi …)`) stays as it is written, and is a fault where a number
-is wanted. A later argument of the same name wins, as argparse has it.
+A script's plain assignments are followed (`TP=2`, `HIDDEN=${HIDDEN:-4096}`, sums and products of numbers), and branches
+that depend on them (`if [ $MODEL_SIZE = 7B ]`); the last assignment of a name counts. What only the shell knows (`$1`,
+`$(nvidia-smi …)`) stays as it is written, and is a fault where a number is wanted. A later argument of the same name
+wins, as argparse has it.
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import replace
+from operator import add, floordiv, mul, sub
 from typing import TYPE_CHECKING, Any, Final
 
 from memcalc.yaml_tree import Tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from memcalc.configs.documents import Document
 
 MOST_LINES: Final = 20_000
 LONGEST: Final = 2_000  # characters of a line that are looked at, and of a value
+LARGEST: Final = 10**15
+MOST_BRANCHES: Final = 100  # within one another
 DEEPEST: Final = 8  # variables that name one another
 _SIGNS: Final = ("--num-layers", "--hidden-size", "--micro-batch-size", "--num-attention-heads", "--tensor-model-parallel-size",
                  "--global-batch-size", "--seq-length", "--use-distributed-optimizer", "--num_layers", "--hidden_size",
@@ -37,6 +41,9 @@ _SUM: Final = re.compile(r"\$\(\((.{1,200})\)\)|\$\[(.{1,200})\]")
 _NEGATIVE: Final = re.compile(r"-[\d.]+(e-?\d+)?")
 _OPERATORS: Final = frozenset({";", "&&", "||", "|", "&", ")", ">", ">>", "2>&1"})
 _LIST: Final = re.compile(r"[A-Za-z_]\w{0,60}\+?=|\$\{?\w{1,60}(\[@\]\}|_ARGS\}?$)")
+_BRANCH: Final = re.compile(r"(if|elif|else|fi)\b\s*(?:\[\[?\s+(.{1,200}?)\s+\]\]?\s*(?:;\s*then)?|.{0,300})$")
+_EMPTY: Final = re.compile(r"-([nz])\s+[\"']?(\$\S{1,80}?)[\"']?")
+_COMPARED: Final = re.compile(r"(\S{1,80})\s+(=|==|!=|-eq|-ne|-gt|-ge|-lt|-le)\s+(\S{1,80})")
 _GPUS: Final = {"nproc_per_node": ("nproc_per_node", "GPUS_PER_NODE", "NPROC_PER_NODE", "NUM_GPUS_PER_NODE", "GPU_PER_NODE"),
                 "nnodes": ("nnodes", "NNODES", "NUM_NODES", "SLURM_NNODES", "N_NODES")}  # fmt: skip
 
@@ -48,8 +55,7 @@ def looks_like_arguments(written: str) -> bool:
 
 def arguments_of(document: Document) -> Document:
     """The document with the arguments of its text as data, each with its line."""
-    lines = document.text.splitlines()[:MOST_LINES]
-    variables = _variables(lines)
+    variables, lines = taken(document.text.splitlines()[:MOST_LINES])
     data: dict[str, Any] = {}
     places: dict[str, int] = {}
     for name, values, line in _options(lines):
@@ -63,18 +69,70 @@ def arguments_of(document: Document) -> Document:
     return replace(document, data=data, unreadable=None, _parsed=Tree(data, places, {}))
 
 
-def _variables(lines: list[str]) -> dict[str, str]:
-    """The last plain assignment of each name."""
-    found: dict[str, str] = {}
+def taken(lines: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The variables of a script, and its lines with those blank that a condition on them leaves out.
+
+    Only comparisons with a word or a number are decided; where only the shell knows, every branch is taken.
+    """
+    variables: dict[str, str] = {}
+    kept: list[str] = []
+    branches: list[tuple[bool, bool]] = []  # of each `if` around: whether this branch is taken, whether one was
     for line in lines:
-        match = _ASSIGNED.match(_bare(line).strip())
-        if match and "--" not in match[2]:
-            value = match[2].strip()
-            quoted = value[:1] in ("'", '"') and value.find(value[0], 1)
-            value = value[1:quoted] if isinstance(quoted, int) and quoted > 0 else value.split(";")[0].strip()
-            if (value and not value.startswith(("`", "$("))) or value.startswith("$(("):
-                found[match[1]] = value
-    return found
+        bare = _bare(line).strip()
+        match = _BRANCH.match(bare)
+        if match:
+            branches = _entered(branches, match[1], match[2] or "", variables)
+        on = all(now for now, _ in branches) and not match
+        kept.append(line if on else "")
+        variables.update(_assigned(bare) if on else {})
+    return variables, kept
+
+
+def _entered(
+    branches: list[tuple[bool, bool]], word: str, condition: str, variables: dict[str, str]
+) -> list[tuple[bool, bool]]:
+    """The branches around a line behind `if`, `elif`, `else` or `fi`."""
+    if word == "if":
+        holds = _holds(condition, variables)
+        return [*branches[:MOST_BRANCHES], (holds is not False, holds is True)]
+    if not branches:
+        return branches
+    *outer, (_, before) = branches
+    if word == "fi":
+        return outer
+    holds = True if word == "else" else _holds(condition, variables)
+    return [*outer, (holds is not False and not before, before or holds is True)]
+
+
+def _holds(condition: str, variables: dict[str, str]) -> bool | None:
+    """Whether a test holds; None where only the shell knows."""
+    empty, compared = _EMPTY.fullmatch(condition), _COMPARED.fullmatch(condition)
+    if empty:
+        return (_filled(empty[2], variables) in ("", empty[2])) == (empty[1] == "z")
+    if not compared:
+        return None
+    left, right = (_filled(compared[i].strip("\"'"), variables) for i in (1, 3))
+    if "$" in left + right:
+        return None
+    sign = compared[2]
+    if sign in ("=", "==", "!="):
+        return (left == right) == (sign != "!=")
+    if not (left.isdigit() and right.isdigit()):
+        return None
+    a, b = int(left), int(right)
+    return {"-eq": a == b, "-ne": a != b, "-gt": a > b, "-ge": a >= b, "-lt": a < b, "-le": a <= b}[sign]
+
+
+def _assigned(bare: str) -> dict[str, str]:
+    """The name and the value of a plain assignment; {} where the line is none."""
+    match = _ASSIGNED.match(bare)
+    if not match or "--" in match[2]:
+        return {}
+    value = match[2].strip()
+    end = value.find(value[0], 1) if value[:1] in ("'", '"') else -1
+    value = value[1:end] if end > 0 else value.split(";")[0].strip()
+    plain = value and not value.startswith("`") and (not value.startswith("$(") or value.startswith("$(("))
+    return {match[1]: value} if plain else {}
 
 
 def _options(lines: list[str]) -> Iterator[tuple[str, list[str], int]]:
@@ -152,11 +210,20 @@ def _computed(written: str, variables: dict[str, str], depth: int) -> str:
 
 
 def _value(node: ast.expr) -> int:
+    """The value of sums, differences, products and quotients of whole numbers; TypeError for anything else."""
     match node:
-        case ast.Constant(value=int(found)) if abs(found) < 10**15:
+        case ast.Constant(value=int(found)) if abs(found) < LARGEST:
             return found
-        case ast.BinOp(left=left, op=op, right=right):
+        case ast.BinOp(
+            left=left, op=ast.Add() | ast.Sub() | ast.Mult() | ast.Div() | ast.FloorDiv() as op, right=right
+        ):
             a, b = _value(left), _value(right)
-            kinds: dict[type, Any] = {ast.Add: a + b, ast.Sub: a - b, ast.Mult: a * b}
-            return int(a // b if isinstance(op, ast.Div | ast.FloorDiv) else kinds[type(op)])
+            made = _KINDS[type(op)](a, b)
+            if abs(made) < LARGEST:
+                return made
     raise TypeError
+
+
+_KINDS: Final[dict[type[ast.operator], Callable[[int, int], int]]] = {
+    ast.Add: add, ast.Sub: sub, ast.Mult: mul, ast.Div: floordiv, ast.FloorDiv: floordiv,
+}  # fmt: skip
