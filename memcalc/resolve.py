@@ -237,6 +237,8 @@ def _refuse_unmodelled(run: Run) -> None:
     if run.implementation == "megatron":
         faults += _beyond_megatron(run)
     faults += _contradicting_checkpoints(run.checkpointing)
+    if run.parallel.pipeline > 1 and run.sharding and run.sharding.strategy in ("zero2", "zero3"):
+        faults.append(Fault("sharding", "ZeRO-2 and ZeRO-3 are incompatible with pipeline parallelism"))
     if faults:
         raise RunInvalid(faults)
 
@@ -247,6 +249,9 @@ def _beyond_megatron(run: Run) -> Iterator[Fault]:
         yield Fault("quantize", "Megatron-LM's modules have no quantised weights; use implementation: hf")
     if run.lora and run.lora.method != "lora":
         yield Fault("lora.method", f"{run.lora.method} in Megatron-LM's modules is not modelled; lora is")
+    strategy = run.sharding.strategy if run.sharding else ""
+    if strategy in ("fsdp", "hsdp") or (strategy == "zero3" and run.parallel.pipeline == 1):
+        yield Fault("sharding", f"{strategy} around Megatron-LM's modules is not modelled; megatron and zero1 are")
 
 
 def _undivided(run: Run) -> Iterator[Fault]:
@@ -339,7 +344,7 @@ def resolved_run(plan: Plan) -> dict[str, Any]:
     if isinstance(run.precision, str):
         written["precision"] = find("precisions", run.precision)["id"]
     if run.lora:
-        written["lora"]["rank"] = run.lora.resolved_rank
+        written["lora"]["rank"] = run.lora.resolved_rank or None
     written["gpu"] = plan.gpu.name if plan.gpu else None
     written["sharding"] = {"strategy": _strategy(plan), **(run.sharding.options if run.sharding else {})}
     return written

@@ -152,6 +152,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"sharding": {"strategy": "megatron", "distribute_optimizer": True}}, "nearest: distributed_optimizer"),
     ({"model": "mixtral-8x7b", "parallel": {"expert": 3}, "gpus": 6}, "num_moe_experts (8) must be divisible by"),
     ({"model": "mamba-130m", "parallel": {"tensor": 2}}, "tensor parallelism of Mamba blocks is not modelled"),
+    (
+        {"sharding": "zero2", "parallel": {"pipeline": 2}},
+        "ZeRO-2 and ZeRO-3 are incompatible with pipeline parallelism",
+    ),
+    ({"sharding": "zero3"}, "zero3 around Megatron-LM's modules is not modelled"),
+    (
+        {"model": "albert-base-v2", "seq_len": 512, "implementation": "hf", "parallel": {"pipeline": 2}},
+        "layers that share their parameters can't be cut into stages",
+    ),
 ]
 
 
