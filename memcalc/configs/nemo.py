@@ -67,6 +67,8 @@ def recognises(document: Document) -> int:
 def read(document: Document, asked: Asked) -> Reading:
     """The run of one file."""
     sheet = Sheet(_followed(_within(document)), asked, NAME, TITLE)
+    if not isinstance(sheet.document.data.get("model"), dict):
+        raise sheet.refuse("model", "a mapping belongs here: NeMo's configs say all of a model in it")
     words = Words(sheet, _paths(sheet), MODEL, grouped=True)
     degrees = parallel(words)
     count = gpus(words, degrees, experts=words.number("num_experts") > 1, written=_devices(sheet),

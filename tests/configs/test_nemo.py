@@ -143,6 +143,12 @@ def test_devices_that_are_not_counted_in_the_file() -> None:
     assert read(GPT, gpus=32)["grad_accum"] == 4
 
 
+@pytest.mark.parametrize("text", ["model: x\n", "model: [1]\ntrainer: {}\n", "trainer: {devices: 1}\n"])
+def test_a_file_without_a_model(text: str) -> None:
+    with pytest.raises(RunInvalid, match="a mapping belongs here"):
+        reading(text, "nemo")
+
+
 def test_what_is_not_counted_is_named() -> None:
     assert "not-modelled" in codes(reading(GPT.replace("transformer_engine: true", "transformer_engine: false")))
     assert "moe_of_tomorrow" in str(reading(GPT.replace("  fp8: false", "  moe_of_tomorrow: 3")).warnings)
