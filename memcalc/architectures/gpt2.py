@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
@@ -44,11 +45,12 @@ def conv1d(name: str, inputs: int, outputs: int) -> TransposedLinear:
     return TransposedLinear(name, inputs, outputs, bias=True)
 
 
-def _gpt2(c: Dimensions, mixer: Block, mlp: Block, crossing: Block | None = None) -> Model:
+def _gpt2(c: Dimensions, mixer: Attention, mlp: Block, crossing: Block | None = None) -> Model:
+    mixer = replace(mixer, out_dropout=float(c.resid_pdrop))
     layer = sequence(
-        residual(layer_norm("ln_1", c.hidden_size), mixer, dropout(c, "resid_pdrop"), kept=True),
+        residual(layer_norm("ln_1", c.hidden_size), mixer, kept=True),
         crossing,
-        residual(layer_norm("ln_2", c.hidden_size), mlp, dropout(c, "resid_pdrop")),
+        residual(layer_norm("ln_2", c.hidden_size), mlp, dropout(c, "resid_pdrop"), kept=True),
     )
     return causal_lm(
         c,

@@ -15,8 +15,9 @@ class Attention(Block):
     """softmax(q kᵀ) v over `heads` query and `kv_heads` key/value heads of `head_dim` (Ainslie et al. 2023, GQA).
 
     Either `q`, `k`, `v` or one fused `qkv`; `out` projects back. `before` holds what runs inside the module ahead
-    of them and `after` behind them (norms, dropouts). `rotary_dim` is how many of head_dim's channels are rotated
-    (0: none). `window` limits how far a query sees. `cross` reads keys and values from another sequence.
+    of them and `after` behind them (norms); `out_dropout` is of the output, inside the module. `rotary_dim` is how
+    many of head_dim's channels are rotated (0: none). `window` limits how far a query sees. `cross` reads keys and
+    values from another sequence.
     `scores_bias` adds a bias [1, heads, seq, seq] to the scores: what the layer that has `bias_table` (an embedding
     [buckets, heads] of distances) looked up for itself and the layers after it (T5); zeros where no layer before
     has a table; with `own_bias` every layer makes its own (UMT5). `sinks` adds a logit per head (gpt-oss).
@@ -59,6 +60,7 @@ class Attention(Block):
     causal: bool = True
     cross: bool = False
     dropout: float = 0.0
+    out_dropout: float = 0.0
     softcap: float = 0.0
     alibi: bool = False
     sinks: bool = False

@@ -77,7 +77,8 @@ class Recomputed(Sequence):
 class Residual(Sequence):
     """x + f(x); nameless as a rule. `fp32` where x is cast to fp32 for the sum, which then stays fp32 (Mamba).
 
-    `kept` where the library gives f(x) a name of its own, which lasts as long as its layer runs (GPT-2's attn_output).
+    `kept` where the library gives f(x) a name of its own, which lasts as long as its layer runs (GPT-2's attn_output), and
+    what f reads keeps its name until the sum is there.
     """
 
     fp32: bool = False

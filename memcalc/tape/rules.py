@@ -27,7 +27,6 @@ class Around:
     __slots__ = (
         "after_first",
         "bias",
-        "branch",
         "causal",
         "chosen",
         "cross_bias",
@@ -59,11 +58,10 @@ class Around:
         self.ready = False
         self.causal = True
         self.weights: Value | None = None  # of an eager attention: the layer holds on to them to its end
-        self.summed: list[Value] = []  # of a module that holds on to it
+        self.summed: list[Value] = []  # what goes into sums, while the module that adds them up, or the layer, runs
         self.returned: Value | None = (
             None  # by a layer beside its output: the model holds it until the next has returned
         )
-        self.branch: Value | None = None  # what was added to the residual stream, if the layer holds on to it, too
         self.chosen: tuple[Value, Value] | None = None
         self.rotary: tuple[Value, Value] | None = None
         self.ropes: dict[str, tuple[Value, Value]] = {}

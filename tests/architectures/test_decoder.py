@@ -140,7 +140,8 @@ def test_branches_side_by_side_and_in_a_row() -> None:
 
 def test_dropouts_stand_only_where_they_drop() -> None:
     assert [d.p for d in below(build("gpt2", {**SMALL, "resid_pdrop": 0.0}).body, Dropout)] == [0.1]
-    assert len(below(build("gpt2", SMALL).body, Dropout)) == 1 + 2 * 4
+    assert len(below(build("gpt2", SMALL).body, Dropout)) == 1 + 4
+    assert [a.out_dropout for a in attentions("gpt2")] == [0.1] * 4  # inside its attention
     assert below(build("llama", SMALL).body, Dropout) == []
 
 

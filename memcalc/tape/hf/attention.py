@@ -26,9 +26,10 @@ def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     tables = around.tables(block.rotary_kind)
     if block.rotary_dim and tables:
         q, k = rotate(block, q, k, tables)
+    if not returns_first(block):
+        return project(t, block, attend(t, block, q, k, v, around), around)
     out = attend(t, block, q, k, v, around)
-    if returns_first(block):
-        del q, k, v
+    del q, k, v
     return project(t, block, out, around)
 
 
@@ -91,7 +92,8 @@ def fused(t: Tape, block: Attention, x: Value, around: Around) -> tuple[Value, V
 def project(t: Tape, block: Attention, out: Value, around: Around) -> Value:
     """[batch, seq, heads, dim] back to the hidden size."""
     out = f.contiguous(f.reshape(out, *out.shape[:2], -1))
-    return run(t, block.out, out, around)
+    out = run(t, block.out, out, around)
+    return f.dropout(out, block.out_dropout)
 
 
 @rule(Attention, "gpt_neox")
@@ -101,8 +103,7 @@ def gpt_neox(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     qkv = f.transpose(f.view(run(t, block.qkv, x, around), b, s, -1, 3 * block.head_dim), 1, 2)
     q, k, v = f.chunk(qkv, 3)
     q, k = rotated_part(q, k, around.rotary, block.rotary_dim)
-    out = attend(t, block, q, k, v, around)
-    return project(t, block, out, around)
+    return project(t, block, attend(t, block, q, k, v, around), around)
 
 
 @rule(Attention, "phi3")
@@ -111,8 +112,7 @@ def phi3(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     qkv = run(t, block.qkv, x, around)
     q, k, v = (heads(f.narrow(qkv, -1, n * block.head_dim), n) for n in (block.heads, block.kv_heads, block.kv_heads))
     q, k = rotated_part(q, k, around.rotary, block.rotary_dim)
-    out = attend(t, block, q, k, v, around)
-    return project(t, block, out, around)
+    return project(t, block, attend(t, block, q, k, v, around), around)
 
 
 @rule(Attention, "opt")
@@ -121,8 +121,7 @@ def opt(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     q = heads(f.scale(run(t, block.q, x, around)), block.heads)
     k, v = run(t, block.k, x, around), run(t, block.v, x, around)
     k, v = heads(k, block.heads), heads(v, block.heads)
-    out = attend(t, block, q, k, v, around)
-    return project(t, block, out, around)
+    return project(t, block, attend(t, block, q, k, v, around), around)
 
 
 def heads(x: Value, count: int) -> Value:

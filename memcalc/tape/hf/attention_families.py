@@ -191,8 +191,7 @@ def gpt_bigcode(t: Tape, block: Attention, x: Value, around: Around) -> Value:
         q = f.transpose(f.view(q, b, s, h, d), 1, 2)
     else:
         q, k, v = f.split(f.transpose(f.view(qkv, b, s, h, 3 * d), 1, 2), (d, d, d), 3)
-    out = attend(t, block, q, k, v, around)
-    return project(t, block, out, around)
+    return project(t, block, attend(t, block, q, k, v, around), around)
 
 
 @rule(Attention, "xglm")

@@ -26,8 +26,7 @@ def hunyuan(t: Tape, block: Attention, x: Value, around: Around) -> Value:
         q, k = rotate(block, q, k, tables)
     q = normed(t, block.q_norm, q, around)
     k = normed(t, block.k_norm, k, around)
-    out = attend(t, block, q, k, v, around)
-    return project(t, block, out, around)
+    return project(t, block, attend(t, block, q, k, v, around), around)
 
 
 def _projections(block: Attention) -> tuple[tuple[Block | None, int], ...]:
@@ -41,8 +40,7 @@ def stablelm(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     q = per_head(t, block.q_norm, q, around)
     k = per_head(t, block.k_norm, k, around)
     q, k = rotated_part(q, k, around.tables(block.rotary_kind), block.rotary_dim)
-    out = attend(t, block, q, k, v, around)
-    return project(t, block, out, around)
+    return project(t, block, attend(t, block, q, k, v, around), around)
 
 
 def per_head(t: Tape, norms: Block | None, x: Value, around: Around) -> Value:
@@ -69,8 +67,7 @@ def persimmon(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     k = normed(t, block.k_norm, k, around)
     q, k, v = (f.transpose(part, 1, 2) for part in (q, k, v))
     q, k = rotated_part(q, k, around.tables(block.rotary_kind), block.rotary_dim)
-    out = attend(t, block, q, k, v, around)
-    return project(t, block, out, around)
+    return project(t, block, attend(t, block, q, k, v, around), around)
 
 
 @rule(Attention, "diffllama")

@@ -74,9 +74,10 @@ def embedding(t: Tape, block: Embedding, x: Value, around: Around) -> Value:
         return with_images(t, asking(t, out), around)
     index = indices(t, block.index, x, around)
     out = f.embedding(index, weight)
-    if around.holds:
-        t.held.append(x)
-    return out if x.dtype == "int64" else f.add(x, out)
+    if x.dtype == "int64":
+        return out
+    t.held += (x, out)  # names of the function that runs the layers (GPT2Model.forward)
+    return f.add(x, out)
 
 
 def with_images(t: Tape, out: Value, around: Around) -> Value:

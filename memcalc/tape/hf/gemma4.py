@@ -45,8 +45,7 @@ def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
             around.shared[block.window > 0] = k, v  # in one dictionary for all layers, also when they are recomputed
     else:
         k, v = around.shared[block.window > 0]
-    out = attend(t, block, q, k, v, around)
-    return project(t, block, out, around)
+    return project(t, block, attend(t, block, q, k, v, around), around)
 
 
 def rotated(x: Value, block: Attention, around: Around) -> Value:

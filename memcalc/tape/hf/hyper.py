@@ -66,7 +66,7 @@ def residual(t: Tape, block: HyperResidual, x: Value, around: Around) -> Value:
     post, comb, y = connect(t, connection, x)
     for part in block.blocks:
         y = run(t, part, y, around)
-    around.branch = y
+    around.summed.append(y)
     spread = f.mul(f.unsqueeze(f.to(post, x.dtype), -1), f.unsqueeze(y, -2))
     return f.add(spread, f.matmul(f.transpose(f.to(comb, x.dtype), -1, -2), x))
 

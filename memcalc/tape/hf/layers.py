@@ -40,13 +40,17 @@ def sequence(t: Tape, block: Sequence, x: Value, around: Around) -> Value:
 def residual(t: Tape, block: Residual, x: Value, around: Around) -> Value:
     """x + f(x); in fp32 as Mamba2Block.forward does it: the norm reads x in the weights' dtype."""
     y = f.to(x, stored(t)) if block.fp32 else x
+    read = None
     for index, part in enumerate(block.blocks):
         y = run(t, part, y, around)
-        if block.fp32 and not index:
-            x = f.to(x, "fp32")
+        if not index:
+            x = f.to(x, "fp32") if block.fp32 else x
+            read = y if block.kept else None
     if block.kept:
-        around.branch = y
-    return f.add(x, y)
+        around.summed.append(y)
+    out = f.add(x, y)
+    del read
+    return out
 
 
 @rule(PostNorm)
@@ -75,8 +79,6 @@ def total(t: Tape, block: Sum, x: Value, around: Around) -> Value:
     """The sum of branches that all read x."""
     out = run(t, block.branches[0], x, around)
     around.summed.append(out)
-    if block.in_place:
-        around.branch = out
     for branch in block.branches[1:]:
         later = run(t, branch, x, around)
         around.summed.append(later)
@@ -125,7 +127,7 @@ def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:  # noqa: C9
         else:
             x = run(t, layer, x, around)
         before, around.returned = around.returned, None
-        around.weights = around.branch = None
+        around.weights = None
         around.summed.clear()
         if not number and around.after_first:
             x = around.after_first(first, x)

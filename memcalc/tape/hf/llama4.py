@@ -38,8 +38,7 @@ def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     if block.q_norm:
         q, k = run(t, block.q_norm, q, around), run(t, block.q_norm, k, around)
     q, k, v = (f.transpose(part, 1, 2) for part in (q, k, v))
-    out = attend(t, block, q, k, v, around)
-    return project(t, block, out, around)
+    return project(t, block, attend(t, block, q, k, v, around), around)
 
 
 @rule(Moe, "llama4")
