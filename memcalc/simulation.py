@@ -26,7 +26,7 @@ LOSSES = {
     "fused": "Liger's cross entropy in place of torch's: the gradient is written over the fp32 logits",
     "fused-linear": "Liger's fused linear cross entropy: chunks of logits no larger than the hidden states",
     "chunked": "torchtune's CEWithChunkedOutputLoss: each chunk's log-softmax stays for the backward pass, its logits instead "
-               "where it is compiled; torchtitan's ChunkedLossWrapper: each chunk goes back before the next",
+    "where it is compiled; torchtitan's ChunkedLossWrapper: each chunk goes back before the next",
 }
 _COMPILED = ("layers as torch.compile's partitioner cuts them: what products and attention of the backward pass read is "
              "kept, pointwise operations are made again")  # fmt: skip
@@ -70,11 +70,20 @@ def simulate(plan: Plan, record: Record = record_step, *, evaluating: bool = Fal
                           "reserved on top")  # fmt: skip
     for path, code, message in assumed(plan):
         plan.notes.assume(path, code, message)
+    _unmodelled(plan, timeline)
+    return timeline
+
+
+def _unmodelled(plan: Plan, timeline: Timeline) -> None:
+    """Warn of what the tape has no rule for."""
+    if plan.adapted and not plan.adapted.followed and plan.run.lora:
+        plan.notes.warn("lora", "adapter-not-followed",
+                        f"the parameters, gradients and optimizer states of {plan.run.lora.method} are counted; what its forward "
+                        "pass computes on the way is not")  # fmt: skip
     for kind in timeline.unmodelled:
         plan.notes.warn("model", "block-not-modelled",
                         f"no rule for {kind} blocks yet: counted as the plain form of their kind, or by an upper bound "
                         "(fp32 inputs and outputs of their matrices, and scores)")  # fmt: skip
-    return timeline
 
 
 def assumed(plan: Plan) -> Iterator[tuple[str, str, str]]:

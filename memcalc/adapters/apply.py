@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from memcalc.adapters import copies, experts, lowrank, lycoris, prompts, targets, vectors
+from memcalc.adapters import cards, copies, experts, prompts, spectral, targets
+from memcalc.adapters.methods import BUILDERS, SHARED
 from memcalc.adapters.patterns import chosen, parents, sample
 from memcalc.adapters.result import Adapted
 from memcalc.adapters.sites import modules_of, output_embedding, vocabulary
@@ -14,17 +15,13 @@ from memcalc.errors import RunInvalid, fault
 from memcalc.tensors import Tensor, expand
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from memcalc.adapters.parts import Part
     from memcalc.adapters.sites import Module, Site
     from memcalc.adapters.spec import Lora
     from memcalc.dimensions import Dimensions
 
-BUILDERS: dict[str, Callable[[Site, Lora], Iterable[Part]]] = {
-    "lora": lowrank.lora, "dora": lowrank.lora, "adalora": lowrank.adalora, "loha": lycoris.loha,
-    "lokr": lycoris.lokr, "ia3": vectors.ia3, "vera": vectors.vera, "oft": vectors.oft,
-}  # fmt: skip
 # the task that a model's class is trained for, and the modules that peft's class for the task always saves
 TASKS = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS",
          "ForQuestionAnswering": "QUESTION_ANS", "ForConditionalGeneration": "SEQ_2_SEQ_LM"}  # fmt: skip
@@ -33,6 +30,7 @@ TASK_MODULES = {
     "TOKEN_CLS": ("classifier", "score"),
     "QUESTION_ANS": ("qa_outputs",),
 }
+WITHOUT_SITES = ("trainable-tokens", "adaption-prompt")
 SIXTEEN_BIT = ("bf16", "fp16", "quantized")
 
 
@@ -40,9 +38,10 @@ def apply(
     tensors: tuple[Tensor, ...], lora: Lora, model_type: str, dimensions: Dimensions | None, base_dtype: str
 ) -> Adapted:
     """See memcalc.adapters.adapt."""
-    faults = contradictions(lora)
+    faults = [*contradictions(lora), *cards.faults(lora)]
     if faults:
         raise RunInvalid(faults)
+    lora = cards.completed(lora)
     task = lora.task or task_of(dimensions)
     run = replace(lora, save_modules=tuple(dict.fromkeys((*lora.save_modules, *TASK_MODULES.get(task, ())))))
     modules = modules_of(tensors)
@@ -51,13 +50,15 @@ def apply(
     if run.method == "ln-tuning":
         sites: tuple[Site, ...] = ()
         copied += _ln_copies(run, model_type, tensors)
-    elif run.method in PROMPTS:
+    elif run.method in (*PROMPTS, *WITHOUT_SITES):
         sites = ()
     else:
         sites = _sites(run, tensors, modules, model_type, _heads(modules, vocab, task))
     made = _adapters(run, sites, dimensions, task, base_dtype)
+    if run.method == "adaption-prompt":
+        made += prompts.adaption_prompts(run, model_type, modules, base_dtype)
     if run.token_indices is not None:
-        made += _with_dtype(copies.token_rows(run.token_indices, modules, vocab), run, base_dtype)
+        made += _token_rows(run, modules, vocab, base_dtype)
     own = "" if base_dtype == "quantized" else base_dtype
     return Adapted(
         base=tuple(part for t in tensors for part in _base(t, run, sites, own)),
@@ -67,6 +68,7 @@ def apply(
         sites=sites,
         notes=tuple(_notes(lora, task, copied)),
         warnings=tuple(_warnings(lora, tensors, sites)),
+        followed=cards.card(lora.method).get("followed", True),
     )
 
 
@@ -103,6 +105,9 @@ def _sites(
     if run.method == "ia3":
         words = run.feedforward if run.feedforward is not None else targets.feedforward_of(model_type)
         return tuple(targets.feedforward_sites(found, words))
+    sizes = spectral.proportional(found, run)
+    if sizes:
+        return tuple(replace(site, rank=sizes[site.module]) for site in found)
     if run.parameters:
         found += experts.parameter_sites(run, rule, tensors, model_type, {site.module for site in found})
     targets.check_compatible(run.method, model_type, found)
@@ -122,23 +127,28 @@ def _adapters(
 ) -> tuple[Tensor, ...]:
     """The tensors that the method adds, on the sites and once for all of them."""
     dtype, revive = adapter_dtype(run, base_dtype), base_dtype in SIXTEEN_BIT
+    own = "fp32" if base_dtype == "quantized" else base_dtype
     once: Iterable[Part] = ()
     if run.method in PROMPTS:
         once, dtype = prompts.prompt_parts(run, dimensions, task), "fp32"
-    elif run.method == "vera":
-        once = vectors.vera_projections(sites)
+    elif run.method in SHARED:
+        once = SHARED[run.method](sites, run)
     on_sites = ((part, site.module, site.count) for site in sites for part in BUILDERS[run.method](site, run))
     return tuple(
         Tensor(
             f"{module}.{part.name}" if module else part.name, part.shape, count, "adapter",
-            part.trainable or (part.revived and revive), buffer=part.buffer, dtype=part.dtype or dtype,
+            part.trainable or (part.revived and revive), buffer=part.buffer,
+            dtype=own if part.dtype == "base" else part.dtype or dtype,
         )
         for part, module, count in (*on_sites, *((part, "", 1) for part in once))
     )  # fmt: skip
 
 
-def _with_dtype(tensors: Iterable[Tensor], run: Lora, base_dtype: str) -> tuple[Tensor, ...]:
-    return tuple(replace(tensor, dtype=adapter_dtype(run, base_dtype)) for tensor in tensors)
+def _token_rows(run: Lora, modules: Mapping[str, Module], vocab: int, base_dtype: str) -> tuple[Tensor, ...]:
+    """Trained rows of embeddings, beside an adapter or alone."""
+    place = "" if run.method == "trainable-tokens" else "token_adapter."
+    made = copies.token_rows(run.token_indices or (), modules, vocab, place)
+    return tuple(replace(tensor, dtype=adapter_dtype(run, base_dtype)) for tensor in made)
 
 
 def _base(tensor: Tensor, run: Lora, sites: tuple[Site, ...], dtype: str) -> Iterator[Tensor]:
@@ -173,9 +183,9 @@ def _notes(lora: Lora, task: str, copied: tuple[Tensor, ...]) -> Iterator[str]:
     """What was assumed, in sentences."""
     if lora.dtype is None:
         yield "adapters are kept in fp32, as peft does beside a 16-bit or quantised base (autocast_adapter_dtype)"
-    if lora.targets is None and lora.method not in PROMPTS and not lora.parameters:
+    if lora.targets is None and lora.method not in (*PROMPTS, *WITHOUT_SITES) and not lora.parameters:
         yield "the targets are peft's default for this type of model"
-    if lora.method in PROMPTS and lora.virtual_tokens is None:
+    if lora.method in PROMPTS and lora.virtual_tokens is None and lora.method != "cpt":
         yield f"{VIRTUAL_TOKENS} virtual tokens"
     if lora.task is None and task in TASK_MODULES and copied:
         names = ", ".join(dict.fromkeys(t.name.partition(".modules_to_save.")[0] for t in copied))

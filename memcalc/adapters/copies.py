@@ -39,11 +39,12 @@ def ln_copies(rule: Rule, tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
 
 
 def token_rows(
-    indices: tuple[int, ...] | Mapping[str, tuple[int, ...]], modules: Mapping[str, Module], vocab: int
+    indices: tuple[int, ...] | Mapping[str, tuple[int, ...]], modules: Mapping[str, Module], vocab: int, place: str = ""
 ) -> Iterator[Tensor]:
     """Trainable rows of embeddings, and their originals as a buffer (peft, tuners/trainable_tokens/layer.py).
 
-    Without names the rows are the token embedding's. A module tied to it takes its rows where they are the same.
+    `place` is the wrapper that they lie in beside other adapters. Without names the rows are the token embedding's. A
+    module tied to it takes its rows where they are the same.
     """
     embedding = input_embedding(modules, vocab)
     first = embedding.weight.name if embedding and embedding.weight else ""
@@ -57,7 +58,7 @@ def token_rows(
         beyond = [row for row in rows if not 0 <= row < weight.shape[0]]
         if beyond:
             raise fault("lora.token_indices", f"{beyond[0]} is no row of {module.name}, which has {weight.shape[0]}")
-        shape, stem = (len(rows), weight.shape[1]), f"{module.name}.token_adapter.trainable_tokens"
+        shape, stem = (len(rows), weight.shape[1]), f"{module.name}.{place}trainable_tokens"
         yield Tensor(f"{stem}_delta.default", shape, role="adapter")
         yield Tensor(f"{stem}_original.default", shape, role="adapter", trainable=False, buffer=True)
 

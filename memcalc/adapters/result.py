@@ -16,7 +16,7 @@ class Adapted:
 
     `base`: frozen but for biases that are trained. `adapters`: role 'adapter', dtype set. `saved`: trainable copies of
     base modules, whose originals stay in `base`. `buffers`: what adapters keep beside their parameters. `sites` says
-    which modules carry an adapter, and of what rank.
+    which modules carry an adapter, and of what rank. `followed`: whether the tape runs the method's forward pass.
     """
 
     base: tuple[Tensor, ...]
@@ -26,6 +26,7 @@ class Adapted:
     sites: tuple[Site, ...]
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    followed: bool = True
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:

@@ -16,13 +16,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Method = Literal[
-    "lora", "dora", "adalora", "loha", "lokr", "ia3", "vera", "oft", "prompt", "prefix", "p-tuning", "ln-tuning"
+    "lora", "dora", "adalora", "loha", "lokr", "ia3", "vera", "oft", "prompt", "prefix", "p-tuning", "ln-tuning",
+    "boft", "hra", "road", "psoft", "beft", "fourierft", "waveft", "c3a", "shira", "supertuning", "frod", "hira", "deft",
+    "glora", "peanut", "delora", "gralora", "osf", "poly", "miss", "randlora", "pvera", "vblora", "unilora", "tinylora",
+    "lily", "trainable-tokens", "adaption-prompt", "cpt", "multitask-prompt", "cartridge",
 ]  # fmt: skip
 Task = Literal["CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION", "none"]
 Size = Annotated[int, Ge(1), Le(10**9)]
+Option = bool | int | float | str | None
 
 RANKS: dict[str, int] = {"lora": 8, "dora": 8, "adalora": 12, "loha": 8, "lokr": 8, "vera": 256}  # peft's defaults
-PROMPTS = ("prompt", "prefix", "p-tuning")  # methods that add virtual tokens and touch no module
+# methods that add virtual tokens and touch no module
+PROMPTS = ("prompt", "prefix", "p-tuning", "cpt", "multitask-prompt", "cartridge")
 BLOCK_SIZE, VIRTUAL_TOKENS, LSTM_LAYERS = 32, 20, 2
 
 
@@ -30,11 +35,13 @@ BLOCK_SIZE, VIRTUAL_TOKENS, LSTM_LAYERS = 32, 20, 2
 class Lora:
     """What is trained beside a frozen base model.
 
-    `rank` None means the method's own default (8; VeRA 256). `targets` are module names or their endings, or one
-    regular expression that matches whole names, or `all-linear`; None means peft's choice for the model type.
-    `dtype` None means peft's rule: adapters in fp32. `layers` (layers_to_transform), `save_modules` (modules_to_save:
-    trained as full copies, the frozen originals stay), `token_indices` (trainable_token_indices), `parameters`
-    (target_parameters), `feedforward` (IA3's feedforward_modules), `task` None means what the model's class says.
+    `rank` None means the method's own default (8; VeRA 256); of FourierFT and WaveFT it is n_frequency, of C3A the block
+    size, of OSF the effective rank. `options` are the other keys of the method in peft's words (presets/adapters).
+    `targets` are module names or their endings, or one regular expression that matches whole names, or `all-linear`;
+    None means peft's choice for the model type. `dtype` None means peft's rule: adapters in fp32. `layers`
+    (layers_to_transform), `save_modules` (modules_to_save: trained as full copies, the frozen originals stay),
+    `token_indices` (trainable_token_indices), `parameters` (target_parameters), `feedforward` (IA3's
+    feedforward_modules), `task` None means what the model's class says.
     """
 
     method: Method = "lora"
@@ -69,6 +76,7 @@ class Lora:
     encoder: Literal["mlp", "lstm"] = "mlp"
     encoder_hidden_size: Size | None = None
     encoder_layers: Size | None = None
+    options: Mapping[str, Option] = field(default_factory=dict)
 
     @property
     def resolved_rank(self) -> int:
@@ -102,12 +110,14 @@ def _beyond_the_method(lora: Lora) -> Iterator[tuple[str, str]]:
     method = lora.method
     if lora.dora and method not in ("lora", "dora"):
         yield "dora", f"is a form of LoRA; {method} has none"
-    if lora.bias != "none" and method not in ("lora", "dora", "adalora", "vera", "oft"):
+    if lora.bias != "none" and method in ("loha", "lokr", "ia3", "ln-tuning", *PROMPTS, "trainable-tokens"):
         yield "bias", f"{method} trains no biases"
     if lora.layers is not None and method in ("ia3", "ln-tuning", *PROMPTS):
         yield "layers", f"{method} has no choice of layers; name them in `targets`"
     if lora.exclude and method in ("vera", *PROMPTS):
         yield "exclude", f"{method} excludes nothing; name the `targets` instead"
+    if method == "trainable-tokens" and lora.token_indices is None:
+        yield "token_indices", "must name the tokens to train: [128000, 128001]"
     if lora.parameters and method != "lora":
         yield "parameters", f"only plain LoRA can target parameters; the method is {method}"
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from memcalc.adapters.cards import card
 from memcalc.adapters.patterns import chosen, crosses, parents, sample
 from memcalc.adapters.rules import Rule, layer_of
 from memcalc.adapters.sites import Module, Site, site
@@ -30,16 +31,22 @@ SUPPORTED: dict[str, tuple[str, ...]] = {
     "vera": ("linear", "conv1d"),
     "oft": ("linear", "embedding", "conv"),
 }
+RANKED = (
+    "lora",
+    "dora",
+    "loha",
+    "lokr",
+)  # methods with sizes for names of modules (rank_pattern), as those presets say
 ALL_LINEAR = "all-linear"
 CLASSIFIERS = ("score", "classifier")  # heads that all-linear leaves out of a SEQ_CLS task
 
 
 def library_choice(method: str, key: str, model_type: str) -> tuple[str, ...] | str | None:
     """What peft targets in this type of model where the run does not say; None where it has no choice."""
-    card: dict[str, Any] = find("adapters", {"dora": "lora"}.get(method, method))
-    chosen = card[key].get(model_type)
+    known: dict[str, Any] = find("adapters", {"dora": "lora"}.get(method, method))
+    chosen = known[key].get(model_type)
     if chosen is None:
-        return library_choice(card["extends"], key, model_type) if "extends" in card else None
+        return library_choice(known["extends"], key, model_type) if "extends" in known else None
     return chosen if isinstance(chosen, str) else tuple(chosen)
 
 
@@ -72,7 +79,7 @@ def rule_of(lora: Lora, targets: tuple[str, ...] | str) -> Rule:
         layers=frozenset(layers),
         layers_patterns=where,
         rank=lora.resolved_rank,
-        ranks=tuple(lora.rank_pattern.items()) if lora.method in ("lora", "dora", "loha", "lokr") else (),
+        ranks=tuple(lora.rank_pattern.items()) if _ranked(lora.method) else (),
     )
 
 
@@ -84,9 +91,10 @@ def module_sites(lora: Lora, rule: Rule, modules: Mapping[str, Module], heads: I
     found = [(module, part) for module in candidates for part in rule.select(module)]
     _check(lora, rule, modules, {module.name for module, _ in found})
     made = [(site(module, *part), module) for module, part in found]
-    wrong = [m for s, m in made if s is None or m.kind not in SUPPORTED[lora.method]]
+    supported = SUPPORTED.get(lora.method) or card(lora.method)["kinds"]
+    wrong = [m for s, m in made if s is None or m.kind not in supported]
     if wrong:
-        kinds = ", ".join(SUPPORTED[lora.method])
+        kinds = ", ".join(supported)
         raise RunInvalid([Fault("lora.targets", f"target module {m.name} ({m.kind}) is not supported: {lora.method} "
                                                 f"adapts only {kinds} modules") for m in wrong])  # fmt: skip
     return tuple(s for s, _ in made if s)
@@ -115,9 +123,9 @@ def feedforward_sites(sites: Iterable[Site], words: tuple[str, ...] | str) -> It
 
 def check_compatible(method: str, model_type: str, sites: Iterable[Site]) -> None:
     """RunInvalid where a module's forward is bypassed by the model's fused kernels (Mamba)."""
-    card = find("adapters", "incompatible")
-    if method in card["methods"] and model_type in card["model_types"]:
-        wrong = sorted({s.module.rpartition(".")[2] for s in sites} & set(card["modules"]))
+    known = find("adapters", "incompatible")
+    if method in known["methods"] and model_type in known["model_types"]:
+        wrong = sorted({s.module.rpartition(".")[2] for s in sites} & set(known["modules"]))
         if wrong:
             raise fault("lora.targets", f"{', '.join(wrong)} can't be adapted in {model_type}: its fused kernels bypass "
                                         "the module; leave it out (`exclude`)")  # fmt: skip
@@ -131,6 +139,10 @@ def unmatched(names: Iterable[str], sites: Iterable[Site]) -> list[str]:
         n for n in names
         if not any(f".{a}".endswith(f".{n}") for a in adapted) and not any(crosses(m, f".{n}") for m in open_)
     ]  # fmt: skip
+
+
+def _ranked(method: str) -> bool:
+    return method in RANKED or "pattern" in card(method).get("rank", {})
 
 
 def _compiled(where: str, pattern: str) -> re.Pattern[str]:

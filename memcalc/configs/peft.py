@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from memcalc.configs.lora import targets
 from memcalc.configs.names import model
-from memcalc.configs.table import Key, Sheet
+from memcalc.configs.table import ABSENT, Key, Sheet
 from memcalc.configs.words import mapping, names, number, same, text, truth, whole
+from memcalc.presets import find
+from memcalc.presets import names as preset_names
 
 if TYPE_CHECKING:
     from memcalc.configs.documents import Document
@@ -19,9 +21,21 @@ if TYPE_CHECKING:
 NAME: Final = "peft"
 TITLE: Final = "PEFT adapter"
 METHODS: Final = {
-    "LORA": "lora", "ADALORA": "adalora", "LOHA": "loha", "LOKR": "lokr", "IA3": "ia3", "VERA": "vera", "OFT": "oft",
-    "PROMPT_TUNING": "prompt", "PREFIX_TUNING": "prefix", "P_TUNING": "p-tuning", "LN_TUNING": "ln-tuning",
-}  # fmt: skip
+    "LORA": "lora",
+    "ADALORA": "adalora",
+    "LOHA": "loha",
+    "LOKR": "lokr",
+    "IA3": "ia3",
+    "VERA": "vera",
+    "OFT": "oft",
+    "PROMPT_TUNING": "prompt",
+    "PREFIX_TUNING": "prefix",
+    "P_TUNING": "p-tuning",
+    "LN_TUNING": "ln-tuning",
+    "TRAINABLE_TOKENS": "trainable-tokens",
+}
+RENAMED: Final = {"BONE": "MISS"}
+VIRTUAL: Final = ("cpt", "multitask-prompt", "cartridge")  # fmt: skip
 
 
 def _layers(value: Any) -> list[int] | int | None:  # noqa: ANN401
@@ -34,7 +48,7 @@ def _ranks(value: Any) -> dict[str, int]:  # noqa: ANN401
 
 def _bias(value: Any) -> str:  # noqa: ANN401
     word = text(value).lower()
-    return "none" if word in ("no", "") else word
+    return "lora_only" if word.endswith("_only") else "none" if word in ("no", "") else word
 
 
 def _or_none(value: Any) -> int | None:  # noqa: ANN401
@@ -89,6 +103,7 @@ OWN: Final = {
         Key("encoder_num_layers", "lora.encoder_layers", whole),
     ),
     "ln-tuning": (),
+    "trainable-tokens": (Key("token_indices", "lora.token_indices", same),),
 }  # fmt: skip
 IGNORED: Final = (
     "auto_mapping", "inference_mode", "revision", "peft_version", "init_*", "fan_in_fan_out", "loftq_config*", "eva_config*",
@@ -125,16 +140,64 @@ def read(document: Document, asked: Asked) -> Reading:
 def adapter(sheet: Sheet) -> None:
     """Set `lora` from the keys of an adapter_config.json; a fault where memcalc does not know the method."""
     kind = sheet.read(text, "peft_type", default="LORA").upper()
-    method = METHODS.get(kind)
+    method = METHODS.get(kind) or by_card(kind)
     if method is None:
         _unknown(sheet, kind)
         return
     sheet.put("lora.method", method, "peft_type")
-    sheet.fill(key for key in (*COMMON, *OWN[method]) if not _empty(sheet, key))
+    own = OWN[method] if method in OWN else _of_card(sheet, method)
+    sheet.fill(key for key in (*COMMON, *own) if not _empty(sheet, key))
+    if method == "trainable-tokens":
+        _tokens(sheet)
     task = sheet.read(text, "task_type")
     if task:
         sheet.put("lora.task", task, "task_type")
     sheet.unmodelled(_UNMODELLED)
+
+
+def by_card(kind: str) -> str | None:
+    """The method whose preset has that `peft_type` (Bone is what MiSS was called before peft 0.18)."""
+    kind = RENAMED.get(kind, kind)
+    return next((name for name in preset_names("adapters") if find("adapters", name).get("peft_type") == kind), None)
+
+
+def _of_card(sheet: Sheet, method: str) -> tuple[Key, ...]:
+    """The keys of a method with a preset: its size, its options, and those that change no size."""
+    card = find("adapters", method)
+    size, options = card.get("rank", {}), card["options"]
+    sheet.seen(*card["no_size"], *(f"{key}.*" for key in card["no_size"]))
+    keys = [Key(name, f"lora.options.{name}", _option) for name in options]
+    if size:
+        keys.append(
+            Key(size["key"], "lora.rank", whole, ABSENT if size["default"] is None else size["default"], card["source"])
+        )
+    if "pattern" in size:
+        keys.append(Key(size["pattern"], "lora.rank_pattern", _ranks))
+    if "dropout" in card:
+        keys.append(Key(card["dropout"], "lora.dropout", number))
+    if "bias" in card["has"]:
+        keys.append(Key("bias", "lora.bias", _bias))
+    if method in VIRTUAL:
+        keys.append(Key(("num_virtual_tokens", "cpt_token_ids"), "lora.virtual_tokens", _length))
+    return tuple(keys)
+
+
+def _tokens(sheet: Sheet) -> None:
+    """Trainable tokens: the modules they are rows of, where they are named."""
+    modules, rows = sheet.get("target_modules"), sheet.get("token_indices")
+    if modules and isinstance(rows, list):
+        named = [modules] if isinstance(modules, str) else modules
+        sheet.put("lora.token_indices", dict.fromkeys(named, rows), "target_modules")
+
+
+def _option(value: Any) -> Any:  # noqa: ANN401
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError("a number, a word, true or false is expected")
+
+
+def _length(value: Any) -> int | None:  # noqa: ANN401
+    return len(value) or None if isinstance(value, list) else whole(value)
 
 
 def _unknown(sheet: Sheet, kind: str) -> None:

@@ -6,6 +6,7 @@ import re
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from memcalc.adapters.patterns import parents
 from memcalc.tensors import expand
 
 if TYPE_CHECKING:
@@ -67,6 +68,28 @@ class Weights:
             return None
         full = f"{module}.{name}"
         return self._groups.get(full) or (None if "{" in full else self._single.get(full))
+
+    def added(self, module: str) -> tuple[Tensor, ...]:
+        """The tensors that an adapter has put below a module, whatever their names."""
+        return self._added.get(module) or (() if "{" in module else self._single_added.get(module, ()))
+
+    def common(self, method: str) -> tuple[Tensor, ...]:
+        """The trained tensors that the sites of an adapter share: they lie in no module and begin with its name."""
+        return tuple(
+            t for t in self._tensors if t.role == "adapter" and t.trainable and t.name.startswith(f"{method}_")
+        )
+
+    @cached_property
+    def _added(self) -> dict[str, tuple[Tensor, ...]]:
+        modules: dict[str, list[Tensor]] = {}
+        for tensor in self._tensors:
+            for module in parents(tensor.name) if tensor.role == "adapter" else ():
+                modules.setdefault(module, []).append(tensor)
+        return {module: tuple(found) for module, found in modules.items()}
+
+    @cached_property
+    def _single_added(self) -> dict[str, tuple[Tensor, ...]]:
+        return {name: found for pattern, found in self._added.items() for name in expand(pattern)}
 
     def adapted_layers(self, path: str) -> dict[str, frozenset[int]]:
         """The sets of layers below `path` that learn alike, in adapters or not, by their patterns: {'{0..31}': {0, …, 31}}."""

@@ -35,6 +35,14 @@ ADAPTERS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"peft_type": "P_TUNING", "num_virtual_tokens": 8, "encoder_reparameterization_type": "LSTM", "encoder_hidden_size": 64},
      {"method": "p-tuning", "virtual_tokens": 8, "encoder": "lstm", "encoder_hidden_size": 64}),
     ({"peft_type": "LN_TUNING", "target_modules": None}, {"method": "ln-tuning"}),
+    ({"peft_type": "FOURIERFT", "n_frequency": 500, "scaling": 300.0, "n_frequency_pattern": {"v_proj": 9}},
+     {"method": "fourierft", "rank": 500, "rank_pattern": {"v_proj": 9}}),
+    ({"peft_type": "BOFT", "boft_block_num": 8, "boft_block_size": 0, "bias": "boft_only", "boft_dropout": 0.1},
+     {"method": "boft", "options": {"boft_block_num": 8, "boft_block_size": 0}, "bias": "lora_only", "dropout": 0.1}),
+    ({"peft_type": "BONE", "init_weights": "bat"}, {"method": "miss", "rank": 64, "options": {"init_weights": "bat"}}),
+    ({"peft_type": "OSF", "rank_pattern": {"q_proj": 7}}, {"method": "osf", "rank_pattern": {"q_proj": 7}}),
+    ({"peft_type": "CPT", "cpt_token_ids": [1, 2, 3]}, {"method": "cpt", "virtual_tokens": 3}),
+    ({"peft_type": "TRAINABLE_TOKENS", "token_indices": [5, 6]}, {"method": "trainable-tokens", "token_indices": [5, 6]}),
 ]  # fmt: skip
 
 
@@ -44,9 +52,9 @@ def test_adapters_in_the_words_of_a_run(given: dict[str, Any], expected: dict[st
 
 
 def test_a_method_that_is_not_modelled_is_refused_by_name() -> None:
-    with pytest.raises(RunInvalid, match="what FOURIERFT trains is not modelled"):
-        read(peft_type="FOURIERFT", n_frequency=1000)
-    found = reading('{"peft_type": "FOURIERFT", "base_model_name_or_path": "gpt2"}', lora=16)
+    with pytest.raises(RunInvalid, match="what XLORA trains is not modelled"):
+        read(peft_type="XLORA", xlora_depth=1)
+    found = reading('{"peft_type": "XLORA", "base_model_name_or_path": "gpt2"}', lora=16)
     assert ("lora" in found.run, found.run["model"], codes(found)) == (False, "gpt2", {"not-modelled"})
 
 

@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING
 
 from memcalc.tape import functions as f
 from memcalc.tape.hf.lycoris import adalora, ia3, loha, lokr, oft, vera
+from memcalc.tape.hf.unfollowed import unfollowed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Shape, Value
+
+
+LORA = ("lora", "dora")
 
 
 def prepared(t: Tape, x: Value) -> Value:
@@ -30,6 +34,8 @@ def adapted(t: Tape, x: Value, out: Value, weight: Callable[[], Value] | None = 
     method = _METHODS.get(t.setting.adapter)
     if method:
         return method(t, x, out)
+    if t.setting.adapter not in LORA:
+        return unfollowed(t, out)
     first = t.weights.adapter(t.path, "lora_A.default.weight")
     second = t.weights.adapter(t.path, "lora_B.default.weight")
     if first is None or second is None:
@@ -77,6 +83,8 @@ def dora(t: Tape, x: Value, out: Value, pair: tuple[Value, Value], weight: Calla
 
 def embedded(t: Tape, x: Value, out: Value) -> Value:
     """Embedding.forward of a LoRA layer: rows of A, times B."""
+    if t.weights.adapters and t.setting.adapter not in LORA:
+        return unfollowed(t, out)
     first = t.weights.adapter(t.path, "lora_embedding_A.default")
     if first is None:
         return out
