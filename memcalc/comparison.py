@@ -46,11 +46,15 @@ class Compared:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Document):
-    """The answer of `memcalc compare`; the first of `runs` is what the others are held against."""
+    """The answer of `memcalc compare`; the first of `runs` is what the others are held against.
+
+    `changes` are those of all runs, each with the name of its own.
+    """
 
     schema_version: Literal["1.0"] = "1.0"
-    kind: Literal["comparison"] = "comparison"
+    kind: Literal["compare"] = "compare"
     runs: tuple[Compared, ...]
+    changes: tuple[Change, ...] = ()
     swept: tuple[str, ...] = ()
 
 
@@ -87,7 +91,8 @@ def compare_questions(questions: Iterable[tuple[str, Question]], axes: Mapping[s
         first = first or (made.run, report)
         rows.append(Compared(name=name, differs=values, run=report.run, model=report.model, memory=report.memory,
                              gpu=report.gpu, verdict=report.verdict, changes=changes))  # fmt: skip
-    return Comparison(runs=_told_apart(rows), swept=tuple(axes))
+    every_change = tuple(change for row in rows for change in row.changes)
+    return Comparison(runs=_told_apart(rows), changes=every_change, swept=tuple(axes))
 
 
 def _combinations(axes: Mapping[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,28 +18,49 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Document:
-    """What every kind of answer can do."""
+    """What every kind of answer can do.
+
+    `published_names` are fields that the document has under another name, one that Python keeps for itself ("from").
+    """
+
+    published_names: ClassVar[Mapping[str, str]] = {}
 
     def model_dump(self, mode: Literal["json", "python"] = "json") -> dict[str, Any]:
         """The document as plain data; `json` has lists where `python` has tuples."""
-        data = asdict(self)
+        data = _renamed(asdict(self), self.published_names)
         plain: dict[str, Any] = json.loads(json.dumps(data)) if mode == "json" else data
         return plain
 
     def model_dump_json(self, indent: int | None = None) -> str:
         """The document as JSON text."""
-        return json.dumps(asdict(self), indent=indent, ensure_ascii=False)
+        return json.dumps(_renamed(asdict(self), self.published_names), indent=indent, ensure_ascii=False)
 
     @classmethod
     def model_validate(cls, document: Mapping[str, Any]) -> Self:
         """The answer in a saved document; pydantic's ValidationError where it is none."""
         from pydantic import TypeAdapter  # noqa: PLC0415
 
-        return TypeAdapter(cls).validate_python(document)
+        own = {theirs: ours for ours, theirs in cls.published_names.items()}
+        return TypeAdapter(cls).validate_python(_renamed(document, own))
 
     @classmethod
     def model_json_schema(cls) -> dict[str, Any]:
         """The JSON Schema of the document."""
         from pydantic import TypeAdapter  # noqa: PLC0415
 
-        return TypeAdapter(cls).json_schema(mode="serialization")
+        made: dict[str, Any] = _renamed(TypeAdapter(cls).json_schema(mode="serialization"), cls.published_names)
+        return made
+
+
+def _renamed(data: Any, names: Mapping[str, str]) -> Any:  # noqa: ANN401 - plain data
+    """Plain data with some keys (and, in a schema, the words of lists) under other names."""
+    if not names:
+        return data
+    if isinstance(data, dict):
+        required = {"required": [names.get(key, key) for key in data["required"]]} if _is_schema(data) else {}
+        return {**{names.get(key, key): _renamed(item, names) for key, item in data.items()}, **required}
+    return [_renamed(item, names) for item in data] if isinstance(data, list | tuple) else data
+
+
+def _is_schema(data: Mapping[str, Any]) -> bool:
+    return "properties" in data and isinstance(data.get("required"), list)

@@ -53,7 +53,7 @@ class Maximum(Document):
     """The answer of `memcalc max`: for every combination of the other keys the largest value of `key`."""
 
     schema_version: Literal["1.0"] = "1.0"
-    kind: Literal["maximum"] = "maximum"
+    kind: Literal["max"] = "max"
     key: str
     by: tuple[str, ...]
     model: str | None

@@ -62,7 +62,7 @@ def main(
     answer = rest.question().answer(lambda run, beside: recommend_run(run, beside, wishes, watcher.saw))
     watcher.done()
     write(render(answer, chosen, sheet), output)
-    if not answer.rows:
+    if not answer.recommendations:
         raise typer.Exit(1)
 
 

@@ -14,7 +14,9 @@ KINDS = ("run", "report", "budget", "explanation", "recommendation", "maximum", 
 
 
 def main(
-    kind: Annotated[str, typer.Argument(help="run, report, budget, explanation, recommendation, maximum or comparison.")] = "run",
+    kind: Annotated[
+        str, typer.Argument(help="run, report, budget, explanation, recommendation, maximum or comparison.")
+    ] = "run",
     output: OutputOption = None,
 ) -> None:
     """Example: memcalc schema run --output run.schema.json"""  # noqa: D400

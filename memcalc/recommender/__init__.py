@@ -21,7 +21,7 @@ from memcalc.recommender.tasks import advised, task_of
 from memcalc.recommender.values import Recommendation, Searched
 from memcalc.recommender.wishes import Wishes, by_method, cards_of, counts_of, method_of, methods, numbers, suited
 from memcalc.report import Note
-from memcalc.resolve import resolve
+from memcalc.resolve import resolve, resolved_run
 from memcalc.run import Parallel
 from memcalc.varying import varied
 
@@ -122,13 +122,16 @@ def _answer(asked: Run, plan: Any, task: Task, wishes: Wishes, search: Search, f
     return Recommendation(
         task=task.name,
         model=model_part(plan),
-        asked=made.choice(asked, detailed=False),
-        rows=tuple(choice for _, choice in rows),
+        asked=resolved_run(plan),
+        searched=search.space.candidates,
+        fitting=found.possible,
+        recommendations=tuple(choice for _, choice in rows),
+        as_asked=made.choice(asked, detailed=False),
         pareto=_pareto(made, found),
         rejected=_told_once(rejected),
         nearest_miss=nearest,
         lacks=made.lacks(nearest, found.nearest) if nearest and found.nearest else "",
-        searched=_searched(search, found),
+        search=_searched(search),
         optimizers=tuple(advised(task)),
         advice=task.advice,
         published=published(plan.model.name, [card.name for card in search.space.cards]),
@@ -157,7 +160,7 @@ def _pareto(made: Answers, found: Found) -> tuple[Choice, ...]:
         candidates = [*found.winners.values(), *thinned(sorted(best, key=lambda c: -c.per_second), MOST)]
     kept = {repr(run_of(c)): run_of(c) for c in candidates if search.fits(c)}
     choices = [choice for run in kept.values() if (choice := made.choice(run, detailed=False))]
-    return tuple(sorted(front(choices, measured), key=lambda choice: (-_per_second(choice), choice.total)))
+    return tuple(sorted(front(choices, measured), key=lambda choice: (-_per_second(choice), choice.memory.total)))
 
 
 def _point(c: Scored) -> tuple[float, ...]:
@@ -167,7 +170,7 @@ def _point(c: Scored) -> tuple[float, ...]:
 def measured(choice: Choice) -> tuple[float, ...]:
     """What a Pareto set goes by, lower being better: pace, memory, cost, GPUs, intrusiveness."""
     usd = choice.cost.usd_per_million if choice.cost else None
-    return -_per_second(choice), choice.total, usd or float("inf"), choice.gpus, choice.intrusion.score
+    return -_per_second(choice), choice.memory.total, usd or float("inf"), choice.gpu.count, choice.intrusion.score
 
 
 def _per_second(choice: Choice) -> float:
@@ -182,7 +185,7 @@ def _told_once(rejected: Iterable[Rejected]) -> tuple[Rejected, ...]:
     return tuple(sorted(first.values(), key=lambda one: one.over or 0)[:REJECTED])
 
 
-def _searched(search: Search, found: Found) -> Searched:
+def _searched(search: Search) -> Searched:
     from memcalc.recommender.changes import plain  # noqa: PLC0415
 
     axes = {
@@ -190,7 +193,7 @@ def _searched(search: Search, found: Found) -> Searched:
     }
     if len(search.space.cards) > 1:
         axes["gpu"] = tuple(card.name for card in search.space.cards)
-    return Searched(candidates=search.space.candidates, legal=search.legal, fitting=found.possible,
+    return Searched(legal=search.legal,
                     recorded=search.evaluator.recorded, estimated=search.estimated, axes=axes)  # fmt: skip
 
 

@@ -48,14 +48,9 @@ class Answers:
         return Choice(
             labels=labels,
             run=report.run,
-            gpu=report.gpu.name,
-            gpus=report.gpu.count,
-            peak_allocated=report.memory.peak_allocated,
-            reserved=report.memory.reserved,
-            total=report.memory.total,
-            usable=report.gpu.usable,
-            headroom=report.verdict.headroom,
-            at_peak=report.memory.at_peak,
+            gpu=report.gpu,
+            memory=report.memory,
+            verdict=report.verdict,
             throughput=found if run.gpu and gpu(run.gpu).tflops else None,
             cost=self._cost(run, found),
             intrusion=intrusion(made),
@@ -66,12 +61,14 @@ class Answers:
 
     def _told(self, change: Switch, run: Run, *, detailed: bool) -> Switch:
         """A change with what it spares, and what the task says of an optimizer."""
-        why = self.task.why(named(run.optimizer).name) if change.key == "optimizer" else ""
-        if not detailed or change.key in ("gpu", "gpus", "batch_size", "grad_accum"):
+        why = self.task.why(named(run.optimizer).name) if change.path == "optimizer" else ""
+        if not detailed or change.path in ("gpu", "gpus", "batch_size", "grad_accum"):
             return replace(change, why=why or change.why)
-        before, after = (self._taken(made, change.key) for made in (reverted(run, self.search.asked, change.key), run))
-        spares = before - after if before is not None and after is not None else None
-        return replace(change, spares=spares, why=why or change.why)
+        before, after = (
+            self._taken(made, change.path) for made in (reverted(run, self.search.asked, change.path), run)
+        )
+        saves = before - after if before is not None and after is not None else None
+        return replace(change, saves=saves, why=why or change.why)
 
     def _taken(self, run: Run, key: str) -> int | None:
         """The peak, which all keys change but the allocator's own: that one changes what is reserved."""
@@ -93,8 +90,9 @@ class Answers:
         per_second = run.batch_size * run.grad_accum * data_parallel(run) * tokens(plan) / step.seconds
         unit: Literal["tokens", "samples"] = "tokens" if tokens(plan) > 1 else "samples"
         parts = {name: seconds for name, seconds in step.parts.items() if seconds}
-        return Throughput(unit=unit, per_second=per_second, per_gpu_second=per_second / run.gpus,
-                          step_seconds=step.seconds, busy=step.busy, parts=parts,
+        spans = unit == "tokens"
+        return Throughput(unit=unit, tokens_per_second=per_second if spans else None,
+                          samples_per_second=None if spans else per_second, step_seconds=step.seconds, busy=step.busy, parts=parts,
                           flops=evaluator.flops(single, run.optimizer) if detailed else {})  # fmt: skip
 
     def _cost(self, run: Run, found: Throughput | None) -> Cost | None:
@@ -104,7 +102,9 @@ class Answers:
         hour = price.per_gpu_hour * run.gpus
         known = found is not None and run.gpu is not None and bool(gpu(run.gpu).tflops)
         million = usd_per_million(hour, found.per_second) if found and known else None
-        return Cost(usd_per_hour=hour, usd_per_million=million, price=price.source)
+        spans = found is None or found.unit == "tokens"
+        return Cost(usd_per_hour=hour, usd_per_million_tokens=million if spans else None,
+                    usd_per_million_samples=None if spans else million, price=price.source)  # fmt: skip
 
     def rejected(self, label: str, run: Run) -> Iterator[Rejected]:
         """Neighbours of a recommended run, one switch away, that do not fit: a change undone, more at once, fewer GPUs."""
@@ -124,8 +124,8 @@ class Answers:
     def _neighbours(self, run: Run) -> Iterator[tuple[str, Run]]:
         asked = self.search.asked
         for change in changes(asked, run):
-            if change.key not in ("gpu", "gpus", "batch_size", "grad_accum", "lora"):
-                yield change.key, reverted(run, asked, change.key)
+            if change.path not in ("gpu", "gpus", "batch_size", "grad_accum", "lora"):
+                yield change.path, reverted(run, asked, change.path)
         if run.batch_size * 2 in self.search.space.batches:
             yield "batch_size", replace(run, batch_size=run.batch_size * 2)
         if run.gpus // 2 in self.search.space.axes["gpus"]:
@@ -147,10 +147,10 @@ class Answers:
 
     def lacks(self, choice: Choice, candidate: Scored) -> str:
         """What a run that does not fit is short of."""
-        over = -(choice.headroom or 0)
+        over = -(choice.verdict.headroom or 0)
         plan = self.search.evaluator.plan(replace(run_of(candidate), gpu=None))
         where = binding(plan) if plan else ""
-        return f"{format_bytes(over)} more than there is on {choice.gpu}{f', in {where}' if where else ''}"
+        return f"{format_bytes(over)} more than there is on {choice.gpu.name}{f', in {where}' if where else ''}"
 
 
 def narrow(report: Report) -> Iterator[str]:

@@ -71,7 +71,7 @@ def switch(key: str, before: Any, after: Any, asked: Run) -> Switch | None:  # n
     if before == after or (key == "sharding" and strategy_name(before, asked.gpus) == strategy_name(after, 2)):
         return None
     level = level_of(key, before, after, asked.gpus > 1)
-    return Switch(key=key, before=plain(before), after=plain(after), level=level, why=_why(key, after))
+    return Switch(path=key, before=plain(before), after=plain(after), level=level, why=_why(key, after))
 
 
 def strategy_name(sharding: Any, gpus: int) -> str:  # noqa: ANN401 - a Sharding or None

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from memcalc.document import Document
-from memcalc.report import Components, ModelPart, Note
+from memcalc.report import GpuPart, Memory, ModelPart, Note, Verdict
 
 Level = Literal["none", "resources", "free", "time", "numerics", "tuning", "method"]
 
@@ -24,12 +24,17 @@ class Throughput:
     """
 
     unit: Literal["tokens", "samples"]
-    per_second: float
-    per_gpu_second: float
+    tokens_per_second: float | None
+    samples_per_second: float | None
     step_seconds: float
     busy: float
     parts: Mapping[str, float]
     flops: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def per_second(self) -> float:
+        """Of what its `unit` says."""
+        return self.tokens_per_second or self.samples_per_second or 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +42,14 @@ class Cost:
     """USD of an hour of all GPUs, and of a million tokens or samples; null where the pace is not known."""
 
     usd_per_hour: float
-    usd_per_million: float | None
+    usd_per_million_tokens: float | None
+    usd_per_million_samples: float | None
     price: str
+
+    @property
+    def usd_per_million(self) -> float | None:
+        """Of tokens, or of samples where a model has none."""
+        return self.usd_per_million_tokens if self.usd_per_million_tokens is not None else self.usd_per_million_samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,32 +66,29 @@ class Intrusion:
 
 @dataclass(frozen=True, kw_only=True)
 class Switch:
-    """One change against the run asked for. `spares` are the bytes by which it lowers this run's peak (of expandable
-    segments: what is reserved); null where it was not estimated. `why` is what speaks for it, or what it asks of the user.
-    """  # noqa: D205 - one sentence
+    """One change against the run asked for; the document calls `before` and `after` `from` and `to`.
 
-    key: str
+    `saves` are the bytes by which it lowers this run's peak (of expandable segments: what is reserved); null where it was
+    not estimated. `why` is what speaks for it, or what it asks of the user.
+    """
+
+    path: str
     before: Any
     after: Any
     level: Level
-    spares: int | None = None
+    saves: int | None = None
     why: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A run that was estimated: `labels` are what it is the best of, `headroom` what it leaves free, or lacks."""
+    """A run that was estimated, with the parts of its report: `labels` are what it is the best of."""
 
     labels: tuple[str, ...] = ()
     run: Mapping[str, Any]
-    gpu: str | None
-    gpus: int
-    peak_allocated: int
-    reserved: int
-    total: int
-    usable: int | None
-    headroom: int | None
-    at_peak: Components
+    gpu: GpuPart
+    memory: Memory
+    verdict: Verdict
     throughput: Throughput | None
     cost: Cost | None
     intrusion: Intrusion
@@ -136,13 +144,11 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True)
 class Searched:
-    """What was looked at: candidates in all, those that are allowed, those that seem to fit; steps that were recorded
-    and runs that were estimated in full; and the values of each key that was varied.
+    """How it was looked at: candidates that are allowed; steps that were recorded and runs that were estimated in full;
+    and the values of each key that was varied.
     """  # noqa: D205 - one sentence
 
-    candidates: int
     legal: int
-    fitting: int
     recorded: int
     estimated: int
     axes: Mapping[str, tuple[Any, ...]]
@@ -150,22 +156,28 @@ class Searched:
 
 @dataclass(frozen=True, kw_only=True)
 class Recommendation(Document):
-    """The answer: `asked` is the run as it was asked for, `rows` what is recommended, `pareto` what no other run beats.
+    """The answer: `asked` is the run as it was asked for, `as_asked` what it takes; `pareto` is what no other run beats.
 
-    Where nothing fits `rows` is empty and `nearest_miss` is what lacks the least.
+    `searched` are the candidates that were looked at, `fitting` those that seem to fit. Where nothing fits, there are no
+    `recommendations`, and `nearest_miss` is what lacks the least.
     """
 
+    published_names: ClassVar[Mapping[str, str]] = {"before": "from", "after": "to"}
+
     schema_version: Literal["1.0"] = "1.0"
-    kind: Literal["recommendation"] = "recommendation"
+    kind: Literal["recommend"] = "recommend"
+    asked: Mapping[str, Any]
     task: str
     model: ModelPart
-    asked: Choice | None
-    rows: tuple[Choice, ...]
+    searched: int
+    fitting: int
+    recommendations: tuple[Choice, ...]
+    as_asked: Choice | None = None
     pareto: tuple[Choice, ...] = ()
     rejected: tuple[Rejected, ...] = ()
     nearest_miss: Choice | None = None
     lacks: str = ""
-    searched: Searched
+    search: Searched
     optimizers: tuple[Advised, ...] = ()
     advice: tuple[str, ...] = ()
     published: tuple[Published, ...] = ()

@@ -61,12 +61,12 @@ def _sections(answer: Recommendation, page: Page) -> Iterator[Section]:
 
 
 def _shown(answer: Recommendation) -> tuple[Choice, ...]:
-    return answer.rows or ((answer.nearest_miss,) if answer.nearest_miss else ())
+    return answer.recommendations or ((answer.nearest_miss,) if answer.nearest_miss else ())
 
 
 def _looked_at(answer: Recommendation) -> str:
-    looked = answer.searched
-    return (f"{looked.candidates:,} candidates, {looked.legal:,} of them legal, {looked.fitting:,} that seem to fit; "
+    looked = answer.search
+    return (f"{answer.searched:,} candidates, {looked.legal:,} of them legal, {answer.fitting:,} that seem to fit; "
             f"{looked.recorded} steps recorded, {looked.estimated} runs estimated in full")  # fmt: skip
 
 
@@ -74,16 +74,17 @@ def _ranked(answer: Recommendation, page: Page) -> Section:
     shown = _shown(answer)
     unit = next((choice.throughput.unit for choice in shown if choice.throughput), "tokens")
     columns = ("", "<GPUs", ">total", ">headroom", f">{unit}/s", ">USD/h", f">USD/M {unit}")
-    asked = [_row("as asked", answer.asked, page)] if answer.asked and answer.asked.gpu else []
+    asked = [_row("as asked", answer.as_asked, page)] if answer.as_asked and answer.as_asked.gpu.name else []
     rows = [_row(str(number), choice, page) for number, choice in enumerate(shown, 1)]
-    title = "What fits" if answer.rows else f"Nothing fits: the nearest miss takes {answer.lacks}"
+    title = "What fits" if answer.recommendations else f"Nothing fits: the nearest miss takes {answer.lacks}"
     return section(title, columns, asked + rows)
 
 
 def _row(name: str, choice: Choice, page: Page) -> tuple[str, ...]:
     pace, cost = choice.throughput, choice.cost
-    headroom = page.size(choice.headroom) if choice.headroom is not None else ""
-    return (name, f"{choice.gpus} x {choice.gpu}", page.size(choice.total), headroom, f"{pace.per_second:,.0f}" if pace else "",
+    headroom = page.size(choice.verdict.headroom) if choice.verdict.headroom is not None else ""
+    return (name, f"{choice.gpu.count} x {choice.gpu.name}", page.size(choice.memory.total), headroom,
+            f"{pace.per_second:,.0f}" if pace else "",
             f"{cost.usd_per_hour:,.2f}" if cost else "", _usd(cost.usd_per_million if cost else None))  # fmt: skip
 
 
@@ -98,18 +99,18 @@ def _changes(number: int, choice: Choice, page: Page) -> Section:
     name = ", ".join(choice.labels) or "the nearest miss"
     rows = [_change(change, page) for change in choice.changes]
     why = [
-        f"{_said(change.after)}: {change.why}" for change in choice.changes if change.why and change.key == "optimizer"
+        f"{_said(change.after)}: {change.why}" for change in choice.changes if change.why and change.path == "optimizer"
     ]
-    made = section(f"{number} · {name}", ("", "", ">spares", ""), rows, [*why, *choice.hints] if rows else choice.hints)
+    made = section(f"{number} · {name}", ("", "", ">saves", ""), rows, [*why, *choice.hints] if rows else choice.hints)
     peak = f"{choice.why}; " if choice.why else ""
-    text = f"{peak}peak {page.size(choice.peak_allocated)}, reserved {page.size(choice.reserved)}"
+    text = f"{peak}peak {page.size(choice.memory.peak_allocated)}, reserved {page.size(choice.memory.reserved)}"
     return replace(made, text=text if rows else f"the run as it was asked for; {text}")
 
 
 def _change(change: Switch, page: Page) -> tuple[str, ...]:
-    spares = page.size(change.spares) if change.spares and abs(change.spares) >= WORTH else ""
+    spares = page.size(change.saves) if change.saves and abs(change.saves) >= WORTH else ""
     return (
-        change.key.replace("_", " "),
+        change.path.replace("_", " "),
         f"{_said(change.before)} → {_said(change.after)}",
         spares,
         KINDS[change.level],
@@ -165,10 +166,11 @@ def _csv(answer: Recommendation) -> str:
     for choice in _shown(answer):
         pace, cost = choice.throughput, choice.cost
         writer.writerow((
-            "; ".join(choice.labels) or "nearest miss", choice.gpu, choice.gpus, choice.run["batch_size"],
-            choice.run["grad_accum"], choice.peak_allocated, choice.reserved, choice.total, choice.headroom,
+            "; ".join(choice.labels) or "nearest miss", choice.gpu.name, choice.gpu.count, choice.run["batch_size"],
+            choice.run["grad_accum"], choice.memory.peak_allocated, choice.memory.reserved, choice.memory.total,
+            choice.verdict.headroom,
             round(pace.per_second, 1) if pace else "", cost.usd_per_hour if cost else "",
             round(cost.usd_per_million, 6) if cost and cost.usd_per_million is not None else "", choice.intrusion.level,
-            "; ".join(f"{change.key}: {_said(change.before)} -> {_said(change.after)}" for change in choice.changes),
+            "; ".join(f"{change.path}: {_said(change.before)} -> {_said(change.after)}" for change in choice.changes),
         ))  # fmt: skip
     return out.getvalue()

@@ -35,7 +35,7 @@ LEVEL_OF: list[tuple[dict[str, Any], str]] = [
 def test_levels(change: dict[str, Any], level: str) -> None:
     (found,) = changes(parse_run(ASKED), parse_run({**ASKED, **change}))
     assert found.level == level
-    assert found.key == next(iter(change))
+    assert found.path == next(iter(change))
 
 
 def test_several_gpus_need_a_strategy_and_another_strategy_costs_time() -> None:
@@ -43,7 +43,7 @@ def test_several_gpus_need_a_strategy_and_another_strategy_costs_time() -> None:
     assert {change.level for change in changes(one, eight)} == {"resources"}
     asked = parse_run({**ASKED, "gpus": 8})
     (found,) = changes(asked, eight)
-    assert (found.key, found.level, found.after) == ("sharding", "time", "fsdp")
+    assert (found.path, found.level, found.after) == ("sharding", "time", "fsdp")
     assert changes(asked, parse_run({**ASKED, "gpus": 8, "sharding": "ddp"})) == ()
 
 

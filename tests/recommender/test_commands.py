@@ -43,7 +43,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("line", [RECOMMEND, MAX, COMPARE])
 def test_every_format(line: str, run: Callable[..., Outcome]) -> None:
-    kind = {"recommend": "recommendation", "max": "maximum", "compare": "comparison"}[line.partition(" ")[0]]
+    kind = line.partition(" ")[0]
     code, out, err = run(*line.split())
     assert (code, err) == (0, "")
     assert max(map(len, out.splitlines())) <= 80
@@ -53,7 +53,7 @@ def test_every_format(line: str, run: Callable[..., Outcome]) -> None:
     assert yaml.safe_load(run(*line.split(), "--format", "yaml")[1]) == document
     assert run(*line.split(), "--format", "json")[1] == json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     rows = list(csv.reader(io.StringIO(run(*line.split(), "--format", "csv")[1])))
-    assert len(rows) == 1 + len(document.get("rows") or document.get("runs"))
+    assert len(rows) == 1 + len(document.get("recommendations") or document.get("rows") or document.get("runs"))
     assert {len(row) for row in rows} == {len(rows[0])}
     assert run(*line.split(), "--format", "markdown")[1].startswith("### ")
 
@@ -61,13 +61,20 @@ def test_every_format(line: str, run: Callable[..., Outcome]) -> None:
 def test_the_document_of_a_recommendation(run: Callable[..., Outcome]) -> None:
     document = json.loads(run(*RECOMMEND.split(), "--format", "json")[1])
     assert list(document) == [
-        "schema_version", "kind", "task", "model", "asked", "rows", "pareto", "rejected", "nearest_miss", "lacks", "searched",
-        "optimizers", "advice", "published", "assumptions", "warnings",
+        "schema_version", "kind", "asked", "task", "model", "searched", "fitting", "recommendations", "as_asked", "pareto",
+        "rejected", "nearest_miss", "lacks", "search", "optimizers", "advice", "published", "assumptions", "warnings",
     ]  # fmt: skip
-    for row in document["rows"] + document["pareto"]:
-        assert row["total"] + row["headroom"] == row["usable"]
-        assert sum(row["at_peak"].values()) == row["peak_allocated"]
+    assert (document["kind"], document["asked"]["model"]) == ("recommend", "gpt2")
+    assert document["searched"] >= document["fitting"] > 0
+    for row in document["recommendations"] + document["pareto"]:
+        memory = row["memory"]
+        assert memory["total"] + row["verdict"]["headroom"] == row["gpu"]["usable"]
+        assert sum(memory["at_peak"].values()) == memory["peak_allocated"]
+        assert {"tokens_per_second", "step_seconds"} <= row["throughput"].keys() if row["throughput"] else True
+        assert all({"path", "from", "to", "saves", "why"} <= change.keys() for change in row["changes"])
     assert Recommendation.model_validate(document).model_dump() == document
+    properties = Recommendation.model_json_schema()["$defs"]["Switch"]["properties"]
+    assert {"path", "from", "to", "saves", "why"} <= properties.keys()
 
 
 def test_what_a_person_reads(run: Callable[..., Outcome]) -> None:
@@ -123,7 +130,7 @@ def test_a_run_file_and_flags(run: Callable[..., Outcome], tmp_path: Path) -> No
     file.write_text("model: gpt2\nseq_len: 128\ngpu: 8GiB\noptimizer: lion\n", "utf-8")
     words = ("recommend", str(file), "--gpus", "1", "--keep", "optimizer", "--format", "json")
     document = json.loads(run(*words)[1])
-    for row in document["rows"]:
+    for row in document["recommendations"]:
         assert (row["run"]["seq_len"], row["run"]["optimizer"]) == (128, "lion")
     both = json.loads(run("compare", str(file), "gpt2", "--gpu", "8GiB", "--format", "json")[1])
     assert [row["name"] for row in both["runs"]] == [str(file), "gpt2"]

@@ -61,7 +61,9 @@ def every(run: dict[str, Any], axes: dict[str, list[Any]]) -> list[Choice]:
     answers = Answers(Search(asked, space, Evaluator()), task)
     combinations = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
     choices = [answers.choice(parse_run({**run, **one}), detailed=False) for one in combinations]
-    return [choice for choice in choices if choice and choice.headroom is not None and choice.headroom >= 0]
+    return [
+        choice for choice in choices if choice and choice.verdict.headroom is not None and choice.verdict.headroom >= 0
+    ]
 
 
 def usd(choice: Choice) -> float:
@@ -69,15 +71,15 @@ def usd(choice: Choice) -> float:
 
 
 def pace(choice: Choice) -> float:
-    assert choice.throughput or choice.gpu == "16GiB"
+    assert choice.throughput or choice.gpu.name == "16GiB"
     return -near(choice.throughput.per_second) if choice.throughput else 0.0
 
 
 BEST: dict[str, Callable[[Choice], tuple[float, ...]]] = {
-    "fastest": lambda c: (pace(c), c.intrusion.score, c.gpus),
-    "cheapest": lambda c: (usd(c), c.intrusion.score, c.gpus),
-    "fewest GPUs": lambda c: (c.gpus, usd(c), pace(c), c.intrusion.score),
-    "least intrusive": lambda c: (c.intrusion.score, c.gpus, usd(c), pace(c)),
+    "fastest": lambda c: (pace(c), c.intrusion.score, c.gpu.count),
+    "cheapest": lambda c: (usd(c), c.intrusion.score, c.gpu.count),
+    "fewest GPUs": lambda c: (c.gpu.count, usd(c), pace(c), c.intrusion.score),
+    "least intrusive": lambda c: (c.intrusion.score, c.gpu.count, usd(c), pace(c)),
 }
 
 
@@ -90,8 +92,8 @@ def both(request: pytest.FixtureRequest) -> tuple[Recommendation, list[Choice]]:
 
 def test_the_winners_are_those_of_brute_force(both: tuple[Recommendation, list[Choice]]) -> None:
     answer, tried = both
-    assert answer.rows
-    for row in answer.rows:
+    assert answer.recommendations
+    for row in answer.recommendations:
         for label in row.labels:
             if row.throughput or label == "least intrusive":
                 order = BEST[label]
@@ -105,7 +107,7 @@ def test_the_pareto_set_is_that_of_brute_force(both: tuple[Recommendation, list[
 
 def test_as_many_fit_as_are_told(both: tuple[Recommendation, list[Choice]]) -> None:
     answer, tried = both
-    assert answer.searched.fitting >= len(tried)
+    assert answer.fitting >= len(tried)
 
 
 SHOWN: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -120,57 +122,57 @@ SHOWN: list[tuple[dict[str, Any], dict[str, Any]]] = [
 @pytest.mark.parametrize(("run", "wishes"), SHOWN)
 def test_what_is_recommended_fits_when_it_is_estimated_on_its_own(run: dict[str, Any], wishes: dict[str, Any]) -> None:
     answer = recommend(run, **wishes)
-    assert answer.rows
-    for choice in (*answer.rows, *answer.pareto):
+    assert answer.recommendations
+    for choice in (*answer.recommendations, *answer.pareto):
         alone = estimate(dict(choice.run))
         assert alone.verdict.fits
-        assert (alone.memory.total, alone.verdict.headroom) == (choice.total, choice.headroom)
+        assert (alone.memory.total, alone.verdict.headroom) == (choice.memory.total, choice.verdict.headroom)
 
 
 def test_a_global_batch_is_held() -> None:
     answer = recommend(
         {"model": "llama-3-8b", "gpu": "h100-80gb"}, global_batch=96, gpus="8", keep=["attention", "offload"]
     )
-    for choice in answer.rows:
+    for choice in answer.recommendations:
         assert choice.run["batch_size"] * choice.run["grad_accum"] * 8 == 96
 
 
 def test_ten_thousand_candidates_take_few_records() -> None:
     """What makes it fast: a hundred records and a few dozen estimates for a hundred thousand candidates."""
     answer = recommend({"model": "llama-3-8b", "gpu": "h100-80gb"}, gpus="1..8")
-    assert answer.searched.candidates > 10_000
-    assert answer.searched.recorded < 200
-    assert answer.searched.estimated < 80
+    assert answer.searched > 10_000
+    assert answer.search.recorded < 200
+    assert answer.search.estimated < 80
 
 
 def test_nothing_fits_names_the_nearest_miss() -> None:
     answer = recommend({"model": "llama-3-70b", "gpu": "rtx-4090"}, gpus="1")
-    assert not answer.rows
+    assert not answer.recommendations
     assert answer.nearest_miss
-    assert answer.nearest_miss.headroom
-    assert answer.nearest_miss.headroom < 0
+    assert answer.nearest_miss.verdict.headroom
+    assert answer.nearest_miss.verdict.headroom < 0
     assert answer.nearest_miss.intrusion.level == "method"  # it has come to QLoRA
     assert "more than there is on rtx-4090" in answer.lacks
 
 
 def test_a_method_that_was_asked_for_is_not_left() -> None:
     answer = recommend({"model": "llama-3-8b", "gpu": "rtx-4090"}, method="full", gpus="1", keep=["offload"])
-    assert all(choice.run["lora"] is None for choice in answer.rows)
+    assert all(choice.run["lora"] is None for choice in answer.recommendations)
     lora = recommend({"model": "llama-3-8b", "gpu": "rtx-4090"}, method="lora", gpus="1")
-    assert lora.rows
-    assert all(choice.run["lora"] and not choice.run["quantize"] for choice in lora.rows)
+    assert lora.recommendations
+    assert all(choice.run["lora"] and not choice.run["quantize"] for choice in lora.recommendations)
 
 
 def test_which_gpu_do_i_need() -> None:
     """Over all presets: the smallest, the cheapest per hour and per token, each estimated on its own GPU."""
     answer = recommend({"model": "llama-3-8b"}, method="qlora", keep=["optimizer", "attention", "implementation"])
-    labels = {label: choice for choice in answer.rows for label in choice.labels}
+    labels = {label: choice for choice in answer.recommendations for label in choice.labels}
     assert {"smallest GPU", "cheapest per hour", "cheapest", "fastest"} <= labels.keys()
-    assert len(answer.searched.axes["gpu"]) > 40
+    assert len(answer.search.axes["gpu"]) > 40
     smallest, hour = labels["smallest GPU"], labels["cheapest per hour"]
-    assert smallest.usable
-    assert hour.usable
-    assert smallest.usable <= hour.usable
+    assert smallest.gpu.usable
+    assert hour.gpu.usable
+    assert smallest.gpu.usable <= hour.gpu.usable
     assert hour.cost
     assert labels["cheapest"].cost
     assert hour.cost.usd_per_hour <= labels["cheapest"].cost.usd_per_hour
@@ -192,17 +194,17 @@ def test_the_gpus_that_articles_count(optimizer: Any, gpus: int) -> None:
     answer = recommend(
         run, gpus="1..8", vary={"optimizer": [optimizer], "sharding": ["zero3"]}, keep=["precision", "offload"]
     )
-    fewest = next(choice for choice in answer.rows if "fewest GPUs" in choice.labels)
-    assert fewest.gpus == gpus
+    fewest = next(choice for choice in answer.recommendations if "fewest GPUs" in choice.labels)
+    assert fewest.gpu.count == gpus
 
 
 def test_optimizers_that_need_tuning_are_a_last_resort() -> None:
     """T5 is trained with Adafactor; a language model gets it only where nothing else fits."""
     language = recommend({"model": "llama-3-8b", "gpu": "h100-80gb"}, gpus="1")
-    assert all(change.level != "tuning" for choice in language.rows for change in choice.changes)
+    assert all(change.level != "tuning" for choice in language.recommendations for change in choice.changes)
     t5 = recommend({"model": "t5-small", "gpu": "rtx-4090"}, gpus="1", keep=["attention", "offload", "precision"])
     assert t5.task == "t5"
-    assert "adafactor" in t5.searched.axes["optimizer"]
+    assert "adafactor" in t5.search.axes["optimizer"]
 
 
 def test_a_rejected_neighbour_says_by_how_much_and_where() -> None:
@@ -218,11 +220,11 @@ def test_a_rejected_neighbour_says_by_how_much_and_where() -> None:
 
 def test_what_a_switch_spares_is_the_difference_it_makes() -> None:
     answer = recommend({"model": "llama-3-8b", "gpu": "h100-80gb"}, gpus="1", keep=["implementation"])
-    for choice in answer.rows:
+    for choice in answer.recommendations:
         for change in choice.changes:
-            if change.spares is not None:
-                without = estimate({**choice.run, change.key: change.before}).memory.peak_allocated
-                assert without - choice.peak_allocated == change.spares, change
+            if change.saves is not None:
+                without = estimate({**choice.run, change.path: change.before}).memory.peak_allocated
+                assert without - choice.memory.peak_allocated == change.saves, change
 
 
 def test_every_part_of_a_step_can_be_named() -> None:
@@ -230,14 +232,14 @@ def test_every_part_of_a_step_can_be_named() -> None:
     answer = recommend(
         {"model": "llama-3-8b", "gpu": "rtx-4090"}, gpus="1", method="full", vary={"optimizer": ["lomo"]}
     )
-    assert answer.rows
+    assert answer.recommendations
     assert answer.rejected
 
 
 def test_a_run_that_fits_by_a_hair_is_said_to() -> None:
     answer = recommend({"model": "llama-3-70b", "gpu": "h100-80gb"}, gpus="8", keep=["attention", "parallel"])
-    for choice in answer.rows:
-        assert choice.headroom is not None
-        assert choice.usable is not None
+    for choice in answer.recommendations:
+        assert choice.verdict.headroom is not None
+        assert choice.gpu.usable is not None
         told = any("to spare: ask for more" in hint for hint in choice.hints)
-        assert told == (choice.headroom < choice.usable // 50)
+        assert told == (choice.verdict.headroom < choice.gpu.usable // 50)
