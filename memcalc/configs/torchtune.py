@@ -36,7 +36,6 @@ _GET: Final = "cfg.get in recipes/full_finetune_distributed.py"
 _KEYS: Final = (
     Key(("tokenizer.max_seq_len", "dataset.max_seq_len"), "seq_len", whole),
     Key("gradient_accumulation_steps", "grad_accum", whole, 1, "recipes take it from the config; one step without"),
-    Key(("dataset.packed", "packed"), "packing", truth),
     Key("tensor_parallel_dim", "parallel.tensor", whole),
     Key("context_parallel_dim", "parallel.context", whole),
 )
@@ -81,6 +80,9 @@ def read(document: Document, asked: Asked) -> Reading:
         "quantizer": "quantisation-aware training fakes quantised weights and activations: more memory than is shown",
     })  # fmt: skip
     sheet.seen("quantizer.*")
+    if sheet.read(truth, "dataset.packed", "packed", default=False):
+        sheet.assume("packing", "packed-rows", "packed rows are as long as tokenizer.max_seq_len, each one of the batch; the masks "
+                     "of their blocks (flex attention) are small")  # fmt: skip
     put_modules(sheet, "torchtune", "compile", "training.compile")
     sheet.seen("compile.*")
     return sheet.reading(_IGNORED)
