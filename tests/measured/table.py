@@ -59,13 +59,18 @@ def summary() -> str:
     """A line for each group."""
     lines = ["| measured by | on | counter | rows | median error | range |", "|---|---|---|---:|---:|---:|"]
     lines += [
-        f"| {name} | {hardware} | {counter} | {len(errors)} | {middle(errors):.1%} | {min(errors):+.1%} … {max(errors):+.1%} |"
+        f"| {name} | {hardware} | {counter} | {len(errors)} | {_percent(middle(errors))} "
+        f"| {_percent(min(errors), '+')} … {_percent(max(errors), '+')} |"
         for name, hardware, counter, errors in summaries()
     ]
-    every = [error for found in summaries() for error in found.errors]
-    within = {bound: sum(abs(error) <= bound for error in every) for bound in (0.02, 0.05, 0.1)}
-    counts = ", ".join(f"{count} within {bound:.0%}" for bound, count in within.items())
-    return "\n".join([*lines, "", f"Of {len(every)} figures: {counts}."])
+    every = sorted(abs(error) for found in summaries() for error in found.errors)
+    half, most = every[len(every) // 2], every[len(every) * 9 // 10]
+    return "\n".join([*lines, "", f"Of {len(every)} figures half are within {half:.0%}, nine in ten within {most:.0%}."])
+
+
+def _percent(share: float, sign: str = "") -> str:
+    """Whole percents; tenths below one."""
+    return format(share, f"{sign}.1%" if abs(share) < 0.01 else f"{sign}.0%")
 
 
 def full() -> str:
