@@ -250,7 +250,7 @@ def _beyond_megatron(run: Run) -> Iterator[Fault]:
     if run.lora and run.lora.method != "lora":
         yield Fault("lora.method", f"{run.lora.method} in Megatron-LM's modules is not modelled; lora is")
     strategy = run.sharding.strategy if run.sharding else ""
-    if strategy in ("fsdp", "hsdp") or (strategy == "zero3" and run.parallel.pipeline == 1):
+    if strategy in ("fsdp", "hsdp") or (strategy in ("zero2", "zero3") and run.parallel.pipeline == 1):
         yield Fault("sharding", f"{strategy} around Megatron-LM's modules is not modelled; megatron and zero1 are")
 
 

@@ -251,9 +251,9 @@ def deepspeed(name: str, given: Mapping[str, Any], ranks: int, run: Run, model: 
     if faults:
         raise RunInvalid(faults)
     made = _class(stage, dtype, settings, fused=run.implementation == "megatron")
-    return made(
-        name, ranks, _away(stage, dtype, settings), stage, dtype, settings, run.grad_accum > 1, run.parallel.tensor > 1
-    )
+    several = run.grad_accum > 1 or run.implementation == "megatron"  # whose modules add to gradients that are there
+    away = _away(stage, dtype, settings)
+    return made(name, ranks, away, stage, dtype, settings, several, run.parallel.tensor > 1)
 
 
 def _class(stage: int, dtype: str, settings: Settings, *, fused: bool = False) -> type[Zero]:
