@@ -67,7 +67,7 @@ def apply(
         buffers=tuple(t for t in made if t.buffer),
         sites=sites,
         notes=tuple(_notes(lora, task, copied)),
-        warnings=tuple(_warnings(lora, tensors, sites)),
+        warnings=tuple(_warnings(lora, model_type, tensors, sites)),
         followed=cards.card(lora.method).get("followed", True),
     )
 
@@ -194,8 +194,11 @@ def _notes(lora: Lora, task: str, copied: tuple[Tensor, ...]) -> Iterator[str]:
         yield "AdaLoRA's moving averages of importance (3 values per adapter weight, once update_and_allocate runs) are left out"
 
 
-def _warnings(lora: Lora, tensors: tuple[Tensor, ...], sites: tuple[Site, ...]) -> Iterator[str]:
+def _warnings(lora: Lora, model_type: str, tensors: tuple[Tensor, ...], sites: tuple[Site, ...]) -> Iterator[str]:
     """What is likely not meant."""
+    if experts.lost(lora, model_type):
+        yield (f"peft 0.21 loses its own choice of targets for {model_type} and refuses; counted is that choice "
+               f"({', '.join(targets.targets_of(lora, model_type))}): name `targets`")  # fmt: skip
     for name in copies.missing(lora.save_modules, tensors):
         yield f"save_modules: no module is named {name}; peft trains nothing for it"
     if isinstance(lora.targets, tuple) and sites and not any(site.parameter for site in sites):

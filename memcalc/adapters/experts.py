@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.adapters.patterns import chosen, crosses, sample
 from memcalc.adapters.sites import Site
-from memcalc.adapters.targets import ALL_LINEAR, rule_of
+from memcalc.adapters.targets import ALL_LINEAR, library_choice, rule_of
 from memcalc.errors import fault, nearest_names
 from memcalc.presets import find
 from memcalc.tensors import expand
@@ -28,7 +28,7 @@ def on_experts(lora: Lora, model_type: str, modules: Mapping[str, Module], heads
     gate_proj and up_proj become one parameter of twice the rank; one without the other can't be.
     """
     family = _family(model_type)
-    if family is None or lora.method not in ("lora", "dora"):
+    if family is None or lora.method not in ("lora", "dora") or lost(lora, model_type):
         return lora
     renamed: dict[str, str] = family["modules"]
     asked = lora.targets or ()
@@ -48,6 +48,12 @@ def on_experts(lora: Lora, model_type: str, modules: Mapping[str, Module], heads
             ranks[rf".*\.{re.escape(new)}"] = lora.resolved_rank * len(parts)
     kept = tuple(name for name, o in old.items() if o is None)
     return replace(lora, targets=kept, parameters=tuple(dict.fromkeys(parameters)), rank_pattern=ranks)
+
+
+def lost(lora: Lora, model_type: str) -> bool:
+    """Whether peft 0.21 loses its own choice of targets: it looks for separate experts before it has chosen any."""
+    none = lora.targets is None and not lora.parameters and lora.method in ("lora", "dora")
+    return none and _family(model_type) is not None and library_choice(lora.method, "targets", model_type) is not None
 
 
 def parameter_sites(

@@ -42,6 +42,9 @@ def test_llama_of_three_sizes(row: list[Any]) -> None:
 )
 def test_small_models_of_every_family(row: list[Any]) -> None:
     model, words, dtype, count, *expected = row
+    if count is None and "targets" not in words:  # peft loses its own choice: counted all the same, and told
+        assert any("and refuses" in warning for warning in adapted(model, words, dtype).warnings)
+        return
     if count is None:
         with pytest.raises(RunInvalid) as refusal:
             adapted(model, words, dtype)

@@ -38,7 +38,6 @@ def test_the_library_s_choice(method: str, model_type: str, targets: tuple[str, 
         ("llama", {"targets": ["q_proj"], "layers": [1, 7]}, "lora.layers", "7: the targets are in layers 0 to 2"),
         ("llama", {"targets": "all-linear", "layers": [1]}, "lora.layers", "list the names"),
         ("llama", {"targets": ["q_proj"], "rank_pattern": {"(": 4}}, "lora.rank_pattern", "not a regular expression"),
-        ("mixtral", {}, "lora.targets", "not found in the base model"),
         ("gpt_oss", {}, "lora.targets", "no default targets of lora for gpt_oss"),
         ("gpt2", {"method": "loha"}, "lora.targets", "loha adapts only linear, conv modules"),
         ("mamba", {"targets": ["out_proj"]}, "lora.targets", "out_proj can't be adapted in mamba"),
@@ -73,6 +72,12 @@ def test_what_can_t_be_is_refused_with_its_place(model: str, words: dict[str, ob
 def test_what_is_likely_not_meant_is_warned_of(words: dict[str, object], warning: str) -> None:
     (told,) = adapted("llama", words).warnings
     assert warning in told
+
+
+def test_a_choice_that_peft_loses_is_counted_and_told() -> None:
+    made = adapted("mixtral", {})
+    assert {site.module.rpartition(".")[2] for site in made.sites} == {"q_proj", "v_proj"}
+    assert "loses its own choice of targets for mixtral" in made.warnings[0]
 
 
 def test_dropout_on_parameters_is_warned_of() -> None:
