@@ -32,7 +32,10 @@ _SIGNS: Final = ("--num-layers", "--hidden-size", "--micro-batch-size", "--num-a
 _TOKEN: Final = re.compile(  # sums, quoted text, words
     r"""\$\(\([^()]{0,200}(?:\([^()]{0,200}\)[^()]{0,200}){0,5}\)\)|"[^"]{0,1000}"|'[^']{0,1000}'|[^\s"']{1,1000}|["']"""
 )
-_ASSIGNED: Final = re.compile(r"(?:export\s+|local\s+|readonly\s+|declare\s+)?([A-Za-z_]\w{0,60})\+?=(?!\()(.{0,400})")
+_ASSIGNED: Final = re.compile(
+    r"""(?:export\s+|local\s+|readonly\s+|declare\s+)?([A-Za-z_]\w{0,60})\+?="""
+    r"""(?!\()("[^"]{0,400}"|'[^']{0,400}'|\$\(\([^;]{0,200}\)\)|[^\s"']{0,400})"""
+)
 _OPTION: Final = re.compile(r"--([A-Za-z][\w-]{1,80})(?:=(.{0,400}))?")
 _VARIABLE: Final = re.compile(
     r"\$\{([A-Za-z_]\w{0,60})(?::?[-=]([^{}]{0,200}))?\}|\$([A-Za-z_]\w{0,60})|\$\{\d+:?-([^{}]{0,200})\}"
@@ -66,6 +69,8 @@ def arguments_of(document: Document) -> Document:
         named = next((variables[name] for name in names if name in variables), "")
         counted = next((text for text in (str(data.pop(word, "")), _filled(named, variables)) if text.isdigit()), "")
         data.update({word: int(counted)} if counted else {})
+    if "CUDA_VISIBLE_DEVICES" in variables:
+        data["visible_devices"] = len(variables["CUDA_VISIBLE_DEVICES"].split(","))
     return replace(document, data=data, unreadable=None, _parsed=Tree(data, places, {}))
 
 
@@ -124,15 +129,14 @@ def _holds(condition: str, variables: dict[str, str]) -> bool | None:
 
 
 def _assigned(bare: str) -> dict[str, str]:
-    """The name and the value of a plain assignment; {} where the line is none."""
-    match = _ASSIGNED.match(bare)
-    if not match or "--" in match[2]:
-        return {}
-    value = match[2].strip()
-    end = value.find(value[0], 1) if value[:1] in ("'", '"') else -1
-    value = value[1:end] if end > 0 else value.split(";")[0].strip()
-    plain = value and not value.startswith("`") and (not value.startswith("$(") or value.startswith("$(("))
-    return {match[1]: value} if plain else {}
+    """The names and values of plain assignments at the beginning of a line, those before a command too."""
+    found: dict[str, str] = {}
+    rest = bare
+    while match := _ASSIGNED.match(rest):
+        value, rest = match[2].strip("\"'").rstrip("\\;"), rest[match.end() :].lstrip()
+        if (value and "--" not in value and not value.startswith(("`", "$("))) or value.startswith("$(("):
+            found[match[1]] = value
+    return found
 
 
 def _options(lines: list[str]) -> Iterator[tuple[str, list[str], int]]:
