@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from memcalc.configs.reading import Asked
 from memcalc.errors import UnknownName, UsageError
 from memcalc.models import is_model_name
+from memcalc.paths import exists, is_dir
 from memcalc.presets import index
 from memcalc.question import Draft
 from memcalc.run import keys
@@ -74,7 +75,7 @@ def _of_the_hub(source: str, said: Asked) -> Draft:
     from memcalc.configs.opening import fetched, opened  # noqa: PLC0415
 
     found = elsewhere(source) if "/" in source else None
-    if found is not None and Path(found[0]).is_dir():
+    if found is not None and is_dir(Path(found[0])):
         return opened(found[0], said)
     if found is not None:
         return Draft({"model": source}, "the command line")
@@ -86,7 +87,7 @@ def _of_the_hub(source: str, said: Asked) -> Draft:
 def _is_path(source: str) -> bool:
     """Whether a word means a file: there is one, or it looks like one; `owner/name` alone looks like a hub's model."""
     path = Path(source)
-    if path.exists() or path.suffix in (".yaml", ".yml", ".json", ".toml"):
+    if exists(path) or path.suffix in (".yaml", ".yml", ".json", ".toml"):
         return True
     return "/" in source and (source.count("/") != 1 or source.startswith((".", "/", "~")))
 

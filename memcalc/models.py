@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.architectures import build, type_of_class
 from memcalc.errors import UnknownName, UnreadableInput, fault
+from memcalc.paths import exists, expanded, is_dir
 from memcalc.presets import find, has, index
 from memcalc.units import parse_count
 
@@ -37,8 +38,8 @@ def load_model(spec: str | Mapping[str, Any], beside: Path | None = None) -> Mod
     if _SIZE.fullmatch(name):
         return _nominal(name)
     path = (beside / name) if beside else Path(name)
-    if path.exists() or name.endswith((".json", ".yaml", ".yml")) or name.startswith((".", "/", "~")):
-        return from_file(path.expanduser())
+    if exists(path) or name.endswith((".json", ".yaml", ".yml")) or name.startswith((".", "/", "~")):
+        return from_file(expanded(path))
     if "/" in name:
         from memcalc.configs.names import elsewhere  # noqa: PLC0415 - only for names that are no presets
 
@@ -82,8 +83,8 @@ def from_file(path: Path) -> Model:
     """The model of a config.json, or of the one in a checkpoint folder."""
     from memcalc.reading import parse_document, read_text  # noqa: PLC0415 - only for files
 
-    file = path / "config.json" if path.is_dir() else path
-    if path.is_dir() and not file.exists():
+    file = path / "config.json" if is_dir(path) else path
+    if is_dir(path) and not exists(file):
         raise UnreadableInput(f"{path} is a folder without a config.json; name the file that holds the dimensions")
     document = parse_document(read_text(str(file)), str(file))
     return from_mapping(document.data, path.stem if path.suffix else path.name, str(file))

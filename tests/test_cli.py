@@ -96,8 +96,10 @@ def test_json_is_the_contract(run: Callable[..., Outcome]) -> None:
     assert run("estimate", "--model", "llama-7b", "--opt", "adamw8bit", "--gpu", "h100", "--format", "json")[1] == out
 
 
-def test_a_resolved_run_can_be_run_again(run: Callable[..., Outcome], tmp_path: Path) -> None:
-    first = json.loads(run("estimate", "llama-7b", "--opt", "adamw_bnb_8bit", "-g", "h100", "--format", "json")[1])
+@pytest.mark.parametrize("more", [(), ("--set", "lora.method=ia3"), ("--set", "lora.method=ln-tuning")], ids=str)
+def test_a_resolved_run_can_be_run_again(run: Callable[..., Outcome], tmp_path: Path, more: tuple[str, ...]) -> None:
+    words = ("estimate", "llama-7b", "--opt", "adamw_bnb_8bit", "-g", "h100", *more)
+    first = json.loads(run(*words, "--format", "json")[1])
     (tmp_path / "again.json").write_text(json.dumps(first["run"]), "utf-8")
     again = json.loads(run("estimate", str(tmp_path / "again.json"), "--format", "json")[1])
     assert again["memory"] == first["memory"]
@@ -209,6 +211,29 @@ def test_output_goes_to_a_file_whole_or_not_at_all(run: Callable[..., Outcome], 
     assert run("estimate", "no-such-model", "--format", "json", "--output", str(target))[0] == 2
     assert target.read_text("utf-8") == before
     assert run("estimate", "gpt2", "--output", str(tmp_path / "no" / "folder.txt"))[0] == 4
+    assert run("estimate", "gpt2", "--output", str(tmp_path / ("n" * 300)))[0] == 4
+
+
+def test_output_leaves_links_and_devices_what_they_are(run: Callable[..., Outcome], tmp_path: Path) -> None:
+    link, pipe = tmp_path / "link", tmp_path / "pipe"
+    link.symlink_to(tmp_path / "real")
+    assert run("estimate", "7b", "--output", str(link))[0] == 0
+    assert link.is_symlink()
+    assert "weights" in (tmp_path / "real").read_text("utf-8")
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert run("estimate", "7b", "--output", str(pipe))[0] == 0
+    assert b"weights" in os.read(reader, 65536)
+    os.close(reader)
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize(("words", "code"), [
+    (("estimate", "{}"), 2), (("estimate", "--model", "{}"), 2), (("estimate", "./{}"), 4), (("estimate", "{}.yaml"), 4),
+    (("diff", "{}", "{}"), 2), (("check", "{}.yaml", "--max-total", "1GiB"), 4), (("estimate", "--model", "~{}/x"), 4),
+])  # fmt: skip
+def test_a_name_that_no_file_can_have_is_no_bug(run: Callable[..., Outcome], words: tuple[str, ...], code: int) -> None:
+    assert run(*(word.format("n" * 300) for word in words))[0] == code
 
 
 def test_a_model_from_its_config_and_from_its_folder(run: Callable[..., Outcome], tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from memcalc.checking.limits import NOTHING, Limits, limits
 from memcalc.configs.documents import Document, open_document
 from memcalc.errors import Fault, RunInvalid
+from memcalc.paths import exists, is_file
 from memcalc.run import Budget
 
 if TYPE_CHECKING:
@@ -101,9 +102,9 @@ def find(start: Path) -> BudgetFile | None:
     for folder in (start.resolve(), *start.resolve().parents):
         for name in NAMES:
             path = _near(folder / name)
-            if path.is_file() and (found := _read(path, needed=False)):
+            if is_file(path) and (found := _read(path, needed=False)):
                 return found
-        if (folder / ".git").exists():
+        if exists(folder / ".git"):
             return None
     return None
 

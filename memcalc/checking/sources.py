@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memcalc.errors import UnreadableInput, UsageError
+from memcalc.paths import exists, is_dir
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,12 +36,12 @@ def configs(named: Iterable[str], file: BudgetFile | None) -> list[str]:
 
 def _opened(word: str) -> list[str]:
     """The paths that one word means: a pattern's matches, a plain path itself, a model's name itself."""
-    if not has_magic(word) or Path(word).exists():
+    if not has_magic(word) or exists(Path(word)):
         return [_shown(word)]
     matched = sorted(
         path
         for path in opened(word, recursive=True)  # noqa: PTH207
-        if Path(path).suffix in ENDINGS or Path(path).is_dir()
+        if Path(path).suffix in ENDINGS or is_dir(Path(path))
     )
     if not matched:
         raise UnreadableInput(f"{word}: no config matches")

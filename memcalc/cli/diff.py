@@ -10,6 +10,7 @@ import typer
 
 from memcalc.cli.output import FormatOption, OutputOption, UnitsOption, choose, page, write
 from memcalc.errors import MemcalcError, UsageError
+from memcalc.paths import exists
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,8 +86,8 @@ def _since(base: str, configs: Sequence[str], told: list[tuple[str, Any]]) -> Di
             then = old / inside.relative_to(root.resolve())
             sides.append((
                 config,
-                Version(f"{base}:{config}", _asks(then, told, old, f"{base}:") if then.exists() else None),
-                Version(config, _asks(Path(config), told) if Path(config).exists() else None),
+                Version(f"{base}:{config}", _asks(then, told, old, f"{base}:") if exists(then) else None),
+                Version(config, _asks(Path(config), told) if exists(Path(config)) else None),
             ))  # fmt: skip
         for config, before, after in sides:
             if before.ask is None and after.ask is None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memcalc.errors import UnreadableInput, UsageError, nearest_names
+from memcalc.errors import UnreadableInput, UsageError, nearest_names, shorten
 from memcalc.render.page import Page
 from memcalc.units import unit_name
 
@@ -75,14 +76,27 @@ def summarise(markdown: str) -> None:
 
 
 def _write_file(path: Path, text: str) -> None:
-    """Write beside the target and move into place: a failure leaves what was there."""
+    """Write beside the target and move into place: a failure leaves what was there; a device or a pipe is written to."""
+    try:
+        if path.exists() and not path.is_file():
+            path.write_text(text, "utf-8")
+        else:
+            _replace(path.resolve(), text)
+    except (OSError, ValueError) as error:
+        raise CannotWrite(
+            f"{shorten(str(path))} can't be written: {getattr(error, 'strerror', '') or error}"
+        ) from error
+
+
+def _replace(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.tmp")
     try:
         draft.write_text(text, "utf-8")
         draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise CannotWrite(f"{path} can't be written: {error.strerror or error}") from error
+    except OSError:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
 
 
 class CannotWrite(UnreadableInput):

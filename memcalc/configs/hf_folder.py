@@ -10,6 +10,7 @@ from memcalc.configs.gguf import config_of, read_gguf
 from memcalc.configs.reading import Asked, Origin, Reading, Remark
 from memcalc.configs.safetensors import Entry, Weights, read_header
 from memcalc.errors import Fault, RunInvalid, UnreadableInput
+from memcalc.paths import is_file
 from memcalc.reading import read_text
 from memcalc.units import format_bytes
 
@@ -31,7 +32,7 @@ class Folder:
     def text(self, file: str) -> str | None:
         """A small file's text."""
         path = self.folder / file
-        return read_text(str(path)) if path.is_file() else None
+        return read_text(str(path)) if is_file(path) else None
 
     def path(self, file: str) -> Path:
         """Where a file is."""
@@ -40,7 +41,7 @@ class Folder:
     def header(self, file: str) -> dict[str, Entry] | None:
         """The tensors of a safetensors file."""
         path = self.folder / file
-        return read_header(path) if path.is_file() else None
+        return read_header(path) if is_file(path) else None
 
     def spec(self, config: dict[str, Any]) -> str:  # noqa: ARG002 - the folder is read again where it is used
         """The folder itself."""
@@ -50,7 +51,7 @@ class Folder:
 def read_folder(folder: Path, asked: Asked | None = None) -> Reading:
     """The run that a folder stands for: its model, and its adapter where it has one."""
     packed = sorted(folder.glob("*.gguf"))
-    if len(packed) == 1 and not (folder / CONFIG).is_file():
+    if len(packed) == 1 and not is_file(folder / CONFIG):
         return read_weights(packed[0], asked)
     return described(Folder(folder), asked or Asked())
 
@@ -92,7 +93,7 @@ def _other_count(stored: int, config: dict[str, Any] | None, path: Path) -> tupl
 
 def _listed(path: Path, asked: Asked) -> Reading:
     """A model of which only the tensors are known; a config.json beside the file would say more."""
-    if any((path.parent / name).is_file() for name in (CONFIG, ADAPTER)):
+    if any(is_file(path.parent / name) for name in (CONFIG, ADAPTER)):
         return described(Folder(path.parent), asked)
     from memcalc.configs.checkpoint import tensors_of  # noqa: PLC0415
 

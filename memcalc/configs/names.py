@@ -15,6 +15,7 @@ from memcalc.configs.follow import find
 from memcalc.configs.hub_cache import is_repository, snapshot
 from memcalc.errors import Fault, nearest_names, shorten
 from memcalc.models import is_model_name
+from memcalc.paths import is_dir, is_file
 from memcalc.presets import has, index
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ def _config_of(name: str) -> dict[str, Any]:
     """The config.json that a path means; {} for a preset's name."""
     if is_model_name(name):
         return {}
-    file = Path(name) / CONFIG if Path(name).is_dir() else Path(name)
-    return open_document(file).data if file.suffix == ".json" and file.is_file() else {}
+    file = Path(name) / CONFIG if is_dir(Path(name)) else Path(name)
+    return open_document(file).data if file.suffix == ".json" and is_file(file) else {}
 
 
 def packing(name: str) -> Any:  # noqa: ANN401 - a run's `quantize`, or None
@@ -107,7 +108,7 @@ def known(sheet: Sheet, name: str) -> Any:  # noqa: ANN401 - a name, a path or d
     if is_model_name(name):
         return name
     local = find(sheet.document, name)
-    if local is not None and (local.is_file() or (local / CONFIG).is_file()):
+    if local is not None and (is_file(local) or is_file(local / CONFIG)):
         return str(local)
     other = elsewhere(name)
     if other is not None:
@@ -136,7 +137,7 @@ def contained(name: str) -> str | None:
 def elsewhere(name: str) -> tuple[str, str] | None:
     """A hub's name as what stands for it without the network, with a note: its cached files, else a preset's name."""
     folder = snapshot(name) if len(name) <= LONGEST else None
-    if folder is not None and (folder / CONFIG).is_file():
+    if folder is not None and is_file(folder / CONFIG):
         return str(folder), f"{name} as it is in the local cache of the hub"
     found = ((other, why) for other, why in alike(name) if has("models", other))
     return next(((other, f"{shorten(name)} is read as {other}: {why}") for other, why in found), None)

@@ -9,6 +9,7 @@ from memcalc.configs import Asked, formats, is_foreign, read
 from memcalc.configs.documents import open_document
 from memcalc.configs.names import missing
 from memcalc.errors import Fault, RunInvalid, nearest_names, shorten
+from memcalc.paths import is_dir, is_file
 from memcalc.question import Draft
 from memcalc.reading import STDIN
 from memcalc.run import keys
@@ -30,10 +31,10 @@ def opened(source: str | os.PathLike[str], asked: Asked | None = None, form: str
     """
     asked = asked or Asked()
     path = Path(source)
-    if path.is_dir() or _is_weights(path):
+    if is_dir(path) or _is_weights(path):
         from memcalc.configs.hf_folder import read_folder, read_weights  # noqa: PLC0415 - few runs are checkpoints
 
-        return _of_a_reading(read_folder(path, asked) if path.is_dir() else read_weights(path, asked), asked)
+        return _of_a_reading(read_folder(path, asked) if is_dir(path) else read_weights(path, asked), asked)
     document = open_document(source)
     if form or is_foreign(document):
         reading = read(document, form, asked)
@@ -59,7 +60,7 @@ def _refuse_strangers(document: Document) -> None:
 def _is_weights(path: Path) -> bool:
     """Whether a file is one of weights, by its name or its first bytes."""
     if path.suffix == ".safetensors":
-        return path.is_file()
+        return is_file(path)
     try:
         if not path.is_file():  # nor is a pipe, whose first bytes would be gone
             return False

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from memcalc.errors import UnreadableInput, UsageError, shorten
+from memcalc.paths import is_dir
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +27,7 @@ def checked_out(revision: str, near: Path) -> Iterator[tuple[Path, Path]]:
 
     UsageError where there is no repository or no such revision.
     """
-    folder = near if near.is_dir() else near.parent
+    folder = near if is_dir(near) else near.parent
     root = Path(_git(folder, "rev-parse", "--show-toplevel").decode().strip())
     if revision.startswith("-"):
         raise UsageError(f"--base {shorten(revision)}: not a revision")
