@@ -105,9 +105,10 @@ def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:  # noqa: C9
         return _inner(t, block, named, x, around)
     named, kinds = _passes(block, named)
     named, kinds = _apart(t, named, kinds)
-    if t.sharder is not None and t.sharder.neighbours:
-        kinds = _neighbours(kinds)
-    samples, order = _samples(kinds, setting.every if setting.checkpoint else 0)
+    if setting.checkpoint:
+        kinds = _kept(kinds, setting.every)
+    chained = _hands_on(t)
+    samples, order = _samples(_neighbours(kinds) if chained else kinds, chained=chained)
     marks = Layers(path, order)
     t.stacks.append(marks)
     first, before = x, None
@@ -217,8 +218,22 @@ def _checkpoint(
     return partial(kept, _wrapped(t, stack, index, name, layer))
 
 
+def _hands_on(t: Tape) -> bool:
+    """Whether something of a layer goes while the next one runs, and so depends on which one that is.
+
+    What a sharding strategy gathered for it, what is on its way to the host, what only a checkpoint would have let go.
+    """
+    between = t.sharder is not None and t.sharder.neighbours
+    return between or (t.setting.every > 1 if t.setting.checkpoint else t.setting.offload_activations)
+
+
+def _kept(kinds: list[int], every: int) -> list[int]:
+    """Layers told apart by whether they are in a checkpoint, too."""
+    return [2 * kind + (index % every == 0) for index, kind in enumerate(kinds)]
+
+
 def _neighbours(kinds: list[int]) -> list[int]:
-    """Layers told apart by their neighbours, too: what a sharding strategy gathered for one goes while the next one runs."""
+    """Layers told apart by their neighbours, too."""
     if len(set(kinds)) == 1:
         return kinds
     around = list(zip([-1, *kinds[:-1]], kinds, [*kinds[1:], -1], strict=True))
@@ -248,16 +263,26 @@ def _named(block: Stack) -> list[tuple[Block, str]]:
     return [entry for entry in found if entry]
 
 
-def _samples(kinds: list[int], every: int) -> tuple[list[int], list[int]]:
-    """(layers to record, for each layer which record stands for it): the first, one of each kind between, the last."""
-    keys = [(kind, every and index % every == 0) for index, kind in enumerate(kinds)]
-    if len(keys) <= 3:
-        return list(range(len(keys))), list(range(len(keys)))
-    between: dict[tuple[int, bool | int], int] = {}
-    samples = [0]
-    for index, key in enumerate(keys[1:-1], 1):
-        if key not in between:
-            between[key] = len(samples)
-            samples.append(index)
-    order = [0, *(between[key] for key in keys[1:-1]), len(samples)]
-    return [*samples, len(keys) - 1], order
+def _samples(kinds: list[int], *, chained: bool) -> tuple[list[int], list[int]]:
+    """(layers to record, for each layer which record stands for it): the first, one of each kind between, the last.
+
+    In a chain each record follows one of the kind that its layer follows; what lies between is recorded once more.
+    """
+    last = len(kinds) - 1
+    if last < 3:
+        return list(range(len(kinds))), list(range(len(kinds)))
+    samples, order, known = [0], [0], dict[int, int]()
+    for index, kind in enumerate(kinds[1:], 1):
+        if index < last and kind in known:
+            order.append(known[kind])
+            continue
+        since = index - 1
+        while chained and kinds[since] != kinds[samples[-1]]:
+            since -= 1
+        for between in range(since + 1, index):
+            order[between] = len(samples)
+            samples.append(between)
+        known.setdefault(kind, len(samples))
+        order.append(len(samples))
+        samples.append(index)
+    return samples, order

@@ -1,0 +1,49 @@
+"""Stacks of layers: a record of each kind, in place of a record of every layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from memcalc import estimate
+from memcalc.known import forget
+from memcalc.tape.hf import layers
+
+samples_of = layers._samples  # noqa: SLF001 - the choice that this file is about
+
+
+def test_the_first_one_of_each_kind_and_the_last() -> None:
+    assert samples_of([7, 7, 7, 7, 7], chained=False) == ([0, 1, 4], [0, 1, 1, 1, 2])
+    assert samples_of([7, 8, 7], chained=False) == ([0, 1, 2], [0, 1, 2])
+    assert samples_of([1, 2, 1, 2, 1, 2], chained=False) == ([0, 1, 2, 5], [0, 1, 2, 1, 2, 3])
+
+
+def test_in_a_chain_each_record_follows_one_of_the_kind_that_its_layer_follows() -> None:
+    kinds = [0, 1, 2, 3, 1, 2, 3, 1, 4]
+    samples, order = samples_of(kinds, chained=True)
+    assert (samples, order) == ([0, 1, 2, 3, 7, 8], [0, 1, 2, 3, 1, 2, 3, 4, 5])
+    for sample, before in zip(samples[1:], samples, strict=False):
+        assert kinds[sample - 1] == kinds[before]
+
+
+RUNS: list[dict[str, Any]] = [
+    {"model": "deepseek-v2-lite", "offload": "activations"},  # the first layer is dense, its saved values larger
+    {"model": "bloom-560m", "checkpointing": {"mode": "full", "every": 3}},
+    {"model": "bloom-560m", "checkpointing": {"mode": "selective", "every": 5}, "gpus": 4, "sharding": "fsdp"},
+    {"model": "gpt-oss-20b", "offload": "activations", "precision": "amp-bf16"},
+]
+
+
+@pytest.mark.parametrize("run", RUNS, ids=str)
+def test_a_record_of_each_kind_is_as_good_as_one_of_every_layer(
+    run: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"precision": "bf16", "batch_size": 2, "seq_len": 64, **run}
+    sampled = estimate(asked).memory
+    forget()
+    monkeypatch.setattr(layers, "_samples", lambda kinds, chained: (list(range(len(kinds))),) * 2)  # noqa: ARG005
+    every = estimate(asked).memory
+    forget()
+    assert (sampled.phases, sampled.at_peak) == (every.phases, every.at_peak)
+    assert sampled.components == every.components
