@@ -67,8 +67,12 @@ def integers(run: Run) -> bool:
 
 def _replicas(name: str, given: Mapping[str, Any], ranks: int) -> int:
     """How many times the shards are there: as asked; hybrid sharding's default is one per node."""
-    asked = given.get("replicate")
-    replicas = count(asked) if asked is not None else ranks // NODE if name == "hsdp" and ranks % NODE == 0 else 1
-    if ranks % max(replicas, 1):
+    if given.get("replicate") is None:
+        return ranks // NODE if name == "hsdp" and ranks % NODE == 0 else 1
+    try:
+        replicas = count(given["replicate"])
+    except ValueError:  # told with whatever else is wrong in the options
+        return 1
+    if ranks % replicas:
         raise fault("sharding.replicate", f"{ranks} data-parallel ranks can't be shared among {replicas} replicas")
-    return max(replicas, 1)
+    return replicas

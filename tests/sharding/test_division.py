@@ -71,8 +71,12 @@ def test_uneven_stages() -> None:
     assert uneven(61, 4, None, 13) == [16, 16, 16, 13]
     assert uneven(61, 4, 14, 15) == [14, 16, 16, 15]
     assert dealt(61, 4) == [15, 16, 16, 14]  # 63 with the table and the head: 16, 16, 16, 15
+    assert uneven(4, 1, 4, None) == [4]
+    assert uneven(4, 2, 1, 3) == [1, 3]  # nothing is left for stages between
     with pytest.raises(RunInvalid, match="must be divisible by"):
         uneven(61, 4, 14, None)
+    with pytest.raises(RunInvalid, match="2 middle layers remaining but -1"):
+        uneven(4, 1, 1, 1)
 
 
 @pytest.mark.parametrize("pp", [2, 4, 8])

@@ -110,6 +110,8 @@ REFUSED = [
     ({"strategy": "fsdp", "wrap": "layer"}, {}, "did you mean layers?"),
     ({"strategy": "fsdp", "version": 1, "sharding_strategy": "FULL"}, {}, "did you mean FULL_SHARD?"),
     ({"strategy": "hsdp", "replicate": 3}, {}, "can't be shared among 3 replicas"),
+    ({"strategy": "hsdp", "replicate": "two"}, {}, "sharding.replicate: 'two' is no whole number"),
+    ({"strategy": "fsdp", "version": 1, "replicate": False}, {}, "sharding.replicate: False is no whole number"),
     ("fsdp", {"offload": "optimizer"}, "write offload: optimizer+params"),
     ({"strategy": "fsdp", "version": 1}, {"precision": "bf16", "lora": 8, "quantize": "nf4"}, "uniform dtype"),
     ({"strategy": "ddp", "bucket_cap": 25}, {}, "nearest: bucket_cap_mb"),
