@@ -62,12 +62,12 @@ def arguments_of(document: Document) -> Document:
     data: dict[str, Any] = {}
     places: dict[str, int] = {}
     for name, values, line in _options(lines):
-        found = [_filled(value, variables) for value in values]
+        found = [filled(value, variables) for value in values]
         data[name] = True if not found else found[0] if len(found) == 1 else found
         places[name] = line
     for word, names in _GPUS.items():
         named = next((variables[name] for name in names if name in variables), "")
-        counted = next((text for text in (str(data.pop(word, "")), _filled(named, variables)) if text.isdigit()), "")
+        counted = next((text for text in (str(data.pop(word, "")), filled(named, variables)) if text.isdigit()), "")
         data.update({word: int(counted)} if counted else {})
     if "CUDA_VISIBLE_DEVICES" in variables:
         data["visible_devices"] = len(variables["CUDA_VISIBLE_DEVICES"].split(","))
@@ -113,10 +113,10 @@ def _holds(condition: str, variables: dict[str, str]) -> bool | None:
     """Whether a test holds; None where only the shell knows."""
     empty, compared = _EMPTY.fullmatch(condition), _COMPARED.fullmatch(condition)
     if empty:
-        return (_filled(empty[2], variables) in ("", empty[2])) == (empty[1] == "z")
+        return (filled(empty[2], variables) in ("", empty[2])) == (empty[1] == "z")
     if not compared:
         return None
-    left, right = (_filled(compared[i].strip("\"'"), variables) for i in (1, 3))
+    left, right = (filled(compared[i].strip("\"'"), variables) for i in (1, 3))
     if "$" in left + right:
         return None
     sign = compared[2]
@@ -186,13 +186,13 @@ def _bare(line: str) -> str:
     return re.split(r"(?:^|\s)#", line[:LONGEST], maxsplit=1)[0]
 
 
-def _filled(value: str, variables: dict[str, str], depth: int = 0) -> str:
+def filled(value: str, variables: dict[str, str], depth: int = 0) -> str:
     """A value with its variables and sums replaced, as far as they are known."""
 
     def one(match: re.Match[str]) -> str:
         name = match[1] or match[3]
         if name in variables and variables[name] != match[0]:
-            return _filled(variables[name], {k: v for k, v in variables.items() if k != name}, depth + 1)
+            return filled(variables[name], {k: v for k, v in variables.items() if k != name}, depth + 1)
         default = match[2] if match[1] else match[4]
         return default if default is not None else match[0]
 
@@ -205,7 +205,7 @@ def _filled(value: str, variables: dict[str, str], depth: int = 0) -> str:
 def _computed(written: str, variables: dict[str, str], depth: int) -> str:
     """A sum of whole numbers; names in it are variables too. As it is written where it is no such sum."""
     named = re.sub(
-        r"[A-Za-z_]\w*", lambda m: _filled(variables.get(m[0], m[0]), {}, depth + 1), written.replace("$", "")
+        r"[A-Za-z_]\w*", lambda m: filled(variables.get(m[0], m[0]), {}, depth + 1), written.replace("$", "")
     )
     try:
         return str(_value(ast.parse(named.strip(), mode="eval").body))

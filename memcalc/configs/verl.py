@@ -1,0 +1,188 @@
+"""verl's Hydra configs: `main_ppo` (PPO, GRPO and their kin) and the SFT trainer; YAML, or overrides in a launch script.
+
+Sources are verl's trainer/config (_generated_ppo_trainer.yaml, sft_trainer.yaml) and workers/fsdp_workers.py. Its traps:
+
+* FSDP holds fp32 weights, gathered in bf16: 16 bytes a parameter, shared out, whatever the rollout computes in;
+* activation checkpointing is on; a critic is trained beside the actor for `gae` alone; a reference model is there for KL;
+* vLLM's share of the GPU is let go of while the actor learns, unless free_cache_engine is off.
+
+The step that is counted is the actor's: the longest prompt and the longest answer, in micro batches.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from memcalc.configs.follow import interpolated
+from memcalc.configs.lora import targets
+from memcalc.configs.megatron_script import filled, taken
+from memcalc.configs.names import model
+from memcalc.configs.table import Sheet
+from memcalc.configs.words import number, text, truth, whole
+from memcalc.yaml_tree import Tree
+
+if TYPE_CHECKING:
+    from memcalc.configs.documents import Document
+    from memcalc.configs.reading import Asked, Reading
+
+NAME: Final = "verl"
+TITLE: Final = "verl"
+TEXT: Final = True  # it reads scripts too
+
+SOURCE: Final = "verl/trainer/config/_generated_ppo_trainer.yaml"
+_OVERRIDE: Final = re.compile(r"\+{0,2}([a-z_]\w{0,60}(?:\.\w{1,60}){1,8})=([^\s\\]{0,300})")
+_ACTOR: Final = "actor_rollout_ref"
+_UNMODELLED: Final = {
+    f"{_ACTOR}.actor.ulysses_sequence_parallel_size": "",
+    f"{_ACTOR}.model.enable_activation_offload": "activations that are moved to the host are counted on the GPU",
+    "reward_model.enable": "a reward model is not counted (give companions)",
+}
+
+_OF_THE_ACTOR: Final = (
+    "hybrid_engine", "rollout*", "ref*", "nccl*", "actor.optim*", "actor.clip*", "actor.entropy*", "actor.kl_*",
+    "actor.loss*", "actor.grad_clip", "actor.ppo_epochs", "actor.shuffle", "actor.policy_loss*",
+    "actor.checkpoint*", "actor.profiler*", "actor.use_torch_compile", "actor._target_", "actor.fsdp_config*",
+    "actor.data_loader_seed", "actor.tau*", "actor.ppo_max_*", "actor.calculate*", "model.use_remove_padding",
+    "model.custom*", "model.external_lib", "model.tokenizer*", "model.use_shm", "model.trust_remote_code",
+    "model.lora_alpha", "model.override_config*", "model.hf_config_path", "model._target_", "model.exclude_modules",
+)  # fmt: skip
+_IGNORED: Final = (
+    *(f"{_ACTOR}.{key}" for key in _OF_THE_ACTOR),
+    "data*", "trainer*", "algorithm*", "reward*", "custom_reward*", "critic*", "ray*", "hydra*", "defaults",
+    "optim*", "transfer_queue*", "global_profiler*", "env*", "model.lora_alpha", "model.trust_remote_code",
+    "model.external_lib", "model.override_config*", "model.fsdp_config*", "model.use_shm",
+    "ulysses_sequence_parallel_size", "use_remove_padding", "model.strategy", "model.custom*",
+)  # fmt: skip
+
+
+def recognises(document: Document) -> int:
+    """By the actor, the rollout and the reference in one; or by the SFT trainer's words."""
+    if document.data:
+        sft = isinstance(document.data.get("model"), dict) and "partial_pretrain" in document.data["model"]
+        return 92 if isinstance(document.data.get(_ACTOR), dict) else 90 if sft else 0
+    head = document.text[:100_000]
+    return 91 if f"{_ACTOR}." in head or "verl.trainer." in head else 0
+
+
+def read(document: Document, asked: Asked) -> Reading:
+    """The run of the actor, or of the model that SFT trains."""
+    known = _overrides(document) if not document.data else interpolated(document)
+    sheet = Sheet(known, asked, NAME, TITLE)
+    tuned = sheet.has("model.partial_pretrain")
+    model(sheet, "model.partial_pretrain" if tuned else f"{_ACTOR}.model.path")
+    count = _gpus(sheet)
+    at = "model" if tuned else f"{_ACTOR}.model"
+    _adapters(sheet, at)
+    _engine(sheet, count, "model.fsdp_config" if tuned else f"{_ACTOR}.actor.fsdp_config")
+    on = sheet.read(truth, f"{at}.enable_gradient_checkpointing", default=True)
+    sheet.put("checkpointing", "full" if on else "none", f"{at}.enable_gradient_checkpointing", default=SOURCE)
+    sheet.put("attention", "flash", default="verl/workers/fsdp_workers.py")
+    sheet.put("optimizer", "adamw", default="verl/workers/fsdp_workers.py: torch.optim.AdamW")
+    _sft(sheet, count) if tuned else _ppo(sheet, count)
+    sheet.unmodelled({key: what for key, what in _UNMODELLED.items() if what})
+    return sheet.reading(_IGNORED)
+
+
+def _overrides(document: Document) -> Document:
+    """The overrides of a script (`actor_rollout_ref.model.path=Qwen/…`) as data; the last of a key counts."""
+    variables, lines = taken(document.text.splitlines()[:20_000])
+    data: dict[str, Any] = {}
+    places: dict[str, int] = {}
+    for number_, line in enumerate(lines, 1):
+        for key, value in _OVERRIDE.findall(re.split(r"(?:^|\s)#", line[:2000], maxsplit=1)[0]):
+            data[key] = filled(value.strip("\"'"), variables)
+            places[key] = number_
+    return replace(document, data=data, unreadable=None, _parsed=Tree(data, places, {}))
+
+
+def _gpus(sheet: Sheet) -> int:
+    each = sheet.read(whole, "trainer.n_gpus_per_node", default=0)
+    nodes = max(1, sheet.read(whole, "trainer.nnodes", default=1))
+    return sheet.gpus("trainer.n_gpus_per_node", "trainer.nnodes", count=each * nodes if each > 0 else None)
+
+
+def _adapters(sheet: Sheet, at: str) -> None:
+    rank = sheet.read(whole, f"{at}.lora_rank", default=0)
+    if rank > 0:
+        sheet.put("lora.rank", rank, f"{at}.lora_rank")
+        sheet.put("lora.alpha", sheet.read(number, f"{at}.lora_alpha", default=16), f"{at}.lora_alpha", default=SOURCE)
+        chosen = sheet.read(targets, f"{at}.target_modules", default="all-linear")
+        sheet.put("lora.targets", chosen, f"{at}.target_modules", default=SOURCE)
+
+
+def _engine(sheet: Sheet, count: int, at: str) -> None:
+    """FSDP over all ranks, of fp32 weights gathered in bf16."""
+    dtype = sheet.read(text, f"{at}.model_dtype", default="fp32")
+    held = "bf16" if dtype in ("bf16", "bfloat16") else "fp32"
+    if count > 1:
+        sheet.put(
+            "precision", "bf16" if held == "bf16" else "mixed-bf16", f"{at}.model_dtype", default=f"{SOURCE}: fp32"
+        )
+        second = sheet.read(text, f"{_ACTOR}.actor.strategy", "model.strategy", default="fsdp") == "fsdp2"
+        sheet.put("sharding", {"strategy": "fsdp", "version": 2 if second else 1, "wrap": "layers"}, f"{_ACTOR}.actor.strategy",
+                  default=f"{SOURCE}: fsdp")  # fmt: skip
+    else:
+        sheet.put("precision", "bf16" if held == "bf16" else "amp-bf16", f"{at}.model_dtype", default=f"{SOURCE}: fp32")
+    params, states = (sheet.read(truth, f"{at}.{key}", default=False) for key in ("param_offload", "optimizer_offload"))
+    if params or states:
+        sheet.assume("offload", "between-steps", "what param_offload and optimizer_offload keep on the host is on the GPU while "
+                     "the actor learns")  # fmt: skip
+
+
+def _ppo(sheet: Sheet, count: int) -> None:
+    """The actor's update: micro batches of prompt and answer; the models that are held beside it."""
+    at = f"{_ACTOR}.actor"
+    keys = (f"{at}.ppo_micro_batch_size_per_gpu", f"{at}.ppo_micro_batch_size")
+    length = sum(sheet.read(whole, f"data.max_{part}_length", default=512) for part in ("prompt", "response"))
+    sheet.put("seq_len", length, "data.max_prompt_length", "data.max_response_length", default=SOURCE)
+    divided = max(1, sheet.read(whole, f"{at}.ulysses_sequence_parallel_size", default=1))
+    if divided > 1:
+        sheet.put("parallel.context", divided, f"{at}.ulysses_sequence_parallel_size")
+    if sheet.read(truth, f"{at}.use_dynamic_bsz", default=False):
+        tokens = sheet.read(whole, f"{at}.ppo_max_token_len_per_gpu", default=16384)
+        sheet.put("batch_size", max(1, tokens * divided // length), f"{at}.ppo_max_token_len_per_gpu", default=SOURCE)
+        sheet.put("packing", True, f"{at}.use_dynamic_bsz")
+    else:
+        each = sheet.read(whole, keys[0], default=0) or sheet.read(whole, keys[1], default=0) // count
+        sheet.put("batch_size", max(1, each), *keys)
+    total = sheet.read(whole, f"{at}.ppo_mini_batch_size", default=256) * max(
+        1, sheet.read(whole, f"{_ACTOR}.rollout.n", default=1)
+    )
+    sheet.put("grad_accum", max(1, total * divided // count // sheet.run["batch_size"]), f"{at}.ppo_mini_batch_size", *keys,
+              default=SOURCE)  # fmt: skip
+    _beside(sheet)
+    share = sheet.read(number, f"{_ACTOR}.rollout.gpu_memory_utilization", default=0.5)
+    if not sheet.read(truth, f"{_ACTOR}.rollout.free_cache_engine", default=True):
+        sheet.put("margin", f"{share:.0%}", f"{_ACTOR}.rollout.gpu_memory_utilization")
+
+
+def _beside(sheet: Sheet) -> None:
+    """The reference model under KL (without adapters); the critic of gae, with its states, of its own path."""
+    held: list[dict[str, Any]] = []
+    keys = f"{_ACTOR}.actor.use_kl_loss", "algorithm.use_kl_in_reward"
+    kl = any([sheet.read(truth, key, default=False) for key in keys])  # noqa: C419 - each is looked at
+    if kl and "lora" not in sheet.run:
+        held.append({"role": "reference", "dtype": "bf16"})
+    if sheet.read(text, "algorithm.adv_estimator", default="gae") == "gae":
+        sheet.assume(
+            "companions", "critic", "the critic of gae learns in a step of its own: what it holds is beside the actor's"
+        )
+        held.append({"role": "value", "trainable": True, "forward": False})
+    if held:
+        sheet.put("companions", held, "algorithm.adv_estimator", f"{_ACTOR}.actor.use_kl_loss", default=SOURCE)
+
+
+def _sft(sheet: Sheet, count: int) -> None:
+    """Micro batches of the SFT trainer (sft_trainer.yaml)."""
+    micro = max(1, sheet.read(whole, "data.micro_batch_size_per_gpu", "data.micro_batch_size", default=4))
+    total = sheet.read(whole, "data.train_batch_size", default=256)
+    sheet.put(
+        "seq_len", sheet.read(whole, "data.max_length", default=1024), "data.max_length", default="sft_trainer.yaml"
+    )
+    sheet.put("batch_size", micro, "data.micro_batch_size_per_gpu", "data.micro_batch_size", default="sft_trainer.yaml")
+    sheet.put("grad_accum", max(1, total // count // micro), "data.train_batch_size", "data.micro_batch_size_per_gpu",
+              default="sft_trainer.yaml")  # fmt: skip
+    if sheet.read(truth, "model.use_liger", default=False):
+        sheet.put("implementation", "hf-liger", "model.use_liger")

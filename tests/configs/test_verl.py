@@ -1,0 +1,81 @@
+"""verl's configs and scripts. Expectations: verl/trainer/config and fsdp_workers.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from memcalc.errors import RunInvalid
+from memcalc.pipeline import estimate_run
+from memcalc.validation import parse_run
+from tests.configs.reader import codes, parts, reading
+
+GRPO = """\
+N=8
+python3 -m verl.trainer.main_ppo \\
+    algorithm.adv_estimator=grpo \\
+    data.train_files=$HOME/data/train.parquet \\
+    data.max_prompt_length=512 \\
+    data.max_response_length=1024 \\
+    actor_rollout_ref.model.path=Qwen/Qwen2.5-7B-Instruct \\
+    actor_rollout_ref.actor.ppo_mini_batch_size=256 \\
+    actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8 \\
+    actor_rollout_ref.actor.use_kl_loss=True \\
+    actor_rollout_ref.rollout.gpu_memory_utilization=0.6 \\
+    actor_rollout_ref.rollout.n=5 \\
+    trainer.n_gpus_per_node=$N \\
+    trainer.nnodes=2 $@
+"""
+SFT = """\
+data: {train_batch_size: 64, micro_batch_size_per_gpu: 2, max_length: 2048}
+model: {partial_pretrain: Qwen/Qwen2.5-7B-Instruct, lora_rank: 32, lora_alpha: 16, target_modules: all-linear, use_liger: true}
+trainer: {n_gpus_per_node: 8, nnodes: 1}
+"""
+
+
+def read(text: str, **flags: Any) -> dict[str, Any]:
+    return dict(reading(text, **flags).run)
+
+
+def test_the_actors_step() -> None:
+    found = reading(GRPO, name="run.sh")
+    assert found.format == "verl"
+    assert found.run == {
+        "model": "Qwen/Qwen2.5-7B-Instruct", "gpus": 16, "precision": "mixed-bf16", "checkpointing": "full", "attention": "flash",
+        "sharding": {"strategy": "fsdp", "version": 1, "wrap": "layers"}, "optimizer": "adamw", "seq_len": 1536, "batch_size": 8,
+        "grad_accum": 10, "companions": [{"role": "reference", "dtype": "bf16"}],
+    }  # fmt: skip
+    assert found.origins["batch_size"].line == 9
+    assert "keys-not-read" not in codes(found)
+
+
+RUNS: list[tuple[str, dict[str, Any]]] = [
+    (GRPO.replace("grpo", "gae").replace("use_kl_loss=True", "use_kl_loss=False"),
+     {"companions": [{"role": "value", "trainable": True, "forward": False}]}),
+    (GRPO.replace("model.path", "model.lora_rank=64 actor_rollout_ref.model.path"), {"lora.rank": 64, "companions": None}),
+    (GRPO.replace("ppo_micro_batch_size_per_gpu=8", "use_dynamic_bsz=True"), {"batch_size": 10, "packing": True}),
+    (GRPO.replace("actor.use_kl", "actor.fsdp_config.model_dtype=bfloat16 actor_rollout_ref.actor.use_kl"), {"precision": "bf16"}),
+    (GRPO.replace("rollout.n=5", "rollout.free_cache_engine=False"), {"margin": "60%"}),
+    (SFT, {"gpus": 8, "batch_size": 2, "grad_accum": 4, "seq_len": 2048, "lora.rank": 32, "implementation": "hf-liger"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), RUNS)
+def test_what_a_file_means(text: str, expected: dict[str, Any]) -> None:
+    assert parts(read(text), expected) == expected
+
+
+@pytest.mark.parametrize("text", [GRPO, SFT])
+def test_it_gives_an_estimate(text: str) -> None:
+    assert estimate_run(parse_run(read(text))).memory.total > 0
+
+
+def test_a_key_of_the_model_that_is_not_known_is_named() -> None:
+    text = GRPO.replace("actor.use_kl", "model.of_tomorrow=1 actor_rollout_ref.actor.use_kl")
+    assert "model.of_tomorrow" in str(reading(text).warnings)
+
+
+def test_a_model_that_only_the_shell_knows() -> None:
+    with pytest.raises(RunInvalid, match="MODEL"):
+        read(GRPO.replace("Qwen/Qwen2.5-7B-Instruct", "$MODEL_PATH"))
