@@ -116,7 +116,7 @@ class Run:
     loss: Loss = Loss()
     keep_outputs: bool = False
     implementation: Literal[
-        "hf", "hf-liger", "megatron", "torchtune", "torchtune-compiled", "torchtitan", "torchtitan-compiled"
+        "hf", "hf-liger", "megatron", "torchtune", "torchtune-compiled", "torchtitan", "torchtitan-compiled", "unsloth"
     ] = "hf"
     lora: Lora | None = None
     train: tuple[str, ...] = ()

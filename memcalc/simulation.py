@@ -32,6 +32,7 @@ _COMPILED = ("layers as torch.compile's partitioner cuts them: what products and
              "kept, pointwise operations are made again")  # fmt: skip
 KERNELS = {
     "hf-liger": "kernels as apply_liger_kernel_to_… puts them in, its loss included",
+    "unsloth": "Unsloth's kernels and functions of December 2024; its fused linear loss stands for cut cross entropy too",
     "torchtune-compiled": _COMPILED,
     "torchtitan-compiled": _COMPILED,
 }
