@@ -39,11 +39,11 @@ def ernie4_5_moe(c: Dimensions) -> Model:
     gate = router(c, c.moe_num_experts, fp32=True, cast_back=True, formula="ernie4_5_moe", extra=(frozen,))
     count = c.moe_num_shared_experts
     shared = gated_mlp(c, "shared_experts", width * count, bias=c.use_bias) if count else None
-    feeds = {True: mixture(c, gate, width, shared=shared), False: gated_mlp(c, bias=c.use_bias)}
+    feeds = {True: mixture(c, gate, width, shared=shared, shared_first=True), False: gated_mlp(c, bias=c.use_bias)}
     kinds = [
         (i + 1) % c.moe_layer_interval == 0 and c.moe_layer_start_index <= i <= last for i in range(c.num_hidden_layers)
     ]
-    mixer = attention(c, bias=c.use_bias, dropout=0.0, rotation="pairs-fp32")
+    mixer = attention(c, bias=c.use_bias, dropout=0.0, rotation="pairs-fp32", rotary_fp32=True)
     layers = interleaved("layers", kinds, lambda kind: pre_norm_layer(c, mixer, feeds[kind]))
     return decoder(c, layers, head_bias=c.use_bias)
 
@@ -53,7 +53,7 @@ def hunyuan_v1_moe(c: Dimensions) -> Model:
     """Queries and keys normalised behind the rotation; a shared MLP as wide as the experts (Hunyuan-A13B)."""
     top = c.moe_topk[0] if isinstance(c.moe_topk, list) else c.moe_topk
     gate = LinearRouter("gate.wg", c.hidden_size, c.num_experts, top, fp32=True, formula="hunyuan")
-    feed = mixture(c, gate, c.intermediate_size, shared=gated_mlp(c, "shared_mlp"))
+    feed = mixture(c, gate, c.intermediate_size, shared=gated_mlp(c, "shared_mlp"), shared_first=True)
     q_norm, k_norm = rms("query_layernorm", head_dim(c)), rms("key_layernorm", head_dim(c))
     mixer = attention(c, bias=bool(c.attention_bias), formula="hunyuan", q_norm=q_norm, k_norm=k_norm)
     return decoder(c, repeat("layers", c.num_hidden_layers, pre_norm_layer(c, mixer, feed)))

@@ -57,11 +57,11 @@ def _layer(c: Dimensions, mixer: Block, mlp: Block) -> Block:
     if not c.parallel_attn:
         return sequence(
             residual(layer_norm("input_layernorm", hidden), mixer, dropout(c, "attention_dropout"), kept=True),
-            residual(layer_norm("post_attention_layernorm", hidden), mlp, dropout(c, "hidden_dropout")),
+            residual(layer_norm("post_attention_layernorm", hidden), mlp, dropout(c, "hidden_dropout"), kept=True),
         )
     drop = dropout(c, "hidden_dropout")
     norms = c.get("num_ln_in_parallel_attn") or (2 if c.new_decoder_architecture else 1)
     if norms == 2:
         branches = sequence(layer_norm("ln_attn", hidden), mixer), sequence(layer_norm("ln_mlp", hidden), mlp)
-        return residual(Sum("", branches, in_place=True), drop)
-    return residual(layer_norm("input_layernorm", hidden), Sum("", (mixer, mlp), in_place=True), drop)
+        return residual(Sum("", branches, in_place=True), drop, kept=True)
+    return residual(layer_norm("input_layernorm", hidden), Sum("", (mixer, mlp), in_place=True), drop, kept=True)

@@ -104,7 +104,8 @@ class Moe(Block):
     """A router that sends each token to `top_k` of the experts, plus shared experts that see every token.
 
     `experts` is an Experts block (stacked) or a Stack of Mlp (separate). `router` is a Router, or a Linear whose
-    softmax it is. The sigmoid of `shared_gate` scales the shared experts. `into` and `out_of` project the routed part
+    softmax it is. The sigmoid of `shared_gate` scales the shared experts; they run before the router where there is one,
+    or `shared_first`. `into` and `out_of` project the routed part
     into a narrower space and back (Nemotron 3). `norm` runs on the sum of both parts (A.X K1). `extra` are tensors of
     the module itself. Each expert takes `capacity` tokens of a sequence at most (0: all it gets);
     `jitter` is how much noise the router multiplies its input by.
@@ -114,6 +115,7 @@ class Moe(Block):
     experts: Block | None = None
     shared: Block | None = None
     shared_gate: Block | None = None
+    shared_first: bool = False
     top_k: int = 1
     formula: str = ""
     into: Block | None = None

@@ -134,7 +134,9 @@ def estimated(step: Step) -> Memory:
 def held_after_forward(step: Step, memory: Memory) -> int:
     """What memcalc says is live when the forward pass ends; sharded steps hold gathered parameters, too."""
     if "sharding" not in step.run:
-        made = 0 if step.run.get("grad_accum", 1) > 1 else memory.components.gradients  # an earlier micro batch has left them
+        made = (
+            0 if step.run.get("grad_accum", 1) > 1 else memory.components.gradients
+        )  # an earlier micro batch has left them
         return memory.persistent - made + memory.components.activations
     timeline = simulate(resolve(parse_run({**step.run, "model": step.config})))
     return timeline.after_forward if timeline else 0

@@ -135,7 +135,8 @@ def falcon(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     else:
         out = falcon_scores(q, k, v, around)
     out = f.reshape(f.transpose(out, 1, 2), b, s, -1)
-    return run(t, block.out, out, around)
+    out = run(t, block.out, out, around)
+    return out  # noqa: RET504 - the name lets go of what it stood for before the others do
 
 
 def falcon_scores(q: Value, k: Value, v: Value, around: Around) -> Value:

@@ -29,17 +29,20 @@ if TYPE_CHECKING:
 def mixture(t: Tape, block: Moe, x: Value, around: Around) -> Value:
     """MixtralSparseMoeBlock.forward; with shared experts Qwen2MoeSparseMoeBlock's and DeepseekV3MoE's."""
     rows = f.view(x, -1, x.shape[-1])
-    shared = run(t, block.shared, rows, around) if block.shared and block.shared_gate else None
+    first = block.shared_gate is not None or block.shared_first
+    shared = run(t, block.shared, rows, around) if block.shared and first else None
     weights, chosen = choose(t, block, rows, around)
     narrow = run(t, block.into, rows, around) if block.into else rows
     out = routed(t, block, narrow, weights, chosen)
     if block.out_of:
         out = run(t, block.out_of, out, around)
-    if shared is not None:
+    if shared is not None and block.shared_gate:
         gate = f.sigmoid(run(t, block.shared_gate, rows, around))
         out = f.add(out, f.mul(gate, shared))
+    elif shared is not None:
+        out = f.add(out, shared)
     out = f.view(out, *x.shape)
-    if block.shared and not block.shared_gate:
+    if block.shared and not first:
         out = f.add(out, run(t, block.shared, x, around))
     return run(t, block.norm, out, around) if block.norm else out
 
