@@ -36,7 +36,7 @@ _ASSIGNED: Final = re.compile(
     r"""(?:export\s+|local\s+|readonly\s+|declare\s+)?([A-Za-z_]\w{0,60})\+?="""
     r"""(?!\()("[^"]{0,400}"|'[^']{0,400}'|\$\(\([^;]{0,200}\)\)|[^\s"']{0,400})"""
 )
-_OPTION: Final = re.compile(r"--([A-Za-z][\w-]{1,80})(?:=(.{0,400}))?")
+_OPTION: Final = re.compile(r"--([A-Za-z][\w.-]{1,80})(?:=(.{0,400}))?")
 _VARIABLE: Final = re.compile(
     r"\$\{([A-Za-z_]\w{0,60})(?::?[-=]([^{}]{0,200}))?\}|\$([A-Za-z_]\w{0,60})|\$\{\d+:?-([^{}]{0,200})\}"
 )
