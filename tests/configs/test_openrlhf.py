@@ -56,13 +56,15 @@ def test_a_whole_script() -> None:
 
 RUNS: list[tuple[str, dict[str, Any]]] = [
     (DPO, {
-        "batch_size": 4, "packing": True, "sharding": {"strategy": "zero2"}, "companions": [{"role": "reference", "dtype": "bf16"}]}),
+        "batch_size": 4, "packing": True, "sharding": {"strategy": "zero2"},
+        "companions": [{"role": "reference", "dtype": "bf16"}]}),
     (DPO.replace("--bf16", "--lora_rank 8 --load_in_4bit"),
      {"companions": None, "lora.rank": 8, "lora.targets": "all-linear", "quantize": "nf4-double"}),
     (SFT.replace("   --gradient_checkpointing \\\n", ""), {"checkpointing": "none"}),
     (DOTTED, {
         "seq_len": 2048, "batch_size": 4, "grad_accum": 2, "lora.rank": 16, "checkpointing": "full",
-        "optimizer": "deepspeed-cpu-adam", "sharding": {"strategy": "zero2", "offload_optimizer": {"device": "cpu", "pin_memory": True}}}),
+        "optimizer": "deepspeed-cpu-adam",
+        "sharding": {"strategy": "zero2", "offload_optimizer": {"device": "cpu", "pin_memory": True}}}),
     (PPO, {"seq_len": 1536, "companions": None, "batch_size": 8}),
     (PPO.replace("--ref_num_gpus_per_node 4", "--colocate_actor_ref"), {"companions": [{"role": "reference", "dtype": "bf16"}]}),
 ]  # fmt: skip
