@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.attention import Attention
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Leaf
-from memcalc.tape.hf import unsloth
+from memcalc.tape.hf import kernels
 from memcalc.tape.hf.adapters import before
 from memcalc.tape.hf.parallel import ring
 from memcalc.tape.hf.rotary import rotate, rotated_part
@@ -48,7 +48,8 @@ def separate(t: Tape, block: Attention, x: Value, around: Around) -> tuple[Value
         return clipped(t, block, x, around)
     if block.heads_first:
         return headed(t, block, x, around)
-    if read is x and unsloth.takes(t, block.q, block.k, block.v):
+    unsloth = kernels.unsloths(t)
+    if unsloth and read is x and unsloth.takes(t, block.q, block.k, block.v):
         q, k, v = unsloth.queries_keys_values(t, block, x)
         q, k = normed(t, block.q_norm, q, around), normed(t, block.k_norm, k, around)
         return heads(q, block.heads), heads(k, block.kv_heads), heads(v, block.kv_heads)

@@ -19,7 +19,7 @@ from memcalc.blocks.basic import (
 )
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Gradients, Leaf, Node, record
-from memcalc.tape.hf import kernels, quantized, unsloth
+from memcalc.tape.hf import kernels, quantized
 from memcalc.tape.hf.adapters import adapted, embedded, prepared, prompted
 from memcalc.tape.rules import Around, rule
 
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 @rule(Linear)
 def linear(t: Tape, block: Linear, x: Value, _: Around) -> Value:
     """nn.Linear, or the class that takes its place where the weight is packed."""
-    if unsloth.takes_linear(t, block):
-        return unsloth.linear(t, block, x)
+    if (unsloth := kernels.unsloths(t)) and unsloth.takes_linear(t, block):
+        out: Value = unsloth.linear(t, block, x)
+        return out
     read = prepared(t, x)
     if t.weights.packed(t.path):
         return adapted(t, x, quantized.product(t, block, read), packed=True)

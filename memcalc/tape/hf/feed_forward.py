@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.mlp import Mlp
 from memcalc.tape import functions as f
-from memcalc.tape.hf import kernels, unsloth
+from memcalc.tape.hf import kernels
 from memcalc.tape.hf.activations import xielu
 from memcalc.tape.hf.basic import activate
 from memcalc.tape.rules import Around, rule, run
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 @rule(Mlp)
 def mlp(t: Tape, block: Mlp, x: Value, around: Around) -> Value:
     """LlamaMLP.forward: down(act(gate(x)) * up(x)); without a gate down(act(up(x)))."""
-    if block.gate and not block.norm and unsloth.takes(t, block.gate, block.up, block.down):
-        return unsloth.mlp(t, block, x)
+    unsloth = kernels.unsloths(t)
+    if unsloth and block.gate and not block.norm and unsloth.takes(t, block.gate, block.up, block.down):
+        whole: Value = unsloth.mlp(t, block, x)
+        return whole
     if block.fused and kernels.takes(t, "mlp"):
         gate, up = f.chunk(run(t, block.up, x, around), 2)
         return run(t, block.down, kernels.gated(gate, up), around)

@@ -7,9 +7,20 @@ from typing import TYPE_CHECKING
 from memcalc.tape.hf import compiled, liger
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from memcalc.blocks.basic import Norm
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
+
+
+def unsloths(t: Tape) -> ModuleType | None:
+    """Unsloth's functions over layers with LoRA, where the run has them."""
+    if "lora" not in t.setting.fused or t.setting.adapter != "lora" or t.setting.lora_dropout:
+        return None
+    from memcalc.tape.hf import unsloth  # noqa: PLC0415 - few runs have them
+
+    return unsloth
 
 
 def takes(t: Tape, part: str) -> bool:

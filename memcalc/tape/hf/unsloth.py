@@ -28,16 +28,12 @@ PAIR = ("lora_A.default.weight", "lora_B.default.weight")
 
 def takes(t: Tape, *parts: Block | None) -> bool:
     """Whether its functions run these linear layers of the block that runs."""
-    if "lora" not in t.setting.fused or t.setting.adapter != "lora" or t.setting.lora_dropout:
-        return False
     return all(part is not None and not getattr(part, "bias", False) and _has(t, _path(t, part)) for part in parts)
 
 
 def takes_linear(t: Tape, block: Linear) -> bool:
     """Whether LoRA_W runs the linear layer that runs."""
-    if "lora" not in t.setting.fused or t.setting.adapter != "lora" or t.setting.lora_dropout or block.bias:
-        return False
-    return _has(t, t.path)
+    return not block.bias and _has(t, t.path)
 
 
 def _path(t: Tape, part: Block) -> str:
