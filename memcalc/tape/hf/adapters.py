@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.tape import functions as f
+from memcalc.tape.hf import banked, lowranks
 from memcalc.tape.hf.lycoris import adalora, ia3, loha, lokr, oft, vera
 from memcalc.tape.hf.unfollowed import unfollowed
 
@@ -35,7 +36,7 @@ def adapted(t: Tape, x: Value, out: Value, weight: Callable[[], Value] | None = 
     if method:
         return method(t, x, out)
     if t.setting.adapter not in LORA:
-        return unfollowed(t, out)
+        return _other(t, x, out, weight)
     first = t.weights.adapter(t.path, "lora_A.default.weight")
     second = t.weights.adapter(t.path, "lora_B.default.weight")
     if first is None or second is None:
@@ -53,6 +54,12 @@ def adapted(t: Tape, x: Value, out: Value, weight: Callable[[], Value] | None = 
     out = f.add(out, added)
     del added  # peft has let go of both summands before it casts
     return f.to(out, dtype)
+
+
+def _other(t: Tape, x: Value, out: Value, weight: Callable[[], Value] | None) -> Value:
+    """A method of a preset: its forward pass where it has a rule and the module carries it, else what learns alone."""
+    rule = FOLLOWED.get(t.setting.adapter)
+    return rule(t, x, out, weight) if rule and t.weights.added(t.path) else unfollowed(t, out)
 
 
 def dora(t: Tape, x: Value, out: Value, pair: tuple[Value, Value], weight: Callable[[], Value] | None) -> Value:
@@ -116,6 +123,9 @@ def prompted(t: Tape, out: Value) -> Value:
 
     (peft_model.py, get_prompt.) One prompt is made, and repeated for every sequence.
     """
+    if t.setting.adapter == "cartridge":
+        t.prefix = cartridge(t, out)
+        return out
     table = t.weights.find("prompt_encoder.default.embedding.weight")
     if table is None:
         return out
@@ -124,6 +134,8 @@ def prompted(t: Tape, out: Value) -> Value:
         return out
     tokens = t.new((out.shape[0], table.shape[0]), "int64")
     rows = f.embedding(tokens, t.weight(".prompt_encoder.default.embedding.weight", table.shape))
+    if t.setting.adapter == "cpt":  # CPTEmbedding.forward: the prompt, and what is learned on top
+        rows = f.add(rows, f.embedding(tokens, t.weight(".prompt_encoder.default.delta_embedding.weight", table.shape)))
     for index in (0, 2, 4) if t.setting.adapter == "p-tuning" else ():
         rows = head(t, rows, index)
     return f.cat((f.to(rows, out.dtype), out), 1)
@@ -140,7 +152,20 @@ def prefix(t: Tape, shape: Shape, out: Value) -> list[Value]:
             stem = f".prompt_encoder.default.transform.{name}"
             rows = f.linear(rows, t.weight(f"{stem}.weight", weight), t.weight(f"{stem}.bias", weight[:1]))
             rows = f.tanh(rows) if name == "0" else rows
-    rows = f.to(rows, out.dtype)
+    return layered(t, f.to(rows, out.dtype))
+
+
+def cartridge(t: Tape, out: Value) -> list[Value]:
+    """CartridgeEncoder.forward: the frozen tokens and those that learn, the same for every sequence (get_prompt)."""
+    names = [f"prompt_encoder.default.{kind}_embedding" for kind in ("frozen", "trainable")]
+    parts = [t.weight(f".{name}", found.shape) for name in names if (found := t.weights.find(name))]
+    rows = f.unsqueeze(f.cat(parts, 0) if len(parts) > 1 else parts[0], 0)
+    return layered(t, f.to(f.expand(rows, out.shape[0], *rows.shape[1:]), out.dtype))
+
+
+def layered(t: Tape, rows: Value) -> list[Value]:
+    """Each layer's keys and values out of the rows [batch, tokens, layers · 2 · width]."""
+    batch, tokens, _ = rows.shape
     layers = t.layers or 1
     parts = f.reshape(rows, batch, tokens, 2 * layers, -1)
     return list(f.split(f.contiguous(f.permute(parts, 2, 0, 1, 3)), (2,) * layers, 0))
@@ -166,4 +191,11 @@ def head(t: Tape, x: Value, index: int) -> Value:
 _METHODS: dict[str, Callable[[Tape, Value, Value], Value]] = {
     "adalora": adalora, "loha": loha, "lokr": lokr, "vera": vera,
     "ia3": lambda t, _, out: ia3(t, out, before=False), "oft": lambda _, x, out: f.to(out, x.dtype),
+}  # fmt: skip
+FOLLOWED: dict[str, Callable[[Tape, Value, Value, Callable[[], Value] | None], Value]] = {
+    "hira": lowranks.hira, "deft": lowranks.deft, "glora": lowranks.glora, "peanut": lowranks.peanut,
+    "beft": lowranks.beft, "delora": lowranks.delora, "osf": lowranks.osf, "miss": lowranks.miss,
+    "tinylora": lowranks.tinylora, "randlora": banked.randlora, "pvera": banked.pvera, "lily": banked.lily,
+    "road": banked.road, "psoft": banked.psoft, "fourierft": banked.fourierft, "c3a": banked.c3a,
+    "supertuning": banked.supertuning,
 }  # fmt: skip

@@ -1,0 +1,167 @@
+"""Adapters of small factors: HiRA, DEFT, GLoRA, PEANuT, BEFT, DeLoRA, OSF, MiSS, TinyLoRA (peft 0.21, tuners/<method>/layer.py)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.tape import functions as f
+from memcalc.tape.hf.lycoris import parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from memcalc.tape.recorder import Tape
+    from memcalc.tape.values import Value
+
+    Weight = Callable[[], Value] | None
+
+
+def needed(t: Tape, name: str) -> Value:
+    """A tensor of the adapter that its form has for certain."""
+    found = parameter(t, name)
+    if found is None:
+        raise KeyError(f"{t.path}.{name}")
+    return found
+
+
+def base(t: Tape, weight: Weight, shape: tuple[int, ...]) -> Value:
+    """The weight of the base layer: the parameter, or one made anew from what is packed."""
+    return weight().detach() if weight else t.new(shape, t.setting.compute or "bf16")
+
+
+def hira(t: Tape, x: Value, out: Value, weight: Weight) -> Value:
+    """Linear.forward: F.linear(x, W * (A.T B.T).T), with the product as large as the weight."""
+    down, up, dtype = needed(t, "hira_A.default"), needed(t, "hira_B.default"), out.dtype
+    product = f.linear(f.swap(down), up)
+    x = f.dropout(f.to(x, down.dtype), t.setting.lora_dropout)
+    plain = base(t, weight, (out.shape[-1], x.shape[-1]))
+    added = f.linear(x, f.mul(plain, f.swap(product)))
+    return f.to(f.add(out, added), dtype)
+
+
+def deft(t: Tape, x: Value, out: Value, _: Weight) -> Value:
+    """Linear.forward, all in fp32: the output less its projection, plus what R puts in that place."""
+    place, dtype, wide = needed(t, "deft_P.default"), out.dtype, "fp32"
+    product, x = f.to(out, wide), f.to(x, wide)
+    place = f.to(place, wide)
+    right = f.relu(place)
+    correction = f.linear(f.linear(product, f.swap(right)), place)
+    result = f.subtract(product, correction)
+    injected = parameter(t, "deft_R.default")
+    if injected is not None:
+        injected = f.scale(f.to(injected, wide))
+        result = f.add(result, f.linear(f.linear(f.dropout(x, t.setting.lora_dropout), injected), place))
+    return f.to(result, dtype)
+
+
+def glora(t: Tape, x: Value, out: Value, weight: Weight) -> Value:
+    """Linear.forward: F.linear(x, W + W * A + B, b + b * D + E + W C) + base - base."""
+    dtype, plain = out.dtype, base(t, weight, (out.shape[-1], x.shape[-1]))
+    first, second = (f.to(path(t, f"glora_{letter}.default"), plain.dtype) for letter in "AB")
+    changed = f.add(f.add(plain, f.mul(plain, first)), second)
+    adapted = f.linear(x, changed, offset(t, plain))
+    result = f.add(out, adapted)
+    return f.to(f.subtract(result, f.scale(out)), dtype)
+
+
+def path(t: Tape, name: str) -> Value:
+    """GloraPath.forward: a product, a parameter, or zeros."""
+    down = parameter(t, f"{name}.Xd")
+    if down is not None:
+        return f.linear(down, f.swap(needed(t, f"{name}.Xu")))
+    return parameter(t, f"{name}.X") or needed(t, f"{name}.zeros")
+
+
+def offset(t: Tape, plain: Value) -> Value | None:
+    """The changed bias, where the layer has one."""
+    bias = t.weights.find(f"{t.path}.bias")
+    if bias is None:
+        return None
+    kept = t.weight("bias", bias.shape).detach()
+    times, more, mixed = (f.to(path(t, f"glora_{letter}.default"), kept.dtype) for letter in "DEC")
+    product = f.reshape(f.linear(plain, f.swap(mixed)), -1)
+    return f.add(f.add(f.add(kept, f.mul(kept, times)), more), product)
+
+
+def peanut(t: Tape, x: Value, out: Value, weight: Weight) -> Value:
+    """_compute_delta_weight: the weight itself, transposed and in fp32, through the network; its output times x."""
+    first, last = needed(t, "peanut_A.default.weight"), needed(t, "peanut_B.default.weight")
+    plain = f.to(f.swap(base(t, weight, (out.shape[-1], x.shape[-1]))), first.dtype)
+    hidden, kept, depth = f.relu(f.linear(plain, first)), [], 0
+    while (encoder := parameter(t, f"peanut_encoders.default.{depth}.weight")) is not None:
+        kept.append(hidden)
+        hidden, depth = f.relu(f.linear(hidden, encoder)), depth + 1
+    for layer in range(depth):
+        hidden = f.add(f.relu(f.linear(hidden, needed(t, f"peanut_decoders.default.{layer}.weight"))), kept.pop())
+    update = f.swap(f.scale(f.linear(hidden, last)))
+    del hidden, plain
+    x = f.to(x, update.dtype)
+    added = f.linear(x, update)
+    return f.add(out, f.to(added, out.dtype))
+
+
+def beft(t: Tape, _x: Value, out: Value, _: Weight) -> Value:
+    """Linear.forward: (result + bias).to(orig_dtype)."""
+    return f.to(f.add(out, f.reshape(needed(t, "beft_bias.default"), -1)), out.dtype)
+
+
+def delora(t: Tape, x: Value, out: Value, _: Weight) -> Value:
+    """DeloraLinear.forward: B(scaling * A(x * w_norm)), added into zeros of the output's dtype."""
+    down, up, bound = (needed(t, f"delora_{name}.default") for name in ("A", "B", "lambda"))
+    norms = needed(t, "delora_w_norm.default")
+    added = t.new(out.shape, out.dtype)
+    inner = f.linear(f.mul(f.dropout(x, t.setting.lora_dropout), norms), down)
+    lengths = f.mul(f.clamp(f.vector_norm(down, 1)), f.clamp(f.vector_norm(up, 0)))
+    inner = f.mul(inner, f.div(f.scale(bound), lengths))
+    added = f.add_(added, f.linear(inner, up))
+    return f.to(f.add(out, f.to(added, out.dtype)), out.dtype)
+
+
+def osf(t: Tape, x: Value, out: Value, _: Weight) -> Value:
+    """OSF's Linear.forward: the new low part and the old one, negated, side by side in one product."""
+    u, s, v = (needed(t, f"osf_svd_params.default.{name}_low") for name in "USV")
+    first = [needed(t, f"_osf_{name}_low_init.default") for name in "USV"]
+    up = f.cat([f.mul(u, f.unsqueeze(s, 0)), f.neg(f.mul(first[0], f.unsqueeze(first[1], 0)))], 1)
+    down = f.cat([v, first[2]], 0)
+    x = f.to(x, up.dtype)
+    inner = f.linear(x, down)
+    added = f.linear(inner, up)
+    return f.add(out, f.to(added, out.dtype))
+
+
+def miss(t: Tape, x: Value, out: Value, _: Weight) -> Value:
+    """MissLinear.forward: the sum of the stretches of r inputs, times the block; `mini` repeats a narrow one."""
+    block, dtype, width = needed(t, "miss_block.default"), out.dtype, out.shape[-1]
+    if len(block.shape) == 3:
+        return bat(t, x, out, block)
+    if block.shape[1] < width:
+        block = f.repeat(block, width // block.shape[1], 1)
+    rank = block.shape[0]
+    if x.shape[-1] % rank:
+        x = f.pad(x, len(x.shape) - 1, rank - x.shape[-1] % rank)
+    x = f.dropout(f.to(x, block.dtype), t.setting.lora_dropout)
+    summed = f.total(f.reshape(x, *x.shape[:-1], x.shape[-1] // rank, rank), len(x.shape) - 1)
+    return f.to(f.add(out, f.linear(summed, f.swap(block))), dtype)
+
+
+def bat(t: Tape, x: Value, out: Value, block: Value) -> Value:
+    """MiSS in the form of Bone: the weight, in fp32, times the blocks, and all of it times x."""
+    shape, rank = (out.shape[-1], x.shape[-1]), block.shape[-1]
+    plain = t.new(shape, block.dtype)
+    parts = f.reshape(plain, shape[0] // rank, rank, shape[1] // rank, rank)
+    parts = f.contiguous(f.reshape(f.permute(parts, 0, 2, 1, 3), shape[0] // rank, shape[1], rank))
+    changed = f.add(f.bmm(parts, block), f.repeat(block, shape[1] // rank, 1))
+    whole = f.add(plain, f.contiguous(f.reshape(changed, *shape)))
+    del changed, parts
+    return f.to(f.linear(f.to(x, block.dtype), whole), out.dtype)
+
+
+def tinylora(t: Tape, x: Value, out: Value, _: Weight) -> Value:
+    """Linear.forward of TinyLoRA: B(R(A(x))), of which only the mixture R learns."""
+    down, up, mixtures = (needed(t, f"tinylora_{name}.default") for name in "ABP")
+    weights = next(iter(t.weights.common("tinylora")))
+    mixed = f.einsum("i,ijk->jk", t.weight(f".{weights.name}", weights.shape, weights.name), mixtures)
+    x = f.to(f.dropout(x, t.setting.lora_dropout), down.dtype)
+    inner = f.linear(f.linear(x, down), mixed)
+    added = f.linear(inner, up)
+    return f.to(f.add(out, added), out.dtype)
