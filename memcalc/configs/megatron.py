@@ -16,7 +16,7 @@ from __future__ import annotations
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any, Final
 
-from memcalc.configs.follow import interpolated
+from memcalc.configs.follow import follow, interpolated, laid_over
 from memcalc.configs.megatron_models import put_model
 from memcalc.configs.megatron_options import half, optimizer, sharding, unmodelled
 from memcalc.configs.megatron_script import arguments_of, looks_like_arguments
@@ -67,6 +67,8 @@ def recognises(document: Document) -> int:
     within = {key for value in document.data.values() if isinstance(value, dict) for key in value}
     if any(key in document.data or key in within for key in _OTHERS):
         return 0
+    if _task(document):
+        return 88
     words = dict(flattened(document.data))
     found = sum(sign in words for sign in _SIGNS)
     return 96 if found >= 9 else 88 if found >= 6 else 60 if found >= 2 and "tensor_model_parallel_size" in words else 0
@@ -74,7 +76,7 @@ def recognises(document: Document) -> int:
 
 def read(document: Document, asked: Asked) -> Reading:
     """The run of one file."""
-    known = arguments_of(document) if not document.data else interpolated(document)
+    known = arguments_of(document) if not document.data else interpolated(_whole(document))
     sheet = Sheet(known, asked, NAME, TITLE)
     words = Words(sheet, dict(flattened(known.data)))
     degrees = parallel(words)
@@ -89,6 +91,20 @@ def read(document: Document, asked: Asked) -> Reading:
     optimizer(words, "optimizer_type" if words.has("optimizer_type") else "optimizer")
     unmodelled(words)
     return sheet.reading(_ignored(words))
+
+
+def _task(document: Document) -> str:
+    """The training config that FlagScale's experiment file names in its `defaults`; '' where it is none."""
+    listed = document.data.get("defaults")
+    if not isinstance(listed, list) or not isinstance(document.data.get("experiment"), dict):
+        return ""
+    return next((str(item["train"]) for item in listed if isinstance(item, dict) and item.get("train")), "")
+
+
+def _whole(document: Document) -> Document:
+    """An experiment file laid over the training config that it names: `defaults: [{train: 7b}]` is train/7b.yaml."""
+    name = _task(document)
+    return laid_over(document, follow(document, f"train/{name}.yaml")) if name else document
 
 
 def _rest(words: Words) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from memcalc.configs.megatron_models import mixed_layers
-from memcalc.errors import RunInvalid
+from memcalc.errors import RunInvalid, UnreadableInput
 from memcalc.pipeline import estimate_run
 from memcalc.validation import parse_run
 from tests.configs.reader import codes, parts, reading
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FLAT = """\
 num_layers: 24
@@ -201,6 +204,18 @@ def test_which_layers_are_mixtures(written: Any, expected: list[int]) -> None:
 def test_a_pattern_that_is_none(written: str) -> None:
     with pytest.raises(ValueError, match=r"layers"):
         mixed_layers(written, 4)
+
+
+def test_an_experiment_over_the_config_that_it_names(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "8b.yaml").write_text(SECTIONS, "utf-8")
+    runner = (
+        "defaults: [_self_, {train: 8b}]\nexperiment: {seed: 1, runner: {nproc_per_node: 8, nnodes: 2}}\naction: run\n"
+    )
+    found = reading(runner, folder=tmp_path)
+    assert (found.format, found.run["gpus"], found.run["grad_accum"]) == ("megatron", 16, 32)
+    with pytest.raises(UnreadableInput, match=r"train/9b\.yaml"):
+        reading(runner.replace("8b", "9b"), folder=tmp_path)
 
 
 def test_what_is_not_counted_is_named() -> None:
