@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from memcalc.configs.reading import Asked
-from memcalc.errors import UnknownName, UsageError
+from memcalc.errors import UnknownName, UsageError, shorten
 from memcalc.models import is_model_name
 from memcalc.paths import exists, is_dir
 from memcalc.presets import index
@@ -58,15 +58,26 @@ def _fetched(name: str) -> Any:  # noqa: ANN401 - dimensions
 
 def _from_source(source: str | None, said: Asked, form: str) -> Draft:
     """What a positional argument holds: a model's name, a run file, another tool's config, a folder, or '-' for stdin."""
+    named = source is not None and source != STDIN and (is_model_name(source) or not _is_path(source))
+    if form and (named or source is None):
+        _no_file(source, form)
     if source is None:
         return Draft({}, "the command line")
     if is_model_name(source):
         return Draft({"model": source}, "the command line")
-    if source != STDIN and not _is_path(source):
+    if named:
         return _of_the_hub(source, said)
     from memcalc.configs.opening import opened  # noqa: PLC0415 - only files need it
 
     return opened(source, said, form)
+
+
+def _no_file(source: str | None, form: str) -> NoReturn:
+    """Say that `--from` reads nothing; or, first, that there is no such format."""
+    from memcalc.configs import format_name  # noqa: PLC0415 - on the way to an error
+
+    what = "no file is named" if source is None else f"{shorten(source)!r} is no file"
+    raise UsageError(f"--from {format_name(form)} says what a file holds, and {what}")
 
 
 def _of_the_hub(source: str, said: Asked) -> Draft:

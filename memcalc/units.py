@@ -49,8 +49,7 @@ def parse_bytes(value: str | float) -> int:
 def parse_margin(value: str | float, of: int) -> int:
     """Bytes of a margin: "2GiB" as parse_bytes reads it, or "5%" of `of` bytes, rounded up; ValueError beyond `of`."""
     if isinstance(value, str) and value.strip().endswith("%"):
-        number, _ = _quantity(value.strip()[:-1], {"": 1}, 'a percentage such as "5%"')
-        margin = -int(-_in_range(value, number * of / 100, "margin") // 1)
+        margin = -int(-_in_range(value, parse_share(value) * of, "margin") // 1)
     elif isinstance(value, float) and 0 < value < 1:
         raise ValueError(f'{value} is neither bytes nor a percentage; write "{100 * value:g}%"')
     else:
@@ -58,6 +57,16 @@ def parse_margin(value: str | float, of: int) -> int:
     if margin > of:
         raise ValueError(f"{_shown(value)} is more than there is ({format_bytes(of, AUTO)})")
     return margin
+
+
+def parse_share(value: str) -> Fraction:
+    """The part of a whole that "5%" stands for; ValueError otherwise."""
+    bare, sign, more = value.strip().partition("%")
+    try:
+        number, _ = _quantity(bare if sign and not more else "", {"": 1}, "")
+    except ValueError:
+        raise ValueError(f'{_shown(value)} is not a percentage such as "5%"') from None
+    return _in_range(value, number / 100, "percentage")
 
 
 def parse_count(value: str | float) -> int:

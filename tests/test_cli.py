@@ -284,3 +284,18 @@ def test_a_reader_that_leaves_is_no_error() -> None:
 
 def test_no_colour_in_a_pipe(run: Callable[..., Outcome]) -> None:
     assert "\x1b[" not in run("estimate", "gpt2")[1]
+
+
+@pytest.mark.parametrize(("words", "told"), [
+    (("estimate", "gpt2", "--from", "axolotol"), "did you mean axolotl?"),
+    (("estimate", "gpt2", "--from", "axolotl"), "'gpt2' is no file"),
+    (("estimate", "--model", "gpt2", "--from", "axolotl"), "no file is named"),
+    (("diff", "gpt2", "gpt2", "--fail-on", "5%%"), "'5%%' is not a percentage"),
+    (("diff", "gpt2", "gpt2", "--fail-on", "lots"), "'lots' is not a size"),
+])  # fmt: skip
+def test_what_a_flag_can_not_mean_is_refused_before_anything_is_answered(
+    run: Callable[..., Outcome], words: tuple[str, ...], told: str
+) -> None:
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert told in err

@@ -54,6 +54,7 @@ def main(
 
     chosen, sheet = choose(form, FORMATS), page(units, output)
     told = said({"gpu": gpu, "gpus": gpus}, change or ())
+    _allowed(fail_on or "any", 0)  # refused before anything is answered
     answer = _between(configs or (), told) if base is None else _since(base, configs or (), told)
     write(render(answer, chosen, sheet, marker), output)
     if any(pair.error for pair in answer.pairs) or (fail_on and _grown(answer, fail_on)):
@@ -137,11 +138,11 @@ def _grown(answer: Difference, most: str) -> bool:
 
 def _allowed(most: str, before: int) -> float:
     """Bytes by which a total may grow: none, a size, or a percentage of what it was."""
-    from memcalc.units import parse_bytes  # noqa: PLC0415
+    from memcalc.units import parse_bytes, parse_share  # noqa: PLC0415
 
     if most == "any":
         return 0
     try:
-        return before * float(most[:-1]) / 100 if most.endswith("%") else parse_bytes(most)
+        return float(parse_share(most) * before) if most.endswith("%") else parse_bytes(most)
     except ValueError as error:
         raise UsageError(f"--fail-on: {error}") from error

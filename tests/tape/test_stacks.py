@@ -31,6 +31,7 @@ RUNS: list[dict[str, Any]] = [
     {"model": "deepseek-v2-lite", "offload": "activations"},  # the first layer is dense, its saved values larger
     {"model": "bloom-560m", "checkpointing": {"mode": "full", "every": 3}},
     {"model": "bloom-560m", "checkpointing": {"mode": "selective", "every": 5}, "gpus": 4, "sharding": "fsdp"},
+    {"model": "deepseek-moe-16b"},  # what a mixture puts out has the dtype of what it was given
     {"model": "gpt-oss-20b", "offload": "activations", "precision": "amp-bf16"},
 ]
 

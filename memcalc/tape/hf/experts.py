@@ -127,7 +127,8 @@ def apart(t: Tape, block: Stack, x: Value, weights: Value, chosen: Value) -> Val
     path, t.path = t.path, f"{t.path}.{name}"
     out = f.scatter(out, where, through(t, expert, count, rows))
     t.path = path
-    return f.total(f.mul(f.view(out, *chosen.shape, -1), f.unsqueeze(weights, -1)), 1)
+    final = f.total(f.mul(f.view(out, *chosen.shape, -1), f.unsqueeze(weights, -1)), 1)
+    return f.to(final, x.dtype)
 
 
 def alike(block: Block) -> tuple[str, Mlp, int]:
