@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from memcalc.configs import llamafactory_v1, trainer
 from memcalc.configs.llamafactory_parts import adapters, beside, learns, optimizer, storage
+from memcalc.configs.modules import architecture
 from memcalc.configs.names import model
 from memcalc.configs.table import Key, Sheet
 from memcalc.configs.words import text, truth, whole
+from memcalc.presets import find
 
 if TYPE_CHECKING:
     from memcalc.configs.documents import Document
@@ -87,6 +89,7 @@ def read(document: Document, asked: Asked) -> Reading:
     beside(sheet, kind)
     if any(sheet.has(key) for key in _MEGATRON):
         _megatron(sheet)
+    _unsloth(sheet)
     _unmodelled(sheet)
     return sheet.reading(_IGNORED)
 
@@ -166,11 +169,21 @@ def _megatron(sheet: Sheet) -> None:
     sheet.put("checkpointing", recomputed if recomputed in ("full", "selective") else "none", "recompute_granularity")
 
 
+def _unsloth(sheet: Sheet) -> None:
+    """Unsloth's modules, with its checkpointing (model/model_utils/unsloth.py), where memcalc knows them for the model."""
+    if not sheet.read(truth, "use_unsloth", default=False):
+        return
+    if "lora" in sheet.run and architecture(sheet) in find("implementations", "unsloth")["models"]:
+        sheet.put("implementation", "unsloth", "use_unsloth")
+        sheet.put("checkpointing", {"mode": "full", "offload": True}, "use_unsloth")
+        return
+    sheet.warn("use_unsloth", "not-modelled", "Unsloth's own kernels keep less for the backward pass than is shown")
+
+
 def _unmodelled(sheet: Sheet) -> None:
     sheet.unmodelled({
         **trainer.UNMODELLED,
         "use_kt": "KTransformers keeps the experts in the host's memory: here they are counted on the GPU",
-        "use_unsloth": "Unsloth's own kernels keep less for the backward pass than is shown",
         "upcast_layernorm": "norms in fp32 are counted in the dtype of the others",
         "upcast_lmhead_output": "logits that are cast to fp32 once more are not counted",
         "mixture_of_depths": "what mixture-of-depths adds is not counted",

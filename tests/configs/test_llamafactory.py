@@ -100,6 +100,12 @@ def test_rewards_of_ppo_beside_the_policy() -> None:
     assert [(c["role"], c["model"]) for c in run["companions"]] == [("reward", "gpt2")]
 
 
+def test_unsloths_modules_come_with_its_checkpointing() -> None:
+    run = read(LORA + "use_unsloth: true\n")
+    assert run["implementation"] == "unsloth"
+    assert run["checkpointing"] == {"mode": "full", "offload": True}
+
+
 def test_what_is_not_counted_is_named() -> None:
     told = codes(reading(LORA + "use_kt: true\nuse_unsloth: true\nsome_new_key: 1\n", gpus=1))
     assert {"not-modelled", "keys-not-read"} <= told
