@@ -6,7 +6,6 @@ import os
 import sys
 
 from memcalc import __version__
-from memcalc.errors import MemcalcError
 
 BUG = 70
 
@@ -17,6 +16,8 @@ def main(arguments: list[str] | None = None) -> int:
     if words in (["--version"], ["-V"]):  # answered before anything heavy is imported
         sys.stdout.write(f"memcalc {__version__}\n")
         return 0
+    from memcalc.errors import MemcalcError  # noqa: PLC0415 - dataclasses take longer than the version
+
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # looking for plugins costs 10 ms at every start
     try:
         return _run(words)

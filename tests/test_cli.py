@@ -254,7 +254,7 @@ def test_a_model_from_its_config_and_from_its_folder(run: Callable[..., Outcome]
 
 def test_version_and_help_load_nothing_heavy() -> None:
     for words, unwanted in (
-        (["--version"], ("typer", "pydantic", "yaml", "rich")),
+        (["--version"], ("typer", "pydantic", "yaml", "rich", "dataclasses")),
         (["estimate", "--help"], ("rich",)),
     ):
         script = f"import sys; from memcalc.__main__ import main; main({words!r}); print(*sys.modules, file=sys.stderr)"
