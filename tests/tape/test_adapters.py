@@ -13,9 +13,11 @@ from memcalc.tape.hf.adapters import FOLLOWED
 
 MODEL = {"model_type": "llama", "vocab_size": 512, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2,
          "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
-WORDS: dict[str, dict[str, Any]] = {"c3a": {"rank": 64}, "vblora": {"options": {"vector_length": 64}}, "boft": {"options": {"boft_block_size": 8}},
-         "adaption-prompt": {"options": {"adapter_len": 10, "adapter_layers": 2}}, "osf": {"rank": 100},
-         "psoft": {"rank": 8}, "cpt": {"virtual_tokens": 4}}  # fmt: skip
+WORDS: dict[str, dict[str, Any]] = {
+    "c3a": {"rank": 64}, "vblora": {"options": {"vector_length": 64}}, "boft": {"options": {"boft_block_size": 8}},
+    "adaption-prompt": {"options": {"adapter_len": 10, "adapter_layers": 2}}, "osf": {"rank": 100},
+    "psoft": {"rank": 8}, "cpt": {"virtual_tokens": 4},
+}  # fmt: skip
 CARDS = [m for m in BUILDERS if "followed" in card(m)]
 
 

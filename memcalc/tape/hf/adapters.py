@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 LORA = ("lora", "dora")
+WIDENED = ("road",)  # methods that cast the base layer's output first, and let go of it
 
 
 def prepared(t: Tape, x: Value) -> Value:
@@ -36,7 +37,10 @@ def adapted(t: Tape, x: Value, out: Value, weight: Callable[[], Value] | None = 
     if method:
         return method(t, x, out)
     if t.setting.adapter not in LORA:
-        return _other(t, x, out, weight)
+        dtype = out.dtype
+        if t.setting.adapter in WIDENED and t.weights.added(t.path):
+            out = f.to(out, "fp32")
+        return f.to(_other(t, x, out, weight), dtype)
     first = t.weights.adapter(t.path, "lora_A.default.weight")
     second = t.weights.adapter(t.path, "lora_B.default.weight")
     if first is None or second is None:

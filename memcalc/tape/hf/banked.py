@@ -86,18 +86,17 @@ def factor(t: Tape, letter: str, shape: tuple[int, int]) -> Value:
 
 
 def road(t: Tape, _x: Value, out: Value, _: Weight) -> Value:
-    """_apply_road: x * first + rotated x * second, in fp32."""
+    """_apply_road: x * first + rotated x * second, of an output in fp32."""
     angles, lengths, width = needed(t, "road_theta.default"), needed(t, "road_alpha.default"), out.shape[-1]
     if angles.shape[0] != width:  # shared by a pair, or two for each output
         times = max(width // angles.shape[0], 1)
         angles, lengths = (f.narrow(f.repeat(v, times), 0, width) for v in (angles, lengths))
     columns = [f.mul(lengths, f.cosine(angles)) for _ in range(2)]
-    wide = f.to(out, angles.dtype)
-    halves = f.reshape(wide, -1, 2, width // 2)
+    halves = f.reshape(out, -1, 2, width // 2)
     first, second = f.select(halves, 1), f.neg(f.select(halves, 1))
-    turned = f.reshape(f.stack((second, first), 1), *wide.shape)
+    turned = f.reshape(f.stack((second, first), 1), *out.shape)
     del first, second, halves
-    return f.to(f.add(f.mul(wide, columns[0]), f.mul(turned, columns[1])), out.dtype)
+    return f.add(f.mul(out, columns[0]), f.mul(turned, columns[1]))
 
 
 def psoft(t: Tape, x: Value, out: Value, _: Weight) -> Value:
