@@ -299,3 +299,14 @@ def test_what_a_flag_can_not_mean_is_refused_before_anything_is_answered(
     code, out, err = run(*words)
     assert (code, out) == (2, "")
     assert told in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the device that is always full is Linux's")
+@pytest.mark.parametrize("where", ["> /dev/full", ">&-"])
+def test_an_output_that_can_not_be_written_is_no_bug(where: str) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m memcalc estimate 7b {where}", shell=True, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 4
+    assert done.stderr.startswith("error: standard output ")
+    assert done.stderr.count("\n") == 1

@@ -41,7 +41,8 @@ def test_full_tuning_is_pure_bf16() -> None:
 RUNS: list[tuple[str, dict[str, Any]]] = [
     (BASE.replace("bf16", "fp32"), {"precision": "fp32"}),
     (BASE.replace("dtype: bf16\n", ""), {"precision": "fp32"}),
-    (BASE + "gradient_accumulation_steps: 8\ndataset: {packed: true}\n", {"grad_accum": 8, "packing": None, "batch_size": 2, "seq_len": 2048}),
+    (BASE + "gradient_accumulation_steps: 8\ndataset: {packed: true}\n",
+     {"grad_accum": 8, "packing": None, "batch_size": 2, "seq_len": 2048}),
     (BASE + "enable_activation_checkpointing: true\n", {"checkpointing": "full", "offload": None}),
     (BASE + "enable_activation_checkpointing: true\nenable_activation_offloading: true\n",
      {"checkpointing": {"mode": "full", "offload": True}}),

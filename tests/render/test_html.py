@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from memcalc.render.html import COLOURS, WIDTH
 from memcalc.render.summary import rows
 
 VOID = {"meta", "rect", "line"}
-RUNS = [
+RUNS: list[dict[str, Any]] = [
     {"model": "llama-3-8b", "precision": "bf16", "gpu": "h100-80gb"},
     {"model": "llama-2-7b", "gpu": "rtx-4090"},
     {"model": "llama-3-70b", "gpu": "h100-80gb", "gpus": 64, "sharding": "fsdp"},

@@ -31,7 +31,7 @@ def error(number: int) -> float:
         "implementation": "megatron", "attention": "eager", "sharding": {"strategy": f"zero{row['zero']}", **widened},
         "parallel": {"tensor": row["tensor"], "pipeline": row["pipeline"]},
     }  # fmt: skip
-    return estimate(run).memory.total / GIB / row["gb"] - 1
+    return float(estimate(run).memory.total / GIB / row["gb"] - 1)
 
 
 @pytest.mark.parametrize("number", range(len(ROWS)), ids=lambda number: f"line-{ROWS[number]['line']}")
