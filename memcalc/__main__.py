@@ -42,7 +42,8 @@ def _run(words: list[str]) -> int:
     from memcalc.cli import run  # noqa: PLC0415 - typer is heavy and --version does without
 
     code = run(words)
-    sys.stdout.flush()
+    if sys.stdout is not None:  # it is where a shell has closed it
+        sys.stdout.flush()
     return code
 
 

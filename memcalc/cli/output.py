@@ -42,7 +42,7 @@ def page(units: str, output: str | None) -> Page:
         unit = unit_name(units)
     except ValueError as error:
         raise UsageError(f"--units: {error}") from error
-    terminal = output is None and sys.stdout.isatty()
+    terminal = output is None and sys.stdout is not None and sys.stdout.isatty()
     colour = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     width = shutil.get_terminal_size((80, 24)).columns if terminal or "COLUMNS" in os.environ else 80
     return Page(min(max(width, NARROW), WIDE), unit, colour)
@@ -54,13 +54,28 @@ def write(text: str, output: str | None) -> None:
     if output is not None and output != "-":
         _write_file(Path(output), whole)
         return
+    if sys.stdout is None:
+        raise CannotWrite("standard output is closed")
     try:
-        sys.stdout.write(whole)
-        sys.stdout.flush()
+        _say(whole)
     except BrokenPipeError:  # the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _hush()
+    except OSError as error:
+        _hush()
+        raise CannotWrite(f"standard output can't be written: {error.strerror or error}") from error
+
+
+def _say(text: str) -> None:
+    try:
+        sys.stdout.write(text)
     except UnicodeEncodeError:  # a terminal or pipe that takes ASCII only
-        sys.stdout.buffer.write(whole.encode(sys.stdout.encoding or "ascii", "replace"))
+        sys.stdout.buffer.write(text.encode(sys.stdout.encoding or "ascii", "replace"))
+    sys.stdout.flush()
+
+
+def _hush() -> None:
+    """What is left to be written goes nowhere: the interpreter writes it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def summarise(markdown: str) -> None:
