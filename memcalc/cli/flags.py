@@ -119,7 +119,8 @@ def _asked(
     ] = None,
     keep_outputs: Annotated[bool, typer.Option("--keep-outputs", help="The loop holds on to the logits.")] = False,
     implementation: Annotated[
-        str | None, _flag("Whose modules run: hf, hf-liger, torchtune …", "--implementation", completes=words_of("implementation"))
+        str | None,
+        _flag("Whose modules run: hf, hf-liger, torchtune …", "--implementation", completes=words_of("implementation")),
     ] = None,
     lora: Annotated[str | None, _flag("Rank, or a mapping: '{rank: 16, targets: [q_proj]}'.", "--lora")] = None,
     quantize: Annotated[str | None, _flag("Storage of the frozen base: nf4, nf4-double, int8 …", "--quantize")] = None,
@@ -128,7 +129,8 @@ def _asked(
     ] = None,
     gpus: Annotated[str | None, _flag("How many GPUs in all.", "--gpus", "-n", metavar="N")] = None,
     sharding: Annotated[
-        str | None, _flag("none, ddp, zero0 to zero3, fsdp, hsdp, megatron.", "--sharding", completes=words_of("sharding"))
+        str | None,
+        _flag("none, ddp, zero0 to zero3, fsdp, hsdp, megatron.", "--sharding", completes=words_of("sharding")),
     ] = None,
     offload: Annotated[
         str | None,
