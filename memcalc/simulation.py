@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Literal
 
+from memcalc.adapters.cards import completed
 from memcalc.implementations import kernels
 from memcalc.tape import Setting, measure
 from memcalc.tape.hf.surroundings import attentions, runs_eagerly, tells_positions
@@ -205,6 +206,7 @@ def setting_of(plan: Plan, *, evaluating: bool = False) -> Setting:
         accumulating=run.grad_accum > 1 or megatron,
         lora_dropout=run.lora.dropout if run.lora else 0.0,
         adapter=run.lora.method if run.lora else "",
+        adapter_options=tuple(completed(run.lora).options.items()) if run.lora else (),
         fused=frozenset(fused.get("parts", ())),
         compute=recipe.compute,
         spends=spends(plan.optimizer),

@@ -58,6 +58,7 @@ class Setting:
     accumulating: bool = False
     lora_dropout: float = 0.0
     adapter: str = ""
+    adapter_options: tuple[tuple[str, object], ...] = ()
     fused: frozenset[str] = frozenset()
     compute: str = ""
     spends: Literal["", "at once", "late"] = ""

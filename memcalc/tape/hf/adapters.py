@@ -22,8 +22,10 @@ WIDENED = ("road",)  # methods that cast the base layer's output first, and let 
 
 def prepared(t: Tape, x: Value) -> Value:
     """What the base layer reads: the input rotated by OFT, or scaled by IA3 on a feed-forward layer."""
-    if not t.weights.adapters or t.setting.adapter not in ("oft", "ia3"):
+    if not t.weights.adapters or t.setting.adapter not in ("oft", "ia3", "boft"):
         return x
+    if t.setting.adapter == "boft":
+        return banked.turned(t, x) if t.weights.added(t.path) else x
     if t.setting.adapter == "oft":
         return oft(t, x)
     return ia3(t, x, before=True)
@@ -201,5 +203,6 @@ FOLLOWED: dict[str, Callable[[Tape, Value, Value, Callable[[], Value] | None], V
     "beft": lowranks.beft, "delora": lowranks.delora, "osf": lowranks.osf, "miss": lowranks.miss,
     "tinylora": lowranks.tinylora, "randlora": banked.randlora, "pvera": banked.pvera, "lily": banked.lily,
     "road": banked.road, "psoft": banked.psoft, "fourierft": banked.fourierft, "c3a": banked.c3a,
-    "supertuning": banked.supertuning,
+    "boft": banked.boft, "supertuning": banked.supertuning, "unilora": banked.unilora,
+    "vblora": banked.vblora, "gralora": lowranks.gralora, "hra": lowranks.hra,
 }  # fmt: skip

@@ -208,3 +208,63 @@ def supertuning(t: Tape, x: Value, out: Value, weight: Weight) -> Value:
 def _entries_backward(node: Node, g: Value) -> Gradients:
     _places = node.load()
     return (g.tape.new(node.meta, g.dtype),)
+
+
+def unilora(t: Tape, x: Value, out: Value, _: Weight) -> Value:
+    """Linear.forward of UniLoRA: A and B are entries of one vector, scaled (_get_lora_matrices)."""
+    vector, dtype = next(iter(t.weights.common("unilora"))), out.dtype
+    whole = t.weight(f".{vector.name}", vector.shape, vector.name)
+    factors = []
+    for letter in "AB":
+        places, sizes = (needed(t, f"unilora_{kind}_{letter}.default") for kind in ("indices", "scales"))
+        factors.append(f.mul(f.index(whole, places, places.shape), sizes))
+    x = f.dropout(f.to(x, whole.dtype), t.setting.lora_dropout)
+    return f.to(f.add(out, f.linear(f.linear(x, factors[0]), factors[1])), dtype)
+
+
+def vblora(t: Tape, x: Value, out: Value, _: Weight) -> Value:
+    """Linear.forward of VB-LoRA: each stretch of A and B is a mixture of the bank's best vectors."""
+    bank, dtype = next(iter(t.weights.common("vblora"))), out.dtype
+    vectors = t.weight(f".{bank.name}", bank.shape, bank.name)
+    down = mixed(t, needed(t, "vblora_logits_A.default"), vectors)
+    down = f.reshape(down, down.shape[0], -1)
+    up = mixed(t, needed(t, "vblora_logits_B.default"), vectors)
+    up = f.reshape(f.transpose(up, 1, 2), -1, up.shape[1])
+    x = f.dropout(f.to(x, vectors.dtype), t.setting.lora_dropout)
+    return f.to(f.add(out, f.linear(f.linear(x, down), up)), dtype)
+
+
+def mixed(t: Tape, logits: Value, vectors: Value) -> Value:
+    """_get_low_rank_matrix: the softmax of the best logits, times their vectors, summed."""
+    best, places = f.topk(logits, int(str(dict(t.setting.adapter_options)["topk"])))
+    chances = f.softmax(best)
+    chosen = f.index(vectors, places, (*places.shape, vectors.shape[1]))
+    return f.total(f.mul(f.unsqueeze(chances, len(chances.shape)), chosen), len(chances.shape) - 1)
+
+
+def turned(t: Tape, x: Value) -> Value:
+    """Linear.forward of BOFT before the base layer: x times a whole matrix, the product of permuted blocks.
+
+    Without BOFT's CUDA extension there is one butterfly factor; of several each is as large.
+    """
+    blocks, places, dtype = needed(t, "boft_R.default"), needed(t, "boft_P"), x.dtype
+    factors, width = places.shape[:2]
+    diagonal = t.new((factors, width, width), blocks.dtype)
+    diagonal.node = record(t, _blocks_backward, (blocks,), (), blocks.shape)
+    unit, places = t.new((width, width), dtype), f.to(places, dtype)
+    product = f.bmm(places, f.bmm(f.to(diagonal, dtype), f.permute(places, 0, 2, 1)))
+    del diagonal
+    whole = f.select(product, 0)
+    for _ in range(factors - 1):
+        whole = f.linear(f.select(product, 0), f.swap(whole))
+    return f.linear(x, f.swap(f.linear(whole, unit)))
+
+
+def _blocks_backward(node: Node, g: Value) -> Gradients:
+    return (g.tape.new(node.meta, g.dtype),)
+
+
+def boft(t: Tape, _x: Value, out: Value, _: Weight) -> Value:
+    """Linear.forward of BOFT after the base layer: every output scaled."""
+    scales = needed(t, "boft_s.default")
+    return f.to(f.mul(out, f.reshape(f.scale(scales), -1)), out.dtype)

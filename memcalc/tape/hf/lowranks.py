@@ -165,3 +165,35 @@ def tinylora(t: Tape, x: Value, out: Value, _: Weight) -> Value:
     inner = f.linear(f.linear(x, down), mixed)
     added = f.linear(inner, up)
     return f.to(f.add(out, added), out.dtype)
+
+
+def gralora(t: Tape, x: Value, out: Value, _: Weight) -> Value:
+    """Linear.forward of GraLoRA: a product of each block of inputs, mixed, and one of each block of outputs."""
+    down, up, dtype = needed(t, "gralora_A.default"), needed(t, "gralora_B.default"), out.dtype
+    (blocks, width, rank), lead = down.shape, x.shape[:-1]
+    wide = f.dropout(f.to(x, down.dtype), t.setting.lora_dropout)
+    inner = f.einsum("blni,nir->blnr", f.reshape(wide, *lead, blocks, width), down)
+    inner = f.permute(f.reshape(inner, *lead, blocks, blocks, rank // blocks), 0, 1, 3, 2, 4)
+    inner = f.reshape(inner, *lead, blocks, rank)
+    added = f.reshape(f.einsum("bljr,jro->bljo", inner, up), *lead, -1)
+    out = f.add_(out, f.scale(f.to(added, dtype)))
+    del inner, wide
+    first, second = parameter(t, "gralora_A_general.default.weight"), parameter(t, "gralora_B_general.default.weight")
+    if first is None or second is None:
+        return out
+    beside = f.linear(f.linear(f.dropout(f.to(x, first.dtype), t.setting.lora_dropout), first), second)
+    return f.add_(out, f.scale(f.to(beside, dtype)))
+
+
+def hra(t: Tape, x: Value, out: Value, weight: Weight) -> Value:
+    """HRALinear.forward: the weight, in fp32, times a whole matrix that each Householder vector changes in its turn."""
+    vectors, shape = needed(t, "hra_u.default"), (out.shape[-1], x.shape[-1])
+    unit = f.div(vectors, f.vector_norm(vectors, 0))
+    turn = t.new((shape[1], shape[1]), unit.dtype)
+    for _ in range(vectors.shape[1]):
+        one = f.reshape(f.select(unit, 1), -1, 1)
+        turn = f.subtract(turn, f.linear(f.linear(f.scale(turn), f.swap(one)), one))
+    turn = f.linear(t.new((shape[1], shape[1]), unit.dtype), f.swap(turn))
+    changed = f.linear(f.to(base(t, weight, shape), unit.dtype), f.swap(turn))
+    x = f.to(x, changed.dtype)
+    return f.to(f.linear(x, changed), out.dtype)
