@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "json", "yaml", "csv", "markdown")
 PATIENCE = 0.5  # seconds before a terminal is told how far the search is
+OFTEN = 0.1  # seconds between two looks at it
 
 
 @about_a_run
@@ -103,13 +104,14 @@ class Watcher:
     """A bar on stderr, where that is a terminal and the search takes its time."""
 
     def __init__(self) -> None:
-        self.began, self.shown = time.monotonic(), False
+        self.next, self.shown = time.monotonic() + PATIENCE, False
 
     def saw(self, done: int, whole: int) -> None:
         """So many of all shapes are scored."""
-        if not sys.stderr.isatty() or time.monotonic() - self.began < PATIENCE or not whole:
+        now = time.monotonic()
+        if now < self.next or not whole or not sys.stderr.isatty():
             return
-        self.shown = True
+        self.next, self.shown = now + OFTEN, True
         filled = 30 * done // whole
         sys.stderr.write(f"\r{'█' * filled}{'░' * (30 - filled)} {done} of {whole} shapes")
         sys.stderr.flush()
