@@ -173,7 +173,7 @@ def test_a_bar_where_a_terminal_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     watcher = Watcher()
     watcher.saw(1, 10)
     assert screen.getvalue() == ""
-    watcher.began -= 1
+    watcher.next -= 1
     watcher.saw(5, 10)
     assert "5 of 10 shapes" in screen.getvalue()
     watcher.done()
