@@ -356,9 +356,12 @@ def _strategy(plan: Plan) -> str:
 
 
 def _named(optimizer: Optimizer) -> str | dict[str, Any]:
-    """An optimizer by its preset's name, with the implementation and the options that are not its defaults."""
-    plain = find_optimizer(optimizer.name)
-    changed = {key: value for key, value in optimizer.options.items() if plain.options.get(key) != value}
+    """An optimizer by its preset's name, with the library, the implementation and the options that are not its defaults."""
+    plain, changed = find_optimizer(optimizer.name), dict[str, Any]()
+    if optimizer.library != plain.library:
+        changed["library"] = optimizer.library
+        plain = find_optimizer({"name": optimizer.name, **changed})
+    changed |= {key: value for key, value in optimizer.options.items() if plain.options.get(key) != value}
     if optimizer.implementation != plain.implementation:
         changed["implementation"] = optimizer.implementation
     if optimizer.bytes_per_parameter is not None:

@@ -96,9 +96,12 @@ def test_json_is_the_contract(run: Callable[..., Outcome]) -> None:
     assert run("estimate", "--model", "llama-7b", "--opt", "adamw8bit", "--gpu", "h100", "--format", "json")[1] == out
 
 
-@pytest.mark.parametrize("more", [(), ("--set", "lora.method=ia3"), ("--set", "lora.method=ln-tuning")], ids=str)
+@pytest.mark.parametrize("more", [
+    (), ("--set", "lora.method=ia3"), ("--set", "lora.method=ln-tuning"), ("--opt", "torch.optim.Adafactor"),
+    ("--opt", "{name: adafactor, library: torch, implementation: for-loop}"),
+], ids=str)  # fmt: skip
 def test_a_resolved_run_can_be_run_again(run: Callable[..., Outcome], tmp_path: Path, more: tuple[str, ...]) -> None:
-    words = ("estimate", "llama-7b", "--opt", "adamw_bnb_8bit", "-g", "h100", *more)
+    words = ("estimate", "llama-7b", "-g", "h100", *(() if "--opt" in more else ("--opt", "adamw_bnb_8bit")), *more)
     first = json.loads(run(*words, "--format", "json")[1])
     (tmp_path / "again.json").write_text(json.dumps(first["run"]), "utf-8")
     again = json.loads(run("estimate", str(tmp_path / "again.json"), "--format", "json")[1])
