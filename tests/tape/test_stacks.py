@@ -29,6 +29,8 @@ def test_in_a_chain_each_record_follows_one_of_the_kind_that_its_layer_follows()
 
 RUNS: list[dict[str, Any]] = [
     {"model": "deepseek-v2-lite", "offload": "activations"},  # the first layer is dense, its saved values larger
+    {"model": "phi-2", "offload": "activations", "lora": 64},  # the first layer's input needs no gradient
+    {"model": "stablelm-base-alpha-3b", "offload": "activations"},
     {"model": "bloom-560m", "checkpointing": {"mode": "full", "every": 3}},
     {"model": "bloom-560m", "checkpointing": {"mode": "selective", "every": 5}, "gpus": 4, "sharding": "fsdp"},
     {"model": "deepseek-moe-16b"},  # what a mixture puts out has the dtype of what it was given

@@ -108,6 +108,8 @@ def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:  # noqa: C9
     if setting.checkpoint:
         kinds = _kept(kinds, setting.every)
     chained = _hands_on(t)
+    if chained and setting.offload_activations:
+        kinds = _ends_apart(kinds)
     samples, order = _samples(_neighbours(kinds) if chained else kinds, chained=chained)
     marks = Layers(path, order)
     t.stacks.append(marks)
@@ -230,6 +232,11 @@ def _hands_on(t: Tape) -> bool:
 def _kept(kinds: list[int], every: int) -> list[int]:
     """Layers told apart by whether they are in a checkpoint, too."""
     return [2 * kind + (index % every == 0) for index, kind in enumerate(kinds)]
+
+
+def _ends_apart(kinds: list[int]) -> list[int]:
+    """The first two layers and the last two told apart: a value on its way to the host may outlive two layers."""
+    return [-2, -3, *kinds[2:-2], -4, -5] if len(kinds) > 4 else kinds
 
 
 def _neighbours(kinds: list[int]) -> list[int]:
