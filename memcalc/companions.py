@@ -62,7 +62,9 @@ def company(plan: Plan, beside: Path | None) -> tuple[Beside, ...]:
 def _planned(plan: Plan, companion: Companion, beside: Path | None) -> Plan:
     same, divided = companion.model == "same", plan.ways is not None
     if divided and not same:
-        raise fault("companions", "where ranks hold parts of the model, only the model again is modelled beside it: model: same")
+        raise fault(
+            "companions", "where ranks hold parts of the model, only the model again is modelled beside it: model: same"
+        )
     model = plan.model if same else load_model(companion.model, beside)
     if companion.role in SCORED and model.kind == "causal-lm" and not divided:
         model = _scored(model)

@@ -65,7 +65,9 @@ def summary() -> str:
     ]
     every = sorted(abs(error) for found in summaries() for error in found.errors)
     half, most = every[len(every) // 2], every[len(every) * 9 // 10]
-    return "\n".join([*lines, "", f"Of {len(every)} figures half are within {half:.0%}, nine in ten within {most:.0%}."])
+    return "\n".join(
+        [*lines, "", f"Of {len(every)} figures half are within {half:.0%}, nine in ten within {most:.0%}."]
+    )
 
 
 def _percent(share: float, sign: str = "") -> str:

@@ -13,7 +13,12 @@ U = BATCH * SEQ * HIDDEN * 2
 ROWS = BATCH * SEQ * 4  # fp32, one number a row
 SCORES = BATCH * HEADS * SEQ * 4  # log-sum-exp
 MLP = BATCH * SEQ * WIDTH * 2
-RUN: dict[str, Any] = {"precision": "bf16", "batch_size": BATCH, "seq_len": SEQ, "lora": {"rank": 8, "targets": "all-linear"}}
+RUN: dict[str, Any] = {
+    "precision": "bf16",
+    "batch_size": BATCH,
+    "seq_len": SEQ,
+    "lora": {"rank": 8, "targets": "all-linear"},
+}
 
 
 def layer(**over: Any) -> int:
