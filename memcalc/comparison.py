@@ -78,11 +78,13 @@ def compare_questions(questions: Iterable[tuple[str, Question]], axes: Mapping[s
         raise UsageError(f"compare takes 1 to {MOST} runs, not {len(every)}")
     rows: list[Compared] = []
     first: tuple[Run, Report] | None = None
+    refused: MemcalcError | None = None
     for name, values, question in every:
         try:
             made = replace(question, run=all_varied(question.run, values))
             report = made.answer(estimate_run)
         except MemcalcError as error:
+            refused = refused or error
             if not values:
                 raise
             rows.append(Compared(name=name, differs=values, error=str(error)))
@@ -91,6 +93,8 @@ def compare_questions(questions: Iterable[tuple[str, Question]], axes: Mapping[s
         first = first or (made.run, report)
         rows.append(Compared(name=name, differs=values, run=report.run, model=report.model, memory=report.memory,
                              gpu=report.gpu, verdict=report.verdict, changes=changes))  # fmt: skip
+    if first is None and refused is not None:
+        raise refused  # not one of them: the sweep itself is wrong
     every_change = tuple(change for row in rows for change in row.changes)
     return Comparison(runs=_told_apart(rows), changes=every_change, swept=tuple(axes))
 

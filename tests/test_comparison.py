@@ -65,4 +65,6 @@ def test_what_can_not_be_compared() -> None:
         compare({**RUN, "batch_size": 0})
     with pytest.raises(UsageError, match="1 to 256"):
         compare(RUN, sweep={"batch_size": range(1, 400)})
-    assert "did you mean" in compare(RUN, sweep={"batchsize": [1]}).runs[0].error
+    with pytest.raises(RunInvalid, match="did you mean batch_size"):  # all of them refused
+        compare(RUN, sweep={"batchsize": [1]})
+    assert "out of range" in compare(RUN, sweep={"batch_size": [1, 0]}).runs[1].error

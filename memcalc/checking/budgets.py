@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,6 +146,10 @@ def _validated(document: Document) -> Budgets:
         file, line = document.where(path)
         return f"{file}:{line} {path}" if line else f"{file} {path}".rstrip()
 
+    misplaced = [key for key in document.data if key in {limit.name for limit in fields(Budget)}]
+    if misplaced:
+        raise RunInvalid([Fault(place(key), f"a limit stands under `budget`: budget: {{{key}: …}}") for key in misplaced],
+                         document.source)  # fmt: skip
     return judged(Budgets, _listed(document.data), document.source, place)
 
 

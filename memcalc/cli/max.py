@@ -55,7 +55,7 @@ def main(
 
 def _sorted_out(asked: Asked, words: Iterable[str]) -> tuple[list[str], Asked]:
     """(keys, the rest): of all words those that are keys, in any place; the other one is a model or a file."""
-    from memcalc.errors import UsageError  # noqa: PLC0415
+    from memcalc.errors import UsageError, nearest_names  # noqa: PLC0415
     from memcalc.maximum import KEYS, SWEPT  # noqa: PLC0415
 
     given = [part for word in ([asked.source] if asked.source else []) + list(words) for part in _parts(word)]
@@ -63,7 +63,9 @@ def _sorted_out(asked: Asked, words: Iterable[str]) -> tuple[list[str], Asked]:
     keys = [_key(word) for word in given if _key(word) in known]
     others = [word for word in given if _key(word) not in known and word not in BETWEEN]
     if len(others) > 1:
-        raise UsageError(f"max {' '.join(others)}: one model or file; what can be found is {', '.join(KEYS)}")
+        near = [name for word in others for name in nearest_names(_key(word), KEYS, 1)]
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(f"max {' '.join(others)}: one model or file; {hint}what can be found is {', '.join(KEYS)}")
     if not keys:
         raise UsageError(
             f"max of what? Name one or more of {', '.join(KEYS)}: memcalc max batch_size llama-3-8b --gpu h100"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from typing import Annotated
 
 import typer
@@ -10,12 +11,22 @@ import typer
 from memcalc.cli.output import OutputOption, write
 from memcalc.errors import UsageError, nearest_names
 
-KINDS = ("run", "report", "budget", "explanation", "recommendation", "maximum", "comparison")
+DOCUMENTS = {
+    "report": ("memcalc.report", "Report"),
+    "check": ("memcalc.checking.values", "Check"),
+    "diff": ("memcalc.differing.values", "Difference"),
+    "explanation": ("memcalc.explanation.values", "Explanation"),
+    "recommendation": ("memcalc.recommender.values", "Recommendation"),
+    "maximum": ("memcalc.maximum", "Maximum"),
+    "comparison": ("memcalc.comparison", "Comparison"),
+}
+KINDS = ("run", "budget", *DOCUMENTS)
 
 
 def main(
     kind: Annotated[
-        str, typer.Argument(help="run, report, budget, explanation, recommendation, maximum or comparison.")
+        str,
+        typer.Argument(help="run, report, budget, check, diff, explanation, recommendation, maximum or comparison."),
     ] = "run",
     output: OutputOption = None,
 ) -> None:
@@ -37,22 +48,6 @@ def _schema(kind: str) -> dict[str, object]:
         from memcalc.checking.budgets import schema as of_budgets  # noqa: PLC0415
 
         return of_budgets()
-    if kind == "explanation":
-        from memcalc.explanation.values import Explanation  # noqa: PLC0415
-
-        return Explanation.model_json_schema()
-    if kind == "recommendation":
-        from memcalc.recommender.values import Recommendation  # noqa: PLC0415
-
-        return Recommendation.model_json_schema()
-    if kind == "maximum":
-        from memcalc.maximum import Maximum  # noqa: PLC0415
-
-        return Maximum.model_json_schema()
-    if kind == "comparison":
-        from memcalc.comparison import Comparison  # noqa: PLC0415
-
-        return Comparison.model_json_schema()
-    from memcalc.report import Report  # noqa: PLC0415
-
-    return Report.model_json_schema()
+    module, name = DOCUMENTS[kind]
+    schema_of: dict[str, object] = getattr(import_module(module), name).model_json_schema()
+    return schema_of

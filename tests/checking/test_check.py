@@ -176,6 +176,7 @@ WRONG: list[tuple[dict[str, str], str, int, str]] = [  # files, command line, ex
     ({}, "check", 2, "which configs? Name some"),
     ({}, "check nothing/*.yaml", 4, "no config matches"),
     ({"memcalc.yaml": "budgit: {}\n"}, "check gpt2", 3, "memcalc.yaml:1 budgit: unknown key; did you mean budget"),
+    ({"memcalc.yaml": "max_total: 1GiB\n"}, "check gpt2", 3, "memcalc.yaml:1 max_total: a limit stands under `budget`"),
     ({"memcalc.yaml": "budget: {max_totl: 1GiB}\n"}, "check gpt2", 3, "unknown key; did you mean max_total"),
     ({"memcalc.yaml": "budget: {max_total: lots}\n"}, "check gpt2", 3, "memcalc.yaml:1: 'lots' is not a size"),
     ({"memcalc.yaml": "budget: {components: {weigths: 1}}\n"}, "check gpt2", 3, "did you mean weights?"),

@@ -113,6 +113,8 @@ WRONG: list[tuple[str, int, str]] = [
     ("max batch_size gpt2 llama-2-7b --gpu h100", 2, "one model or file"),
     ("max batch_size gpt2", 3, "Name a GPU"),
     ("compare gpt2 --sweep optimizer", 2, "write key=a,b"),
+    ("compare gpt2 --sweep optimzer=adamw,lion", 3, "unknown key; did you mean optimizer?"),
+    ("max batch_sizee gpt2 --gpu h100", 2, "did you mean batch_size?"),
     ("compare gpt2 ./nowhere.yaml", 4, "no such file"),
 ]
 

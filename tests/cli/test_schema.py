@@ -1,0 +1,24 @@
+"""Schemas: every kind there is, each holding the documents that its command gives."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from memcalc.__main__ import main
+from memcalc.cli.schema import KINDS
+
+FIRST = {"run": "model", "budget": "budget"}  # a key that the schema has; else the document's kind
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_a_schema(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema", kind]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert FIRST.get(kind, "kind") in schema["properties"]
+
+
+def test_a_kind_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema", "reprot"]) == 2
+    assert "did you mean report?" in capsys.readouterr().err
