@@ -52,6 +52,10 @@ class Dimensions:
     def __contains__(self, key: str) -> bool:
         return key in self._sub or self._find(key)[0]
 
+    def gives(self, key: str) -> bool:
+        """Whether the config itself has a key, rather than its class."""
+        return self._given.get(key) is not None
+
     def get(self, key: str, fallback: Any = None) -> Any:  # noqa: ANN401
         """The value of a key, or `fallback` where it is absent or null."""
         if key not in self:

@@ -67,8 +67,22 @@ def _nested(spec: str | Mapping[str, Any], key: str, given: Mapping[str, Any], s
 def model_of(c: Dimensions) -> Model:
     """The model of nested dimensions: a text or image tower. RunInvalid where no architecture has its type."""
     card = find("architectures", c.model_type)
+    _check_heads(c, whole=card.get("whole_heads", False))
     import_module(f"memcalc.architectures.{card['module']}")
     return _BUILDERS[card["id"]](c)
+
+
+def _check_heads(c: Dimensions, *, whole: bool) -> None:
+    """RunInvalid where key and value heads are not shared evenly, or (`whole`) the class wants heads to divide the width."""
+    heads, shared = c.get("num_attention_heads"), c.get("num_key_value_heads")
+    if type(heads) is not int or heads < 1:
+        return
+    width = c.get("hidden_size") if whole else None
+    if type(width) is int and width % heads:
+        raise fault("model.num_attention_heads", f"the hidden size ({width}) is not a multiple of the number of attention "
+                                                 f"heads ({heads})")  # fmt: skip
+    if type(shared) is int and shared > 0 and heads % shared and c.gives("num_key_value_heads"):
+        raise fault("model.num_key_value_heads", f"{heads} query heads can't share {shared} key/value heads evenly")
 
 
 def build(model_type: str, given: Mapping[str, Any], source: str = "the model") -> Model:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from memcalc.architectures import build
+from memcalc.errors import RunInvalid
 
 SMALL = {
     "hidden_size": 64,
@@ -70,3 +71,35 @@ def test_a_tied_head_takes_no_memory_of_its_own(tied: bool) -> None:
     (head,) = (t for t in model.tensors if t.name == "lm_head.weight")
     assert head.tied_to == ("model.embed_tokens.weight" if tied else "")
     assert head.parameters == (0 if tied else 6400)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "given", "says"),
+    [
+        (
+            "llama",
+            {"hidden_size": 100, "num_attention_heads": 7},
+            r"\(100\) is not a multiple of the number of attention heads \(7\)",
+        ),
+        ("gpt2", {"n_embd": 100, "n_head": 7}, "not a multiple"),
+        ("opt", {"hidden_size": 100, "num_attention_heads": 7}, "not a multiple"),
+        (
+            "llama",
+            {"num_attention_heads": 32, "num_key_value_heads": 5},
+            "32 query heads can't share 5 key/value heads",
+        ),
+        ("qwen3", {"num_attention_heads": 32, "num_key_value_heads": 12}, "can't share 12"),
+    ],
+)
+def test_heads_that_do_not_divide_are_refused(model_type: str, given: dict[str, Any], says: str) -> None:
+    with pytest.raises(RunInvalid, match=says):
+        build(model_type, given)
+
+
+def test_a_class_that_rounds_its_heads_is_taken_at_its_word() -> None:
+    """Qwen2Config has no such check: a head is hidden_size // num_attention_heads wide."""
+    sizes = {"hidden_size": 100, "num_attention_heads": 7, "num_key_value_heads": 7, "num_hidden_layers": 1}
+    assert {t.name: t.shape for t in build("qwen2", sizes).tensors}["model.layers.0.self_attn.q_proj.weight"] == (
+        98,
+        100,
+    )
