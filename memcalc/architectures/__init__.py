@@ -81,7 +81,8 @@ def _check_heads(c: Dimensions, *, whole: bool) -> None:
     if type(width) is int and width % heads:
         raise fault("model.num_attention_heads", f"the hidden size ({width}) is not a multiple of the number of attention "
                                                  f"heads ({heads})")  # fmt: skip
-    if type(shared) is int and shared > 0 and heads % shared and c.gives("num_key_value_heads"):
+    latent = c.get("kv_lora_rank") is not None  # heads of their own, however many are named
+    if type(shared) is int and 0 < shared < heads and heads % shared and c.gives("num_key_value_heads") and not latent:
         raise fault("model.num_key_value_heads", f"{heads} query heads can't share {shared} key/value heads evenly")
 
 
