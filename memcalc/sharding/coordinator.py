@@ -8,27 +8,21 @@ AllGatherCoalescedHandle).
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from memcalc.overlay import Pool
 from memcalc.tape.values import rounded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from memcalc.sharding.marks import Param
+    from memcalc.sharding.scripts import Call, Script
     from memcalc.sharding.zero3 import ZeroThree
     from memcalc.timeline import Part
 
 ABSENT, FLYING, THERE = range(3)
 SCALED = 4096  # elements to one fp32 scale, about (CUDAQuantizer.target_group_size)
-
-
-class Call(NamedTuple):
-    """A module that is called: its own parameters, and whether it ends before anything else begins."""
-
-    params: tuple[Param, ...]
-    ends: bool = False
 
 
 class Handle:
@@ -60,9 +54,9 @@ class Whole:
 
 
 class Coordinator:
-    """PartitionedParameterCoordinator with a complete trace, from the second step on: `calls` are those of a whole step."""
+    """PartitionedParameterCoordinator with a complete trace, from the second step on: the slices of a step are planned first."""
 
-    def __init__(self, zero: ZeroThree, calls: Iterable[Call]) -> None:
+    def __init__(self, zero: ZeroThree) -> None:
         self.zero, self.settings, self.item = zero, zero.settings, zero.item
         self.quantizes = self.settings.zero_quantized_weights  # ZeRO++'s qwZ: weights are sent in int8
         self.most, self.ahead = self.settings.stage3_max_live_parameters, self.settings.stage3_prefetch_bucket_size
@@ -75,32 +69,41 @@ class Coordinator:
         self.before = [0]  # elements of all modules before each call
         self.made: list[tuple[Part, int]] = []
         self.pool = Pool()
-        for call in calls:
-            self._plan(call)
-        self.queue = deque((param, number) for number, needed in enumerate(self.needed) for param in needed)
+        self.queue: deque[tuple[Whole, int]] = deque()
 
-    def _plan(self, call: Call) -> None:
-        """A call of the trace: what it needs, without what is small enough to stay gathered."""
-        least, _ = self.zero.persistence
-        needed = []
-        for param in call.params:
-            if param.elements > least:
-                whole = self.known.get(param.key)
-                if whole is None:
-                    whole = self.known[param.key] = Whole(param, self.zero.ways, self.item)
-                whole.uses.append(len(self.needed))
-                needed.append(whole)
-        self.needed.append(needed)
-        self.before.append(self.before[-1] + sum([param.elements for param in call.params]))
+    def plan(self, script: Script, layer: int) -> list[Whole]:
+        """The parameters of a slice; its calls come into the trace."""
+        known, numbered = self.known, enumerate(script.keys(layer))
+        own = [known.get(key) or self._new(key, script.params[place]) for place, key in numbered]
+        number, needs, before = len(self.needed), self.needed, self.before
+        for act in script.acts:
+            for places, elements, _ in act.calls:
+                needed = [own[place] for place in places]
+                for param in needed:
+                    param.uses.append(number)
+                    self.queue.append((param, number))
+                needs.append(needed)
+                before.append(before[number] + elements)
+                number += 1
+        return own
+
+    def _new(self, key: tuple[str, int], param: Param) -> Whole:
+        whole = self.known[key] = Whole(param, self.zero.ways, self.item)
+        return whole
 
     def lay(self, nbytes: int) -> None:
         """Note bytes that come or go."""
         self.live += nbytes
         self.made.append(("buffers", nbytes))
 
-    def called(self, call: Call) -> list[tuple[Part, int]]:
-        """A module's hooks: the one before it, and the one behind it where it ends at once."""
-        return self.fetch() + (self.release(call.params) if call.ends else [])
+    def called(self, calls: Iterable[Call], own: Sequence[Whole]) -> list[tuple[Part, int]]:
+        """Hooks of modules of a slice with those parameters: each one's before it, and the one behind it where it ends at once."""
+        made: list[tuple[Part, int]] = []
+        for call in calls:
+            made += self.fetch()
+            if call.ends:
+                made += self.release([own[place] for place in call.needed])
+        return made
 
     def fetch(self) -> list[tuple[Part, int]]:
         """Gather what the next call needs and is not there, wait for it, and set out for what comes after it."""
@@ -197,16 +200,13 @@ class Coordinator:
         if chosen:
             self.gather(list(chosen))
 
-    def release(self, params: tuple[Param, ...], *, saved: bool = False) -> list[tuple[Part, int]]:
+    def release(self, params: Iterable[Whole], *, saved: bool = False) -> list[tuple[Part, int]]:
         """Let go of what is not used again soon enough.
 
         Experts are slices of a stacked parameter: where autograd has `saved` them, their memory stays to the backward pass.
         """
         self.made = []
-        for known in params:
-            param = self.known.get(known.key)
-            if param is None:
-                continue
+        for param in params:
             if param.sliced and not saved:
                 param.sliced = False
                 self.lay(-param.nbytes)

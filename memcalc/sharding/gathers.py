@@ -1,7 +1,4 @@
-"""The hooks of ZeRO-3 on the tape: the calls of modules and the gradients, in the order of the real step.
-
-Source: DeepSpeed 0.19.8, runtime/zero/parameter_offload.py (setup_zero_stage3_hooks: every module, forward and backward).
-"""
+"""The hooks of ZeRO-3 on the tape: the calls of modules and the gradients, in the order of the real step."""
 
 from __future__ import annotations
 
@@ -11,26 +8,22 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.base import Stack
 from memcalc.blocks.mlp import Mlp
 from memcalc.overlay import Laid
-from memcalc.sharding.coordinator import Call, Coordinator
-from memcalc.sharding.marks import Event, Marking, Roster, events, normal
+from memcalc.sharding.coordinator import Coordinator
+from memcalc.sharding.marks import Marking, Roster, by_place, normal, places
 from memcalc.sharding.scatter import Reducer
-from memcalc.tape.units import ROOT
+from memcalc.sharding.scripts import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from memcalc.blocks.base import Block
     from memcalc.model import Model
-    from memcalc.sharding.marks import Param
+    from memcalc.sharding.coordinator import Whole
+    from memcalc.sharding.scripts import Act, Script
     from memcalc.sharding.zero3 import ZeroThree
     from memcalc.tape.recorder import Tape
     from memcalc.tape.step import Recording
     from memcalc.tensors import Tensor
-    from memcalc.timeline import Part
-
-FETCHES = frozenset({"enter", "back"})
-STEERING = FETCHES | {"gradient", "end"}  # also of modules without parameters: each call gathers ahead
-SILENT = Call(())
 
 
 class Gathering(Marking):
@@ -41,58 +34,47 @@ class Gathering(Marking):
         tied = tuple(tensor for tensor in model.tensors if tensor.tied_to)
         self.strategy, self.roster = strategy, Roster((*tensors, *tied))
         self.acting = frozenset(activated(model.body))
-        self.adapted = any(tensor.role == "adapter" for tensor in tensors)
 
     def laid(self, recording: Recording) -> Recording:
         """What is gathered and reduced over the real step."""
-        self.roster.visited(mark.name for mark in self.marks if mark.kind == "enter")
-        stacks = tuple(stack.path for stack in recording.stacks)
-        happens = [
-            (event, self.roster.of(event.name, event.layer, stacks))
-            for event in events(recording, self.marks)
-            if event.kind in STEERING or event.name in self.roster.modules
-        ]
-        returning = {(event.name, event.layer) for event, _ in happens if event.kind == "after"}
-        calls = [self.calls(event, params, returning) if event.kind in FETCHES else [] for event, params in happens]
-        coordinator = Coordinator(self.strategy, [call for some in calls for call in some])
-        reducer = Reducer(self.strategy)
-        overlay: dict[int, list[Laid]] = {}
-        for (event, params), some in zip(happens, calls, strict=True):
-            if event.kind == "gradient":
-                made = self.reduced(event, reducer, stacks)
-            elif event.kind == "end":
-                made = [*reducer.send(), *coordinator.finish()]
-            elif event.kind in FETCHES:
-                made = [item for call in some for item in coordinator.called(call)]
-            else:
-                made = coordinator.release(params, saved=event.kind == "leave" and event.saves)
-            if made:
-                at = event.at
-                overlay.setdefault(event.number, []).extend([Laid(at, part, nbytes) for part, nbytes in made])
+        coordinator, reducer = Coordinator(self.strategy), Reducer(self.strategy)
+        planned = [(script, coordinator.plan(script, layer)) for script, layer in self.scripts(recording)]
+        overlay = {
+            number: laid
+            for number, (script, own) in enumerate(planned)
+            if (laid := list(followed(script.acts, own, coordinator, reducer)))
+        }
         return replace(recording, overlay=overlay, pools=(tuple(coordinator.pool.moves), tuple(reducer.pool.moves)))
 
-    def calls(self, event: Event, params: tuple[Param, ...], returning: set[tuple[str, int]]) -> list[Call]:
-        """The calls of modules that begin here: of the one that is noted, and of those that have no block of their own.
+    def scripts(self, recording: Recording) -> Iterator[tuple[Script, int]]:
+        """What happens in each slice of the schedule, and its layer."""
+        self.roster.visited(mark.name for mark in self.marks if mark.kind == "enter")
+        least, _ = self.strategy.persistence
+        writer = Writer(self.roster, tuple(stack.path for stack in recording.stacks), self.acting, least)
+        there, slices = by_place(self.marks), list(places(recording))
+        returning: dict[int, set[str]] = {}
+        for place, layer in dict.fromkeys(slices) if writer.adapted else ():
+            returning.setdefault(layer, set()).update(
+                mark.name for mark in there.get(place, ()) if mark.kind == "after"
+            )
+        back = {layer: frozenset(names) for layer, names in returning.items()}
+        for place, layer in slices:
+            yield writer.script(place, there.get(place, ()), layer, back.get(layer, frozenset())), layer
 
-        These are activations and what peft puts around a layer: a layer around the base layer, which runs and ends first, a
-        dropout, and the adapter's own layers; going back, in reverse, without a base layer whose input asks for no gradient.
-        """
-        if event.name == ROOT:
-            return [Call(params)] + [SILENT] * self.adapted
-        own = [param for param in params if param.role == "adapter"]
-        if not own:
-            return [Call(params), *[SILENT] * (event.name in self.acting)]
-        base = Call(tuple(param for param in params if param.role != "adapter"), ends=event.kind == "enter")
-        if event.kind == "enter":
-            return [SILENT, base, SILENT, *(Call((param,)) for param in own)]
-        there = [base] if (event.name, event.layer) in returning else []
-        return [SILENT, *(Call((param,)) for param in reversed(own)), SILENT, *there]
 
-    def reduced(self, event: Event, reducer: Reducer, stacks: tuple[str, ...]) -> list[tuple[Part, int]]:
-        """What a gradient makes the bucket do."""
-        tensor = self.roster.named.get(event.name)
-        param = self.roster.param(tensor, event.layer, stacks) if tensor else None
-        return reducer.gradient(param.elements) if param else []
+def followed(acts: Iterable[Act], own: Sequence[Whole], coordinator: Coordinator, reducer: Reducer) -> Iterator[Laid]:
+    """What comes and goes in a slice whose script's parameters are these."""
+    for act in acts:
+        if act.calls:
+            made = coordinator.called(act.calls, own)
+        elif act.gradient:
+            made = reducer.gradient(act.gradient)
+        elif act.ends:
+            made = [*reducer.send(), *coordinator.finish()]
+        else:
+            made = coordinator.release([own[place] for place in act.released], saved=act.saves)
+        for part, nbytes in made:
+            yield Laid(act.at, part, nbytes)
 
 
 def activated(block: Block, path: str = "") -> Iterator[str]:

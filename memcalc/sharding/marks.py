@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from memcalc.tensors import Tensor
 
 Kind: TypeAlias = Literal["enter", "leave", "back", "after", "gradient", "end"]
+Place: TypeAlias = "tuple[bool, int]"
 _NUMBER = re.compile(r"\{[^{}]*\}|(?<=\.)\d+(?=\.|$)|^\d+(?=\.)")
 _LAYER = re.compile(r"(\d+|\{[^{}]*\})(?:\.|$)")
 
@@ -33,7 +34,7 @@ class Mark(NamedTuple):
     `saves` where autograd is on.
     """
 
-    place: tuple[bool, int]
+    place: Place
     at: int
     kind: Kind
     name: str
@@ -122,15 +123,21 @@ class Marking(Sharder):
 
 def events(recording: Recording, marks: Iterable[Mark]) -> Iterator[Event]:
     """The marks in the order of the real step, a layer's as often as there are layers like it."""
-    there: dict[tuple[bool, int], list[Mark]] = {}
-    for mark in marks:
-        there.setdefault(mark.place, []).append(mark)
-    for number, (place, layer) in enumerate(_places(recording)):
+    there = by_place(marks)
+    for number, (place, layer) in enumerate(places(recording)):
         for mark in there.get(place, ()):
             yield Event(number, mark.at, mark.kind, mark.name, layer, mark.saves)
 
 
-def _places(recording: Recording) -> Iterator[tuple[tuple[bool, int], int]]:
+def by_place(marks: Iterable[Mark]) -> dict[Place, list[Mark]]:
+    """The marks of each stretch of the record."""
+    there: dict[Place, list[Mark]] = {}
+    for mark in marks:
+        there.setdefault(mark.place, []).append(mark)
+    return there
+
+
+def places(recording: Recording) -> Iterator[tuple[Place, int]]:
     """For each slice of the schedule: the stretch of the record that stands for it, and the number of its layer."""
     passed = 0
     for stack in recording.stacks:
@@ -179,14 +186,23 @@ class Roster:
 
     def param(self, tensor: Tensor, layer: int, stacks: tuple[str, ...]) -> Param | None:
         """A tensor in a layer; None where that layer has none of it."""
+        layers, elements = self._range(tensor, stacks)
+        if layers and layer not in layers:
+            return None
+        return Param((tensor.name, layer if layers else -1), elements, tensor.trainable, tensor.role)
+
+    def ranges(self, names: Iterable[str], stacks: tuple[str, ...]) -> list[frozenset[int]]:
+        """Each set of layers that has a parameter of these names, or of modules of these names."""
+        named = [tensor for name in names for tensor in (*self.modules.get(name, ()), self.named.get(name)) if tensor]
+        return list({self._range(tensor, stacks)[0] for tensor in named} - {frozenset()})
+
+    def _range(self, tensor: Tensor, stacks: tuple[str, ...]) -> tuple[frozenset[int], int]:
+        """(the layers of a stack that have such a tensor, if it is in one; elements in each)."""
         if tensor.name not in self._layers:
             pattern = next((p for path in stacks if (p := _pattern(tensor.name, path))), "")
             layers = frozenset(int(number) for number in expand(pattern)) if pattern else frozenset()
             self._layers[tensor.name] = layers, tensor.count // max(len(layers), 1) * tensor.elements
-        layers, elements = self._layers[tensor.name]
-        if layers and layer not in layers:
-            return None
-        return Param((tensor.name, layer if layers else -1), elements, tensor.trainable, tensor.role)
+        return self._layers[tensor.name]
 
 
 def _pattern(name: str, stack: str) -> str:
