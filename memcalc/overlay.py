@@ -8,6 +8,7 @@ of the real step, slice by slice.
 from __future__ import annotations
 
 from itertools import accumulate, pairwise
+from operator import add
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
@@ -48,11 +49,8 @@ class Heights:
     def over(self, piece: Slice, laid: Sequence[Laid]) -> tuple[int, int]:
         """(the highest, the end) of a slice with what is laid over it, above where both begin."""
         tops, end = self.cut(piece, tuple([item.at for item in laid]))
-        extra, highest = 0, tops[0]
-        for top, item in zip(tops[1:], laid, strict=True):
-            extra += item.nbytes
-            highest = max(highest, top + extra)
-        return max(highest, 0), end + extra
+        extra = list(accumulate([item.nbytes for item in laid], initial=0))
+        return max(0, *map(add, tops, extra)), end + extra[-1]
 
     def peak(self, piece: Slice, laid: Sequence[Laid]) -> tuple[int, int]:
         """(events of the log, items laid) that are behind where a slice is at its highest."""
@@ -78,6 +76,16 @@ def spread(signed: Sequence[int], piece: Slice, laid: Sequence[Laid]) -> list[in
         made.append(item.nbytes)
         at = item.at
     return [*made, *signed[at : piece.stop]]
+
+
+def alone(overlay: Overlay, slices: int) -> list[tuple[int, int]]:
+    """For each of so many slices: (the highest, the end) of all that is laid so far, without the log beneath."""
+    live, levels = 0, []
+    for number in range(slices):
+        path = list(accumulate([item.nbytes for item in overlay.get(number, ())], initial=live))
+        live = path[-1]
+        levels.append((max(path), live))
+    return levels
 
 
 def highest(overlay: Overlay) -> int:

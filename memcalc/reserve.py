@@ -116,14 +116,13 @@ def _staged(
 
 def pooled(moves: Iterable[int], *, expandable: bool = False) -> int:
     """Bytes of the pool of a stream of its own after two steps: a size for a birth, ~n for the death of the n-th born."""
-    allocator, made = _new(expandable=expandable), tuple(moves)
+    made = tuple(moves)
+    sizes = [move for move in made if move >= 0]
+    births, times = iter(range(len(sizes))), [1] * len(sizes)
+    numbered = [next(births) if move >= 0 else move for move in made]
+    allocator = _new(expandable=expandable)
     for _ in range(2):
-        alive: list[Alive] = []
-        for move in made:
-            if move >= 0:
-                alive.append(allocator.malloc(move))
-            else:
-                allocator.free(alive[~move])
+        allocator.follow(numbered, sizes, times, [None] * len(sizes))
     return allocator.reserved
 
 

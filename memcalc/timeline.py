@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from memcalc.curve import EMPTY, Curve, curve
 from memcalc.known import Known
-from memcalc.overlay import Heights, spread
+from memcalc.overlay import Heights, alone, spread
 from memcalc.overlay import parts as parts_laid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator, Mapping
 
-    from memcalc.overlay import Overlay
+    from memcalc.overlay import Laid, Overlay
     from memcalc.tape.recorder import Layers
     from memcalc.tape.step import Recording
 
@@ -181,10 +181,14 @@ def _curve(overlay: Overlay, signed: list[int], slices: list[Slice], ground: int
     if not overlay:
         return curve(signed, slices, ground, step)
     longer, cut = list(signed), list(slices)
+    known: dict[tuple[Slice, tuple[Laid, ...]], Slice] = {}
     for number, laid in overlay.items():
-        start = len(longer)
-        longer += spread(signed, slices[number], laid)
-        cut[number] = Slice(start, len(longer), slices[number].phase)
+        alike = slices[number], tuple(laid)
+        if alike not in known:
+            start = len(longer)
+            longer += spread(signed, slices[number], laid)
+            known[alike] = Slice(start, len(longer), slices[number].phase)
+        cut[number] = known[alike]
     return curve(longer, cut, ground, step)
 
 
@@ -197,7 +201,8 @@ def _buffers(recording: Recording, signed: list[int], slices: list[Slice], forwa
     if not recording.buffers and not recording.overlay:
         return there, 0, 0
     laid = {number: [item for item in items if item.part == "buffers"] for number, items in recording.overlay.items()}
-    levels = _levels(_of(recording, signed, recording.buffers), slices, laid)
+    among = recording.buffers
+    levels = _levels(_of(recording, signed, among), slices, laid) if among else alone(laid, len(slices))
     return levels[forwards - 1][1] + there, levels[-1][1], max(level[0] for level in levels)
 
 

@@ -7,7 +7,7 @@ from itertools import accumulate
 
 import pytest
 
-from memcalc.overlay import Heights, Laid, highest, parts, spread
+from memcalc.overlay import Heights, Laid, alone, highest, parts, spread
 from memcalc.timeline import Slice
 
 SIGNED = [5, -2, 7, -4, 1, -6]
@@ -40,3 +40,8 @@ def test_the_most_at_a_time() -> None:
         1: [Laid(2, "buffers", 4), Laid(2, "temporary", 6), Laid(2, "temporary", -6)],
     }
     assert highest(overlay) == 10
+
+
+def test_what_is_laid_without_a_log() -> None:
+    overlay = {1: [Laid(2, "buffers", 4), Laid(2, "buffers", 3), Laid(3, "buffers", -5)], 2: [Laid(9, "buffers", -2)]}
+    assert alone(overlay, 4) == [(0, 0), (7, 2), (2, 0), (0, 0)]

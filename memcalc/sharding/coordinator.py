@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from memcalc.overlay import Pool
+from memcalc.overlay import Laid, Pool
 from memcalc.tape.values import rounded
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from memcalc.sharding.marks import Param
     from memcalc.sharding.scripts import Call, Script
     from memcalc.sharding.zero3 import ZeroThree
-    from memcalc.timeline import Part
 
 ABSENT, FLYING, THERE = range(3)
+NONE: list[Whole] = []
 SCALED = 4096  # elements to one fp32 scale, about (CUDAQuantizer.target_group_size)
 
 
@@ -50,7 +50,7 @@ class Whole:
         self.nbytes, self.part = rounded(param.elements * item), -(-param.elements // ways)
         self.state, self.fetched_for, self.second, self.sliced = ABSENT, -1, 0, False
         self.handle: Handle | None = None
-        self.uses: deque[int] = deque()
+        self.uses: list[int] = []
 
 
 class Coordinator:
@@ -61,13 +61,13 @@ class Coordinator:
         self.quantizes = self.settings.zero_quantized_weights  # ZeRO++'s qwZ: weights are sent in int8
         self.most, self.ahead = self.settings.stage3_max_live_parameters, self.settings.stage3_prefetch_bucket_size
         self.reuse = self.settings.stage3_max_reuse_distance
-        self.nodes = self.settings.zero_hpz_partition_size > 1
+        self.nodes, self.ways = self.settings.zero_hpz_partition_size > 1, zero.ways
         self.fetches = self.settings.offload_param.device != "none"
         self.step = self.available = self.live = self.seconds = 0
         self.known: dict[tuple[str, int], Whole] = {}
         self.needed: list[list[Whole]] = []  # by each call
         self.before = [0]  # elements of all modules before each call
-        self.made: list[tuple[Part, int]] = []
+        self.at, self.made = 0, list[Laid]()
         self.pool = Pool()
         self.queue: deque[tuple[Whole, int]] = deque()
 
@@ -75,39 +75,36 @@ class Coordinator:
         """The parameters of a slice; its calls come into the trace."""
         known, numbered = self.known, enumerate(script.keys(layer))
         own = [known.get(key) or self._new(key, script.params[place]) for place, key in numbered]
-        number, needs, before = len(self.needed), self.needed, self.before
+        needs, before, queue, number = self.needed, self.before, self.queue, len(self.needed)
         for act in script.acts:
             for places, elements, _ in act.calls:
-                needed = [own[place] for place in places]
+                needed = [own[place] for place in places] if places else NONE
                 for param in needed:
                     param.uses.append(number)
-                    self.queue.append((param, number))
+                    queue.append((param, number))
                 needs.append(needed)
-                before.append(before[number] + elements)
+                before.append(before[-1] + elements)
                 number += 1
         return own
 
     def _new(self, key: tuple[str, int], param: Param) -> Whole:
-        whole = self.known[key] = Whole(param, self.zero.ways, self.item)
+        whole = self.known[key] = Whole(param, self.ways, self.item)
         return whole
 
     def lay(self, nbytes: int) -> None:
         """Note bytes that come or go."""
         self.live += nbytes
-        self.made.append(("buffers", nbytes))
+        self.made.append(Laid(self.at, "buffers", nbytes))
 
-    def called(self, calls: Iterable[Call], own: Sequence[Whole]) -> list[tuple[Part, int]]:
+    def called(self, calls: Iterable[Call], own: Sequence[Whole]) -> None:
         """Hooks of modules of a slice with those parameters: each one's before it, and the one behind it where it ends at once."""
-        made: list[tuple[Part, int]] = []
         for call in calls:
-            made += self.fetch()
+            self.fetch()
             if call.ends:
-                made += self.release([own[place] for place in call.needed])
-        return made
+                self.release([own[place] for place in call.needed])
 
-    def fetch(self) -> list[tuple[Part, int]]:
+    def fetch(self) -> None:
         """Gather what the next call needs and is not there, wait for it, and set out for what comes after it."""
-        self.made = []
         needed = self.needed[self.step]
         if needed:
             absent = [param for param in needed if param.state == ABSENT]
@@ -123,14 +120,13 @@ class Coordinator:
             if room > 0:
                 self.prefetch(room)
         self.step += 1
-        return self.made
 
     def gather(self, params: list[Whole]) -> None:
         """Start a gather of those that have a second shard within the node, and one of the others."""
         if self.nodes:
             self.start([param for param in params if param.second], self.settings.zero_hpz_partition_size)
             params = [param for param in params if not param.second]
-        self.start(params, self.zero.ways)
+        self.start(params, self.ways)
 
     def start(self, params: list[Whole], ways: int) -> None:
         """Start one gather: of a single parameter into what will hold it, of several into a buffer that is copied from."""
@@ -145,7 +141,7 @@ class Coordinator:
             self.arrive(params)
         if self.fetches:  # shards on their way from the host
             nbytes = rounded(self.item * sum(param.part for param in params))
-            self.made += [("temporary", nbytes), ("temporary", -nbytes)]
+            self.made += [Laid(self.at, "temporary", nbytes), Laid(self.at, "temporary", -nbytes)]
         for param in params:
             self.available += param.elements
             param.handle, param.state = handle, FLYING
@@ -180,9 +176,9 @@ class Coordinator:
     def unqueue(self, needed: list[Whole]) -> None:
         """Take the module's own parameters off the queue."""
         queue, step = self.queue, self.step
-        missed = len({param for param in needed if param.fetched_for < step})
+        missed = {param for param in needed if param.fetched_for < step}
         dropped: set[Whole] = set()
-        while queue and len(dropped) < missed:
+        while queue and len(dropped) < len(missed):
             param, number = queue.popleft()
             param.fetched_for = number
             dropped.add(param)
@@ -200,12 +196,11 @@ class Coordinator:
         if chosen:
             self.gather(list(chosen))
 
-    def release(self, params: Iterable[Whole], *, saved: bool = False) -> list[tuple[Part, int]]:
+    def release(self, params: Iterable[Whole], *, saved: bool = False) -> None:
         """Let go of what is not used again soon enough.
 
         Experts are slices of a stacked parameter: where autograd has `saved` them, their memory stays to the backward pass.
         """
-        self.made = []
         for param in params:
             if param.sliced and not saved:
                 param.sliced = False
@@ -215,7 +210,6 @@ class Coordinator:
                 if saved and param.stacked:
                     param.sliced = True
                     self.lay(param.nbytes)
-        return self.made
 
     def soon(self, param: Whole) -> bool:
         """Whether a parameter is used again within max_reuse_distance elements, or a later use was taken for gathered."""
@@ -223,7 +217,7 @@ class Coordinator:
             return True
         uses = param.uses
         while uses and uses[0] < self.step:
-            uses.popleft()
+            del uses[0]
         return bool(uses) and self.before[uses[0]] - self.before[self.step] < self.reuse
 
     def drop(self, param: Whole) -> None:
@@ -237,11 +231,11 @@ class Coordinator:
         self.pool.death(param)
         self.lay(-param.nbytes)
 
-    def finish(self) -> list[tuple[Part, int]]:
+    def finish(self) -> None:
         """The step is over: whatever is still gathered goes (release_backward_leftovers, partition_all_parameters).
 
         Second shards within a node stay until the optimizer has stepped.
         """
         self.pool.clear()
-        gone = self.live - self.seconds
-        return [("buffers", -gone)] if gone else []
+        if self.live != self.seconds:
+            self.lay(self.seconds - self.live)

@@ -42,7 +42,7 @@ class Gathering(Marking):
         overlay = {
             number: laid
             for number, (script, own) in enumerate(planned)
-            if (laid := list(followed(script.acts, own, coordinator, reducer)))
+            if (laid := followed(script.acts, own, coordinator, reducer))
         }
         return replace(recording, overlay=overlay, pools=(tuple(coordinator.pool.moves), tuple(reducer.pool.moves)))
 
@@ -62,19 +62,21 @@ class Gathering(Marking):
             yield writer.script(place, there.get(place, ()), layer, back.get(layer, frozenset())), layer
 
 
-def followed(acts: Iterable[Act], own: Sequence[Whole], coordinator: Coordinator, reducer: Reducer) -> Iterator[Laid]:
+def followed(acts: Iterable[Act], own: Sequence[Whole], coordinator: Coordinator, reducer: Reducer) -> list[Laid]:
     """What comes and goes in a slice whose script's parameters are these."""
+    made = coordinator.made = []
     for act in acts:
+        coordinator.at = act.at
         if act.calls:
-            made = coordinator.called(act.calls, own)
+            coordinator.called(act.calls, own)
         elif act.gradient:
-            made = reducer.gradient(act.gradient)
+            made += [Laid(act.at, part, nbytes) for part, nbytes in reducer.gradient(act.gradient)]
         elif act.ends:
-            made = [*reducer.send(), *coordinator.finish()]
+            made += [Laid(act.at, part, nbytes) for part, nbytes in reducer.send()]
+            coordinator.finish()
         else:
-            made = coordinator.release([own[place] for place in act.released], saved=act.saves)
-        for part, nbytes in made:
-            yield Laid(act.at, part, nbytes)
+            coordinator.release([own[place] for place in act.released], saved=act.saves)
+    return made
 
 
 def activated(block: Block, path: str = "") -> Iterator[str]:

@@ -25,17 +25,20 @@ class Reducer:
     def __init__(self, zero: ZeroThree) -> None:
         self.zero, self.size = zero, zero.settings.reduce_bucket_size
         self.contiguous = zero.settings.contiguous_gradients
+        self.ways, self.item = zero.ways, zero.item
         self.bucket: list[int] = []
+        self.filled = 0  # elements in it
         self.own = 0  # bytes of gradients in it that have storage of their own
         self.pool = Pool()
 
     def gradient(self, elements: int) -> list[tuple[Part, int]]:
         """A gradient goes into the bucket, which is sent first where it would be too full."""
         made: list[tuple[Part, int]] = []
-        if self.bucket and sum(self.bucket) + elements > self.size:
+        if self.bucket and self.filled + elements > self.size:
             made += self.send()
-        if not self.contiguous or sum(self.bucket) + elements > self.size:
-            own = rounded(elements * self.zero.item)
+        self.filled += elements
+        if not self.contiguous or self.filled > self.size:
+            own = rounded(elements * self.item)
             self.own += own
             made.append(("gradients", own))
         self.bucket.append(elements)
@@ -52,24 +55,24 @@ class Reducer:
         made: list[tuple[Part, int]] = [("temporary", copies), ("temporary", -copies)] if copies else []
         if self.own:
             made.append(("gradients", -self.own))
-        self.bucket, self.own = [], 0
+        self.bucket, self.filled, self.own = [], 0, 0
         return made
 
     def leaving(self) -> int:
         """Bytes of a shard of gradients on its way to the host: fetched to be added to, and its norm in fp64."""
         if self.zero.settings.offload_optimizer.device == "none":
             return 0
-        largest = max(-(-elements // self.zero.ways) for elements in self.bucket)
+        largest = max(-(-elements // self.ways) for elements in self.bucket)
         return rounded(self.zero.accumulated_item * largest) + rounded(DOUBLE * min(largest, NORMED))
 
     def copies(self) -> int:
         """Bytes of the copies of a message: of what is not in the bucket, in the dtype it is sent in; of all, flat."""
-        zero, ways = self.zero, self.zero.ways
+        zero, ways = self.zero, self.ways
         wide = BITS[zero.sent_dtype] // 8
         cast = rounded(self.own * wide // zero.item) if self.own and zero.sent_dtype != zero.dtype else 0
-        parts = sum(-(-elements // ways) for elements in self.bucket)
+        parts = sum([-(-elements // ways) for elements in self.bucket])
         added = rounded(zero.accumulated_item * parts) if zero.sent_dtype != zero.gradient_dtype else 0
-        if self.contiguous and sum(self.bucket) <= self.size and not zero.settings.reduce_scatter:
+        if self.contiguous and self.filled <= self.size and not zero.settings.reduce_scatter:
             return cast + added
         if len(self.bucket) == 1 and not self.bucket[0] % ways:
             return cast + added

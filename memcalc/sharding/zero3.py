@@ -81,8 +81,9 @@ class ZeroThree(Zero):
         """The elements of every shard."""
         learns: list[int] = []
         rest: list[int] = []
+        ways = self.ways
         for elements, trainable in listed(tensors):
-            (learns if trainable else rest).append(-(-elements // self.ways))
+            (learns if trainable else rest).append(-(-elements // ways))
         return Shards(tuple(learns), tuple(rest))
 
     def subgroups(self, shards: Iterable[int]) -> list[int]:
