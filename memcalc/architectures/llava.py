@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from memcalc.architectures import architecture
 from memcalc.architectures.multimodal import image_text, tied, tower
 from memcalc.architectures.vision import grid, image
-from memcalc.blocks.base import Sequence, sequence
+from memcalc.blocks.base import Sequence, Stack, Stray, sequence
 from memcalc.blocks.basic import Activation, Linear, Norm, Raw
 from memcalc.blocks.image import MergeNeighbours
 from memcalc.blocks.multimodal import Images, Matrix, PooledTokens
@@ -24,7 +25,7 @@ def llava(c: Dimensions) -> Model:
     newline = (_newline(c),) if c.model_type == "llava_onevision" else ()
     layer = c.get("vision_feature_layer", -2)
     one = c.model_type == "llava" and isinstance(layer, int)
-    read = {"feature": layer if one else -1, "listed": True, "scattered": one,
+    read = {"feature": layer if one else None, "listed": True, "scattered": one,
             "without_first": c.get("vision_feature_select_strategy", "default") == "default"}  # fmt: skip
     return image_text(
         c, _images(c, _projector(c), **read), tower(c.text_config, "language_model"), tie=tied(c), extra=newline
@@ -53,7 +54,28 @@ def _images(
     """The image tower and the projector; as many tokens as patches where nothing else is said."""
     v = c.vision_config
     count = tokens if tokens >= 0 else grid(v) if "image_size" in v else 0
-    return Images("", (tower(v, name), projector), image(v), count, **more)
+    return Images("", (_read_at(tower(v, name), more.get("feature")), projector), image(v), count, **more)
+
+
+def _read_at(block: Block, feature: int | None) -> Block:
+    """The tower of which hidden_states[feature] is read: the layers behind that, and what follows them, run for nothing."""
+    if feature is None:
+        return block
+    if isinstance(block, Stack):
+        at = feature % (len(block.layers) + 1)
+        return replace(block, layers=(*block.layers[:at], *_strays(block.layers[at:])))
+    if isinstance(block, Sequence):
+        for index, part in enumerate(block.blocks):
+            read = _read_at(part, feature)
+            if read is not part:
+                return replace(block, blocks=(*block.blocks[:index], read, *_strays(block.blocks[index + 1 :])))
+    return block
+
+
+def _strays(blocks: tuple[Block, ...]) -> tuple[Block, ...]:
+    """Each of them as a stray; like ones the same."""
+    strays = {id(block): Stray("", (block,)) for block in blocks}
+    return tuple(strays[id(block)] for block in blocks)
 
 
 def _features(c: Dimensions) -> int:

@@ -69,6 +69,13 @@ class Unused(Sequence):
 
 
 @dataclass(frozen=True, slots=True)
+class Stray(Sequence):
+    """Modules that run for nothing: what they make leads nowhere, and their tensors never get a gradient."""
+
+    idle: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
 class Recomputed(Sequence):
     """Blocks that checkpointing recomputes together, by themselves, where no stack of layers does."""
 

@@ -15,16 +15,17 @@ class Images(Sequence):
 
     `image` is (channels, height, width) of one image, empty where images may have any size. `tokens` is how many
     tokens of the text one image becomes, 0 where that depends on its size. The text runs without it where a batch has
-    no images. `feature` is which of the tower's states is read, `without_first` leaves out its class token; `listed`
-    where what comes of each image is put together again by a copy, `masked` where a mask tells image tokens apart.
-    `scattered` where one image of that size to a sequence is what a step is counted with; else the text runs alone.
+    no images. `feature` is which of the tower's hidden states is read, None where its output is; `without_first` leaves
+    out its class token; `listed` where what comes of each image is put together again by a copy, `masked` where a mask
+    tells image tokens apart. `scattered` where one image of that size to a sequence is what a step is counted with;
+    else the text runs alone.
     """
 
     duty: ClassVar[str] = "tower"
 
     image: tuple[int, ...] = ()
     tokens: int = 0
-    feature: int = -1
+    feature: int | None = None
     without_first: bool = False
     listed: bool = False
     masked: bool = False

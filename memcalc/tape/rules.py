@@ -26,12 +26,14 @@ class Around:
 
     __slots__ = (
         "after_first",
+        "asks",
         "bias",
         "causal",
         "chosen",
         "cross_bias",
         "distances",
         "encoder",
+        "feature",
         "holds",
         "images",
         "keeps",
@@ -41,6 +43,7 @@ class Around:
         "padding",
         "per_layer",
         "positions",
+        "read",
         "ready",
         "returned",
         "ropes",
@@ -81,6 +84,9 @@ class Around:
         self.distances: Value | None = None
         self.padding: Value | None = None
         self.holds = False  # what is embedded, in a function that also runs the layers
+        self.feature: int | None = None  # which hidden state is read: 0 what the layers are given, -1 the last's
+        self.read: Value | None = None  # that state
+        self.asks = False  # a tower within a model of tokens
         self.keeps = False  # every layer's output until the model returns
         self.after_first: Callable[[Value, Value], Value] | None = None
         self.positions: Value | None = None

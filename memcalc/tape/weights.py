@@ -44,6 +44,7 @@ class Weights:
         self.adapters = any(tensor.role == "adapter" for tensor in self._tensors)
         self._mixed = not all(tensor.trainable or tensor.buffer for tensor in self._tensors)
         self.copies = {original: tensor.name for tensor in self._tensors if (original := copied(tensor.name))}
+        self.rows = any("trainable_tokens_delta" in tensor.name for tensor in self._tensors)  # of embeddings learn
         self._packed = frozenset(tensor.module for tensor in self._tensors if tensor.role == "quantized")
 
     @cached_property

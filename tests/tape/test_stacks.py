@@ -35,6 +35,10 @@ RUNS: list[dict[str, Any]] = [
     {"model": "bloom-560m", "checkpointing": {"mode": "selective", "every": 5}, "gpus": 4, "sharding": "fsdp"},
     {"model": "deepseek-moe-16b"},  # what a mixture puts out has the dtype of what it was given
     {"model": "gpt-oss-20b", "offload": "activations", "precision": "amp-bf16"},
+    {"model": "llava-1.5-7b", "freeze": ["vision_tower"]},  # one hidden state of its tower is read
+    {"model": "llava-1.5-7b", "precision": "bf16-autocast"},
+    {"model": "llava-1.5-7b", "checkpointing": "full"},
+    {"model": "llava-1.5-7b", "offload": "activations"},
 ]
 
 

@@ -70,6 +70,20 @@ def _scatter_backward(node: Node, g: Value) -> Gradients:
     return g.tape.new(g.shape, g.dtype) if whole else None, g.tape.new(part.shape, g.dtype) if part else None
 
 
+def index_copy(x: Value, index: Value, source: Value) -> Value:
+    """x.index_copy(0, index, source): a copy of x with those rows; saves the indices."""
+    node = record(x.tape, _index_copy_backward, (x, source), (index,))
+    out = x.tape.new(x.shape, x.dtype)
+    out.node = node
+    return out
+
+
+def _index_copy_backward(node: Node, g: Value) -> Gradients:
+    _index = node.load()
+    whole, part = node.edges
+    return g.tape.new(g.shape, g.dtype) if whole else None, g.tape.new(part.shape, g.dtype) if part else None
+
+
 def index_add_(x: Value, index: Value, source: Value) -> Value:
     """x.index_add_(0, index, source), in place: saves the indices and the source; the source's gradient is gathered."""
     node = record(x.tape, _scatter_backward, (x, source), (index, source))

@@ -94,9 +94,25 @@ def dora(t: Tape, x: Value, out: Value, pair: tuple[Value, Value], weight: Calla
     return f.add(out, added)
 
 
+def with_tokens(t: Tape, weight: Value, tied_to: str = "") -> Value:
+    """TrainableTokensLayer.get_merged_weights: the whole table copied, with the trained rows in their places.
+
+    Each module tied to the table makes a copy of its own, of the same rows.
+    """
+    if not t.weights.rows:
+        return weight
+    for module in dict.fromkeys((t.path, tied_to.rpartition(".")[0] or t.path)):
+        for place in ("", "token_adapter."):
+            rows = t.weights.adapter(module, f"{place}trainable_tokens_delta.default")
+            if rows:
+                learned = f.to(t.weight(f".{rows.name}", rows.shape), weight.dtype)
+                return f.index_copy(weight, t.new(rows.shape[:1], "int64"), learned)
+    return weight
+
+
 def embedded(t: Tape, x: Value, out: Value) -> Value:
     """Embedding.forward of a LoRA layer: rows of A, times B."""
-    if t.weights.adapters and t.setting.adapter not in LORA:
+    if t.weights.adapters and t.setting.adapter not in (*LORA, "trainable-tokens"):
         return unfollowed(t, out)
     first = t.weights.adapter(t.path, "lora_embedding_A.default")
     if first is None:

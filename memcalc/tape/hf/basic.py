@@ -20,7 +20,7 @@ from memcalc.blocks.basic import (
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Gradients, Leaf, Node, record
 from memcalc.tape.hf import kernels, quantized
-from memcalc.tape.hf.adapters import adapted, embedded, prepared, prompted
+from memcalc.tape.hf.adapters import adapted, embedded, prepared, prompted, with_tokens
 from memcalc.tape.rules import Around, rule
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def linear(t: Tape, block: Linear, x: Value, _: Around) -> Value:
     read = prepared(t, x)
     if t.weights.packed(t.path):
         return adapted(t, x, quantized.product(t, block, read), packed=True)
-    weight = t.weight("weight", (block.outputs, block.inputs), block.tied_to)
+    weight = with_tokens(t, t.weight("weight", (block.outputs, block.inputs), block.tied_to), block.tied_to)
     bias = t.weight("bias", (block.outputs,), block.bias_tied_to) if block.bias else None
     return adapted(t, x, f.linear(read, weight, bias), lambda: weight)
 
@@ -66,7 +66,7 @@ def product_linear(t: Tape, block: ProductLinear, x: Value, _: Around) -> Value:
 @rule(Embedding)
 def embedding(t: Tape, block: Embedding, x: Value, around: Around) -> Value:
     """nn.Embedding of tokens; a table of positions or types in a sequence is added to what came before it."""
-    weight = t.weight("weight", (block.rows, block.width), block.tied_to)
+    weight = with_tokens(t, t.weight("weight", (block.rows, block.width), block.tied_to), block.tied_to)
     if x.dtype == "int64" and block.index == "tokens":
         out = f.embedding(x, weight)
         out = f.scale(out) if block.scaled else out

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.base import Block, Parallel, PostNorm, Recomputed, Residual, Sequence, Stack, Sum, Unused
+from memcalc.blocks.base import Block, Parallel, PostNorm, Recomputed, Residual, Sequence, Stack, Stray, Sum, Unused
 from memcalc.tape import functions as f
 from memcalc.tape.checkpoint import checkpointed
 from memcalc.tape.hf.basic import stored
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 @rule(Sequence)
+@rule(Stray)
 def sequence(t: Tape, block: Sequence, x: Value, around: Around) -> Value:
     """One block after the other; a module with a name of its own holds what it has summed up to its end."""
     if not block.name:
@@ -110,10 +111,13 @@ def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:  # noqa: C9
     chained = _hands_on(t)
     if chained and setting.offload_activations:
         kinds = _ends_apart(kinds)
+    reads = None if around.feature is None else around.feature % (len(kinds) + 1)
+    kinds = _alone_of_its_kind(kinds, reads)
     samples, order = _samples(_neighbours(kinds) if chained else kinds, chained=chained)
     marks = Layers(path, order)
     t.stacks.append(marks)
     first, before = x, None
+    around.read = x if reads == 0 else None
     for number, index in enumerate(samples):
         layer, name = named[index]
         t.path, t.instance = (
@@ -134,8 +138,7 @@ def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:  # noqa: C9
         around.summed.clear()
         if not number and around.after_first:
             x = around.after_first(first, x)
-        if around.keeps:
-            t.held.append(x)
+        _hold(t, x, around, read=index + 1 == reads, last=index + 1 == len(kinds))
         if not number:
             marks.shared = around.storages()
     del before
@@ -234,6 +237,19 @@ def _kept(kinds: list[int], every: int) -> list[int]:
     return [2 * kind + (index % every == 0) for index, kind in enumerate(kinds)]
 
 
+def _hold(t: Tape, x: Value, around: Around, *, read: bool, last: bool) -> None:
+    """What the model holds of a layer's output; a tower of which a hidden state is read holds that and its last one."""
+    if around.keeps or (last and around.feature is not None):
+        t.held.append(x)
+    if read:
+        around.read = x
+
+
+def _alone_of_its_kind(kinds: list[int], reads: int | None) -> list[int]:
+    """The layer whose output is read told apart: no other's lives as long."""
+    return [*kinds[: reads - 1], -6, *kinds[reads:]] if reads else kinds
+
+
 def _ends_apart(kinds: list[int]) -> list[int]:
     """The first two layers and the last two told apart: a value on its way to the host may outlive two layers."""
     return [-2, -3, *kinds[2:-2], -4, -5] if len(kinds) > 4 else kinds
@@ -256,7 +272,7 @@ def _alone(around: Around) -> bool:
 def _again(t: Tape, layer: Block, around: Around) -> Callable[[Value], Value]:
     """The layer as a function of its input: the first time as part of the model, later with what it was given then."""
     first, given = [around], handed_to(layer, around)
-    given.kept = None
+    given.kept = given.read = given.images = None
     return lambda x: run(t, layer, x, first.pop() if first else given.copy())
 
 

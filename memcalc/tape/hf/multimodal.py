@@ -16,15 +16,18 @@ if TYPE_CHECKING:
 
 @rule(Images)
 def images(t: Tape, block: Images, x: Value, around: Around) -> Value:
-    """get_image_features: one image for each sequence, or none. The text passes by."""
+    """get_image_features: one image for each sequence, or none. The text passes by.
+
+    Of the hidden states only the one that is read is captured (select_hidden_states, utils/output_capturing.py); the
+    tower's last one is held as part of its output until the model returns.
+    """
     if not block.scattered:
         return x
     tower, *rest = block.blocks
     inner, outer_held = Around(), t.held
-    inner.keeps, t.held = block.feature < -1, []
+    inner.feature, inner.asks, t.held = block.feature, True, []
     y = run(t, tower, t.given((x.shape[0], *block.image), t.setting.weights), inner)
-    if inner.keeps:  # hidden_states[feature]: the output of a layer before the last
-        y = t.held[block.feature]
+    y, inner.read = inner.read or y, None
     if block.without_first:
         y = f.narrow(y, 1, y.shape[1] - 1)
     for part in rest:

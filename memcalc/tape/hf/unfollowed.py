@@ -29,7 +29,8 @@ def _here(t: Tape) -> tuple[Tensor, ...]:
     """The parameters that join at the module that runs."""
     module, _, last = t.path.rpartition(".")
     attention = t.setting.adapter == "adaption-prompt"
-    return t.weights.added(module if attention and last in OUTER else t.path)
+    added = t.weights.added(module if attention and last in OUTER else t.path)
+    return tuple(tensor for tensor in added if "trainable_tokens" not in tensor.name)
 
 
 def _joined_backward(node: Node, g: Value) -> Gradients:

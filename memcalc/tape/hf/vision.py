@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 @rule(Conv)
-def conv(t: Tape, block: Conv, x: Value, _: Around) -> Value:
+def conv(t: Tape, block: Conv, x: Value, around: Around) -> Value:
     """nn.Conv1d, 2d or 3d."""
     first, second = (block.inputs, block.outputs) if block.transposed else (block.outputs, block.inputs)
     weight = t.weight("weight", (first, second // block.conv_groups, *block.kernel))
     bias = t.weight("bias", (block.outputs,)) if block.bias else None
     out = f.conv(x, weight, bias, sizes(block, x.shape[2:]))
-    return asking(t, out) if block.embeds and t.weights.adapters else out
+    return asking(t, out) if around.asks or (block.embeds and t.weights.adapters) else out
 
 
 def sizes(block: Conv, given: tuple[int, ...]) -> tuple[int, ...]:
