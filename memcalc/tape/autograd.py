@@ -88,7 +88,9 @@ class Leaf:
         if getrefcount(gradient) > 2 or gradient.strides is not None:
             gradient = self.tape.new(gradient.shape, gradient.dtype)
         sharder = self.tape.sharder
-        if sharder is not None and sharder.gradient(self, gradient):
+        if (
+            sharder is not None and self.name and sharder.gradient(self, gradient)
+        ):  # an input of a checkpoint has no name
             return
         self.tape.gradients.append(gradient.storage.id)
         if self.spends is None:
