@@ -12,7 +12,6 @@ from typing import Any, Literal
 from memcalc.curve import EMPTY, Curve
 from memcalc.document import Document
 
-SCHEMA_VERSION = "1.0"
 Level = Literal["fits", "tight", "too-big", "unknown"]
 Phase = Literal["forward", "backward", "optimizer"]
 

@@ -173,7 +173,7 @@ def _engine(sheet: Sheet, half: str, gpus: int) -> str:
     if gpus == 1 or not (words or sheet.read(mapping, "fsdp_config", default={})):
         sheet.seen("fsdp", "fsdp_config")
         return ""
-    fsdp.attach(sheet, "fsdp_config", words, version=said)
+    fsdp.attach(sheet, "fsdp_config", words, version=said, carves=False)  # monkeypatch/accelerate/fsdp2.py: its own
     sheet.seen("fsdp_config.*")
     replicas = sheet.read(whole, "dp_replicate_size", default=1)
     if replicas > 1:

@@ -23,10 +23,11 @@ _FLAGS: Final = ("forward_prefetch", "limit_all_gathers", "use_orig_params")
 
 
 def attach(sheet: Sheet, at: str = "fsdp_config", words: tuple[str, ...] = (), version: int = 1, nodes: int = 1,
-           wraps: bool = False) -> None:  # fmt: skip
+           wraps: bool = False, carves: bool = True) -> None:  # fmt: skip
     """Set `sharding` from the section `at` (dotted; '' for the whole document) and the Trainer's `fsdp: "full_shard"` words.
 
-    `version` and `wraps` are what the section's reader takes FSDP's version and its wrapping to be where nothing says so.
+    `version` and `wraps` are what the section's reader takes FSDP's version and its wrapping to be where nothing says so;
+    `carves` whether FSDP2 makes units of the embedding and of the tail, as accelerate's own preparation does.
     The precision is left to the caller: FSDP holds what mixed precision trains in fp32.
     """
     section = _Section(sheet, at)
@@ -43,7 +44,7 @@ def attach(sheet: Sheet, at: str = "fsdp_config", words: tuple[str, ...] = (), v
     if hybrid:
         sheet.put("sharding.replicate", max(nodes, 1), "num_machines", default=f"{SOURCE}: one replica per machine")
     _resharding(section, strategy, number)
-    _wrapping(section, words, wraps)
+    _wrapping(section, words, wraps, carves)
     _offload(section, words)
     for name in _FLAGS:
         if section.has(name) and number == 1:
@@ -119,7 +120,7 @@ def _resharding(section: _Section, strategy: str, version: int) -> None:
         sheet.put("sharding.reshard_after_forward", False, section.key("sharding_strategy"))
 
 
-def _wrapping(section: _Section, words: tuple[str, ...], wraps: bool) -> None:
+def _wrapping(section: _Section, words: tuple[str, ...], wraps: bool, carves: bool) -> None:
     """What is gathered at once: a layer, or (NO_WRAP, accelerate's default) the whole model."""
     sheet, policy = section.sheet, section.read(text, "auto_wrap_policy", default="").upper()
     named = section.has("transformer_layer_cls_to_wrap", "transformer_cls_names_to_wrap")
@@ -131,8 +132,7 @@ def _wrapping(section: _Section, words: tuple[str, ...], wraps: bool) -> None:
         or (not policy and (named or wraps))
     ):
         # with FSDP2 the embedding, and the last norm with the head, are units of their own (fsdp2_prepare_model)
-        own = sheet.format == "axolotl"  # which prepares the model itself (axolotl/monkeypatch/accelerate/fsdp2.py)
-        units = "accelerate" if sheet.run["sharding"].get("version") == 2 and not own else "layers"
+        units = "accelerate" if sheet.run["sharding"].get("version") == 2 and carves else "layers"
         sheet.put("sharding.wrap", units, section.key("auto_wrap_policy"), default="" if policy else SOURCE)
     else:
         sheet.put("sharding.wrap", "none", section.key("auto_wrap_policy"), default=f"{SOURCE}: NO_WRAP")

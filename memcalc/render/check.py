@@ -6,6 +6,7 @@ from importlib import import_module
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
+from memcalc.render.plain import dumped
 from memcalc.render.summary import TITLES
 from memcalc.render.text import to_text
 
@@ -29,8 +30,6 @@ def render(answer: Check, form: str, page: Page) -> str:
     if form == "table":
         return to_text(_lines(answer, page), page)
     if form in ("json", "yaml"):
-        from memcalc.render.plain import dumped  # noqa: PLC0415
-
         return dumped(answer, form)
     text: str = import_module(f"memcalc.render.check_{form}").render(answer, page)
     return text

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
+from memcalc.render.plain import dumped
 from memcalc.render.sections import Section, as_markdown, as_text, section
 from memcalc.render.summary import TITLES, name_of
 
@@ -27,13 +28,8 @@ WORTH = 2**20  # bytes
 def render(answer: Comparison, form: str, page: Page) -> str:
     """The comparison in one of FORMATS."""
     match form:
-        case "json":
-            return answer.model_dump_json(indent=2) + "\n"
-        case "yaml":
-            import yaml  # noqa: PLC0415
-
-            text: str = yaml.safe_dump(answer.model_dump(), sort_keys=False, allow_unicode=True, width=110)
-            return text
+        case "json" | "yaml":
+            return dumped(answer, form)
         case "csv":
             return _csv(answer)
         case "markdown":

@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from memcalc.render.check import word_of
+from memcalc.render.plain import dumped
 from memcalc.render.sections import Section, as_text, section
 from memcalc.render.summary import TITLES
 
@@ -22,8 +23,6 @@ PARTS = {**TITLES, "cache": "allocator's cache", "outside": "context, communicat
 def render(answer: Difference, form: str, page: Page, marker: str) -> str:
     """The answer in one of FORMATS; `marker` is a word that Markdown holds unseen, so that one comment can be updated."""
     if form in ("json", "yaml"):
-        from memcalc.render.plain import dumped  # noqa: PLC0415
-
         return dumped(answer, form)
     sections = [part for pair in answer.pairs for part in _pair(answer, pair, page)]
     if form == "table":

@@ -9,6 +9,7 @@ from io import StringIO
 from typing import TYPE_CHECKING
 
 from memcalc.render import origins
+from memcalc.render.plain import dumped
 from memcalc.render.sections import Section, as_markdown, as_text, section
 from memcalc.render.summary import TITLES, headline, subtitle
 from memcalc.units import format_bytes
@@ -28,23 +29,14 @@ UNIT_BYTES = {"fp64": "8", "fp32": "4", "bf16": "2", "fp16": "2", "int64": "8", 
 def render(answer: Explanation, form: str, page: Page, *, everything: bool = False) -> str:
     """The explanation in one of FORMATS; the first rows of each section where a person reads it, or `everything`."""
     match form:
-        case "json":
-            return answer.model_dump_json(indent=2) + "\n"
-        case "yaml":
-            return _yaml(answer)
+        case "json" | "yaml":
+            return dumped(answer, form)
         case "csv":
             return _csv(answer)
         case "markdown":
             return as_markdown(list(_sections(answer, page, None if everything else SHOWN)))
         case _:
             return as_text(list(_sections(answer, page, None if everything else SHOWN)), page)
-
-
-def _yaml(answer: Explanation) -> str:
-    import yaml  # noqa: PLC0415
-
-    text: str = yaml.safe_dump(answer.model_dump(), sort_keys=False, allow_unicode=True, width=110)
-    return text
 
 
 def _sections(answer: Explanation, page: Page, most: int | None) -> Iterator[Section]:

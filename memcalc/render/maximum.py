@@ -6,6 +6,7 @@ import csv
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
+from memcalc.render.plain import dumped
 from memcalc.render.sections import Section, as_markdown, as_text, section
 
 if TYPE_CHECKING:
@@ -20,13 +21,8 @@ FORMATS = ("table", "json", "yaml", "csv", "markdown")
 def render(answer: Maximum, form: str, page: Page) -> str:
     """The answer in one of FORMATS."""
     match form:
-        case "json":
-            return answer.model_dump_json(indent=2) + "\n"
-        case "yaml":
-            import yaml  # noqa: PLC0415
-
-            text: str = yaml.safe_dump(answer.model_dump(), sort_keys=False, allow_unicode=True, width=110)
-            return text
+        case "json" | "yaml":
+            return dumped(answer, form)
         case "csv":
             return _csv(answer)
         case "markdown":

@@ -14,5 +14,5 @@ def dumped(document: Document, form: str) -> str:
         return document.model_dump_json(indent=2) + "\n"
     import yaml  # noqa: PLC0415 - slow to load, and only this format needs it
 
-    text: str = yaml.safe_dump(document.model_dump(), sort_keys=False, allow_unicode=True, width=100)
+    text: str = yaml.safe_dump(document.model_dump(), sort_keys=False, allow_unicode=True, width=110)
     return text

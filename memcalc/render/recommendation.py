@@ -7,6 +7,7 @@ from dataclasses import replace
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
+from memcalc.render.plain import dumped
 from memcalc.render.sections import Section, as_markdown, as_text, section
 from memcalc.render.summary import name_of
 from memcalc.units import format_count
@@ -27,23 +28,14 @@ WORTH = 2**20  # bytes that are worth a word
 def render(answer: Recommendation, form: str, page: Page) -> str:
     """The recommendation in one of FORMATS."""
     match form:
-        case "json":
-            return answer.model_dump_json(indent=2) + "\n"
-        case "yaml":
-            return _yaml(answer)
+        case "json" | "yaml":
+            return dumped(answer, form)
         case "csv":
             return _csv(answer)
         case "markdown":
             return as_markdown(list(_sections(answer, page)))
         case _:
             return as_text(list(_sections(answer, page)), page)
-
-
-def _yaml(answer: Recommendation) -> str:
-    import yaml  # noqa: PLC0415
-
-    text: str = yaml.safe_dump(answer.model_dump(), sort_keys=False, allow_unicode=True, width=110)
-    return text
 
 
 def _sections(answer: Recommendation, page: Page) -> Iterator[Section]:

@@ -22,7 +22,6 @@ from memcalc.ways import Recompute, Ways
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from typing import TypeAlias
 
     from memcalc.blocks.base import Block
     from memcalc.model import Model
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from memcalc.run import Run
     from memcalc.sharding.options import Reader
     from memcalc.tape.setting import Setting
-
-    Readers: TypeAlias = Mapping[str, Reader]
 
 ALIGN = 64  # elements at which each parameter of a buffer begins
 END = 128  # elements that the end of a bucket is a multiple of, with the degree of data parallelism
