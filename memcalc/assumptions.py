@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from memcalc.blocks.attention import Attention
     from memcalc.blocks.base import Block
     from memcalc.blocks.mla import Mla
+    from memcalc.plan import Plan
     from memcalc.quantization.storage import Spec
-    from memcalc.resolve import Plan
     from memcalc.run import Run
 
 Assumption: TypeAlias = "tuple[str, str, str]"  # key of the run, code, sentence

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memcalc.errors import RunInvalid, fault
 from memcalc.models import load_model
+from memcalc.plan import Beside
 from memcalc.precision import recipe
 from memcalc.run import Checkpointing, Loss
 from memcalc.sharding import placement
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from memcalc.curve import Curve
     from memcalc.model import Model
-    from memcalc.resolve import Plan
+    from memcalc.plan import Plan
     from memcalc.run import Companion
     from memcalc.timeline import Phase, Timeline
 
@@ -41,13 +42,6 @@ STAYS = {
     "teacher": "its logits stay until the loss is taken back",
     "ema": "its output stays",
 }
-
-
-class Beside(NamedTuple):
-    """A companion, and the plan of a run with it alone."""
-
-    companion: Companion
-    plan: Plan
 
 
 def company(plan: Plan, beside: Path | None) -> tuple[Beside, ...]:

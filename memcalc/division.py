@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from memcalc.model import Model
     from memcalc.notes import Notes
-    from memcalc.resolve import Plan
+    from memcalc.plan import Plan
     from memcalc.run import Run
     from memcalc.tensors import Tensor
     from memcalc.ways import Ways

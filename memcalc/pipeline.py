@@ -23,7 +23,7 @@ from memcalc.report import (
     RankPart,
     Report,
 )
-from memcalc.resolve import Plan, resolve, resolved_run
+from memcalc.resolve import resolve, resolved_run
 from memcalc.run import Run
 from memcalc.simulation import simulate
 from memcalc.units import format_bytes
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memcalc.ledger import Ledger
+    from memcalc.plan import Plan
     from memcalc.report import FormulaPart, Phase
     from memcalc.sharding.strategy import Books
     from memcalc.timeline import Timeline

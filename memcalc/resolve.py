@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from memcalc.compatibility import incompatible
 from memcalc.errors import Fault, RunInvalid
 from memcalc.gpus import Gpu, gpu
 from memcalc.implementations import kernels
-from memcalc.known import Known
-from memcalc.ledger import ledger
 from memcalc.lengths import sequence
 from memcalc.models import load_model
 from memcalc.notes import Notes
 from memcalc.optimizers import Optimizer
 from memcalc.optimizers import resolve as find_optimizer
 from memcalc.pictures import pictured, remarks
+from memcalc.plan import Plan
 from memcalc.precision import Recipe, recipe
 from memcalc.presets import find, has
 from memcalc.refusals import refuse_unmodelled
 from memcalc.run import Sharding
 from memcalc.sharding import Strategy, placement
-from memcalc.sharding.strategy import Books, books, per_parameter
+from memcalc.sharding.strategy import per_parameter
 from memcalc.units import parse_margin
 
 if TYPE_CHECKING:
@@ -30,60 +29,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memcalc.adapters import Adapted
-    from memcalc.companions import Beside
-    from memcalc.ledger import Ledger
     from memcalc.model import Model
     from memcalc.run import Run
     from memcalc.tensors import Tensor
-    from memcalc.ways import Ways
-
-LEDGERS: Known[Ledger] = Known()
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A run with nothing left to look up: presets found, tensors after adapters and quantised storage, defaults filled.
-
-    `tensors` are those of one replica of the model; `placement` says what a rank holds of them. Where the model itself is
-    divided, `ranks` are the plans of the distinct kinds of rank, each with a `label`, its part of the model, and its `ways`;
-    `surpassed` is one where another holds all that it does, and more.
-    """
-
-    run: Run
-    model: Model
-    recipe: Recipe
-    optimizer: Optimizer
-    tensors: tuple[Tensor, ...]
-    placement: Strategy
-    gpu: Gpu | None
-    margin: int
-    seq_len: int
-    notes: Notes
-    adapted: Adapted | None = None
-    companions: tuple[Beside, ...] = ()
-    ranks: tuple[Plan, ...] = ()
-    ways: Ways | None = None
-    label: str = ""
-    surpassed: bool = False
-
-    @property
-    def trainable(self) -> int:
-        """Parameters that are trained: adapters and what is saved with them, or the whole model."""
-        return sum(t.parameters for t in self.tensors if t.trainable)
-
-    @property
-    def added(self) -> int:
-        """Parameters that adapters add to the model's own."""
-        return sum(t.parameters for t in (*self.adapted.adapters, *self.adapted.saved)) if self.adapted else 0
-
-    def ledger(self) -> Ledger:
-        """What persists of one whole replica, before it is shared out."""
-        key, alive = (id(self.tensors), self.recipe, id(self.optimizer)), (self.tensors, self.optimizer)
-        return LEDGERS.get(key, alive, lambda: ledger(self.tensors, self.recipe, self.optimizer))
-
-    def local(self, book: Ledger) -> Books:
-        """What persists on the fullest rank; `book` is the ledger of one whole replica."""
-        return books(self.placement.place(self.tensors), self.recipe, self.optimizer, self.tensors, book)
 
 
 def resolve(run: Run, beside: Path | None = None) -> Plan:

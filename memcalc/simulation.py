@@ -14,8 +14,8 @@ from memcalc.units import format_bytes
 
 if TYPE_CHECKING:
     from memcalc.optimizers import Optimizer
+    from memcalc.plan import Plan
     from memcalc.quantization.storage import Scheme, Spec
-    from memcalc.resolve import Plan
     from memcalc.tape.measure import Record
     from memcalc.timeline import Timeline
 

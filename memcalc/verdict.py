@@ -8,7 +8,7 @@ from memcalc.report import Memory, Verdict
 from memcalc.units import format_bytes
 
 if TYPE_CHECKING:
-    from memcalc.resolve import Plan
+    from memcalc.plan import Plan
 
 
 def verdict(plan: Plan, memory: Memory) -> Verdict:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from memcalc.ledger import Ledger
-    from memcalc.resolve import Plan
+    from memcalc.plan import Plan
 
 GB = 10**9
 ADAM = 8.0  # bytes of two fp32 moments

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from memcalc.explanation.kinds import Kinds
     from memcalc.ledger import Entry, Ledger
     from memcalc.optimizers import StateTensor
-    from memcalc.resolve import Plan
+    from memcalc.plan import Plan
     from memcalc.tensors import Tensor
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from memcalc.optimizers import StateTensor
     from memcalc.optimizers.step import Turn
-    from memcalc.resolve import Plan
+    from memcalc.plan import Plan
 
 
 def temporaries(plan: Plan, whole: int) -> tuple[Made, ...]:

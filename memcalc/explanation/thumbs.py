@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from memcalc.blocks.base import Block
     from memcalc.explanation.values import Live
     from memcalc.ledger import Ledger
-    from memcalc.resolve import Plan
+    from memcalc.plan import Plan
 
 ZERO = "Rajbhandari et al. 2020 (arXiv:1910.02054), 3.1"
 KORTHIKANTI = "Korthikanti et al. 2022 (arXiv:2205.05198)"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from memcalc.model import Model
-    from memcalc.resolve import Plan
+    from memcalc.plan import Plan
     from memcalc.signed import Moved
     from memcalc.tape.recorder import Tape
     from memcalc.tape.setting import Setting

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from memcalc.errors import UsageError, nearest_names
 
 if TYPE_CHECKING:
+    from memcalc.plan import Plan
     from memcalc.report import FormulaPart
-    from memcalc.resolve import Plan
 
 FORMULAS = ("deepspeed", "megatron")
 

@@ -16,7 +16,7 @@ from memcalc.tensors import expand
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from memcalc.resolve import Plan
+    from memcalc.plan import Plan
     from memcalc.tensors import Tensor
 
 BUFFERS = 1.5  # additional_buffer_factor

@@ -24,7 +24,7 @@ from memcalc.tensors import parameter_count, tensors
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from memcalc.resolve import Plan
+    from memcalc.plan import Plan
 
 SOURCE = "Megatron-LM d98e8a6, megatron/training/theoretical_memory_usage.py"
 

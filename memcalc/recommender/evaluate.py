@@ -18,7 +18,7 @@ from memcalc.gpus import communicator_bytes
 from memcalc.recommender.loads import load
 from memcalc.recommender.space import degrees, divided, named
 from memcalc.recommender.work import Work, by_kind, work
-from memcalc.resolve import Plan, resolve
+from memcalc.resolve import resolve
 from memcalc.run import Checkpointing, Loss
 from memcalc.simulation import RUNNABLE, setting_of, simulate
 from memcalc.tape.measure import standing, step_temporaries
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from memcalc.gpus import Gpu
     from memcalc.optimizers import Optimizer
+    from memcalc.plan import Plan
     from memcalc.recommender.throughput import Load
     from memcalc.run import Run, Spec
     from memcalc.sharding.strategy import Local

@@ -9,8 +9,8 @@ from memcalc.recommender.space import data_parallel
 from memcalc.recommender.throughput import Load
 
 if TYPE_CHECKING:
+    from memcalc.plan import Plan
     from memcalc.recommender.evaluate import Ground
-    from memcalc.resolve import Plan
     from memcalc.tensors import Tensor
 
 # optimizer steps that are one pass over the states: torch's fused, bitsandbytes' and others' kernels, compiled ones

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from memcalc.explanation.transient import peaks, trace
 
 if TYPE_CHECKING:
-    from memcalc.resolve import Plan
+    from memcalc.plan import Plan
 
 WORDS = {
     "forward": "the forward pass",

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from memcalc.errors import RunInvalid
 from memcalc.pipeline import contenders, estimate, every_rank, fullest, load
-from memcalc.resolve import Plan, resolve
+from memcalc.resolve import resolve
 from memcalc.run import Parallel
 from memcalc.sharding.pipeline import balanced, dealt, in_flight, stages, uneven
 from memcalc.sharding.tensor_parallel import divided, vocabulary
 from memcalc.tensors import parameter_count, tensors
 from memcalc.ways import Ways
+
+if TYPE_CHECKING:
+    from memcalc.plan import Plan
 
 MODELS = ["llama-3-8b", "mixtral-8x7b", "deepseek-v2", "gpt2", "gemma-2-2b"]
 
