@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from memcalc.gpus import Gpu, gpu
 from memcalc.recommender.changes import changes, hints, intrusion, plain
 from memcalc.recommender.cost import price_of, usd_per_million
-from memcalc.recommender.evaluate import outside, slowest, tokens
+from memcalc.recommender.evaluate import outside, tokens
+from memcalc.recommender.heights import slowest
 from memcalc.recommender.rank import WHY
 from memcalc.recommender.search import Search, rated, run_of
 from memcalc.recommender.space import data_parallel, named

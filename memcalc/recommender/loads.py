@@ -10,7 +10,7 @@ from memcalc.recommender.throughput import Load
 
 if TYPE_CHECKING:
     from memcalc.plan import Plan
-    from memcalc.recommender.evaluate import Ground
+    from memcalc.recommender.heights import Ground
     from memcalc.tensors import Tensor
 
 # optimizer steps that are one pass over the states: torch's fused, bitsandbytes' and others' kernels, compiled ones

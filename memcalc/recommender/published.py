@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.gpus import gpu
 from memcalc.presets import find
-from memcalc.recommender.evaluate import Evaluator, slowest
+from memcalc.recommender.evaluate import Evaluator
+from memcalc.recommender.heights import slowest
 from memcalc.recommender.throughput import Load, pace
 from memcalc.recommender.values import Published
 from memcalc.validation import parse_run

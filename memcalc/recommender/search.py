@@ -16,7 +16,8 @@ from memcalc.gpus import gpu
 from memcalc.pipeline import estimate_run
 from memcalc.recommender.changes import intrusion, switch
 from memcalc.recommender.cost import price_of, usd_per_million
-from memcalc.recommender.evaluate import Evaluator, bound, exact, outside, slowest
+from memcalc.recommender.evaluate import Evaluator, outside
+from memcalc.recommender.heights import bound, exact, slowest
 from memcalc.recommender.rank import ORDERS, PRICED, Scored, labels, near
 from memcalc.recommender.space import SHAPE, data_parallel, divided, goes_with, runs_on
 from memcalc.recommender.throughput import pace
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from memcalc.gpus import Gpu
-    from memcalc.recommender.evaluate import Standing, Steps
+    from memcalc.recommender.heights import Standing, Steps
     from memcalc.recommender.space import Space
     from memcalc.report import Report
     from memcalc.run import Run, Spec

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from memcalc import estimate
-from memcalc.recommender.evaluate import Evaluator, at, bound, exact
+from memcalc.recommender.evaluate import Evaluator
+from memcalc.recommender.heights import at, bound, exact
 from memcalc.recommender.search import ROUNDING
 from memcalc.validation import parse_run
 

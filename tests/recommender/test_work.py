@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from memcalc.recommender.evaluate import Evaluator, slowest
+from memcalc.recommender.evaluate import Evaluator
+from memcalc.recommender.heights import slowest
 from memcalc.validation import parse_run
 from tests.recommender.published import worked
 
