@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from memcalc.errors import RunInvalid, UnreadableInput, fault, nearest_names, shorten
+from memcalc.nesting import check_depth, too_deep
 from memcalc.units import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from memcalc.yaml_tree import Tree
 
 LARGEST_FILE: Final = 16 * 2**20
 STDIN: Final = "-"
-DEEPEST: Final = 100  # levels of nesting
 
 _BOMS: Final = (  # longest first: UTF-32 LE begins with UTF-16 LE's
     (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
@@ -167,7 +167,7 @@ def _json(text: str, source: str) -> Any:  # noqa: ANN401 - whatever JSON holds
     try:
         data = json.loads(text, object_pairs_hook=_unrepeated, parse_int=_whole)
     except RecursionError:
-        raise _too_deep(source) from None
+        raise too_deep(source) from None
     check_depth(data, source)
     return data
 
@@ -183,24 +183,6 @@ def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _whole(digits: str) -> Any:  # noqa: ANN401
     """An int; digits without end stay text, for turning them into a number takes long and is never meant."""
     return int(digits) if len(digits) <= 400 else digits
-
-
-def check_depth(data: Any, source: str) -> None:  # noqa: ANN401
-    """UnreadableInput where plain data is nested deeper than any config is."""
-    level = [data]
-    for _ in range(DEEPEST + 1):
-        level = [child for value in level for child in _children(value)]
-        if not level:
-            return
-    raise _too_deep(source)
-
-
-def _children(value: Any) -> Iterable[Any]:  # noqa: ANN401
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-
-
-def _too_deep(source: str) -> UnreadableInput:
-    return UnreadableInput(f"{source}: more than {DEEPEST} levels deep; no run or config is")
 
 
 class _Repeated(ValueError):  # noqa: N818 - the argument is the key

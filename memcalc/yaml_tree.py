@@ -25,7 +25,7 @@ from typing import Any, Final
 import yaml
 
 from memcalc.errors import Fault, RunInvalid, UnreadableInput, shorten
-from memcalc.reading import DEEPEST
+from memcalc.nesting import DEEPEST
 
 MOST_VALUES: Final = 100_000  # values after every alias is followed; 200 characters of text count as one more
 

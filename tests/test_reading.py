@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from memcalc.errors import RunInvalid, UnreadableInput
-from memcalc.reading import DEEPEST, parse_document, read_document, read_text
+from memcalc.nesting import DEEPEST
+from memcalc.reading import parse_document, read_document, read_text
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from memcalc.errors import RunInvalid, UnreadableInput
-from memcalc.reading import STDIN, check_depth, parse_document, read_text, source_name
+from memcalc.nesting import check_depth
+from memcalc.reading import STDIN, parse_document, read_text, source_name
 
 if TYPE_CHECKING:
     import os
