@@ -53,6 +53,7 @@ from memcalc.tape.functions.products import (
     grouped_mm,
     linear,
     matmul,
+    mm,
     solve_triangular,
     swap,
 )
@@ -148,6 +149,7 @@ __all__ = [
     "matmul",
     "maximum",
     "mean",
+    "mm",
     "mse_loss",
     "mul",
     "mul_",

@@ -63,6 +63,17 @@ def addmm(x: Value, weight: Value, bias: Value) -> Value:
     return out
 
 
+def mm(x: Value, b: Value) -> Value:
+    """x @ b of rows and a contiguous matrix [inputs, outputs], whose gradient lies in memory as it does."""
+    x, b = lower(x), lower(b)
+    flops = 2 * x.elements * b.shape[1]
+    node = record(x.tape, _linear_backward, (x, b), (x if b.node else None, b if x.node else None), flops)
+    x.tape.multiplied(flops)
+    out = output(x.tape, "mm", (*x.shape[:-1], b.shape[1]), x.dtype)
+    out.node = node
+    return out
+
+
 def bmm(a: Value, b: Value) -> Value:
     """Batched product of [n, p, q] and [n, q, r]: saves both."""
     flops = 2 * a.elements * b.shape[2]

@@ -8,6 +8,7 @@ from memcalc.blocks.attention import Attention
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Leaf
 from memcalc.tape.hf.attention import buckets
+from memcalc.tape.hf.masks import local_mask, local_shape
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:
@@ -18,15 +19,13 @@ if TYPE_CHECKING:
 @rule(Attention, "longt5-local")
 def local(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """LongT5LocalAttention.forward."""
-    if block.window not in around.masks:  # LongT5Stack.forward, before its layers
-        around.masks[block.window] = local_mask(t, block, x)
     q, k, v = (split(t, block, run(t, part, x, around)) for part in (block.q, block.k, block.v))
     k, v = neighbours(k), neighbours(v)
     scores = f.einsum("bnqhd,bnkhd->bnhqk", q, k)
     mask = None
     if around.bias is None:
         bias = own_bias(t, block, scores)
-        mask = t.new(around.masks[block.window].shape, "fp32")  # type: ignore[union-attr]  # it is there by now
+        mask = t.new(local_shape(block, x), "fp32")
         around.bias = f.add(bias, f.transpose(mask, 1, 2))
         del bias
     return weighted(t, block, f.add_(scores, around.bias), v, x, around)
@@ -75,18 +74,6 @@ def neighbours(x: Value) -> Value:
     count = x.shape[1]
     x = f.pad(x, 1, 2)
     return f.cat([f.narrow(x, 1, count) for _ in range(3)], 2)
-
-
-def local_mask(t: Tape, block: Attention, x: Value) -> Value:
-    """_get_local_attention_mask: [batch, 1, blocks, length, 3 length]."""
-    batch, count, size = x.shape[0], -(-x.shape[1] // block.window), block.window
-    both = t.new((batch, count, size, 3 * size), "bool")
-    distances = t.new((size, 3 * size), "int32")
-    near = f.compare(f.scale(distances))
-    del distances
-    allowed = t.new((batch, 1, *both.shape[1:]), "bool")
-    del near
-    return allowed
 
 
 def own_bias(t: Tape, block: Attention, scores: Value) -> Value:

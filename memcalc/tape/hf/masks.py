@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from memcalc.tape import functions as f
 
 if TYPE_CHECKING:
+    from memcalc.blocks.attention import Attention
     from memcalc.tape.recorder import Tape
-    from memcalc.tape.values import Value
+    from memcalc.tape.values import Shape, Value
 
 
 def causal_mask(
@@ -83,6 +84,22 @@ def padded_mask(t: Tape, batch: int, seq: int, dtype: str, *, eager: bool) -> Va
     mask = t.new((batch, 1, seq, seq), "bool")
     del ones, padding, causal
     return t.new(mask.shape, dtype) if eager or t.setting.attention == "eager" else mask
+
+
+def local_mask(t: Tape, block: Attention, x: Value) -> Value:
+    """_get_local_attention_mask: [batch, 1, blocks, length, 3 length], of blocks and their neighbours (modeling_longt5.py)."""
+    shape = local_shape(block, x)
+    both = t.new((shape[0], *shape[2:]), "bool")
+    distances = t.new(shape[3:], "int32")
+    near = f.compare(f.scale(distances))
+    allowed = t.new(shape, "bool")
+    del near, distances, both
+    return allowed
+
+
+def local_shape(block: Attention, x: Value) -> Shape:
+    """Of that mask."""
+    return x.shape[0], 1, -(-x.shape[1] // block.window), block.window, 3 * block.window
 
 
 def row_mask(t: Tape, batch: int, seq: int) -> Value:

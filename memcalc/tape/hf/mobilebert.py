@@ -69,5 +69,5 @@ def split_unembed(t: Tape, block: SplitUnembed, x: Value, _: Around) -> Value:
     table = t.weight("decoder.weight", (block.outputs, block.narrow), block.tied_to)
     rest = t.weight("dense.weight", (block.inputs - block.narrow, block.outputs))
     whole = f.cat((f.swap(table), rest), 0)
-    out = f.linear(x, f.swap(whole))
+    out = f.mm(x, whole)
     return f.add_(out, t.weight("decoder.bias", (block.outputs,), block.bias_tied_to))

@@ -8,7 +8,7 @@ from memcalc.blocks.attention import Attention
 from memcalc.tape import functions as f
 from memcalc.tape.hf import alibi
 from memcalc.tape.hf.attention import eager_only
-from memcalc.tape.hf.masks import bidirectional_mask, built, causal_mask, padded_mask, row_mask
+from memcalc.tape.hf.masks import bidirectional_mask, built, causal_mask, local_mask, padded_mask, row_mask
 from memcalc.tape.hf.rotary import rotary_tables, tables_of_axes
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def masks(t: Tape, mixers: list[Attention | Mla], x: Value, seq: int, around: Ar
     if around.sighted:
         eagerly = attention == "eager"
         around.masks = {window: built(t, batch, seq, seq, x.dtype, eager=eagerly) for window in around.masks}
+    if formula == "longt5-local" and isinstance(first, Attention):
+        around.masks[0] = local_mask(t, first, x)
     if isinstance(first, Attention) and first.padded and not around.masks[first.window]:
         around.masks[first.window] = made_anyway(t, first, x, seq)
 
