@@ -58,6 +58,9 @@ def assumed(plan: Plan) -> Iterator[Assumption]:
 
 def _of_the_model(plan: Plan, mixers: list[Attention | Mla]) -> Iterator[Assumption]:
     body, attention = plan.model.body, plan.run.attention
+    if plan.model.choices > 1:
+        yield "model", "choices", (f"every question of a batch comes with {plan.model.choices} choices, a sequence each; "
+                                   "num_choices among the model's keys says otherwise")  # fmt: skip
     if attention != "eager" and runs_eagerly(mixers, attention):
         yield (
             "attention",

@@ -31,6 +31,7 @@ class Model:
     `scale` is how many pixels a side, and frames, a latent one stands for.
     `text` is how many tokens of text a denoiser's pipeline gives it.
     `checkpoints` where the library's class supports activation checkpointing.
+    `choices` is how many sequences there are of each in a batch, one of which is to be chosen.
     """
 
     body: Block
@@ -47,6 +48,7 @@ class Model:
     text: int = 0
     checkpoints: bool = True
     scale: tuple[int, int] = (1, 1)
+    choices: int = 1
 
     @property
     def latent(self) -> tuple[int, ...]:

@@ -41,6 +41,11 @@ def labels(c: Dimensions, default: int = 2) -> int:
     return int(c.get("num_labels", default if named is None else len(named)))
 
 
+def choices(c: Dimensions) -> int:
+    """Choices of each question: two, where the config does not say `num_choices`."""
+    return int(c.get("num_choices") or 2)
+
+
 def channels(width: int, heads: int, key: str = "num_attention_heads") -> int:
     """Channels of each of `heads` heads; RunInvalid where they do not divide `width`, as in the library's classes."""
     if heads < 1 or width % heads:
@@ -79,6 +84,8 @@ def with_head(
     more.setdefault("context", int(c.get("max_position_embeddings") or 0))
     more.setdefault("kind", kind(task(c)))
     more.setdefault("loss_fp32", more["kind"] == "causal-lm")
+    if task(c) == "ForMultipleChoice":
+        more.setdefault("choices", choices(c))
     if task(c) in {"Model", "BaseModel"}:
         return Model(sequence(*base.blocks, Stray("", bare) if bare else None), **more)
     return Model(sequence(Sequence(prefix, base.blocks), *choose(c, heads)), **more)

@@ -45,6 +45,8 @@ def whole(t: Tape, model: Model) -> tuple[Value, Value]:
         logits = run(t, head, logits, around)
     if model.kind == "speech":
         return speech_loss(t, logits, labels), logits
+    if model.choices > 1:  # a logit for each choice's sequence
+        logits = f.view(logits, -1, model.choices)
     return token_loss(t, logits, labels, fp32=model.loss_fp32), logits
 
 
@@ -84,7 +86,7 @@ def inputs(t: Tape, model: Model) -> tuple[Value, Value]:
     ids = (
         measured(t, tuple(size or s.seq if i else s.batch for i, size in enumerate((0, *source))))
         if source
-        else t.given((s.batch, s.seq), "int64")
+        else t.given((s.batch * model.choices, s.seq), "int64")
     )
     match model.kind:
         case "causal-lm" | "masked-lm":
