@@ -33,7 +33,7 @@ def xlnet(c: Dimensions) -> Model:
         PostNorm("", (_xlnet_attention(c), drop), _norm(c, "rel_attn.layer_norm")),
         PostNorm("", (mlp, drop), _norm(c, "ff.layer_norm")),
     )
-    words = (Embedding("word_embedding", c.vocab_size, c.d_model), Raw("mask_emb", (1, 1, c.d_model)))
+    words = (Embedding("word_embedding", c.vocab_size, c.d_model), Raw("mask_emb", (1, 1, c.d_model), dtype="fp32"))
     base = sequence(TokensFirst("", (*words, drop, repeat("layer", c.n_layer, layer), drop)))
     tied = "transformer.word_embedding.weight" if c.tie_word_embeddings else ""
     heads: Heads = {
@@ -58,13 +58,17 @@ def _xlnet_answers(c: Dimensions) -> Fork:
 
 
 def _xlnet_attention(c: Dimensions) -> RelativeAttention:
-    """Projections are parameters [d_model, heads, head]; the biases of contents, positions and segments are apart."""
+    """Projections are parameters [d_model, heads, head]; the biases of contents, positions and segments are apart.
+
+    All of them are made as torch.FloatTensor, which they stay whatever dtype the model is loaded in.
+    """
     heads, head = c.n_head, c.get("d_head", c.d_model // c.n_head)
-    projections = tuple(Param(name, (c.d_model, heads, head)) for name in "qkvor")
-    biases = tuple(Param(f"r_{name}_bias", (heads, head)) for name in "rsw")
+    projections = tuple(Param(name, (c.d_model, heads, head), dtype="fp32") for name in "qkvor")
+    biases = tuple(Param(f"r_{name}_bias", (heads, head), dtype="fp32") for name in "rsw")
+    segments = Param("seg_embed", (2, heads, head), dtype="fp32")
     return RelativeAttention(
         "rel_attn", heads, heads, head, causal=False, dropout=float(c.dropout), softmax="scores", eager_only=True,
-        extra=(*projections, *biases, Param("seg_embed", (2, heads, head))), formula="xlnet",
+        extra=(*projections, *biases, segments), formula="xlnet",
     )  # fmt: skip
 
 
