@@ -7,9 +7,17 @@ from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
 from memcalc.architectures.bert import bert_heads, roberta_model
-from memcalc.architectures.encoder import dropout, embeddings, feed_forward, norm, post_norm_layer, self_attention
+from memcalc.architectures.encoder import (
+    dropout,
+    embeddings,
+    feed_forward,
+    norm,
+    post_norm,
+    post_norm_layer,
+    self_attention,
+)
 from memcalc.architectures.heads import classifier_dropout, labels, pooler, with_head
-from memcalc.blocks.base import Block, Sequence, Sum, Unused, repeat, residual, sequence
+from memcalc.blocks.base import Block, PostNorm, Sequence, Sum, Unused, repeat, residual, sequence
 from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm, Raw
 from memcalc.blocks.relative import Fourier
 from memcalc.blocks.seq2seq import Surrounded
@@ -159,8 +167,8 @@ def fnet(c: Dimensions) -> Model:
     summed, after, drop = embeddings(c).blocks
     project = Linear("projection", c.hidden_size, c.hidden_size, bias=True)
     layer = sequence(
-        residual(Fourier("")), norm(c, "fourier.output.LayerNorm"),
-        residual(feed_forward(c), dropout(c)), norm(c, "output.LayerNorm"),
+        PostNorm("", (Fourier(""),), norm(c, "fourier.output.LayerNorm")),
+        post_norm(c, feed_forward(c), "output.LayerNorm"),
     )  # fmt: skip
     before = Sequence("embeddings", (summed, after, project, drop))
     layers = Sequence("encoder", (repeat("layer", c.num_hidden_layers, layer),))

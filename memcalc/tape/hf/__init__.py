@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # where the rules of a formula, or of a file of blocks, are, where they are not in a file of the same name
 HOMES = {
-    "relative": ("xlnet",),
+    "relative": ("xlnet", "fourier", "funnel"),
     **dict.fromkeys(("longt5-local", "longt5-transient-global"), ("longt5",)),
     **dict.fromkeys(("conformer-relative", "conformer-relative_key", "conformer-rotary"), ("conformer",)),
     "gated": ("attention_gated",),
@@ -42,7 +42,7 @@ HOMES = {
     "hyper": ("hyper", "independent"),
     "mla": ("latent", "indexer", "experts", "compressed"),
     "image": ("vision", "convnets", "windows", "unet"),
-    "diffusion": ("dit", "flux", "qwen_image", "unet", "video", "lean_dit", "flux2", "cogvideox"),
+    "diffusion": ("dit", "flux", "qwen_image", "unet", "video", "lean_dit", "flux2", "cogvideox", "auraflow", "lumina"),
     "wan": ("video",),
     "segformer": ("vision",),
     "ltx": ("lean_dit",),
