@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from memcalc.tape.recorder import Tape
 
-    Layer = Callable[[Value], Value]
+    Layer = Callable[..., Value]  # of its input, and of others where it is run again
 
 
 class StopRecomputation(Exception):  # noqa: N818 - a signal, as in torch
@@ -89,33 +89,39 @@ class Frame:
                 self.layer(self.given())
         except StopRecomputation:
             pass
+        tape.beside = None
         tape.saving, tape.keeping, tape.grad_enabled, tape.owner, tape.path, tape.instance = before
         tape.recomputed.append((first, len(tape.sizes)))
 
 
-def checkpointed(tape: Tape, layer: Layer, x: Value, *, reentrant: bool = False, alone: bool = True) -> Value:
+def checkpointed(
+    tape: Tape, layer: Layer, x: Value, *others: Value, reentrant: bool = False, alone: bool = True
+) -> Value:
     """layer(x), keeping x for the backward pass (in host memory where it is offloaded), and what is kept by choice.
 
-    Where x is not `alone` in asking for a gradient, the other inputs are as the graph without re-entrance has them.
+    Where x and the `others` are not `alone` in asking for a gradient, these are as the graph without re-entrance has them.
     """
-    if alone and (reentrant or tape.setting.offload_inputs):
-        return _reentrant(tape, layer, x)
+    away = tape.setting.offload_inputs
+    if alone and not (away and others) and (reentrant or away):
+        return _reentrant(tape, layer, x, others)
     frame, before = Frame(tape, layer, x), (tape.saving, tape.keeping)
     tape.saving, tape.keeping = frame.hold, frame.keeping
     try:
         return layer(x)
     finally:
         tape.saving, tape.keeping = before
+        tape.beside = None
 
 
-def _reentrant(tape: Tape, layer: Layer, x: Value) -> Value:
+def _reentrant(tape: Tape, layer: Layer, x: Value, others: tuple[Value, ...]) -> Value:
     """CheckpointFunction: forward without a graph; backward builds one and runs it at once.
 
     Offloaded, the input is copied to the host and back (unsloth_zoo, gradient_checkpointing.py,
     Unsloth_Offloaded_Gradient_Checkpointer; Axolotl's `gradient_checkpointing: offload`).
     """
     away = tape.setting.offload_inputs
-    node = record(tape, _reentrant_backward, (x,), (None if away else x,), (layer, tape.path, tape.instance))
+    meta = [layer, tape.path, tape.instance, None]
+    node = record(tape, _reentrant_backward, (x, *others), (None if away else x, *others), meta)
     if away:
         tape.pinned += tape.like * rounded(x.elements * ITEM[x.dtype])
     enabled, tape.grad_enabled = tape.grad_enabled, False
@@ -123,23 +129,28 @@ def _reentrant(tape: Tape, layer: Layer, x: Value) -> Value:
         out = layer(x)
     finally:
         tape.grad_enabled = enabled
+    beside, tape.beside = tape.beside, None
+    meta[3] = beside and (beside.shape, beside.dtype)
     return Value(tape, out.storage, out.shape, out.dtype, out.strides, node)
 
 
 def _reentrant_backward(node: Node, g: Value) -> Gradients:
-    saved, tape, edge = node.load()[0], g.tape, node.edges[0]
-    if saved is None and edge:
-        saved = tape.new(edge.shape, edge.dtype)
-    leaf = Leaf(tape, saved)
-    x = Value(tape, saved.storage, saved.shape, saved.dtype, saved.strides, leaf)
-    layer, *place = node.meta
+    """CheckpointFunction.backward: what nobody reads of the layer's outputs has a gradient too, of zeros."""
+    saved, tape, edge = node.load(), g.tape, node.edges[0]
+    if saved[0] is None and edge:
+        saved[0] = tape.new(edge.shape, edge.dtype)
+    leaves = [Leaf(tape, value) for value in saved]
+    inputs = [Value(tape, x.storage, x.shape, x.dtype, x.strides, leaf) for x, leaf in zip(saved, leaves, strict=True)]
+    layer, *place, unread = node.meta
+    zeros = unread and tape.new(*unread)
     before, first = (tape.path, tape.instance), len(tape.sizes)
     tape.path, tape.instance = place
     tape.grad_enabled = True
     with tape.autocast_again():
-        out = layer(x)
+        out = layer(*inputs)
     tape.grad_enabled = False
     tape.path, tape.instance = before
     tape.recomputed.append((first, len(tape.sizes)))
-    backward(tape, [(out, g)])
-    return (leaf.grad,)
+    beside, tape.beside = tape.beside, None
+    backward(tape, [(out, g), (beside, zeros)] if beside and beside.node else [(out, g)])
+    return tuple(leaf.grad for leaf in leaves)

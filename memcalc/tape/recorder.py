@@ -68,6 +68,7 @@ class Tape:
         self.prefix: list[Value] = []  # keys and values of virtual tokens, a pair of each layer
         self.leaves: dict[str, Value] = {}
         self.grad_enabled = True
+        self.beside: Value | None = None  # what a layer in a checkpoint has just returned beside its output
         self.saving: Callable[[Value], Value | Holder | Away] | None = None
         self.keeping: Keeping | None = None
         self.products: list[tuple[int, int, bool]] = []  # (length of the log, FLOPs, by a fused attention kernel)

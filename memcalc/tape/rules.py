@@ -60,8 +60,10 @@ class Around:
         "ropes",
         "rotary",
         "scene",
+        "seen",
         "shared",
         "sighted",
+        "slopes",
         "states",
         "summed",
         "table",
@@ -92,10 +94,12 @@ class Around:
         self.handed: list[Value] = []  # to a module under way, by a function that holds on to it until that returns
         self.outputs: list[Value] = []  # what the base model's output holds beside its last hidden state
         self.images: Value | None = None  # as tokens of the text
+        self.seen: tuple[Value, Value, Value] | None = None  # states of images that layers attend to, and two masks
         self.sighted = False  # where a mask tells the tokens of images from others
         self.scene: Any = None  # of a denoiser
         self.kept: Value | None = None  # what a stage yields beside its output, until the next stage has run
         self.bias: Value | None = None
+        self.slopes = False  # whether that is ALiBi's, which asks for no gradient
         self.cross_bias: Value | None = None
         self.table: Value | None = None  # of relative positions
         self.distances: Value | None = None

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def surround(t: Tape, block: Attention, x: Value, around: Around) -> None:
     """What BloomModel, MptModel and FalconModel hand to their layers instead of, or beside, the usual mask."""
     batch, seq = x.shape[:2]
+    around.slopes = True
     match block.formula:
         case "mpt":
             around.bias = t.new((block.heads, 1, t.context or seq), "fp32")  # whatever the config says

@@ -68,7 +68,7 @@ def _kept_or_run(t: Tape, block: Stack, place: tuple[str, int, str], layer: Bloc
     setting = t.setting
     if setting.checkpoint and place[1] % setting.every == 0 and block.recompute != "never":
         kept = partial(checkpointed, t, reentrant=setting.reentrant, alone=_alone(around))
-        return _checkpoint(t, *place, kept, _again(t, layer, around))(x)
+        return _checkpoint(t, *place, kept, _again(t, layer, around))(x, *_given(around).values())
     return _plain(t, place, layer, x, around)
 
 
@@ -118,15 +118,18 @@ def _once(t: Tape, layer: Block, around: Around, x: Value) -> Value:
     return run(t, layer, x, around)
 
 
-def _wrapped(t: Tape, stack: str, index: int, name: str, layer: Callable[[Value], Value]) -> Callable[[Value], Value]:
+def _wrapped(t: Tape, stack: str, index: int, name: str, layer: Callable[..., Value]) -> Callable[..., Value]:
     """The layer with the hooks of the unit that a sharding strategy made of it."""
     unit = t.sharder.layer(stack, index, name) if t.sharder is not None else None
-    return partial(called, t, Visit(unit), layer) if unit else layer
+    if unit is None:
+        return layer
+    visit = Visit(unit)
+    return lambda x, *others: called(t, visit, lambda given: layer(given, *others), x)
 
 
 def _checkpoint(
-    t: Tape, stack: str, index: int, name: str, kept: Callable[..., Value], layer: Callable[[Value], Value]
-) -> Callable[[Value], Value]:
+    t: Tape, stack: str, index: int, name: str, kept: Callable[..., Value], layer: Callable[..., Value]
+) -> Callable[..., Value]:
     """The layer in its checkpoint, and the hooks of its unit within (those of a module) or around it (those of a wrapper)."""
     if t.sharder is not None and t.sharder.outside:
         return _wrapped(t, stack, index, name, partial(kept, layer))
@@ -154,17 +157,37 @@ def _afterwards(around: Around, index: int, given: Value | None, x: Value) -> Va
     return around.after_first(given, x) if given is not None and not index and around.after_first else x
 
 
+GIVEN = ("original", "per_layer")  # what layers are called with beside their input, and gradients go back to
+
+
 def _alone(around: Around) -> bool:
-    """Whether a layer's input is all that its gradient goes back to: no encoder's states, no bias, no embeddings."""
+    """Whether that is all beside its input that a layer's gradient goes back to: no encoder's states, no bias."""
     biased = any(mask is not None and mask.node is not None for mask in around.masks.values())
-    others = (around.encoder, around.bias, around.original, around.per_layer)
-    return all(other is None for other in others) and not biased
+    return around.encoder is None and (around.bias is None or around.slopes) and not biased
 
 
-def _again(t: Tape, layer: Block, around: Around) -> Callable[[Value], Value]:
-    """The layer as a function of its input: the first time as part of the model, later with what it was given then."""
+def _given(around: Around) -> dict[str, Value]:
+    """What a layer is called with beside its input."""
+    given = {name: getattr(around, name) for name in GIVEN}
+    return {name: value for name, value in given.items() if value is not None and value.node is not None}
+
+
+def _again(t: Tape, layer: Block, around: Around) -> Callable[..., Value]:
+    """The layer as a function of its input: the first time as part of the model, later with what it was given then.
+
+    Or with others in its place, as a re-entrant checkpoint has them.
+    """
     first, given = [around], handed_to(layer, around)
     given.kept = given.read = given.images = None
     given.again = True
     given.named, given.deep, given.after, given.outputs = [], [], {}, []
-    return lambda x: run(t, layer, x, first.pop() if first else given.copy())
+
+    def again(x: Value, *others: Value) -> Value:
+        now = first.pop() if first else given.copy()
+        for name, value in zip(_given(now), others, strict=False):
+            setattr(now, name, value)
+        out = run(t, layer, x, now)
+        t.beside = now.returned
+        return out
+
+    return again
