@@ -29,9 +29,8 @@ def albert(c: Dimensions) -> Model:
 def _encoder(c: Dimensions) -> Sequence:
     """Layer i runs group i · groups / layers, so neighbours share; a group is run layers / groups times over."""
     group = Sequence("", (repeat("albert_layers", c.inner_group_num, _layer(c)),))
-    groups = Stack(
-        "albert_layer_groups", (group,) * c.num_hidden_groups, shared=-(-c.num_hidden_layers // c.num_hidden_groups)
-    )
+    layers, count = c.num_hidden_layers, c.num_hidden_groups
+    groups = Stack("albert_layer_groups", (group,) * count, shared=-(-layers // count), passes=layers)
     project = Linear("embedding_hidden_mapping_in", c.embedding_size, c.hidden_size, bias=True)
     return Sequence("encoder", (project, groups))
 

@@ -164,7 +164,7 @@ def _mixer(c: Dimensions) -> Attention:
         q=Linear("self.query", width, width, bias), k=Linear("self.key", width, width, bias),
         v=Linear("self.value", width, width, bias), out=Linear("output", width, width, bias),
         causal=False, dropout=float(c.attention_dropout), softmax="scores", eager_only=True,
-        window=c.block_size if sparse == "block_sparse" else 0,
+        padded=sparse == "original_full", window=c.block_size if sparse == "block_sparse" else 0,
         formula="big-bird" if sparse == "block_sparse" else "",
     )  # fmt: skip
 

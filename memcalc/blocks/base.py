@@ -145,7 +145,8 @@ Recompute = Literal["outermost", "never", "always"]
 class Stack(Block):
     """Numbered layers `name.0`, `name.1`, …: a ModuleList or Sequential. Like layers are the same (or an equal) value.
 
-    * `shared` runs every layer that many times over with one set of parameters (ALBERT).
+    * `shared` runs every layer that many times over with one set of parameters (ALBERT), `passes` is how many there are of
+      all of them, where it doesn't divide (0: no fewer than that makes).
     * `recompute` is where checkpointing reaches its layers: where they are in no checkpoint already, never (ResNet), or
       always (Swin, whose stages are checkpointed too).
     * `resizing` where a layer passes on fewer or more than it is given, so that even equal layers work on different sizes
@@ -155,6 +156,7 @@ class Stack(Block):
 
     layers: tuple[Block, ...] = ()
     shared: int = 1
+    passes: int = 0
     recompute: Recompute = "outermost"
     resizing: bool = False
     captured: bool = False

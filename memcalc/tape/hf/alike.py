@@ -59,7 +59,7 @@ def _passes(block: Stack, layers: list[tuple[Block, str]]) -> tuple[list[tuple[B
         return layers, list(range(len(layers)))
     if block.shared == 1:
         return layers, [id(layer) for layer, _ in layers]
-    passes = [entry for entry in layers for _ in range(block.shared)]
+    passes = [entry for entry in layers for _ in range(block.shared)][: block.passes or None]
     return passes, list(range(len(passes))) if len(layers) > 1 else [0] * len(passes)
 
 

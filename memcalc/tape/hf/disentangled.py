@@ -78,11 +78,12 @@ def attention_v2(t: Tape, block: DisentangledAttention, x: Value, around: Around
             scores = f.add(scores, bias)
     batch, seq = x.shape[:2]
     scores = f.view(scores, batch, block.heads, seq, seq)
-    scores = masked(t, scores, around)
+    scores, allowed = masked(t, scores, around)
     weights = f.softmax(scores)
     weights = f.dropout(weights, block.dropout)
     out = f.bmm(f.lower(f.view(weights, -1, seq, seq)), v)
     out = f.contiguous(f.permute(f.view(out, batch, block.heads, seq, -1), 0, 2, 1, 3))
+    del allowed
     return project(t, block, out, around)
 
 
@@ -92,12 +93,12 @@ def by_head(x: Value, heads: int) -> Value:
     return f.view(f.contiguous(split), -1, x.shape[1], x.shape[-1] // heads)
 
 
-def masked(t: Tape, scores: Value, around: Around) -> Value:
-    """scores.masked_fill(~mask.bool(), …)."""
+def masked(t: Tape, scores: Value, around: Around) -> tuple[Value, Value]:
+    """(scores.masked_fill(~mask.bool(), …), mask.bool(), which keeps a name)."""
     mask = around.padding
     assert mask is not None  # noqa: S101 - the encoder has made it
     allowed = t.new(mask.shape, "bool")
-    return f.masked_fill(scores, t.new(allowed.shape, "bool"))
+    return f.masked_fill(scores, t.new(allowed.shape, "bool")), allowed
 
 
 def bias_v2(t: Tape, block: DisentangledAttention, q: Value, k: Value, rel: Value, around: Around) -> Value | None:
@@ -111,8 +112,9 @@ def bias_v2(t: Tape, block: DisentangledAttention, q: Value, k: Value, rel: Valu
         pos_key = repeated(by_head(run(t, to_key, rel, around), block.heads), repeats)
     score: Value | None = None
     if block.c2p:
+        c2p = f.bmm(q, f.swap(pos_key))
         forth = clamped(around.distances)
-        c2p = picked(f.bmm(q, f.swap(pos_key)), forth)
+        c2p = picked(c2p, forth)
         score = f.shift(f.scale(c2p))
     if block.p2c:
         back = clamped(f.neg(around.distances))  # type: ignore[arg-type]  # the encoder has made them
@@ -155,10 +157,11 @@ def attention_v1(t: Tape, block: DisentangledAttention, x: Value, around: Around
         bias = bias_v1(t, block, q, k, rel, around)
     scores = f.add(scores, bias) if bias is not None else f.shift(scores)
     scores = mixed(t, block.logits_mix, scores, around)
-    scores = masked(t, scores, around)
+    scores, allowed = masked(t, scores, around)
     weights = f.softmax(scores)
     weights = mixed(t, block.weights_mix, f.dropout(weights, block.dropout), around)
     out = f.contiguous(f.permute(f.matmul(weights, v), 0, 2, 1, 3))
+    del allowed
     return project(t, block, out, around)
 
 
@@ -180,8 +183,9 @@ def bias_v1(t: Tape, block: DisentangledAttention, q: Value, k: Value, rel: Valu
     score: Value | None = None
     if block.c2p:
         pos_key = split_heads(run(t, block.pos_key, rel, around), block.heads)
+        c2p = f.matmul(q, f.swap(pos_key))
         forth = clamped(around.distances)
-        c2p = picked(f.matmul(q, f.swap(pos_key)), forth)
+        c2p = picked(c2p, forth)
         score = f.shift(c2p)
     if block.p2c:
         pos_query = split_heads(run(t, block.pos_query, rel, around), block.heads)
