@@ -10,10 +10,11 @@ from memcalc.architectures.decoder import attention, causal_lm, gated_mlp, head_
 from memcalc.architectures.multimodal import image_text, tower
 from memcalc.architectures.vision import attention as vision_attention
 from memcalc.architectures.vision import grid, image, layer_norms, mlp, patches
-from memcalc.blocks.base import Block, Sequence, repeat, residual, sequence
-from memcalc.blocks.basic import Embedding, Linear, Norm, Raw
-from memcalc.blocks.image import ChannelScale, Positions, Prefix
-from memcalc.blocks.multimodal import Images, ReadsImages
+from memcalc.blocks.base import Block, Sequence, residual, sequence, stack
+from memcalc.blocks.basic import Embedding, Linear, Norm
+from memcalc.blocks.image import Prefix
+from memcalc.blocks.multimodal import ReadsImages
+from memcalc.blocks.tiles import SightedRows, TanhGate, TiledImages, TiledTower, TilePatchPositions, TilePositions
 from memcalc.model import Model
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def mllama(c: Dimensions) -> Model:
     """Image tiles through a two-stage ViT and a projection; the text reads them by cross attention."""
     v = c.vision_config
     project = Linear("multi_modal_projector", v.vision_output_dim, c.text_config.hidden_size, bias=True)
-    images = Images("", (tower(v, "vision_model"), project), image(v), v.max_num_tiles * (grid(v) + 1))
+    images = TiledImages("", (tower(v, "vision_model"), project), image(v), 1, scattered=True, tiles=v.max_num_tiles)
     return image_text(c, images, tower(c.text_config, "language_model"), tie=False)
 
 
@@ -45,11 +46,12 @@ def mllama_text(c: Dimensions) -> Model:
 def _cross_layer(c: Dimensions) -> Sequence:
     """x + tanh(gate) · cross(norm(x)), then the same with the MLP."""
     q, k = rms("q_norm", head_dim(c)), rms("k_norm", head_dim(c))
-    mixer = replace(attention(c, "cross_attn", rotary_dim=0, q_norm=q, k_norm=k), cross=True, causal=False)
-    first, second = (ChannelScale(f"cross_attn_{name}_gate", (1,)) for name in ("attn", "mlp"))
+    mixer = replace(attention(c, "cross_attn", rotary_dim=0, q_norm=q, k_norm=k), cross=True, causal=False,
+                    formula="mllama-cross")  # fmt: skip
+    first, second = (TanhGate(f"cross_attn_{name}_gate", (1,)) for name in ("attn", "mlp"))
     parts = (
         residual(rms("input_layernorm", c.hidden_size), mixer, first),
-        residual(rms("post_attention_layernorm", c.hidden_size), gated_mlp(c), second),
+        residual(rms("post_attention_layernorm", c.hidden_size), gated_mlp(c), SightedRows(""), second),
     )
     return ReadsImages("", parts)
 
@@ -59,32 +61,23 @@ def mllama_vision(c: Dimensions) -> Model:
     """A ViT over up to `max_num_tiles` tiles, then gated global layers; states of some layers put beside the last."""
     hidden, ratios = c.hidden_size, len(c.get("supported_aspect_ratios") or [0] * 8)
     local, far = _layer(c), _layer(c, gated=True)
-    body = sequence(
+    places = TilePatchPositions("gated_positional_embedding", ratios + 1, c.max_num_tiles, grid(c) + 1, hidden)
+    body = TiledTower("", (
         patches(c, "patch_embedding", bias=False), _tile_positions(c, "pre", ratios),
-        Prefix("class_embedding", (hidden,)), _gated_positions(c, ratios), Norm("layernorm_pre", hidden, "layer"),
-        sequence(repeat("layers", c.num_hidden_layers, local), name="transformer"),
+        Prefix("class_embedding", (hidden,)), places, Norm("layernorm_pre", hidden, "layer"),
+        sequence(stack("layers", [local] * c.num_hidden_layers, "never"), name="transformer"),
         Norm("layernorm_post", hidden, "layer"), _tile_positions(c, "post", ratios),
-        sequence(repeat("layers", c.num_global_layers, far), name="global_transformer"),
-    )  # fmt: skip
-    return Model(body, "encoder", image=image(c))
+        sequence(stack("layers", [far] * c.num_global_layers, "never"), name="global_transformer"),
+    ), at=tuple(c.get("intermediate_layers_indices") or (3, 7, 15, 23, 30)))  # fmt: skip
+    return Model(sequence(body), "encoder", image=image(c))
 
 
-def _tile_positions(c: Dimensions, where: str, ratios: int) -> Sequence:
-    """A learned vector per tile and aspect ratio, under a gate."""
-    table = Embedding("embedding", ratios + 1, c.max_num_tiles * c.hidden_size)
-    return sequence(table, Raw("gate", (1,)), name=f"{where}_tile_positional_embedding")
-
-
-def _gated_positions(c: Dimensions, ratios: int) -> Sequence:
-    """A table for the patches of a tile, and one for every tile of every aspect ratio."""
-    count = grid(c) + 1
-    tiles = Embedding("tile_embedding", ratios + 1, c.max_num_tiles * count * c.hidden_size)
-    places = Positions("embedding", (count, c.hidden_size))
-    return sequence(Raw("gate", (1,)), places, tiles, name="gated_positional_embedding")
+def _tile_positions(c: Dimensions, where: str, ratios: int) -> TilePositions:
+    return TilePositions(f"{where}_tile_positional_embedding", ratios + 1, c.max_num_tiles, c.hidden_size)
 
 
 def _layer(c: Dimensions, *, gated: bool = False) -> Sequence:
     mixer = vision_attention(c, "self_attn", bias=False, out_bias=False)
     first, second = layer_norms(c, "input_layernorm", "post_attention_layernorm")
-    gates = (ChannelScale("gate_attn", (1,)), ChannelScale("gate_ffn", (1,))) if gated else (None, None)
+    gates = (TanhGate("gate_attn", (1,)), TanhGate("gate_ffn", (1,))) if gated else (None, None)
     return sequence(residual(first, mixer, gates[0]), residual(second, mlp(c), gates[1]))

@@ -30,6 +30,7 @@ def planned(t: Tape, block: Stack, passes: list[tuple[Block, str]], around: Arou
     """What is recorded of a stack: like layers between the first and the last once, as one that stands for all of them."""
     passes, kinds = _passes(block, passes)
     passes, kinds = _apart(t, passes, kinds)
+    kinds = _awake(block, kinds) if around.seen else kinds
     if t.setting.checkpoint:
         kinds = _kept(kinds, t.setting.every)
     if t.sharder is not None and t.sharder.reach > 1:
@@ -73,6 +74,12 @@ def _apart(t: Tape, layers: list[tuple[Block, str]], kinds: list[int]) -> tuple[
     seen = {key: number for number, key in enumerate(dict.fromkeys(zip(kinds, carried, strict=True)))}
     singled = [(layer, str(index)) for index, (layer, _) in enumerate(layers)]
     return singled, [seen[key] for key in zip(kinds, carried, strict=True)]
+
+
+def _awake(block: Stack, kinds: list[int]) -> list[int]:
+    """Layers up to the first that attends to images told apart: the stream may ask for a gradient only from there on."""
+    first = next((i for i, layer in enumerate(block.layers) if layer.__class__.__name__ == "ReadsImages"), -1)
+    return [-1000 - kind if i <= first else kind for i, kind in enumerate(kinds)]
 
 
 def _hands_on(t: Tape) -> tuple[int, ...]:

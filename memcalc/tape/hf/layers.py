@@ -95,7 +95,7 @@ def _inner(t: Tape, block: Stack, passes: list[tuple[Block, str]], x: Value, aro
     path, outer = t.path, t.instance
     for index, (layer, name) in enumerate(passes):
         _enter(t, path, name, outer and f"{outer}/{index}")
-        if t.setting.checkpoint and block.recompute == "always":
+        if t.setting.checkpoint and (block.recompute == "always" or (block.recompute == "outermost" and not t.within)):
             x = _checkpoint(t, path, index, name, partial(checkpointed, t), _again(t, layer, around))(x)
         else:
             x = _plain(t, (path, index, name), layer, x, around)
@@ -186,7 +186,11 @@ def _again(t: Tape, layer: Block, around: Around) -> Callable[..., Value]:
         now = first.pop() if first else given.copy()
         for name, value in zip(_given(now), others, strict=False):
             setattr(now, name, value)
-        out = run(t, layer, x, now)
+        within, t.within = t.within, True
+        try:
+            out = run(t, layer, x, now)
+        finally:
+            t.within = within
         t.beside = now.returned
         return out
 

@@ -105,8 +105,8 @@ def packed(crops: Crops, size: tuple[int, int], tiles: Value, newline: Value) ->
 
 @rule(ReadsImages)
 def reads_images(t: Tape, block: ReadsImages, x: Value, around: Around) -> Value:
-    """MllamaTextModel.forward: a batch of text alone passes by (images are not followed here)."""
-    return sequence(t, block, x, around) if around.encoder is not None else x
+    """MllamaTextModel.forward: a batch of text alone passes by."""
+    return sequence(t, block, x, around) if around.seen is not None else x
 
 
 @rule(Sounds)
