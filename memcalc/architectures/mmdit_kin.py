@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from memcalc.architectures import architecture
 from memcalc.architectures.decoder import interleaved
 from memcalc.architectures.diffusers import attention, denoiser, embedded, feed_forward
-from memcalc.architectures.dit import SINES, bare_norm, heads, modulated, time_embedder
+from memcalc.architectures.dit import SINES, bare_norm, heads, time_embedder
 from memcalc.architectures.mmdit import joint_attention, packed, qk_norms, unpatched
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, Stray, repeat, sequence
@@ -17,14 +17,18 @@ from memcalc.blocks.diffusion import (
     AxialRotary,
     ComplexRotary,
     Condition,
+    Cut,
     JointAttention,
     JointBlock,
     Modulate,
+    ModulatedBlock,
     Modulation,
     OneRow,
+    PickedPositions,
+    Registers,
     SingleBlock,
 )
-from memcalc.blocks.image import Positions, Prefix, Unflatten
+from memcalc.blocks.image import Unflatten
 from memcalc.blocks.mlp import Mlp
 
 if TYPE_CHECKING:
@@ -123,23 +127,30 @@ def _plain_joint(c: Dimensions, width: int, qk_norm: str, rotary: int = 0) -> Jo
     )  # fmt: skip
 
 
+AURA_TOKENS = 256  # max_sequence_length of its pipeline
+REGISTERS = 8  # learned tokens before the text's
+
+
 @architecture("AuraFlowTransformer2DModel")
 def auraflow(c: Dimensions) -> Model:
-    """A few joint layers, then layers over all tokens; no biases, gated MLPs, register tokens."""
+    """A few joint layers, then layers over all tokens in one row; no biases, gated MLPs, register tokens."""
     width, out = c.num_attention_heads * c.attention_head_dim, c.get("out_channels") or c.in_channels
     cut = Linear("proj", c.patch_size**2 * c.in_channels, width, bias=True)
-    places = Positions("pos_embed", (1, c.pos_embed_max_size, width))
+    places = PickedPositions("pos_embed", (1, c.pos_embed_max_size, width))
     joint = JointBlock(
         "", width, _unbiased("norm1", width, 6), _unbiased("norm1_context", width, 6),
-        _plain_joint(c, width, "fp32_layer_norm"), None, _gated("ff", width), _gated("ff_context", width),
+        replace(_plain_joint(c, width, "fp32_layer_norm"), formula="auraflow"), None,
+        _gated("ff", width), _gated("ff_context", width), "auraflow",
     )  # fmt: skip
+    context = Linear("context_embedder", c.joint_attention_dim, c.caption_projection_dim)
     return denoiser(
-        c, sequence(cut, places, name="pos_embed"), embedded("time_step_proj", SINES, width),
-        Condition("", (Linear("context_embedder", c.joint_attention_dim, c.caption_projection_dim),), tokens=True),
-        Prefix("register_tokens", (1, 8, width)), repeat("joint_transformer_blocks", c.num_mmdit_layers, joint),
+        c, sequence(Cut("", c.patch_size), cut, places, name="pos_embed"), embedded("time_step_proj", SINES, width),
+        Condition("", (context, Registers("register_tokens", (1, REGISTERS, width))), tokens=True),
+        repeat("joint_transformer_blocks", c.num_mmdit_layers, joint), OneRow("", named=True),
         repeat("single_transformer_blocks", c.num_single_dit_layers, _aura_single(c, width)),
-        _unbiased("norm_out", width, 2), bare_norm(width), Modulate(""),
-        Linear("proj_out", width, c.patch_size**2 * out), Unflatten("", c.patch_size),
+        OneRow("", back=True, named=True),
+        _unbiased("norm_out", width, 2), Modulate(""),
+        Linear("proj_out", width, c.patch_size**2 * out), Unflatten("", c.patch_size), text=AURA_TOKENS,
     )  # fmt: skip
 
 
@@ -147,11 +158,11 @@ def _unbiased(name: str, width: int, chunks: int) -> Modulation:
     return Modulation(name, Linear("linear", width, chunks * width), chunks)
 
 
-def _aura_single(c: Dimensions, width: int) -> Sequence:
+def _aura_single(c: Dimensions, width: int) -> ModulatedBlock:
     q, k = qk_norms(("norm_q", "norm_k"), c.attention_head_dim, "fp32_layer_norm")
-    mixer = attention("attn", width, *heads(c), out_bias=False, q_norm=q, k_norm=k)
+    mixer = attention("attn", width, *heads(c), out_bias=False, q_norm=q, k_norm=k, formula="auraflow")
     norms = bare_norm(width), bare_norm(width)
-    return sequence(_unbiased("norm1", width, 6), *modulated(mixer, _gated("ff", width), norms))
+    return ModulatedBlock("", _unbiased("norm1", width, 6), None, norms, mixer, None, _gated("ff", width), "auraflow")
 
 
 def _gated(name: str, width: int) -> Mlp:

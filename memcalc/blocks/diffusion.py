@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence
-
-if TYPE_CHECKING:
-    from memcalc.blocks.basic import Raw
+from memcalc.blocks.basic import Raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +159,23 @@ class TablePositions(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class PickedPositions(Raw):
+    """A learned table [1, positions, width], of which the middle of its square is picked and added to the tokens (AuraFlow)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registers(Raw):
+    """Learned tokens [1, n, width] put before the text's, copied for every sample and in its dtype (AuraFlow)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut(Block):
+    """A map cut into squares of `patch` pixels, each a token of channels · patch² (a copy); the inverse of Unflatten."""
+
+    patch: int = 2
+
+
+@dataclass(frozen=True, slots=True)
 class AxialRotary(Block):
     """Tables that rotate text and image tokens, of `axes` channels for each axis of their positions (FLUX).
 
@@ -259,9 +273,13 @@ class SingleBlock(Block):
 
 @dataclass(frozen=True, slots=True)
 class OneRow(Block):
-    """From here on text and image tokens lie in one row; or (`back`) the image tokens are alone again (FLUX.2)."""
+    """From here on text and image tokens lie in one row; or (`back`) the image tokens are alone again (FLUX.2).
+
+    `named` where both streams keep their names beside the row (AuraFlow).
+    """
 
     back: bool = False
+    named: bool = False
 
 
 def _given(*blocks: Block | None) -> tuple[Block, ...]:

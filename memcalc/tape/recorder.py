@@ -71,6 +71,7 @@ class Tape:
         self.beside: Value | None = None  # what a layer in a checkpoint has just returned beside its output
         self.saving: Callable[[Value], Value | Holder | Away] | None = None
         self.keeping: Keeping | None = None
+        self.within = False  # a checkpoint
         self.products: list[tuple[int, int, bool]] = []  # (length of the log, FLOPs, by a fused attention kernel)
         self.pinned = 0  # bytes of host memory that checkpoints keep their inputs in
         self.autocast = ""

@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 def one_row(_: Tape, block: OneRow, x: Value, around: Around) -> Value:
     """Text tokens before image tokens; or image tokens alone again."""
     if block.back:
+        if block.named:
+            around.named.pop()
         return f.narrow(x, 1, x.shape[1] - around.scene.image)
     context = text(around)
     around.scene.image, around.encoder = context.shape[1], None
+    around.named += (context, x) if block.named else ()
     return f.cat((context, x), 1)
 
 

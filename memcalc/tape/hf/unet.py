@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.basic import Norm
-from memcalc.blocks.diffusion import ResBlock
+from memcalc.blocks.diffusion import Cut, ResBlock
 from memcalc.blocks.image import Join, Keep, Pad, PixelGroups, Resample, SamePad, Unflatten
 from memcalc.tape import functions as f
 from memcalc.tape.functions import maps
@@ -126,6 +126,16 @@ def unflatten(_: Tape, block: Unflatten, x: Value, around: Around) -> Value:
     channels = width // block.patch**2
     x = f.reshape(x, batch, rows, columns, block.patch, block.patch, channels)
     return f.reshape(f.permute(x, 0, 5, 1, 3, 2, 4), batch, channels, rows * block.patch, columns * block.patch)
+
+
+@rule(Cut)
+def cut(_: Tape, block: Cut, x: Value, around: Around) -> Value:
+    """view, permute and flatten of a latent: [batch, patches, channels · patch²]."""
+    batch, channels, rows, columns = x.shape
+    rows, columns = rows // block.patch, columns // block.patch
+    around.scene.sizes.append((rows, columns))
+    x = f.permute(f.reshape(x, batch, channels, rows, block.patch, columns, block.patch), 0, 2, 4, 1, 3, 5)
+    return f.reshape(x, batch, rows * columns, -1)
 
 
 @rule(Attention, "diffusers")

@@ -65,6 +65,8 @@ def wide_modulate(_: Tape, block: WideModulate, x: Value, around: Around) -> Val
 @rule(Norm, "fp32-layer")
 def wide_layer_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
     """FP32LayerNorm.forward: its weights in fp32, too."""
+    if block.kind == "none":
+        return f.to(f.layer_norm(f.to(x, "fp32"), None, None), x.dtype)
     weight, bias = (f.to(t.weight(name, (block.width,)), "fp32") for name in ("weight", "bias"))
     return f.to(f.layer_norm(f.to(x, "fp32"), weight, bias), x.dtype)
 
