@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memcalc.architectures import architecture
-from memcalc.architectures.heads import channels, choose, kind, task
+from memcalc.architectures.heads import channels, choose, task
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block, Sequence, Sum, repeat, residual, sequence
+from memcalc.blocks.base import Block, Sequence, Sum, Unused, repeat, residual, sequence
 from memcalc.blocks.basic import Dropout, Embedding, Linear, Norm
 from memcalc.blocks.mlp import Mlp
+from memcalc.blocks.prophetnet import StreamAttention, StreamLogits, Streams, TakeStreams
 from memcalc.blocks.seq2seq import Decoder, Encoder, Shared
 from memcalc.model import Model
 
@@ -24,42 +25,46 @@ def prophetnet(c: Dimensions) -> Model:
     name = task(c)
     prefix = "" if name in {"Model", "Encoder", "Decoder"} else "prophetnet."
     table = f"{prefix}word_embeddings.weight" if c.tie_word_embeddings else ""
-    shared = Shared(f"{prefix}word_embeddings", c.vocab_size, c.hidden_size)
+    shared: Block = Shared(f"{prefix}word_embeddings", c.vocab_size, c.hidden_size)
+    shared = shared if table else Unused("", (shared,))
     if name in {"Encoder", "Decoder"}:
         alone = _encoder(c, "") if name == "Encoder" else _decoder(c, "")
         return Model(sequence(*alone), kind="encoder", context=c.max_position_embeddings)
     encoder = None if name == "ForCausalLM" else Encoder(f"{prefix}encoder", _encoder(c, table))
-    decoder = Decoder(f"{prefix}decoder", _decoder(c, table))
+    decoder = Decoder(f"{prefix}decoder", _decoder(c, table, ahead=bool(prefix)))
     head = Linear("lm_head", c.hidden_size, c.vocab_size, tied_to=table)
-    heads: Heads = {"Model": (), "ForConditionalGeneration": (head,), "ForCausalLM": (head,)}
-    body, what = sequence(shared, encoder, decoder, *choose(c, heads)), "encoder" if not prefix else kind(name)
-    return Model(body, kind=what, context=c.max_position_embeddings, loss_fp32=False)
+    lm = (head, StreamLogits("", c.ngram))
+    heads: Heads = {"Model": (), "ForConditionalGeneration": lm, "ForCausalLM": lm}
+    body = sequence(shared, encoder, decoder, *choose(c, heads))
+    return Model(body, kind="seq2seq" if prefix else "encoder", context=c.max_position_embeddings, loss_fp32=True)
 
 
-def _embeddings(c: Dimensions, tied_to: str) -> tuple[Block, ...]:
+def _tables(c: Dimensions, tied_to: str) -> tuple[Embedding, Embedding]:
     words = Embedding("word_embeddings", c.vocab_size, c.hidden_size, tied_to=tied_to)
-    places = Embedding("position_embeddings", c.max_position_embeddings, c.hidden_size, index="token-positions")
-    return (Sum("", (words, places)), _norm(c, "embeddings_layer_norm"), _drop(c))
+    return words, Embedding("position_embeddings", c.max_position_embeddings, c.hidden_size, index="token-positions")
 
 
 def _encoder(c: Dimensions, tied_to: str) -> tuple[Block, ...]:
     mixer = _attention(c, "self_attn", c.num_encoder_attention_heads)
     layer = sequence(_post_norm(c, mixer), _post_norm(c, _feed_forward(c, c.encoder_ffn_dim)))
-    return (*_embeddings(c, tied_to), repeat("layers", c.num_encoder_layers, layer))
+    words = (Sum("", _tables(c, tied_to)), _norm(c, "embeddings_layer_norm"), _drop(c))
+    return (*words, repeat("layers", c.num_encoder_layers, layer))
 
 
-def _decoder(c: Dimensions, tied_to: str) -> tuple[Block, ...]:
+def _decoder(c: Dimensions, tied_to: str, *, ahead: bool = False) -> tuple[Block, ...]:
     """The first stream reads the target, `ngram` more predict from embeddings of how far ahead they look."""
     heads = c.num_decoder_attention_heads
     biases = Linear("relative_pos_embeddings", c.hidden_size, c.num_buckets * heads, bias=True)
-    mixer = _attention(c, "self_attn", heads, causal=True, biases=biases)
+    mixer = _streams_attention(c, heads, biases)
     cross = _attention(c, "cross_attn", heads, cross=True)
     layer = sequence(
         _post_norm(c, mixer), _post_norm(c, cross) if c.add_cross_attention else None,
         _post_norm(c, _feed_forward(c, c.decoder_ffn_dim)),
     )  # fmt: skip
-    ahead = Embedding("ngram_embeddings", c.ngram, c.hidden_size, index="types")
-    return (ahead, *_embeddings(c, tied_to), repeat("layers", c.num_decoder_layers, layer))
+    table = Embedding("ngram_embeddings", c.ngram, c.hidden_size, index="types")
+    before = Streams("", table, *_tables(c, tied_to), heads)
+    layers = repeat("layers", c.num_decoder_layers, layer)
+    return (before, _norm(c, "embeddings_layer_norm"), _drop(c), layers, TakeStreams("", c.ngram, ahead))
 
 
 def _drop(c: Dimensions) -> Dropout:
@@ -71,7 +76,9 @@ def _norm(c: Dimensions, name: str) -> Norm:
 
 
 def _post_norm(c: Dimensions, block: Attention | Mlp) -> Sequence:
-    return sequence(residual(block, _drop(c)), _norm(c, f"{block.name}_layer_norm"))
+    """norm(x + f(x)), where f(x), its dropout included, keeps its name as long as the layer runs."""
+    after = () if isinstance(block, Attention) else (_drop(c),)
+    return sequence(residual(block, *after, lasting=(len(after),)), _norm(c, f"{block.name}_layer_norm"))
 
 
 def _feed_forward(c: Dimensions, width: int) -> Mlp:
@@ -83,16 +90,25 @@ def _feed_forward(c: Dimensions, width: int) -> Mlp:
     return Mlp("feed_forward", up, down, activation=c.activation_function, width=width, dropout=drop)
 
 
-def _attention(
-    c: Dimensions, name: str, heads: int, *, causal: bool = False, cross: bool = False, biases: Linear | None = None
-) -> Attention:
-    """Multi-head attention; in the decoder with biases of the scores that are projected from the hidden states."""
-    hidden, side = c.hidden_size, "decoder" if causal or cross else "encoder"
-    query, key, value, out = (
-        Linear(f"{part}_proj", hidden, hidden, bias=True) for part in ("query", "key", "value", "out")
-    )
+def _attention(c: Dimensions, name: str, heads: int, *, cross: bool = False) -> Attention:
+    """Multi-head attention, with a dropout of what it yields."""
     return Attention(
-        name, heads, heads, channels(hidden, heads, f"num_{side}_attention_heads"), query, key, value, out=out,
-        causal=causal, cross=cross, dropout=float(c.attention_dropout), softmax="scores", eager_only=True,
-        bias_table=biases, formula="prophetnet",
-    )  # fmt: skip
+        name, causal=False, cross=cross, formula="prophetnet", **_same(c, heads, "decoder" if cross else "encoder")
+    )
+
+
+def _streams_attention(c: Dimensions, heads: int, biases: Linear) -> StreamAttention:
+    """The same of all streams, with biases of the scores that are projected from the hidden states."""
+    return StreamAttention(
+        "self_attn", bias_table=biases, streams=c.ngram, formula="prophetnet-streams", **_same(c, heads, "decoder")
+    )
+
+
+def _same(c: Dimensions, heads: int, side: str) -> dict[str, Any]:
+    hidden = c.hidden_size
+    projections = {name[0]: Linear(f"{name}_proj", hidden, hidden, bias=True) for name in ("query", "key", "value")}
+    return {
+        **projections, "out": Linear("out_proj", hidden, hidden, bias=True), "heads": heads, "kv_heads": heads,
+        "head_dim": channels(hidden, heads, f"num_{side}_attention_heads"), "dropout": float(c.attention_dropout),
+        "out_dropout": float(c.dropout), "softmax": "scores", "eager_only": True,
+    }  # fmt: skip

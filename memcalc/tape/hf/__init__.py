@@ -22,6 +22,7 @@ HOMES = {
     **dict.fromkeys(("conformer-relative", "conformer-relative_key", "conformer-rotary"), ("conformer",)),
     "gated": ("attention_gated",),
     "beam": ("beam",),
+    "prophetnet-streams": ("prophetnet",),
     "axk2": ("gated",),
     "doge": ("doge",),
     "dots3_note": ("gated", "latent"),
