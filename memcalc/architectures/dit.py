@@ -30,7 +30,7 @@ def dit(c: Dimensions) -> Model:
         Condition("class_embedder", (Embedding("embedding_table", c.num_embeds_ada_norm + 1, width),), given=True), name="emb",
     )  # fmt: skip
     modulation = Modulation("norm1", Linear("linear", width, 6 * width, bias=True), 6, vectors)
-    mixer = attention("attn1", width, *heads(c), bias=c.attention_bias)
+    mixer = attention("attn1", width, *heads(c), bias=c.attention_bias, out_dropout=c.dropout)
     norms = bare_norm(width), _norm(c, "norm3", width)
     block = ModulatedBlock("", modulation, None, norms, mixer, None, _feed(c, width))
     out = c.patch_size**2 * (c.get("out_channels") or c.in_channels)
@@ -49,15 +49,17 @@ def pixart(c: Dimensions) -> Model:
     width, out = c.num_attention_heads * c.attention_head_dim, c.get("out_channels") or c.in_channels
     extra = c.get("use_additional_conditions")
     sized = c.sample_size == 128 if extra is None else bool(extra)
-    mixer = attention("attn1", width, *heads(c), bias=c.attention_bias)
-    cross = attention("attn2", width, *heads(c), c.get("cross_attention_dim") or 0, bias=c.attention_bias)
+    mixer = attention("attn1", width, *heads(c), bias=c.attention_bias, out_dropout=c.dropout)
+    cross = attention(
+        "attn2", width, *heads(c), c.get("cross_attention_dim") or 0, bias=c.attention_bias, out_dropout=c.dropout
+    )
     caption, norms = c.get("caption_channels"), (_norm(c, "norm1", width), _norm(c, "norm2", width))
     return denoiser(
         c, patch_embed(c, width), shared_modulation(width, sized=sized),
         projected_caption("caption_projection", caption, width) if caption else None,
         repeat("transformer_blocks", c.num_layers, ModulatedBlock(
             "", None, Raw("scale_shift_table", (6, width)), norms, mixer, cross if c.get("cross_attention_dim") else None,
-            _feed(c, width))),
+            _feed(c, width), "pixart")),
         Modulation("", None, 2, table=Raw("scale_shift_table", (2, width))), bare_norm(width), Modulate(""),
         Linear("proj_out", width, c.patch_size**2 * out, bias=True), Unflatten("", c.patch_size), text=T5_TOKENS,
     )  # fmt: skip

@@ -51,9 +51,8 @@ def qwen_image(c: Dimensions) -> Model:
     ends = [i == c.num_layers - 1 for i in range(c.num_layers)]
     blocks = interleaved("transformer_blocks", ends, lambda last: _qwen_block(c, width, rotary, last=last))
     return denoiser(
-        c, sequence(time_embedder(width), extra, name="time_text_embed"), Condition("", text, tokens=True),
-        Linear("img_in", c.in_channels, width, bias=True), ComplexRotary("", rotary),
-        blocks,
+        c, Linear("img_in", c.in_channels, width, bias=True), Condition("", text, tokens=True),
+        sequence(time_embedder(width), extra, name="time_text_embed"), ComplexRotary("", rotary), blocks,
         *unpatched(width, c.patch_size**2 * (c.get("out_channels") or c.in_channels), 0),
         text=QWEN_TOKENS, image=packed(c),
     )  # fmt: skip

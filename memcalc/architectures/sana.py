@@ -33,15 +33,19 @@ def sana(c: Dimensions) -> Model:
     width, out = c.num_attention_heads * c.attention_head_dim, c.get("out_channels") or c.in_channels
     context = c.get("cross_attention_dim")
     self_norms, cross_norms = (_qk(c, *sizes) for sizes in (heads(c), _cross(c)))
-    mixer = attention("attn1", width, *heads(c), bias=c.attention_bias, formula="sana-linear", **self_norms)
+    mixer = attention(
+        "attn1", width, *heads(c), bias=c.attention_bias, formula="sana-linear", out_dropout=c.dropout, **self_norms
+    )
     cross = (
-        attention("attn2", width, *_cross(c), context, bias=True, formula="sana-cross", **cross_norms)
+        attention(
+            "attn2", width, *_cross(c), context, bias=True, formula="sana-cross", out_dropout=c.dropout, **cross_norms
+        )
         if context
         else None
     )
     norms = bare_norm(width), Norm("norm2", width, "layer" if c.norm_elementwise_affine and context else "none")
     table = Raw("scale_shift_table", (6, width))
-    block = ModulatedBlock("", None, table, norms, mixer, cross, _gated_conv(c, width))
+    block = ModulatedBlock("", None, table, norms, mixer, cross, _gated_conv(c, width), "sana")
     return denoiser(
         c, _patches(c, width), _time(c, width),
         projected_caption("caption_projection", c.caption_channels, width),
@@ -69,7 +73,7 @@ def _qk(c: Dimensions, count: int, dim: int) -> dict[str, Any]:
     if not kind:
         return {}
     if kind == "rms_norm_across_heads":
-        return {"q_norm": Norm("norm_q", count * dim, "rms"), "k_norm": Norm("norm_k", count * dim, "rms")}
+        return {"q_norm": Norm("norm_q", count * dim, "rms", "t5"), "k_norm": Norm("norm_k", count * dim, "rms", "t5")}
     q, k = qk_norms(("norm_q", "norm_k"), dim, kind)
     return {key: norm for key, norm in (("q_norm", q), ("k_norm", k)) if norm}
 

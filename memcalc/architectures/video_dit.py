@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
-from memcalc.architectures.diffusers import attention, denoiser, dropped, embedded, feed_forward, latent
+from memcalc.architectures.diffusers import attention, denoiser, embedded, feed_forward, latent
 from memcalc.architectures.dit import bare_norm, heads, projected_caption, shared_modulation
 from memcalc.blocks.base import Block, Sequence, repeat, sequence
 from memcalc.blocks.basic import Conv, Linear, Norm, Raw
@@ -131,9 +131,9 @@ def cogvideox(c: Dimensions) -> Model:
     size = (c.sample_frames - 1) // c.temporal_compression_ratio + 1, c.sample_height, c.sample_width
     asked = c.get("latents") or size
     return denoiser(
-        c, _cog_patches(c, width), dropped(c.dropout),
-        embedded("time_embedding", width, wide, act=c.timestep_activation_fn),
+        c, embedded("time_embedding", width, wide, act=c.timestep_activation_fn),
         embedded("ofs_embedding", extra, extra, act=c.timestep_activation_fn) if extra else None,
+        _cog_patches(c, width),
         repeat("transformer_blocks", c.num_layers, _cog_block(c, width, kind)), Norm("norm_final", width, kind),
         *end, Modulate(""), Linear("proj_out", width, out, bias=True), Frames("", c.patch_size),
         text=c.max_text_seq_length, image=(c.in_channels, *asked), scale=(8, c.temporal_compression_ratio),
@@ -153,7 +153,7 @@ def _cog_patches(c: Dimensions, width: int) -> Sequence:
     learned = bool(c.use_learned_positional_embeddings)
     places = 0 if c.use_rotary_positional_embeddings and not learned else c.max_text_seq_length + count
     blocks = (cut, text, *((table,) if learned else ()))
-    return FramePatches("patch_embed", blocks, size, frames or 1, places, c.attention_head_dim)
+    return FramePatches("patch_embed", blocks, size, frames or 1, places, c.attention_head_dim, c.dropout)
 
 
 def _cog_block(c: Dimensions, width: int, kind: NormKind) -> RowBlock:
@@ -163,4 +163,4 @@ def _cog_block(c: Dimensions, width: int, kind: NormKind) -> RowBlock:
     feed = feed_forward("ff", width, act=c.activation_fn, dropout=c.dropout)
     vectors = [Modulation(f"norm{i}", Linear("linear", c.time_embed_dim, 6 * width, bias=True), 6) for i in (1, 2)]
     norms = [Norm(f"norm{i}.norm", width, kind) for i in (1, 2)]
-    return RowBlock("", tuple(vectors), tuple(norms), mixer, feed)
+    return RowBlock("", tuple(vectors), tuple(norms), mixer, feed, c.dropout)

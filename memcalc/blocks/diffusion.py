@@ -99,13 +99,14 @@ class ModulatedBlock(Block):
 class RowBlock(Block):
     """A layer that reads text and video in one row, each modulated by three of six vectors (CogVideoX).
 
-    Twice: norm both by one of `norms`, modulate, `mixer` or `feed`, gate, add.
+    Twice: norm both by one of `norms`, modulate, `mixer` or `feed`, gate, add. `dropout` is of what `feed` yields.
     """
 
     modulations: tuple[Block, ...] = ()
     norms: tuple[Block, ...] = ()
     mixer: Block | None = None
     feed: Block | None = None
+    dropout: float = 0.0
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         (first, second), (before, behind) = self.modulations, self.norms
@@ -117,13 +118,14 @@ class FramePatches(Sequence):
     """Frames cut into squares of `patch` pixels, the text's projection behind (CogVideoX).
 
     `placed` positions of a fixed table are added (0: the video's part of `head_dim` channels is rotated instead);
-    `frames` make a patch together.
+    `frames` make a patch together. `dropout` is of text and video in one row.
     """
 
     patch: int = 2
     frames: int = 1
     placed: int = 0
     head_dim: int = 0
+    dropout: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,8 @@ def joint_attention(t: Tape, block: JointAttention, x: Value, around: Around) ->
 @rule(Attention, "auraflow")
 def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """The same over one row of tokens."""
-    own = [by_head(run(t, part, x, around), block.heads) for part in (block.q, block.k, block.v) if part]
+    own = [run(t, part, x, around) for part in (block.q, block.k, block.v) if part]
+    own = [by_head(part, block.heads) for part in own]
     q, k, v = (f.transpose(part, 1, 2) for part in normed(t, own, (block.q_norm, block.k_norm), around))
     out = f.transpose(f.attention(q, k, v), 1, 2)
     return run(t, block.out, f.to(f.reshape(out, *out.shape[:2], -1), q.dtype), around)

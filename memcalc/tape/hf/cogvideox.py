@@ -28,9 +28,10 @@ def frame_patches(t: Tape, block: FramePatches, x: Value, around: Around) -> Val
     batch, channels, frames, rows, columns = x.shape
     around.scene.sizes.append((frames, rows // block.patch, columns // block.patch))
     if isinstance(cut, Conv):
-        maps = run(t, cut, f.reshape(x, batch * frames, channels, rows, columns), around)
-        made = f.reshape(maps, batch, frames, maps.shape[1], -1)
-        made = f.reshape(f.transpose(made, 2, 3), batch, -1, maps.shape[1])
+        made = run(t, cut, f.reshape(x, batch * frames, channels, rows, columns), around)
+        width = made.shape[1]
+        made = f.transpose(f.reshape(made, batch, frames, width, -1), 2, 3)
+        made = f.reshape(made, batch, -1, width)
     else:
         made = run(t, cut, f.clone(f.reshape(x, batch, -1, block.patch**2 * channels * block.frames)), around)
     row = f.cat((context, made), 1)
@@ -41,6 +42,7 @@ def frame_patches(t: Tape, block: FramePatches, x: Value, around: Around) -> Val
     else:
         shape = (made.shape[1], block.head_dim)
         around.scene.rotary = t.given(shape, "fp32", ".cos"), t.given(shape, "fp32", ".sin")
+    row = f.dropout(row, block.dropout)
     around.encoder = f.narrow(row, 1, context.shape[1])
     return f.narrow(row, 1, made.shape[1])
 
@@ -66,11 +68,11 @@ def row_block(t: Tape, block: RowBlock, x: Value, around: Around) -> Value:
     x = f.add(x, f.mul(gate, attended))
     around.encoder = context = f.add(context, f.mul(text_gate, text_attended))
     y, z, gate, text_gate = zero(t, block, 1, x, around)
-    row = f.cat((z, y), 1)
-    fed = through(t, block.feed, row, around)
+    y = f.cat((z, y), 1)
+    fed = f.dropout(through(t, block.feed, y, around), block.dropout)
     x = f.add(x, f.mul(gate, f.narrow(fed, 1, size)))
     around.encoder = f.add(context, f.mul(text_gate, f.narrow(fed, 1, length)))
-    del row, fed, y, z, attended, text_attended
+    del fed, y, z, attended, text_attended
     return x
 
 
@@ -79,12 +81,15 @@ def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """CogVideoXAttnProcessor2_0: text before video; only the video's part of queries and keys is rotated, in place."""
     size = x.shape[1]
     row = f.cat((text(around), x), 1)
-    q, k, v = (heads(run(t, part, row, around), block.heads) for part in (block.q, block.k, block.v))
-    del row
-    q, k = with_norm(t, block.q_norm, q, around), with_norm(t, block.k_norm, k, around)
+    made = [run(t, part, row, around) for part in (block.q, block.k, block.v)]
+    q, k, v = (heads(part, block.heads) for part in made)
+    made.clear()
+    q = with_norm(t, block.q_norm, q, around)
+    k = with_norm(t, block.k_norm, k, around)
     if around.scene.rotary:
         q, k = placed(q, size, around), placed(k, size, around)
     out = f.transpose(f.attention(q, k, v), 1, 2)
+    del row
     return run(t, block.out, f.reshape(out, *out.shape[:2], -1), around)
 
 

@@ -85,18 +85,21 @@ def modulated(x: Value, scale: Value, shift: Value) -> Value:
     return f.add(f.mul(x, f.shift(scale)), shift)
 
 
-@rule(ModulatedBlock)
+@rule(ModulatedBlock, "", "pixart", "sana")
 def modulated_block(t: Tape, block: ModulatedBlock, x: Value, around: Around) -> Value:
-    """BasicTransformerBlock.forward with ada_norm_zero (DiT) or ada_norm_single (PixArt)."""
+    """BasicTransformerBlock.forward with ada_norm_zero (DiT) or ada_norm_single (PixArt); SanaTransformerBlock.forward."""
     shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = six(t, block, x, around)
     first, second = block.norms
     y = modulated(run(t, first, x, around), scale, shift)
+    y = f.to(y, x.dtype) if block.formula == "sana" else y
     attended = f.mul(gate, run(t, block.mixer, y, around))
     x = f.add(attended, x)
     if block.cross:
+        y = x if block.formula == "pixart" else y  # norm_hidden_states = hidden_states
         attended = run(t, block.cross, x, around)
         x = f.add(attended, x)
-    y = modulated(run(t, second, x, around), scale_mlp, shift_mlp)
+    y = run(t, second, x, around)
+    y = modulated(y, scale_mlp, shift_mlp)
     fed = f.mul(gate_mlp, through(t, block.feed, y, around))
     out = f.add(fed, x)
     del attended, y
@@ -174,9 +177,10 @@ def joint(t: Tape, block: JointAttention, x: Value, context: Value, around: Arou
 def joint_attention(t: Tape, block: JointAttention, x: Value, around: Around) -> Value:
     """JointAttnProcessor2_0: image tokens, then text tokens. The text's part of the output is left in `around`."""
     context = text(around)
-    own = [heads(run(t, part, x, around), block.heads) for part in (block.q, block.k, block.v) if part]
-    own = normed(t, own, (block.q_norm, block.k_norm), around)
-    other = [heads(run(t, part, context, around), block.heads) for part in block.context]
+    own = [run(t, part, x, around) for part in (block.q, block.k, block.v) if part]
+    own = normed(t, [heads(part, block.heads) for part in own], (block.q_norm, block.k_norm), around)
+    other = [run(t, part, context, around) for part in block.context]
+    other = [heads(part, block.heads) for part in other]
     other = normed(t, other, block.context_norms, around)
     q, k, v = (f.cat((a, b), 2) for a, b in zip(own, other, strict=True))
     out = f.transpose(f.attention(q, k, v), 1, 2)
@@ -196,8 +200,9 @@ def normed(t: Tape, parts: list[Value], norms: tuple[Block | None, ...], around:
 
 def both(t: Tape, block: JointAttention, x: Value, context: Value, around: Around) -> tuple[list[Value], list[Value]]:
     """Queries, keys and values [batch, tokens, heads, channels] of the image and of the text, normed where norms are."""
-    own = [by_head(run(t, part, x, around), block.heads) for part in (block.q, block.k, block.v) if part]
-    other = [by_head(run(t, part, context, around), block.heads) for part in block.context]
+    own = [run(t, part, x, around) for part in (block.q, block.k, block.v) if part]
+    other = [run(t, part, context, around) for part in block.context]
+    own, other = ([by_head(part, block.heads) for part in parts] for parts in (own, other))
     own = normed(t, own, (block.q_norm, block.k_norm), around)
     return own, normed(t, other, block.context_norms, around)
 

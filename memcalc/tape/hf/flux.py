@@ -33,7 +33,8 @@ def flux_joint(t: Tape, block: JointAttention, x: Value, around: Around) -> Valu
 @rule(Attention, "flux")
 def flux_single(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """FluxAttnProcessor over one row of tokens, without a projection behind it."""
-    own = [by_head(run(t, part, x, around), block.heads) for part in (block.q, block.k, block.v) if part]
+    own = [run(t, part, x, around) for part in (block.q, block.k, block.v) if part]
+    own = [by_head(part, block.heads) for part in own]
     return flux_attend(normed(t, own, (block.q_norm, block.k_norm), around), around)
 
 

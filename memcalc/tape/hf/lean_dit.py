@@ -72,7 +72,8 @@ def sana_linear(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     out = f.matmul(scores, q)
     out = f.div(f.narrow(out, 2, block.head_dim), f.shift(f.narrow(out, 2, 1)))
     out = f.transpose(f.reshape(out, out.shape[0], -1, out.shape[-1]), 1, 2)
-    return run(t, block.out, f.to(out, x.dtype), around)
+    out = f.dropout(run(t, block.out, f.to(out, x.dtype), around), block.out_dropout)
+    return f.clamp(out) if x.dtype == "fp16" else out
 
 
 @rule(Attention, "sana-cross")
@@ -87,4 +88,5 @@ def sana_cross(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     k = run(t, block.k_norm, k, around) if block.k_norm else k
     q, k, v = (heads(part, block.heads) for part in (q, k, v))
     out = f.transpose(f.attention(q, k, v, mask), 1, 2)
-    return f.scale(run(t, block.out, f.to(f.reshape(out, *out.shape[:2], -1), q.dtype), around))
+    out = run(t, block.out, f.to(f.reshape(out, *out.shape[:2], -1), q.dtype), around)
+    return f.scale(f.dropout(out, block.out_dropout))

@@ -46,7 +46,8 @@ def qwen_joint(t: Tape, block: JointAttention, x: Value, around: Around) -> Valu
     context = text(around)
     own, other = both(t, block, x, context, around)
     for parts, table in zip((own, other), around.scene.rotary, strict=True):
-        parts[0], parts[1] = turned(parts[0], table), turned(parts[1], table)
+        for i in range(2):
+            parts[i] = turned(parts[i], table)
     q, k, v = (f.transpose(f.cat((a, b), 1), 1, 2) for a, b in zip(other, own, strict=True))
     out = f.transpose(f.attention(q, k, v), 1, 2)
     out = f.to(f.reshape(out, *out.shape[:2], -1), q.dtype)

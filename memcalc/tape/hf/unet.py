@@ -152,4 +152,4 @@ def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     k = run(t, block.k_norm, k, around) if block.k_norm else k
     out = f.transpose(f.attention(q, k, v), 1, 2)
     out = f.reshape(out, *out.shape[:2], -1)
-    return f.scale(run(t, block.out, f.to(out, q.dtype), around))
+    return f.scale(f.dropout(run(t, block.out, f.to(out, q.dtype), around), block.out_dropout))
