@@ -19,6 +19,7 @@ from memcalc.tape.functions.lookup import (
     topk,
 )
 from memcalc.tape.functions.pointwise import (
+    absolute,
     clamp,
     clamp_,
     compare,
@@ -58,6 +59,7 @@ from memcalc.tape.functions.products import (
     swap,
 )
 from memcalc.tape.functions.reduce import (
+    amax,
     batch_norm,
     cumsum,
     group_norm,
@@ -98,9 +100,11 @@ from memcalc.tape.functions.shaping import (
 )  # fmt: skip
 
 __all__ = [
+    "absolute",
     "add",
     "add_",
     "addmm",
+    "amax",
     "as_strided",
     "assign",
     "attention",

@@ -97,6 +97,25 @@ def _largest_backward(node: Node, g: Value) -> Gradients:
     return (out,)
 
 
+def amax(x: Value) -> Value:
+    """x.amax(-1): saves both; the gradient goes to where they are equal (scale_grad_by_count, FunctionsManual.cpp)."""
+    node = record(x.tape, _amax_backward, (x,), (x,))
+    out = x.tape.new(x.shape[:-1], x.dtype)
+    out.node = node
+    save(x.tape, node, out)
+    return out
+
+
+def _amax_backward(node: Node, g: Value) -> Gradients:
+    x, out = node.load()
+    equal = result(x, None, dtype="bool")
+    masked = result(x, None)
+    count = g.tape.new(out.shape, "int64")
+    made = result(masked, None)
+    del equal, masked, count
+    return (made,)
+
+
 def softmax(x: Value, dtype: str = "") -> Value:
     """softmax over the last axis, in `dtype` where one is named (a cast first, x is held meanwhile); saves its output."""
     read = to(x, dtype) if dtype else upper(x)

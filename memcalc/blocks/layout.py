@@ -1,0 +1,60 @@
+"""Documents: words with their places on a page, and the page itself as patches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from memcalc.blocks.base import Block, Param, Sequence
+
+if TYPE_CHECKING:
+    from memcalc.blocks.basic import Conv, Embedding, Linear, Norm
+
+
+@dataclass(frozen=True, slots=True)
+class Boxes(Block):
+    """Embeddings of a box's corners, height and width, side by side (LayoutLMv3)."""
+
+    tables: tuple[Embedding, ...] = ()
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return self.tables
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Block):
+    """Embedded words, and behind them a class token and the patches of the page's image, `side` of them to a side."""
+
+    words: Sequence | None = None
+    patches: Conv | None = None
+    inner: Norm | None = None
+    norm: Norm | None = None
+    side: int = 14
+    dropout: float = 0.0
+
+    def own(self) -> tuple[Param, ...]:  # noqa: D102
+        if self.patches is None:
+            return ()
+        width = self.patches.outputs
+        return Param("cls_token", (1, 1, width)), Param("pos_embed", (1, self.side**2 + 1, width))
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return tuple(part for part in (self.words, self.patches, self.inner, self.norm) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceBiases(Block):
+    """Biases of scores by how far words are from each other in the text, and on the page: tables that get no gradient."""
+
+    idle: ClassVar[bool] = True
+
+    text: Linear | None = None
+    page: tuple[Linear, ...] = ()
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return (self.text, *self.page) if self.text else self.page
+
+
+@dataclass(frozen=True, slots=True)
+class WordsAlone(Block):
+    """The states of the words, without those of patches."""
