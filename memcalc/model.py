@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Literal
 
 from memcalc.blocks.base import Stack
 from memcalc.blocks.mlp import Experts, Moe
-from memcalc.tensors import Tensor, parameter_count, tensors
+from memcalc.tensors import Tensor, listed, parameter_count, tensors
 
 if TYPE_CHECKING:
     from memcalc.blocks.base import Block
     from memcalc.dimensions import Dimensions
 
 Kind = Literal[
-    "causal-lm", "masked-lm", "seq2seq", "encoder", "classifier", "image", "image-text", "speech", "diffusion", "tensors"
+    "causal-lm", "masked-lm", "seq2seq", "encoder", "classifier", "image", "segmentation", "masked-image", "image-text", "speech", "diffusion",
+    "tensors"
 ]  # fmt: skip
 
 
@@ -32,6 +33,7 @@ class Model:
     `text` is how many tokens of text a denoiser's pipeline gives it.
     `checkpoints` where the library's class supports activation checkpointing.
     `choices` is how many sequences there are of each in a batch, one of which is to be chosen.
+    `registered` names modules whose parents register them in another order than they run: in that order, behind the others.
     """
 
     body: Block
@@ -49,6 +51,7 @@ class Model:
     checkpoints: bool = True
     scale: tuple[int, int] = (1, 1)
     choices: int = 1
+    registered: tuple[str, ...] = ()
 
     @property
     def latent(self) -> tuple[int, ...]:
@@ -62,8 +65,9 @@ class Model:
 
     @cached_property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Every tensor of the model, like ones grouped."""
-        return tensors(self.body) + self.tables
+        """Every tensor of the model, like ones grouped; in the order in which its parameters are listed."""
+        found = tensors(self.body)
+        return (listed(found, self.registered) if self.registered else found) + self.tables
 
     def called(self, name: str, architecture: str) -> Model:
         """The same model under a name; its tensors, where they are listed already, are not listed again."""

@@ -122,6 +122,12 @@ def _walk(block: Block, prefix: str, count: int, *, idle: bool = False) -> Itera
             yield from _walk(part, below, count * len(indices), idle=idle)
 
 
+def listed(group: Iterable[Tensor], registered: Sequence[str]) -> tuple[Tensor, ...]:
+    """The tensors in the order of Module.parameters(): of the modules in one, the registered come last, in that order."""
+    places = {name: place for place, name in enumerate(registered, 1)}
+    return tuple(sorted(group, key=lambda tensor: [places.get(part, 0) for part in tensor.name.split(".")]))
+
+
 def parameter_count(group: Iterable[Tensor]) -> int:
     """Unique parameters: tied tensors and buffers do not count."""
     return sum(tensor.parameters for tensor in group)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from memcalc.blocks.base import Unused, repeat, sequence, stack
 from memcalc.blocks.basic import Embedding, Linear, Norm
-from memcalc.tensors import Tensor, count_of, expand, expand_tensor, numbers, parameter_count, tensors
+from memcalc.tensors import Tensor, count_of, expand, expand_tensor, listed, numbers, parameter_count, tensors
 
 
 def test_what_does_not_run_is_idle_and_may_learn() -> None:
@@ -93,3 +93,16 @@ def test_only_owned_trainable_memory_counts_as_parameters() -> None:
 def test_the_module_is_the_name_without_its_last_part() -> None:
     assert Tensor("model.layers.{0..1}.mlp.up_proj.weight", (1,)).module == "model.layers.{0..1}.mlp.up_proj"
     assert Tensor("weight", (1,)).module == ""
+
+
+def test_modules_that_are_registered_in_another_order_than_they_run_are_listed_in_it() -> None:
+    names = (
+        "model.embed.weight",
+        "model.layers.{0..3}.qkv.weight",
+        "model.layers.{0..3}.o.weight",
+        "model.norm.weight",
+    )
+    group = [Tensor(name, (2, 2)) for name in names]
+    ordered = [tensor.name for tensor in listed(group, ("norm", "layers", "o", "qkv"))]
+    assert ordered == [names[0], names[3], names[2], names[1]]
+    assert [tensor.name for tensor in listed(group, ("layers",))] == [names[0], names[3], names[1], names[2]]

@@ -35,6 +35,12 @@ class Kind(NamedTuple):
     width: int
 
 
+REGISTERED = (
+    "layers", "norm", "embed_tokens_per_layer", "per_layer_model_projection", "per_layer_projection_norm",
+    "altup_projections", "altup_unembed_projections",
+)  # fmt: skip
+
+
 @architecture("gemma3n_text")
 def gemma3n_text(c: Dimensions) -> Model:
     """Four local layers to a global one; the last num_kv_shared_layers take keys and values of earlier ones."""
@@ -47,7 +53,9 @@ def gemma3n_text(c: Dimensions) -> Model:
     embed = Embedding("embed_tokens", c.vocab_size, c.hidden_size, scaled=True)
     cap = float(c.get("final_logit_softcapping") or 0.0)
     logits = Softcap("", cap) if cap else None
-    return causal_lm(c, embed, _per_layer(c), layers, _norm(c, "norm"), tie="embed_tokens", logits=logits)
+    return causal_lm(
+        c, embed, _per_layer(c), layers, _norm(c, "norm"), tie="embed_tokens", logits=logits, registered=REGISTERED
+    )
 
 
 def _kinds(c: Dimensions) -> list[Kind]:

@@ -49,6 +49,9 @@ def _projection(c: Dimensions, d: Dimensions) -> Linear:
     return Linear("embedding_projection", d.get("output_proj_dims") or d.hidden_size, c.text_config.hidden_size)
 
 
+REGISTERED = ("layers", "norm", "embed_tokens_per_layer", "per_layer_model_projection", "per_layer_projection_norm")
+
+
 @architecture("gemma4_text")
 def gemma4_text(c: Dimensions) -> Model:
     """Five local layers to a global one; embeddings of every layer's own where hidden_size_per_layer_input is set."""
@@ -57,7 +60,7 @@ def gemma4_text(c: Dimensions) -> Model:
     cap = float(c.get("final_logit_softcapping") or 0.0)
     return causal_lm(
         c, embed, _per_layer(c) if c.hidden_size_per_layer_input else None, layers, _norm(c, "norm"),
-        tie="embed_tokens", logits=Softcap("", cap) if cap else None,
+        tie="embed_tokens", logits=Softcap("", cap) if cap else None, registered=REGISTERED,
     )  # fmt: skip
 
 

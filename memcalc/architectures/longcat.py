@@ -25,7 +25,9 @@ def longcat_flash(c: Dimensions) -> Model:
     mlps = [gated_mlp(c, f"mlps.{i}", c.ffn_hidden_size) for i in (0, 1)]
     first = parallel(mlps[0], _mixture(c), norm=norms[0])
     layers = repeat("layers", layer_count(c), attend[0], first, attend[1], residual(norms[1], mlps[1]))
-    return decoder(c, layers)
+    return decoder(
+        c, layers, registered=("mlp", "self_attn", "mlps", "input_layernorm", "post_attention_layernorm", "norm")
+    )
 
 
 def layer_count(c: Dimensions) -> int:

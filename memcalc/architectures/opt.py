@@ -30,7 +30,8 @@ def opt(c: Dimensions) -> Model:
         Linear("project_out", hidden, narrow) if projected else None,
         name="decoder",
     )
-    return causal_lm(c, body, tie="decoder.embed_tokens", width=narrow, qa="model")
+    registered = ("project_out", "project_in", "final_layer_norm", "layers")
+    return causal_lm(c, body, tie="decoder.embed_tokens", width=narrow, qa="model", registered=registered)
 
 
 def _layer(c: Dimensions) -> Sequence:

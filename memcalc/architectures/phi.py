@@ -52,7 +52,7 @@ def phi3(c: Dimensions) -> Model:
         residual(rms("input_layernorm", c.hidden_size), mixer, dropout(c, "resid_pdrop")),
         residual(rms("post_attention_layernorm", c.hidden_size), fused_gated_mlp(c), dropout(c, "resid_pdrop")),
     )
-    return decoder(c, repeat("layers", c.num_hidden_layers, layer))
+    return decoder(c, repeat("layers", c.num_hidden_layers, layer), registered=("o_proj", "qkv_proj"))
 
 
 @architecture("phi3small")

@@ -102,7 +102,9 @@ class Optimizer:
     def turn(self, parameter: Parameter, count: int) -> Turn:
         """What `count` parameters like this one need when it is their turn."""
         found = self.temporaries(parameter.shape, parameter.dtype, parameter.role, parameter.name)
-        return Turn(found, count, parameter.name[: parameter.name.rfind("}") + 1], vector=len(parameter.shape) < 2)
+        layer, vector = parameter.name[: parameter.name.rfind("}") + 1], len(parameter.shape) < 2
+        module, _, name = parameter.name.rpartition(".")
+        return Turn(found, count, layer, vector=vector, module="" if vector and name != "bias" else module)
 
     def for_model(self, dimensions: Mapping[str, Any]) -> Optimizer:
         """The same for a model of these dimensions: they set the options that stand for them and were not given."""

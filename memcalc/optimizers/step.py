@@ -22,16 +22,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StepTemporaries:
-    """The temporaries of one parameter: `together` with those of all others, `each` alone, `held` into the next turn."""
+    """The temporaries of one parameter: `together` with those of all others, `each` alone, `held` into the next turn.
+
+    `lasting` are those that names hold which only a matrix's turn gives to something else.
+    """
 
     together: tuple[StateTensor, ...] = ()
     each: tuple[StateTensor, ...] = ()
     held: tuple[StateTensor, ...] = ()
+    lasting: tuple[StateTensor, ...] = ()
 
     @cached_property
-    def bytes(self) -> tuple[int, int, int]:
-        """Bytes on the GPU: together, each and held."""
-        return total(self.together), total(self.each), total(self.held)
+    def bytes(self) -> tuple[int, int, int, int]:
+        """Bytes on the GPU: together, each, held and lasting."""
+        return total(self.together), total(self.each), total(self.held), total(self.lasting)
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,12 @@ class StepRules:
     together: tuple[Rule, ...] = ()
     each: tuple[Rule, ...] = ()
     held: tuple[Rule, ...] = ()
+    lasting: tuple[Rule, ...] = ()
 
     def of(self, scene: Scene) -> StepTemporaries:
         """The temporaries of one parameter."""
-        return StepTemporaries(*(tuple(apply(rules, scene)) for rules in (self.together, self.each, self.held)))
+        kinds = (self.together, self.each, self.held, self.lasting)
+        return StepTemporaries(*(tuple(apply(rules, scene)) for rules in kinds))
 
 
 def total(tensors: Iterable[StateTensor]) -> int:
@@ -55,27 +61,33 @@ def total(tensors: Iterable[StateTensor]) -> int:
 class Turn(NamedTuple):
     """Like parameters: the temporaries of each, how many there are (`times`), the layer they lie in, whether they are vectors.
 
-    `layer` is the pattern of names up to the number of the layer ('' outside of layers).
+    `layer` is the pattern of names up to the number of the layer ('' outside of layers), `module` that of a matrix's or a
+    bias's module.
     """
 
     temporaries: StepTemporaries
     times: int
     layer: str = ""
     vector: bool = False
+    module: str = ""
 
 
 def peak(group: Sequence[Turn]) -> int:
     """The most bytes of temporaries alive at once while one group of parameters steps.
 
     `group` lists the parameters in their order. Those of one layer follow each other, and begin again with the next
-    one; a layer's vectors may lie elsewhere in it, so that what comes before one is taken for what comes before the next.
+    one; a layer's vectors may lie elsewhere in it (but for a bias, which lies behind its matrix), so that what comes before
+    one is taken for what comes before the next.
     """
     together = sum(turn.temporaries.bytes[0] * turn.times for turn in group)
-    most = before = 0
+    most, before, lasting, module = 0, 0, 0, ""
     for turn in _in_order(group):
-        _, own, held = turn.temporaries.bytes
+        _, own, held, after = turn.temporaries.bytes
         most = max(most, before + own)
-        before = max(before, held) if turn.vector and turn.layer else held
+        elsewhere = turn.vector and turn.layer and not (module and turn.module == module)
+        if not turn.vector:
+            lasting, module = after, turn.module
+        before = max(before, held) if elsewhere else max(lasting, held)
     return together + most
 
 

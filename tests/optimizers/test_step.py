@@ -116,3 +116,27 @@ def test_the_parameters_of_a_layer_take_turns_before_the_next_layer_does() -> No
 
 def test_no_parameters_need_no_temporaries() -> None:
     assert resolve("adamw").step_peak([]) == 0
+
+
+def test_a_bias_comes_right_behind_its_matrix_and_nothing_of_that_is_held_after_it() -> None:
+    loop = resolve({"name": "adamw", "implementation": "for-loop"})
+    layer = [
+        (Parameter((10, 100), "fp32", name="layers.{0..3}.up.weight"), 4),
+        (Parameter((100,), "fp32", name="layers.{0..3}.up.bias"), 4),
+        (Parameter((100, 10), "fp32", name="layers.{0..3}.down.weight"), 4),
+    ]
+    plain = [entry for entry in layer if len(entry[0].shape) > 1]
+    assert loop.step_peak(plain) == 4000 + 2 * 4000
+    assert loop.step_peak(layer) == 4000 + 2 * 4000  # the next layer's first behind the last
+    bias = (Parameter((10,), "fp32", name="layers.{0..3}.down.bias"), 4)
+    assert loop.step_peak([*layer, bias]) == 400 + 2 * 4000
+
+
+def test_what_only_matrices_let_go_of_outlives_the_vectors_between_them() -> None:
+    came = resolve("came")
+    up, bias, down = (
+        Parameter(shape, "fp32", name=f"{name}")
+        for shape, name in (((10, 100), "up.weight"), ((100,), "up.bias"), ((100, 10), "down.weight"))
+    )
+    assert came.step_peak([(up, 1), (down, 1)]) == (2 + 3) * 4000  # res and res_approx of the first
+    assert came.step_peak([(up, 1), (bias, 1), (down, 1)]) == (1 + 3) * 4000  # a vector has a `res`, too
