@@ -21,7 +21,19 @@ if TYPE_CHECKING:
 
 # kinds of models whose whole forward pass has rules
 RUNNABLE = frozenset(
-    {"causal-lm", "masked-lm", "seq2seq", "encoder", "classifier", "speech", "image", "image-text", "diffusion"}
+    {
+        "causal-lm",
+        "masked-lm",
+        "seq2seq",
+        "encoder",
+        "classifier",
+        "speech",
+        "image",
+        "segmentation",
+        "masked-image",
+        "image-text",
+        "diffusion",
+    }
 )
 
 

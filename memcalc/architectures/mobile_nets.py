@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from memcalc.architectures import architecture
 from memcalc.architectures.convnets import convnet
 from memcalc.architectures.vision import attention, dropout, encoder_layer, labels, layer_norms, mlp
-from memcalc.blocks.base import Block, Recomputed, Sequence, residual, sequence, stack
+from memcalc.blocks.base import Block, Recomputed, Sequence, Stack, residual, sequence, stack
 from memcalc.blocks.basic import Activation, Conv, Linear, Norm
-from memcalc.blocks.image import Excite, Join, Keep, Pad, PixelGroups, Pool, SamePad
+from memcalc.blocks.image import Excite, Join, Keep, Local, Pad, PixelGroups, Pool, SamePad
 from memcalc.dimensions import DEEPEST
 from memcalc.errors import fault
 
@@ -92,7 +92,8 @@ def mobilenet_v2(c: Dimensions) -> Model:
         dilation, reached = (dilation * stride, reached) if dilated else (dilation, reached * stride)
     last = 1280 if c.finegrained_output and c.depth_multiplier < 1 else scaled(1280)
     end = conv_layer("conv_1x1", widths[-1], last, 1, act=c.hidden_act, same=bool(c.tf_padding))
-    body = sequence(_mobile_stem(c, scaled(32), widths[0]), stack("layer", layers), end, Pool(""))
+    inner = Stack("layer", tuple(layers), resizing=True)
+    body = sequence(_mobile_stem(c, scaled(32), widths[0]), inner, end, Pool(""))
     return convnet(c, "mobilenet_v2", body, _classifier(c, last))
 
 
@@ -196,12 +197,12 @@ def _mobilevit_stage(c: Dimensions, before: int, width: int, hidden: int, depth:
         conv_layer("conv_projection", hidden, width, 1, act=act), Join(""),
         conv_layer("fusion", 2 * width, width, kernel, act=act),
     )  # fmt: skip
-    return Recomputed("", blocks)
+    return Recomputed("", (Local("", blocks),))
 
 
 def _mobilevit_layer(c: Dimensions, hidden: int) -> Sequence:
     d = c.but(hidden_size=hidden)
     q, k, v = (Linear(f"attention.{name}", hidden, hidden, bool(c.qkv_bias)) for name in ("query", "key", "value"))
-    mixer = replace(attention(d, "attention", out="output.dense", softmax="scores", eager_only=True), q=q, k=k, v=v)
+    mixer = replace(attention(d, "attention", out="output.dense", formula="mobilevit", eager_only=True), q=q, k=k, v=v)
     feed = mlp(d, int(hidden * c.mlp_ratio), name="", names=("intermediate.dense", "output.dense"))
     return encoder_layer(mixer, feed, layer_norms(d, "layernorm_before", "layernorm_after"), drop=dropout(c))

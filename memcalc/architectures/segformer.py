@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from memcalc.architectures import architecture
 from memcalc.architectures.vision import class_name, drop_path, dropout, labels, made, unknown_class
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block, Sequence, residual, sequence, stack
+from memcalc.blocks.base import Block, Sequence, Stage, residual, sequence, stack
 from memcalc.blocks.basic import Activation, Conv, Linear, Norm, Select
 from memcalc.blocks.image import Flatten, Unflatten
-from memcalc.blocks.seq2seq import Fork
+from memcalc.blocks.segmenting import MapsHead, Yielded
 
 if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
@@ -28,7 +28,7 @@ def segformer(c: Dimensions) -> Model:
         head = Linear("classifier", last, labels(c), bias=True)
         return made(c, sequence(Sequence("segformer", body.blocks), Flatten(""), Select("", "mean"), head), "image")
     if name.endswith("ForSemanticSegmentation"):
-        return made(c, sequence(Sequence("segformer", body.blocks), _decode_head(c)), "image")
+        return made(c, sequence(Sequence("segformer", body.blocks), _decode_head(c)), "segmentation")
     if not name.endswith("Model"):
         raise unknown_class(c)
     return made(c, body, "encoder")
@@ -41,7 +41,10 @@ def _stage(c: Dimensions, i: int, before: int) -> Block:
     cut = sequence(conv, Flatten(""), Norm("layer_norm", width, "layer"), name="patch_embeddings")
     first, rest = _layer(c, i, first=i == 0), _layer(c, i)
     layers = stack("blocks", [first, *[rest] * (c.depths[i] - 1)])
-    return sequence(cut, layers, Norm("layer_norm", width, "layer"), Unflatten(""))
+    kept = Yielded("") if class_name(c).endswith("ForSemanticSegmentation") else None
+    return Stage(
+        "", tuple(part for part in (cut, layers, Norm("layer_norm", width, "layer"), Unflatten(""), kept) if part)
+    )
 
 
 def _layer(c: Dimensions, i: int, *, first: bool = False) -> Sequence:
@@ -82,9 +85,11 @@ def _attention(c: Dimensions, i: int) -> Attention:
 def _decode_head(c: Dimensions) -> Sequence:
     """Every stage's map projected to one width and enlarged to the first's size; concatenated, fused, classified."""
     wide, count = c.decoder_hidden_size, c.num_encoder_blocks
-    projections = (Linear(f"linear_projections.{i}.proj", c.hidden_sizes[i], wide, bias=True) for i in range(count))
+    projections = tuple(
+        Linear(f"linear_projections.{i}.proj", c.hidden_sizes[i], wide, bias=True) for i in range(count)
+    )
     return sequence(
-        Fork("", tuple(projections)), Conv("linear_fuse", wide * count, wide, (1, 1), bias=False),
+        MapsHead("", projections), Conv("linear_fuse", wide * count, wide, (1, 1), bias=False),
         Norm("batch_norm", wide, "batch", "batch"), Activation("", "relu"), dropout(c, "classifier_dropout_prob"),
         Conv("classifier", wide, labels(c), (1, 1)), name="decode_head",
     )  # fmt: skip

@@ -11,7 +11,6 @@ from memcalc.architectures.vision import (
     dropout,
     image_classifier,
     made,
-    mask_token,
     mlp,
     pair,
     patches,
@@ -22,6 +21,7 @@ from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, sequence, stack
 from memcalc.blocks.basic import Activation, Linear, Norm, Raw, Select
 from memcalc.blocks.image import KeptMap, MergeNeighbours, Positions, WindowLayer
+from memcalc.blocks.painting import MaskedPatches
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,7 +78,7 @@ def _embeddings(c: Dimensions, more: int, *, masked: bool) -> Sequence:
     height, width = _grid(c)
     table = Positions("position_embeddings", (1, height * width + more, c.embed_dim))
     cut = sequence(patches(c, "projection", c.embed_dim), name="patch_embeddings")
-    mask = mask_token(c.but(hidden_size=c.embed_dim), 1, 1) if masked else None
+    mask = MaskedPatches("mask_token", (1, 1, c.embed_dim)) if masked else None
     places = table if c.use_absolute_embeddings else None
     return sequence(cut, Norm("norm", c.embed_dim, "layer"), mask, places, dropout(c), name="embeddings")
 
@@ -146,5 +146,5 @@ def _attention(c: Dimensions, stage: Stage, names: tuple[str, str, str, str], *b
         out=Linear(out, width, width, bias=True),
         before=biases, causal=False, formula="swinv2" if v2 else "swin",
         softmax="scores" if v2 else "fp32",
-        dropout=float(c.attention_probs_dropout_prob),
+        dropout=float(c.attention_probs_dropout_prob), out_dropout=float(c.attention_probs_dropout_prob) if v2 else 0.0,
     )  # fmt: skip

@@ -25,8 +25,9 @@ from memcalc.architectures.vision import (
 )
 from memcalc.blocks.base import Block, Sequence, repeat, sequence, stack
 from memcalc.blocks.basic import Activation, Conv, Linear, Norm, Raw, Select
-from memcalc.blocks.image import BiasedLayer, PatchRotary, Positions, Prefix, SharedBias, Unflatten
+from memcalc.blocks.image import BiasedLayer, PatchRotary, Positions, Prefix, SharedBias
 from memcalc.blocks.mlp import Mlp
+from memcalc.blocks.painting import MaskedPatches, PixelDecoder
 
 if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
@@ -40,11 +41,11 @@ def vit(c: Dimensions) -> Model:
     """ViT, DeiT (a distillation token), I-JEPA (no class token): the same encoder."""
     tokens, prefix = _PREFIX.get(c.model_type, {"cls_token": 1}), "vit" if c.model_type == "vit_msn" else c.model_type
     masked = class_name(c).endswith("ForMaskedImageModeling")
-    mask = (mask_token(c, 1, 1),) if masked else ()
+    mask = (MaskedPatches("mask_token", (1, 1, c.hidden_size)),) if masked else ()
     layers = repeat("layers", c.num_hidden_layers, vit_layer(c))
     body = sequence(embeddings(c, prefix=tokens, extra=mask), layers, Norm("layernorm", c.hidden_size, "layer"))
     if masked:
-        return pixel_decoder(c, Sequence(prefix, body.blocks))
+        return pixel_decoder(c, Sequence(prefix, body.blocks), around=(1, len(tokens) - 1))
     if class_name(c) == "DeiTForImageClassificationWithTeacher":
         heads = (
             Linear(name, c.hidden_size, labels(c), bias=True) for name in ("cls_classifier", "distillation_classifier")
@@ -66,11 +67,13 @@ def pooler(c: Dimensions) -> Sequence:
     return sequence(Select(""), dense, Activation("", c.get("pooler_act") or "tanh"), name="pooler")
 
 
-def pixel_decoder(c: Dimensions, base: Block, width: int = 0) -> Model:
-    """SimMIM's head: a 1x1 convolution to stride² pixels per token, shuffled into an image (Xie et al. 2022)."""
-    pixels = c.encoder_stride**2 * c.num_channels
-    conv = Conv("decoder.0", width or c.hidden_size, pixels, (1, 1))
-    return made(c, sequence(base, Unflatten(""), conv, Unflatten("", c.encoder_stride)), "image")
+def pixel_decoder(c: Dimensions, base: Block, width: int = 0, around: tuple[int, int] = (0, 0)) -> Model:
+    """SimMIM's head: a 1x1 convolution to stride² pixels per token, shuffled into an image (Xie et al. 2022).
+
+    `around` are the tokens in front of the patches and behind them which it leaves out.
+    """
+    conv = Conv("decoder.0", width or c.hidden_size, c.encoder_stride**2 * c.num_channels, (1, 1))
+    return made(c, sequence(base, PixelDecoder("", (conv,), *around, c.encoder_stride)), "masked-image")
 
 
 @architecture("vit_mae")

@@ -81,6 +81,11 @@ class Recomputed(Sequence):
 
 
 @dataclass(frozen=True, slots=True)
+class Stage(Sequence):
+    """What begins a stage of a model of images, a stack of layers that read it, and what comes behind them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Residual(Sequence):
     """x + f(x); nameless as a rule. `fp32` where x is cast to fp32 for the sum, which then stays fp32 (Mamba).
 

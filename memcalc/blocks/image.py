@@ -157,6 +157,11 @@ class Join(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class Local(Sequence):
+    """Blocks of one module, which has forgotten what its Keeps remembered when it has run."""
+
+
+@dataclass(frozen=True, slots=True)
 class Windows(Sequence):
     """Blocks that run within windows of size x size tokens of a map; `shifted` rolls the map by half a window first.
 
@@ -173,7 +178,8 @@ class WindowLayer(Block):
     """A layer whose attention runs within windows of size x size of a `map` (rows, columns) of tokens (Swin).
 
     x + drop_path(mixer(norm(x))), then x + mlp(norm(x)); the norms stand `behind` mixer and MLP in Swin v2. `shifted`
-    rolls the map by half a window first. The map is padded to a multiple of `size`.
+    rolls the map by half a window first. The map is padded to a multiple of `size`. `dropout` is of what mixer and MLP
+    yield, in Swin v2 of the MLP alone.
     """
 
     norms: tuple[Block, ...] = ()

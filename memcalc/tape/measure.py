@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from memcalc.allocator import OWN_SEGMENT
+from memcalc.allocator import SMALL
 from memcalc.dtypes import nbytes
 from memcalc.known import Known
 from memcalc.optimizers.values import Parameter, StateTensor
@@ -100,7 +100,7 @@ def _measured(
     def replay() -> int:
         steps_here = "optimizer_states" not in strategy.offloaded
         trained = [held(tensor, optimizer, setting) for tensor in _trained(local.states)] if steps_here else []
-        there, grows = _there(local, setting, strategy, recording.resident), setting.expandable_segments
+        there, grows = _there(local, setting, strategy, recording.inputs), setting.expandable_segments
         earlier = None
         if inner.accumulating and local.accumulated is None:
             earlier = record(model, replace(inner, accumulating=False), weights, attach)
@@ -118,7 +118,7 @@ def _met(tensor: Tensor, setting: Setting) -> Tensor:
     return replace(tensor, trainable=False) if tensor.idle and not setting.master else tensor
 
 
-def _there(local: Local, setting: Setting, strategy: Strategy, inputs: int) -> list[tuple[int, int]]:
+def _there(local: Local, setting: Setting, strategy: Strategy, inputs: tuple[int, ...]) -> list[tuple[int, int]]:
     """What the allocator holds before the step begins: (bytes of a tensor, how many like it), the inputs last."""
     stored, offloaded = storage(setting), strategy.offloaded
     weights, buffers = (
@@ -127,7 +127,7 @@ def _there(local: Local, setting: Setting, strategy: Strategy, inputs: int) -> l
     )
     masters = [] if "master_weights" in offloaded else _masters(local.states, setting)
     gradients = _accumulated(local, setting) if local.accumulated is not None else []
-    more_than_rounding = [(inputs, 1)] if inputs >= OWN_SEGMENT else []
+    more_than_rounding = [(size, 1) for size in inputs if size > SMALL]
     return [*weights, *masters, *gradients, *buffers, *more_than_rounding]
 
 

@@ -129,6 +129,11 @@ class Tape:
         return Value(self, RESIDENT, shape, dtype)
 
     @property
+    def inputs(self) -> tuple[int, ...]:
+        """Bytes of each of the inputs, which have no names."""
+        return tuple(nbytes for key, nbytes in self.residents.items() if key.isdigit())
+
+    @property
     def resident(self) -> int:
         """Bytes of inputs and buffers."""
         return sum(self.residents.values())

@@ -105,6 +105,11 @@ def _power_backward(node: Node, g: Value) -> Gradients:
     return (out,)
 
 
+def absolute(x: Value) -> Value:
+    """|x|, saving its input: grad * sgn(x)."""
+    return _of_input(_two_step, x)
+
+
 def square_root(x: Value) -> Value:
     """sqrt(x), saving its output: grad / (2 * result)."""
     return _of_output(_two_step, x)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.basic import Norm
-from memcalc.blocks.image import Axes, Excite, Pool, ResponseNorm, Shortcut
+from memcalc.blocks.image import Axes, Excite, Local, Pool, ResponseNorm, Shortcut
 from memcalc.tape import functions as f
 from memcalc.tape.functions import maps
 from memcalc.tape.hf.basic import activate
@@ -27,6 +27,18 @@ def shortcut(t: Tape, block: Shortcut, x: Value, around: Around) -> Value:
 def axes(_: Tape, block: Axes, x: Value, around: Around) -> Value:
     """x.permute(…)."""
     return f.permute(x, *block.order)
+
+
+@rule(Local)
+def local(t: Tape, block: Local, x: Value, around: Around) -> Value:
+    """A module with a name for what it joins (MobileViTLayer.forward), also where a checkpoint stops it half-way."""
+    before, around.scene.used = around.scene.used, []
+    try:
+        for part in block.blocks:
+            x = run(t, part, x, around)
+    finally:
+        around.scene.used = before
+    return x
 
 
 @rule(Pool)

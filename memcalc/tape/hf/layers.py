@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.base import Block, Recomputed, Sequence, Stack
+from memcalc.blocks.base import Block, Recomputed, Sequence, Stack, Stage
 from memcalc.tape.checkpoint import checkpointed
 from memcalc.tape.hf.alike import named, planned
 from memcalc.tape.hf.combinators import sequence
@@ -24,13 +24,34 @@ if TYPE_CHECKING:
 @rule(Stack)
 def stack(t: Tape, block: Stack, x: Value, around: Around) -> Value:
     """Numbered layers. Like ones between the first and the last are recorded once, and stand for all of them."""
+    return _layered(t, block, [x], around)
+
+
+@rule(Stage)
+def stage(t: Tape, block: Stage, x: Value, around: Around) -> Value:
+    """What the layers read first goes once the first of them has run: it has the name that their outputs take."""
+    begin, layers, *rest = block.blocks
+    around.ready = True
+    before = t.path
+    given = [run(t, begin, x, around)]
+    t.path = t.owner = f"{before}.{layers.name}" if before else layers.name
+    x = _layered(t, layers, given, around)  # type: ignore[arg-type]  # a stage has a stack
+    t.path = t.owner = before
+    for part in rest:
+        x = run(t, part, x, around)
+    return x
+
+
+def _layered(t: Tape, block: Stack, given: list[Value], around: Around) -> Value:
+    """The layers of a stack, on what it is given, which is taken from its holder."""
     passes = named(block)
     if t.instance:
-        return _inner(t, block, passes, x, around)
+        return _inner(t, block, passes, given, around)
     if not around.ready:
-        prepare(t, block, x, around)
+        prepare(t, block, given[0], around)
     if _stages(t, block):
-        return _inner(t, block, passes, x, around)
+        return _inner(t, block, passes, given, around)
+    x = given.pop()
     path, (passes, samples, order, reads) = t.path, planned(t, block, passes, around)
     marks = Layers(path, order)
     t.stacks.append(marks)
@@ -90,8 +111,9 @@ def _holds_stack(block: Block) -> bool:
     return any(isinstance(part, Stack) or _holds_stack(part) for part in block.parts())
 
 
-def _inner(t: Tape, block: Stack, passes: list[tuple[Block, str]], x: Value, around: Around) -> Value:
+def _inner(t: Tape, block: Stack, passes: list[tuple[Block, str]], given: list[Value], around: Around) -> Value:
     """Every layer as it is: in a stack inside a layer of another, or of stages."""
+    x = given.pop()
     path, outer = t.path, t.instance
     for index, (layer, name) in enumerate(passes):
         _enter(t, path, name, outer and f"{outer}/{index}")
@@ -99,6 +121,7 @@ def _inner(t: Tape, block: Stack, passes: list[tuple[Block, str]], x: Value, aro
             x = _checkpoint(t, path, index, name, partial(checkpointed, t), _again(t, layer, around))(x)
         else:
             x = _plain(t, (path, index, name), layer, x, around)
+        around.weights = around.residual = None
     t.path, t.instance = path, outer
     return x
 

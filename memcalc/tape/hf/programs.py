@@ -28,6 +28,14 @@ def whole(t: Tape, model: Model) -> tuple[Value, Value]:
         from memcalc.tape.hf.contrastive import contrast  # noqa: PLC0415
 
         return contrast(t, model)
+    if model.kind == "segmentation":
+        from memcalc.tape.hf.segmenting import segment  # noqa: PLC0415
+
+        return segment(t, model)
+    if model.kind == "masked-image":
+        from memcalc.tape.hf.painting import paint  # noqa: PLC0415
+
+        return paint(t, model)
     base, heads = split(model.body)
     t.layers = model.depth
     x, labels = inputs(t, model)

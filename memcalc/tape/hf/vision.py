@@ -9,7 +9,7 @@ from memcalc.blocks.attention import Attention
 from memcalc.blocks.basic import Conv, Select
 from memcalc.blocks.image import Aside, ChannelScale, DropPath, Embedded, Flatten, Positions, Prefix
 from memcalc.tape import functions as f
-from memcalc.tape.hf.attention import attend, heads, project
+from memcalc.tape.hf.attention import attend, heads, project, separate
 from memcalc.tape.hf.basic import asking
 from memcalc.tape.rules import Around, rule, run
 
@@ -63,6 +63,17 @@ def reduced_attention(t: Tape, block: Attention, x: Value, around: Around) -> Va
         read = run(t, part, read, around)
     k, v = (heads(run(t, part, read, around), block.heads) for part in (block.k, block.v))
     return project(t, block, attend(t, block, q, k, v, around), around)
+
+
+@rule(Attention, "mobilevit")
+def named_scores(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """MobileViTSelfAttention.forward, which has names for the scores as well; then its output's projection."""
+    q, k, v = separate(t, block, x, around)
+    scores = f.scale(f.matmul(q, f.swap(k)))
+    probabilities = f.dropout(f.softmax(scores), block.dropout)
+    out = f.contiguous(f.transpose(f.matmul(probabilities, v), 1, 2))
+    del q, k, v, scores, probabilities
+    return project(t, block, out, around)
 
 
 @rule(Prefix)

@@ -60,7 +60,7 @@ def attention_of_windows(t: Tape, block: WindowLayer, x: Value, around: Around) 
     mask = shift_mask(t, high, wide, size, x.dtype) if block.shifted else None
     inner = around.copy()
     inner.masks = {0: mask}
-    out = _maybe(t, block.dropout, _maybe(t, block.mixer, windows, inner), around)
+    out = _maybe(t, None if block.behind else block.dropout, _maybe(t, block.mixer, windows, inner), around)
     back = joined(f.view(out, -1, size, size, width), batch, high, wide)
     if block.shifted:
         kept += [back] if block.behind else []

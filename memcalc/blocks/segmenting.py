@@ -1,0 +1,17 @@
+"""What models add that tell every pixel's class: maps of several stages, brought together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memcalc.blocks.base import Block, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Yielded(Block):
+    """x, which the base model's output holds as well (a stage's map, for the head)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MapsHead(Sequence):
+    """Each of the maps that the stages yield through a linear layer of its own, enlarged to the first's size, concatenated."""
