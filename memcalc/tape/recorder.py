@@ -129,7 +129,7 @@ class Tape:
         return Value(self, RESIDENT, shape, dtype)
 
     @property
-    def inputs(self) -> tuple[int, ...]:
+    def batch(self) -> tuple[int, ...]:
         """Bytes of each of the inputs, which have no names."""
         return tuple(nbytes for key, nbytes in self.residents.items() if key.isdigit())
 

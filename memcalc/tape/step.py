@@ -100,7 +100,7 @@ def record_step(
         forward_end, forward_storages, len(tape.events), tape.resident, kept, held,
         tuple(tape.unmodelled), tape.pinned, tuple(tape.products), frozenset(tape.buffers), left=frozenset(tape.left),
         relays=frozenset(tape.relays), streams=tape.streams, fanned=tape.fanned,
-        in_flight=setting.ways.in_flight if setting.ways else (1, 1), once=tape.once, inputs=tape.inputs,
+        in_flight=setting.ways.in_flight if setting.ways else (1, 1), once=tape.once, inputs=tape.batch,
     )  # fmt: skip
     tape.leaves.clear()  # they hold the tape, and it holds them
     return tape.sharder.laid(made) if tape.sharder else made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
 from memcalc.blocks.base import Stack
@@ -18,24 +19,21 @@ if TYPE_CHECKING:
     from memcalc.tape.values import Shape, Value
 
 
+# the program of a kind of model: the file it is in, and its name
+ELSEWHERE = {
+    "diffusion": ("diffusion", "denoise"),
+    "image-text": ("contrastive", "contrast"),
+    "segmentation": ("segmenting", "segment"),
+    "masked-image": ("painting", "paint"),
+}
+
+
 def whole(t: Tape, model: Model) -> tuple[Value, Value]:
     """…ForCausalLM.forward and its kin: (loss, logits)."""
-    if model.kind == "diffusion":
-        from memcalc.tape.hf.diffusion import denoise  # noqa: PLC0415 - other models need none of it
-
-        return denoise(t, model)
-    if model.kind == "image-text":
-        from memcalc.tape.hf.contrastive import contrast  # noqa: PLC0415
-
-        return contrast(t, model)
-    if model.kind == "segmentation":
-        from memcalc.tape.hf.segmenting import segment  # noqa: PLC0415
-
-        return segment(t, model)
-    if model.kind == "masked-image":
-        from memcalc.tape.hf.painting import paint  # noqa: PLC0415
-
-        return paint(t, model)
+    if model.kind in ELSEWHERE:
+        file, name = ELSEWHERE[model.kind]
+        program: tuple[Value, Value] = getattr(import_module(f"memcalc.tape.hf.{file}"), name)(t, model)
+        return program
     base, heads = split(model.body)
     t.layers = model.depth
     x, labels = inputs(t, model)
