@@ -9,13 +9,17 @@ neighbours merge; nothing goes back to the device.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+from memcalc.turns import Segments
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 MIB = 2**20
 SMALL, SMALL_SEGMENT, LARGE_SEGMENT, OWN_SEGMENT, ROUND_SEGMENT = MIB, 2 * MIB, 20 * MIB, 10 * MIB, 2 * MIB
+FEW = 8  # blocks that wait: fewer may be told apart by their sizes alone
 
 
 class Block:
@@ -64,29 +68,48 @@ class Pool:
         self.reserved += taken
         return Block(self, taken, END, END)
 
-    def hold(self, size: int, times: int) -> None:
-        """So many blocks for good, that nothing fits that waits or is left over: each has a new segment."""
+    def keep(self, sizes: Sequence[int], times: int) -> None:
+        """Blocks for good, one of each size in turn, so many times over."""
+        least = min(sizes)
+        for turn in range(times):
+            if not turn % FEW:  # a look now and then
+                fitting = list(islice(self.fitting(least), FEW))
+                if len(fitting) < FEW and all(block.before is block.behind is END for block in fitting):
+                    self.extend(sizes, times - turn, fitting)
+                    return
+            for size in sizes:
+                self.hold(size)
+
+    def hold(self, size: int) -> None:
+        """A block for good: what is left of the one it is taken from has no neighbour there any more."""
+        sizes, waiting = self.sizes, self.waiting
+        while sizes and not waiting[sizes[-1]]:
+            del waiting[sizes.pop()]
+        if sizes and size <= sizes[-1]:
+            rest = self.take(size).behind
+            if rest.free:
+                rest.before = END
+            return
         taken = segment(size)
+        self.reserved += taken
         if taken - size > self.least:
-            for _ in range(times):
-                self.take(size)
-        else:
-            self.reserved += taken * times
+            self.put(Block(self, taken - size, END, END))
 
-    def keep(self, sizes: Iterable[int]) -> None:
-        """Blocks for good, one after the other: where nothing fits that waits, nothing larger fits any more.
+    def fitting(self, size: int) -> Iterator[Block]:
+        """The blocks of at least `size` bytes that wait."""
+        for known in self.sizes[bisect_left(self.sizes, size) :]:
+            yield from self.waiting[known]
 
-        Unless it fits what requests of less leave of a segment.
-        """
-        none = 0
-        for size in sizes:
-            if none and size >= none:
-                self.hold(size, 1)
-                continue
-            before = self.reserved
-            self.take(size)
-            if self.reserved > before:
-                none = max(min(none or size, size), LARGE_SEGMENT)
+    def extend(self, sizes: Sequence[int], times: int, fitting: Iterable[Block]) -> None:
+        """Blocks for good from new segments, and from those that wait: none of these has neighbours, nor what is left."""
+        for block in fitting:
+            self.drop(block)
+        segments = Segments(sizes, segment, self.least, [block.size for block in fitting])
+        segments.turns(times)
+        self.reserved += segments.reserved
+        for size, count in segments.rests.items():
+            for _ in range(count):
+                self.put(Block(self, size, END, END))
 
     def split(self, block: Block, size: int) -> None:
         """What a block has beyond `size` is a free block of its own."""
@@ -197,10 +220,14 @@ class CachingAllocator:
         """A block for each, one after the other."""
         return [self.malloc(size) for size in sizes]
 
-    def keep(self, sizes: Sequence[int]) -> None:
-        """Blocks for good, one after the other."""
-        self.small.keep(size for size in sizes if size <= SMALL)
-        self.large.keep(size for size in sizes if size > SMALL)
+    def keep(self, sizes: Sequence[int], times: int = 1) -> None:
+        """Blocks for good, one of each size in turn, so many times over."""
+        for pool, own in (
+            (self.small, [size for size in sizes if size <= SMALL]),
+            (self.large, [size for size in sizes if size > SMALL]),
+        ):
+            if own:
+                pool.keep(own, times)
 
     def free(self, *blocks: Block) -> None:
         """Give blocks back, one after the other."""
@@ -234,9 +261,9 @@ class Growing(Pool):
         if block is not self.last:
             super().drop(block)
 
-    def hold(self, size: int, times: int) -> None:
-        """So many blocks for good."""
-        for _ in range(times):
+    def keep(self, sizes: Sequence[int], times: int) -> None:
+        """Blocks for good, one of each size in turn, so many times over."""
+        for size in (*sizes,) * times:
             self.take(size)
 
     def follow(self, moves: Iterable[int], sizes: Sequence[int], alive: list[Block]) -> None:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from memcalc.allocator import parted
+from memcalc.allocator import SMALL, Parted
 
 if TYPE_CHECKING:
-    from memcalc.allocator import Parted
     from memcalc.tape.recorder import Layers
     from memcalc.tape.step import Recording
 
@@ -41,6 +40,7 @@ class Record:
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
+        self.piles: list[list[int]] = []  # where the moves of each birth go
         self.numbers: dict[int, int] = {}  # of storages
         self.passing: set[int] = set()
         self.brief: set[int] = set()
@@ -106,7 +106,8 @@ class Moves:
     def __init__(self, recording: Recording, floor: int) -> None:
         self.recording, self.floor = recording, floor
         self.sizes: list[int] = []
-        self.storages: list[int] = []  # that each birth stands for, where there are streams
+        self.kinds: dict[tuple[int, bool], list[int]] = {}  # moves by stream, and whether they are of large requests
+        self.piles: list[list[int]] = []  # of each birth, which of those its moves go to
         self.outside: dict[int, int] = {}  # numbers of storages that no layer makes
         self.home: dict[int, Home] = {}
         self.like: dict[tuple[int, int, int], dict[tuple[int, int], int]] = {}  # a slice's storages by their marks
@@ -127,14 +128,14 @@ class Moves:
         self.outputs = self.outside.get(recording.outputs, -1)
         self.before = self.outside.get(0, -1) if recording.outputs >= 0 else -1
         self.left = self._left()
-        self.streams = self._parted(self._all)
+        self.streams = self._parted()
 
     def _left(self) -> list[int]:
         """The births that nothing has ended; of what several layers let go of, the first death counts."""
-        born, dead = {move for move in self._all if move >= 0}, {~move for move in self._all if move < 0}
-        if len(born) + len(dead) < len(self._all):  # some layers let go of what others have
-            self._all = list(dict.fromkeys(self._all))
-        return [move for move in reversed(self._all) if move in born and move not in dead]
+        every = dict.fromkeys(self._all)
+        if len(every) < len(self._all):  # some layers let go of what others have
+            self._all = list(every)
+        return [move for move in reversed(self._all) if move >= 0 and ~move not in every]
 
     def _run(self) -> None:
         recording, at = self.recording, 0
@@ -153,15 +154,21 @@ class Moves:
             at = stack.returns[-1]
         self._outside(at, recording.end)
 
-    def _parted(self, moves: list[int]) -> dict[int, Parted]:
+    def _parted(self) -> dict[int, Parted]:
         """The moves of each stream."""
-        numbers, found = self.recording.streams, dict[int, list[int]]({0: []})
-        if not numbers:
-            return {0: parted(moves, self.sizes)}
-        for move in moves:
-            stream = numbers.get(self.storages[move if move >= 0 else ~move], 0)
-            found.setdefault(stream, []).append(move)
-        return {stream: parted(own, self.sizes) for stream, own in found.items()}
+        kinds = self.kinds
+        if len(kinds) == 1:
+            kinds = dict.fromkeys(kinds, self._all)
+        else:
+            piles = [*self.piles, *reversed(self.piles)]  # ~n counts from the end
+            for move in self._all:
+                piles[move].append(move)
+        return {stream: Parted(*(kinds.get((stream, large), []) for large in (False, True))) for stream, _ in kinds}
+
+    def _pile(self, storage: int) -> list[int]:
+        """Where the moves of a storage go."""
+        key = self.recording.streams.get(storage, 0), self.recording.sizes[storage] > SMALL
+        return self.kinds.setdefault(key, [])
 
     # --- records of layers
 
@@ -181,6 +188,7 @@ class Moves:
         born = [event for event in record.slices[-1] if event >= 0]
         record.numbers.update((storage, number) for number, storage in enumerate(born, len(record.sizes)))
         record.sizes += [sizes[storage] for storage in born]
+        record.piles += [self._pile(storage) for storage in born]
         record.passing.update(storage for storage in born if start <= deaths.get(storage, -1) < stop)
         seen: dict[int, int] = {}
         for storage in reversed(born):
@@ -202,17 +210,16 @@ class Moves:
 
     def _based(self, place: int, sample: int) -> int:
         """The number of a layer's first birth."""
-        base = len(self.sizes)
-        self.sizes += self.records[place][sample].sizes
-        if self.recording.streams:
-            self.storages += self.records[place][sample].numbers
+        base, record = len(self.sizes), self.records[place][sample]
+        self.sizes += record.sizes
+        self.piles += record.piles
         return base
 
     def _number(self, storage: int) -> int:
         """The number of a storage that no layer makes."""
         number = self.outside[storage] = len(self.sizes)
         self.sizes.append(self.recording.sizes[storage])
-        self.storages.append(storage)
+        self.piles.append(self._pile(storage))
         return number
 
     # --- the step

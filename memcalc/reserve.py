@@ -7,7 +7,7 @@ step needs on top.
 from __future__ import annotations
 
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from memcalc import moves as moving
 from memcalc.allocator import END, LARGE_SEGMENT, CachingAllocator, ExpandableAllocator, without
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from memcalc.allocator import Block
     from memcalc.sharding.strategy import Staged
     from memcalc.tape.step import Recording
+
+
+Turns: TypeAlias = "tuple[list[int], int]"  # bytes of blocks, how many times over
 
 
 class Held(NamedTuple):
@@ -52,7 +55,8 @@ def reserved(
     making = Moves(earlier, floor) if earlier else None
     _place(allocator, weights, floor)
     states = _in_turn([(held.states, held.times) for held in trained], floor)
-    together = _in_turn([(held.together, held.times) for held in trained], floor)
+    turns = _in_turn([(held.together, held.times) for held in trained], floor)
+    together = [size for sizes, times in turns for size in sizes * times]
     outputs = END
     others: dict[int, CachingAllocator] = {}
     for first in (True, False):
@@ -63,7 +67,7 @@ def reserved(
         alive, outputs = _micro_step(allocator, step, outputs, others)
         wide = _staged(allocator, staged, early, late, alive) if staged else []
         if first:
-            allocator.keep(states)
+            _keep(allocator, states)
         temporaries = allocator.several(together)
         last = _each(allocator, trained, floor)
         if first:
@@ -86,9 +90,15 @@ def _place(allocator: CachingAllocator, weights: list[tuple[int, int]], floor: i
     """What is there from the start: first what shares its segments with nothing else."""
     for size, count in weights:
         if size >= LARGE_SEGMENT and size > floor:
-            allocator.large.hold(rounded(size), count)
+            allocator.keep([rounded(size)], count)
     rest = [((rounded(size),), count) for size, count in weights if size < LARGE_SEGMENT]
-    allocator.keep(_in_turn(rest, floor))
+    _keep(allocator, _in_turn(rest, floor))
+
+
+def _keep(allocator: CachingAllocator, turns: Iterable[Turns]) -> None:
+    """Blocks for good."""
+    for sizes, times in turns:
+        allocator.keep(sizes, times)
 
 
 def _micro_step(
@@ -133,9 +143,11 @@ def _each(allocator: CachingAllocator, trained: list[Held], floor: int) -> list[
     return before
 
 
-def _in_turn(tensors: Iterable[tuple[tuple[int, ...], int]], floor: int) -> list[int]:
-    """Sizes of what each of so many like tensors has, layer after layer."""
-    found: list[int] = []
+def _in_turn(tensors: Iterable[tuple[tuple[int, ...], int]], floor: int) -> list[Turns]:
+    """Sizes of what like tensors have, and how many layers come after one another with just those."""
+    found = []
     for times, alike in groupby(tensors, key=lambda pair: pair[1]):
-        found += [size for sizes, _ in alike for size in sizes if size > floor] * times
+        sizes = [size for own, _ in alike for size in own if size > floor]
+        if sizes:
+            found.append((sizes, times))
     return found

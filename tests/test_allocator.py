@@ -68,12 +68,33 @@ def test_what_is_kept_for_good_is_made_one_after_the_other(kind: type[CachingAll
 def test_blocks_held_in_segments_of_their_own() -> None:
     one, held = CachingAllocator(), CachingAllocator()
     one.several([21 * MIB, 21 * MIB, 20 * MIB + 600_064] * 2)
-    held.large.hold(21 * MIB, 4)
-    held.large.hold(20 * MIB + 600_064, 2)
+    held.keep([21 * MIB], 4)
+    held.keep([20 * MIB + 600_064], 2)
     assert one.reserved == held.reserved
     one.malloc(MIB + 100 * 512)
     held.malloc(MIB + 100 * 512)  # what the last two have left
     assert one.reserved == held.reserved
+
+
+@pytest.mark.parametrize("kind", [CachingAllocator, ExpandableAllocator])
+@pytest.mark.parametrize(
+    "turn", [[6, 6, 3, 3], [12, 12, 6, 6], [3, 1.5], [7], [2, 31, 0.25], [19.5], [0.5, 0.125, 0.75]]
+)
+@pytest.mark.parametrize("waiting", [(), (40,), (5, 5, 9, 20)])
+def test_what_is_kept_for_good_turn_after_turn(
+    kind: type[CachingAllocator], turn: list[float], waiting: tuple[int, ...]
+) -> None:
+    sizes = [int(size * MIB) for size in turn]
+    one, kept = kind(), kind()
+    for allocator in (one, kept):
+        for block in [allocator.malloc(mib * MIB) for mib in waiting for _ in range(2)][::2]:
+            allocator.free(block)
+    one.several(sizes * 101)
+    kept.keep(sizes, 101)
+    assert one.reserved == kept.reserved
+    for size in [512, MIB, 3 * MIB // 2, 2 * MIB, 5 * MIB, 11 * MIB] * 40:  # what is left of the segments
+        assert one.malloc(size).size == kept.malloc(size).size
+        assert one.reserved == kept.reserved
 
 
 @pytest.mark.parametrize("kind", [CachingAllocator, ExpandableAllocator])
