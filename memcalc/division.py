@@ -58,10 +58,21 @@ def _ways(run: Run, model: Model) -> tuple[Mapping[str, Any], Ways]:
     from memcalc.ways import Ways  # noqa: PLC0415
 
     p = run.parallel
+    mixtures = p.tensor > 1 and has_experts(model.body)
     return {}, Ways(
         tensor=p.tensor, sequence=p.sequence, context=p.context, expert=p.expert,
-        expert_tensor=p.expert_tensor or 1, multiple=0, replicates_heads=False,
+        expert_tensor=experts_tensor(run) if mixtures else 1, multiple=0, replicates_heads=False,
     )  # fmt: skip
+
+
+def experts_tensor(run: Run) -> int:
+    """Ranks that share each expert's channels: all tensor-parallel ones, none of them under expert parallelism.
+
+    packed_colwise and rowwise in transformers' base_model_tp_plan; torchtitan's TensorParallel of GroupedExperts, and its
+    expert_tensor_parallel_degree, 1 by default.
+    """
+    p = run.parallel
+    return p.expert_tensor or (p.tensor if p.expert == 1 else 1)
 
 
 def _note(run: Run, notes: Notes) -> None:
@@ -75,7 +86,10 @@ def _note(run: Run, notes: Notes) -> None:
             "whose-modules",
             "transformers' modules with smaller heads and widths, as torchtitan divides them",
         )
-        if p.expert > 1:
+        if p.expert > 1 and run.implementation.startswith("torchtitan"):
+            notes.assume("parallel.expert", "balanced", "tokens go to their experts' ranks and back as torchtitan sends them "
+                         "(ExpertParallel): every rank is taken to get as many as it sends")  # fmt: skip
+        elif p.expert > 1:
             notes.assume("parallel.expert", "balanced", "tokens go to their experts' ranks and back as transformers sends them "
                          "(AllToAllEP): every rank is taken to get as many as it sends")  # fmt: skip
         if p.context > 1:

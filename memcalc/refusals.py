@@ -39,9 +39,12 @@ def _undivided(run: Run) -> Iterator[Fault]:
     """Ways to divide a model that transformers' modules are not modelled under."""
     p, how = run.parallel, run.sharding
     fully = how is not None and how.strategy in ("fsdp", "hsdp") and how.options.get("version") not in (1, "1")
-    if p.expert > 1 and not (fully and p.tensor == p.pipeline == p.context == 1):
-        yield Fault("parallel.expert", "expert parallelism is modelled with Megatron-LM's modules (implementation: megatron), "
-                                       "and with FSDP2 alone, as transformers has it (sharding: fsdp)")  # fmt: skip
+    own = run.implementation.startswith("torchtitan")
+    if p.expert > 1 and not (fully and (own or p.tensor == p.pipeline == p.context == 1)):
+        yield Fault("parallel.expert", "expert parallelism is modelled with modules of Megatron-LM or torchtitan (implementation: "
+                                       "megatron), and with FSDP2 alone, as transformers has it (sharding: fsdp)")  # fmt: skip
+    if own and p.expert > 1 and p.expert_tensor not in (None, 1, p.tensor):
+        yield Fault("parallel.expert_tensor", "Currently we only support ETP=TP or ETP=1")
     if run.parallel.schedule == "dualpipe":
         yield Fault("parallel.schedule", "DualPipe is modelled with implementation: megatron")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from memcalc.compatibility import incompatible
 from memcalc.errors import Fault, RunInvalid
 from memcalc.gpus import Gpu, gpu
-from memcalc.implementations import kernels
+from memcalc.implementations import kernels, remade
 from memcalc.lengths import sequence
 from memcalc.models import load_model
 from memcalc.notes import Notes
@@ -39,6 +39,8 @@ def resolve(run: Run, beside: Path | None = None) -> Plan:
     notes = Notes()
     run = _settled(run, notes)
     model = pictured(load_model(run.model, beside), run)
+    if run.implementation.startswith("torchtitan"):
+        model = remade(model, run.implementation)
     chosen = recipe(run.precision)
     optimizer = _for_model(find_optimizer(run.optimizer), model)
     optimizer = _fused(optimizer) if run.implementation == "megatron" else optimizer

@@ -4,7 +4,8 @@ Sources are those of torchtitan 0.2.2 (torchtitan/config/job_config.py, models/l
 
 * weights and gradients are sharded in fp32; bf16 only while gathered, reduced in fp32 (FSDP2's mixed precision);
   on one GPU there is autocast instead;
-* embedding, head and each layer are wrapped apart; the head is not let go of after the forward pass;
+* embedding, head and each layer are wrapped apart, and the head is not let go of after the forward pass; until v0.1
+  (`training.batch_size`) layers were, and the root held the rest;
 * `mode = "selective"` is the default: every second layer ("2"), or every second matrix product of each layer ("op");
 * tensor parallelism brings sequence parallelism with it; accumulation follows from the global batch.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from memcalc.configs.modules import put_modules
+from memcalc.configs.modules import architecture, put_modules
 from memcalc.configs.names import model as named_model
 from memcalc.configs.optim import put_optimizer
 from memcalc.configs.table import Key, Sheet
@@ -135,16 +136,27 @@ def _parallel(sheet: Sheet, gpus: int) -> int:
             taken *= degree
             if axis == "tensor":
                 sheet.put("parallel.sequence", True, *_places("tensor_parallel_degree"))
-    if _degree(sheet, "expert_parallel_degree") > 1:
-        key = sheet.named(*_places("expert_parallel_degree"))
-        sheet.warn(key, "not-modelled", "experts that are dealt out to data-parallel ranks are counted as shards of all of "
-                   "them, gathered whole: what persists is as large")  # fmt: skip
+    _experts(sheet)
     if "pipeline" in sheet.run.get("parallel", {}):
         word = sheet.read(text, *_places("pipeline_parallel_schedule"), default="1F1B")
         sheet.put(
             "parallel.schedule", _SCHEDULES.get(word, "1f1b"), *_places("pipeline_parallel_schedule"), default=SOURCE
         )
     return max(1, gpus // taken)
+
+
+def _experts(sheet: Sheet) -> None:
+    """Experts dealt out, where torchtitan's own mixtures are known; their own tensor degree is 1 or that of the rest."""
+    key, degree = sheet.named(*_places("expert_parallel_degree")), _degree(sheet, "expert_parallel_degree")
+    if degree == 1:
+        return
+    if "token-choice" not in find("implementations", NAME)["models"].get(architecture(sheet), {}).get("parts", ()):
+        sheet.warn(key, "not-modelled", "experts that are dealt out to data-parallel ranks are counted as shards of all of "
+                   "them, gathered whole: what persists is as large")  # fmt: skip
+        return
+    sheet.put("parallel.expert", degree, key)
+    sheet.put("parallel.expert_tensor", _degree(sheet, "expert_tensor_parallel_degree"),
+              *_places("expert_tensor_parallel_degree"), default=SOURCE)  # fmt: skip
 
 
 def _precision(sheet: Sheet, gpus: int) -> None:
@@ -218,13 +230,14 @@ def _sharding(sheet: Sheet) -> None:
     computed = _DTYPES.get(str(sheet.get("training.mixed_precision_param", default="bfloat16")), "bf16")
     again = sheet.read(text, *_places("fsdp_reshard_after_forward"), default="default")
     pipelined = "pipeline" in sheet.run.get("parallel", {})
+    old = sheet.has("training.batch_size")
     options: dict[str, Any] = {
         "no_sync": pipelined,  # every micro batch reduces its gradients, but in a pipeline's stage
         "strategy": "hsdp" if replicas > 1 else "fsdp",
         **({"replicate": replicas} if replicas > 1 else {}),
         "version": 2,
-        "wrap": "layers+embed+head",
-        "reshard_after_forward": again == "always" or (again == "default" and not pipelined),
+        "wrap": "layers" if old else "layers+embed+head",
+        "reshard_after_forward": _resharding(again, pipelined=pipelined, old=old),
         "param_dtype": computed,
         "reduce_dtype": _DTYPES.get(str(sheet.get("training.mixed_precision_reduce", default="float32")), "fp32"),
     }
@@ -232,6 +245,13 @@ def _sharding(sheet: Sheet) -> None:
         options["cpu_offload"] = True
     sheet.put("sharding", options, *_places("data_parallel_shard_degree"),
               default="torchtitan/models/llama3/infra/parallelize.py, apply_fsdp")  # fmt: skip
+
+
+def _resharding(again: str, *, pipelined: bool, old: bool) -> bool | str:
+    """apply_fsdp: whether layers are let go of after the forward pass, and by `default` all but the head."""
+    if again == "default" and not pipelined:
+        return True if old else "default"
+    return again == "always"
 
 
 def _modules(sheet: Sheet) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from memcalc.model import Model
     from memcalc.run import Run
+    from memcalc.sharding.fsdp2 import FullyShard
     from memcalc.sharding.strategy import Strategy
 
 NODE = 8  # GPUs of a node, over which hybrid sharding shards
@@ -42,10 +43,30 @@ def fully_sharded(name: str, given: Mapping[str, Any], ranks: int, run: Run, mod
     if run.parallel.pipeline > 1 and given.get("reshard_after_forward", "default") == "default":
         given = {**given, "reshard_after_forward": False}  # torchtitan gathers once for all micro batches (apply_fsdp)
     made2 = fsdp2.from_options(given, ranks, shards, micro_batches=run.grad_accum, offload=run.offload, packed=packed)
-    experts = run.parallel.expert
-    if shards % experts:
-        raise fault("parallel.expert", f"`ep_size` ({experts}) must divide `fsdp_size * tp_size` ({shards})")
-    return replace(made2, expert_shards=shards // experts) if experts > 1 else made2
+    made2 = replace(made2, outermost=run.implementation.startswith("torchtitan"))
+    return _with_experts(made2, run, model) if run.parallel.expert > 1 else made2
+
+
+def _with_experts(made: FullyShard, run: Run, model: Model) -> FullyShard:
+    """The strategy where experts are dealt out: how many ranks share each, and along which axis.
+
+    torchtitan cuts them along the second where there are more ranks than experts (models/llama4/infra/parallelize.py,
+    apply_fsdp); transformers has no expert-tensor degree.
+    """
+    from memcalc.division import experts_tensor  # noqa: PLC0415 - that file imports this package
+
+    degrees = run.parallel
+    ranks, inner = made.shards * degrees.tensor, degrees.expert * experts_tensor(run)
+    if ranks % inner:
+        raise fault("parallel.expert", f"`ep_size` ({degrees.expert}) must divide `fsdp_size * tp_size` ({ranks})")
+    shards, own = ranks // inner, run.implementation.startswith("torchtitan")
+    stacked = [tensor.shape for tensor in model.tensors if tensor.role == "expert"] if own else []
+    axis = int(any(shards > shape[0] for shape in stacked))
+    if axis and any(shape[1] % shards for shape in stacked):
+        raise fault(
+            "parallel.expert", f"FSDP does not support uneven sharding on dim 1: {stacked[0]} (world size: {shards})"
+        )
+    return replace(made, expert_shards=shards, expert_axis=axis, chains=own)
 
 
 def _uniform(paths: tuple[str, ...], model: Model, run: Run) -> None:

@@ -71,7 +71,8 @@ class FullyShard(Strategy):
       advance by name, forward and backward.
     * `whole_packed` where integers that stand for weights are left out of the sharding (accelerate leaves bitsandbytes' out).
     * `expert_shards` ranks share experts, each module of them a unit of its own, where expert parallelism has them
-      (transformers' efsdp).
+      (efsdp), cut along the `expert_axis`. Where it `chains`, every unit names the next ones to gather (torchtitan).
+    * `outermost` where units are around checkpoints, and the loss is no part of the root (torchtitan).
     """
 
     shards: int = 1
@@ -87,6 +88,9 @@ class FullyShard(Strategy):
     pins: bool = True
     inputs: int = 1
     expert_shards: int = 0
+    expert_axis: int = 0
+    chains: bool = False
+    outermost: bool = False
     ahead: tuple[int, int] = (0, 0)
     output_dtype: str = ""
     casts_inputs: bool = True
@@ -120,7 +124,10 @@ class FullyShard(Strategy):
 
     def place(self, tensors: tuple[Tensor, ...]) -> Local:
         """Dimension 0 cut into as many parts as there are shards, each rank's padded to the largest (_init_sharded_param)."""
-        parts = tuple(tensor if self.stays(tensor) else cut(tensor, self.ways_of(tensor)) for tensor in tensors)
+        parts = tuple(
+            tensor if self.stays(tensor) else cut(tensor, self.ways_of(tensor), self.axis_of(tensor))
+            for tensor in tensors
+        )
         return Local(parts, parts, parts, accumulated=() if self.accumulates or self.offloads else None)
 
     def attach(self, tape: Tape, model: Model, tensors: tuple[Tensor, ...]) -> Sharder:
@@ -134,6 +141,10 @@ class FullyShard(Strategy):
     def ways_of(self, tensor: Tensor) -> int:
         """How many ranks share a parameter."""
         return self.expert_shards if self.expert_shards and tensor.role == "expert" else self.shards
+
+    def axis_of(self, tensor: Tensor) -> int:
+        """The axis that a parameter is cut along."""
+        return self.expert_axis if tensor.role == "expert" else 0
 
     def stays(self, tensor: Tensor) -> bool:
         """Whether every rank keeps the whole of a tensor."""
@@ -166,12 +177,13 @@ class FullyShard(Strategy):
         return ""
 
 
-def cut(tensor: Tensor, ways: int) -> Tensor:
-    """The largest of the parts that dimension 0 of a parameter is cut into."""
+def cut(tensor: Tensor, ways: int, axis: int = 0) -> Tensor:
+    """The largest of the parts that an axis of a parameter is cut into."""
     if ways == 1:
         return tensor
-    first, *rest = tensor.shape or (1,)
-    return replace(tensor, shape=(-(-first // ways), *rest))
+    shape = list(tensor.shape or (1,))
+    shape[axis] = -(-shape[axis] // ways)
+    return replace(tensor, shape=tuple(shape))
 
 
 def from_options(

@@ -36,13 +36,14 @@ class Gathering(Grouping):
 
     def __init__(self, tape: Tape, how: FullyShard, groups: Groups) -> None:
         super().__init__(tape, groups)
-        self.how = how
+        self.how, self.outside = how, how.outermost
         self.held: Value | None = None
         self.inputs: list[Value] = []
         self.outputs: list[Value] = []
         self.order: list[Group] = []
         self.returning = False
-        self.reach = max(how.inputs, *(count + 1 for count in how.ahead if count), 1)
+        self.back: Group | None = None  # the last layer whose backward pass has begun
+        self.reach = max(how.inputs, *(count + 1 for count in how.ahead if count), 2 if how.chains else 1)
 
     def taken(self, unit: Unit, x: Value) -> Value:  # noqa: ARG002 - all alike
         """_cast_forward_inputs, to param_dtype where there is one."""
@@ -56,8 +57,9 @@ class Gathering(Grouping):
         return f.to(out, self.how.output_dtype) if self.how.output_dtype and out.dtype in FLOATS else out
 
     def experts(self) -> Visit | None:
-        """The unit of the experts of the layer that runs, where they have one."""
-        own = cast("Group", self.running[-1]).experts if self.running else None
+        """The unit of the experts of the layer that runs, or that a checkpoint within its unit runs again."""
+        layer = cast("Group", self.running[-1]) if self.running else self.back
+        own = layer.experts if layer else None
         return Visit(own) if own else None
 
     def before_forward(self, unit: Unit) -> None:
@@ -70,6 +72,8 @@ class Gathering(Grouping):
         self._unshard(group)
         self._wait(group)
         if group.state == "forward":
+            if self.handed and group.kind == "layer" and self.tape.setting.weights != "fp32":
+                group.table = self.tape.new(self.handed, self.tape.setting.weights)
             self._ahead(group, 1)
 
     def after_forward(self, unit: Unit) -> None:
@@ -82,13 +86,16 @@ class Gathering(Grouping):
             group.turns.append(len(self.order))
             self.order.append(group)
         group.state = "idle"
-        if self.returning or group is self.groups.root:  # a layer that a checkpoint runs again is a root of its own
+        ends = group is self.groups.root or (self.how.outermost and group.kind == "head")
+        if self.returning or ends:  # a layer that a checkpoint runs again is a root of its own
             self.held = None
 
     def before_backward(self, unit: Unit) -> None:
         """FSDPState._pre_backward, with the implicit prefetch of the unit whose forward came before."""
         group = cast("Group", unit)
         self.returning = True
+        if group.kind == "layer":
+            self.back = group
         if group.state == "backward" or not group.tensors:
             return
         group.state = "backward"
@@ -101,7 +108,7 @@ class Gathering(Grouping):
     def after_backward(self, unit: Unit) -> None:
         """FSDPParamGroup.post_backward."""
         group = cast("Group", unit)
-        group.state = "reduced"
+        group.state, group.table = "reduced", None
         gradients = self._complete(group)
         self._reshard(group, reshards=True)
         while len(self.inputs) >= self.how.inputs:
@@ -136,6 +143,8 @@ class Gathering(Grouping):
 
         Each layer names the next few; the last ones, which have not so many after them, name none.
         """
+        if self.how.chains:
+            return self._chained(group, direction)
         count = self.how.ahead[direction < 0]
         stack, _, number = group.path.rpartition(".")
         if not count or group.kind != "layer" or not self.groups.there(stack, int(number) + direction * count):
@@ -144,6 +153,18 @@ class Gathering(Grouping):
             if (other := self.groups.layer(stack, int(number) + direction * step)) is not None:
                 self._unshard(other)
         return True
+
+    def _chained(self, group: Group, direction: int) -> bool:
+        """What torchtitan's apply_fsdp names under expert parallelism: whether anything.
+
+        A layer names the next one and its experts, the embedding the first layer, the last one the head; and back.
+        """
+        named = self.groups.beside(group, direction)
+        for other in named:
+            self._unshard(other)
+            if other.experts and group.kind == "layer":
+                self._unshard(other.experts)
+        return bool(named)
 
     def _reshards(self, group: Group) -> bool | int:
         match group.kind:
@@ -205,11 +226,22 @@ class Gathering(Grouping):
             for tensor in group.tensors
             for _ in range(tensor.count)
         ]
+        spare = self._spare(group) if self.how.expert_axis else None
         group.parted = []
         if forward and self._shards(group) > 1:
             self.held = group.gathering
         group.gathering = None
-        del before
+        del before, spare
+
+    def _spare(self, group: Group) -> list[Value]:
+        """foreach_all_gather_copy_out: what is not cut along its first axis is copied out to be put together from there."""
+        ways = self._ways(group)
+        crosswise = [tensor for tensor in group.tensors if self.how.axis_of(tensor)] if ways > 1 else []
+        return [
+            self.tape.buffer(ways * self._part(tensor, ways), self._seen(tensor))
+            for tensor in crosswise
+            for _ in range(tensor.count)
+        ]
 
     def _reshard(self, group: Group, reshards: bool | int) -> None:
         """FSDPParamGroup.reshard: shards over fewer ranks, in the place of parameters that go."""
@@ -251,6 +283,8 @@ class Gathering(Grouping):
         ways, tape = self._shards(group), self.tape
         part = sum(tensor.count * self._part(tensor, ways) for tensor, _ in gradients)
         last = gradients[-1][1]
+        if self.how.expert_axis and ways > 1:
+            self._crosswise(gradients)
         dtype = self.how.reduce_dtype or last.dtype
         flat = tape.buffer(ways * part, dtype, relay=True)
         gradients.clear()
@@ -268,6 +302,12 @@ class Gathering(Grouping):
             tape.gradients.append(reduced.storage.id)
         self.inputs.append(flat)
         del last
+
+    def _crosswise(self, gradients: list[tuple[Tensor, Value]]) -> None:
+        """foreach_reduce: gradients that are not cut along their first axis are copied, their parts one behind the other."""
+        for place, (tensor, gradient) in enumerate(gradients):
+            if self.how.axis_of(tensor):
+                gradients[place] = tensor, self.tape.buffer(gradient.elements, gradient.dtype)
 
     def _accumulated(self, group: Group) -> None:
         """to_accumulated_grad_if_needed: gradients of backward passes without reduction.
@@ -302,4 +342,6 @@ class Gathering(Grouping):
         """Elements of one rank's part of a parameter, padded as for all shards."""
         first, *rest = tensor.shape or (1,)
         shards = self.how.ways_of(tensor)
+        if self.how.axis_of(tensor):  # along which it divides
+            return prod(tensor.shape) // ways
         return -(-first // shards) * prod(rest) * shards // ways

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from memcalc.tensors import Tensor
 
 
-Kind: TypeAlias = Literal["root", "layer", "embed", "head"]
+Kind: TypeAlias = Literal["root", "layer", "experts", "embed", "head"]
 
 
 class Group(Unit):
@@ -22,7 +22,7 @@ class Group(Unit):
 
     `unsharded` are the gathered parameters, `gathering` the output of a gather under way, `parted` what is kept where it was
     given back to fewer ranks, `gradients` what its parameters have got of this backward pass, `accumulated` what they have
-    of earlier ones, `reduced` the gradient of its shards.
+    of earlier ones, `reduced` the gradient of its shards. `table` is what it is called with beside its input, cast.
     """
 
     def __init__(self, path: str, tensors: tuple[Tensor, ...], kind: Kind) -> None:
@@ -34,6 +34,7 @@ class Group(Unit):
         self.gradients: dict[Leaf, Value] = {}
         self.accumulated: dict[str, Value] = {}
         self.reduced: Value | None = None
+        self.table: Value | None = None
         self.turns: list[int] = []  # places in the order of forwards
         self.last = False  # of its stack
         self.shards = 0  # ranks that share it, where they are others than those of the layers
@@ -59,7 +60,7 @@ class Groups:
             tensors = tuple(tensor for tensor in tensors if tensor not in own) if own else tensors
             found = self.made[stack, index] = Group(f"{stack}.{index}", tensors, "layer")
             if own:
-                found.experts = Group(f"{stack}.{index}.experts", own, "layer")
+                found.experts = Group(f"{stack}.{index}.experts", own, "experts")
                 found.experts.shards = self.expert_shards
             found.last = not self.layers.of(stack, index + 1)
         return found
@@ -67,6 +68,25 @@ class Groups:
     def there(self, stack: str, index: int) -> bool:
         """Whether a stack has a layer of that number."""
         return index >= 0 and bool(self.layers.of(stack, index))
+
+    def beside(self, group: Group, direction: int) -> list[Group]:
+        """The unit that comes after this one (1) or before it (-1), where it is a layer of a single stack or beside one."""
+        stack, _, number = group.path.rpartition(".")
+        if group.kind == "layer" and (other := self.layer(stack, int(number) + direction)) and other.tensors:
+            return [other]
+        kind = {("layer", 1): "head", ("layer", -1): "embed"}.get((group.kind, direction), "")
+        units = [visit.unit for visit in self.modules.values() if isinstance(visit.unit, Group)]
+        if kind:
+            return [unit for unit in units if unit.kind == kind][:1]
+        at = {("embed", 1): 0, ("head", -1): -1}.get((group.kind, direction))
+        if at is None:
+            return []
+        stack = next(iter(self.layers.layers))
+        return [layer] if (layer := self.layer(stack, self.last_of(stack) if at else 0)) else []
+
+    def last_of(self, stack: str) -> int:
+        """The number of a stack's last layer."""
+        return max(max(numbers) for _, numbers in self.layers.alike(stack))
 
     def all(self) -> list[Group]:
         """Every group met, the root first."""

@@ -65,7 +65,7 @@ class Frame:
         if self.held not in self.gone:
             self.recomputed[self.held] = value
         self.held += 1
-        if self.held == self.saved:
+        if self.held == self.saved and "recomputed-whole" not in self.tape.setting.fused:
             raise StopRecomputation
         return value
 
@@ -77,7 +77,7 @@ class Frame:
         return Value(self.tape, x.storage, x.shape, x.dtype, x.strides, self.node)
 
     def recompute(self) -> None:
-        """Run the layer again up to the last value it saved."""
+        """Run the layer again up to the last value it saved, or to its end (early_stop=False)."""
         tape, self.recomputed = self.tape, {}
         before = tape.saving, tape.keeping, tape.grad_enabled, tape.owner, tape.path, tape.instance
         tape.path, tape.instance = self.place

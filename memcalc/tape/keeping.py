@@ -2,7 +2,7 @@
 
 torch.utils.checkpoint.create_selective_checkpoint_contexts with torchtitan's policy (models/…/parallelize.py,
 _apply_op_sac): the outputs of the fused attention kernels, and of every second aten.mm (a linear layer without a bias),
-beginning with the first of a layer.
+beginning with the first of a layer; those of all-to-alls.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Shape, Value
 
-Operation = Literal["mm", "attention"]
+Operation = Literal["mm", "attention", "exchange"]
 
 
 class Keeping:

@@ -66,6 +66,7 @@ class Sharder:
     # whether modules see parameters as leaves, of which autocast keeps its copies (FSDP1 shows them views)
     leaves = True
 
+    handed: tuple[int, ...] = ()  # shape of a table in fp32 that every layer is called with
     outside = False  # whether the hooks are those of a wrapper around a layer and its checkpoint (FSDP1)
 
     def __init__(self, tape: Tape) -> None:

@@ -10,6 +10,7 @@ from memcalc.errors import RunInvalid
 from tests.configs.reader import codes, parts, reading
 
 BASE = '[model]\nname = "llama3"\nflavor = "8B"\n[training]\nseq_len = 4096\n'
+MIXTURE = '[model]\nname = "qwen3"\nflavor = "30B-A3B"\n[training]\nseq_len = 4096\n'
 NAMES: dict[str, Any] = {"gpus": 8, "name": "job.toml"}
 
 
@@ -24,7 +25,7 @@ def test_the_defaults_of_a_job() -> None:
         "model": "llama-3.1-8b", "seq_len": 4096, "precision": "mixed-bf16", "batch_size": 8, "grad_accum": 1,
         "optimizer": {"name": "torch.optim.AdamW", "implementation": "fused"},
         "checkpointing": {"mode": "full", "every": 2},
-        "sharding": {"strategy": "fsdp", "version": 2, "wrap": "layers+embed+head", "reshard_after_forward": True,
+        "sharding": {"strategy": "fsdp", "version": 2, "wrap": "layers+embed+head", "reshard_after_forward": "default",
                      "param_dtype": "bf16", "reduce_dtype": "fp32", "no_sync": False},
         "implementation": "torchtitan",
     }  # fmt: skip
@@ -43,9 +44,14 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
      {"parallel": {"tensor": 2, "sequence": True}}),
     (BASE + "tensor_parallel_degree = 2\ndata_parallel_shard_degree = -1\n[experimental]\ncontext_parallel_degree = 2\n",
      {"parallel": {"tensor": 2, "sequence": True, "context": 2}}),
+    (BASE + "batch_size = 2\n", {"batch_size": 2, "sharding.wrap": "layers", "sharding.reshard_after_forward": True}),
     (BASE + "[parallelism]\ndata_parallel_replicate_degree = 2\n", {"sharding.strategy": "hsdp", "sharding.replicate": 2}),
     (BASE + "[parallelism]\ndata_parallel_replicate_degree = 8\ndata_parallel_shard_degree = 1\n", {"sharding": "ddp"}),
     (BASE + "[parallelism]\nexpert_parallel_degree = 4\n", {"parallel": None, "sharding.strategy": "fsdp"}),
+    (MIXTURE + "[parallelism]\nexpert_parallel_degree = 4\ntensor_parallel_degree = 2\n",
+     {"parallel": {"tensor": 2, "sequence": True, "expert": 4, "expert_tensor": 1}, "implementation": "torchtitan"}),
+    (MIXTURE + "[parallelism]\nexpert_parallel_degree = 4\ntensor_parallel_degree = 2\nexpert_tensor_parallel_degree = 2\n",
+     {"parallel": {"tensor": 2, "sequence": True, "expert": 4, "expert_tensor": 2}}),
     (BASE + 'mixed_precision_reduce = "bfloat16"\n', {"sharding.reduce_dtype": "bf16"}),
     (BASE + '[parallelism]\nfsdp_reshard_after_forward = "never"\n', {"sharding.reshard_after_forward": False}),
     (BASE + 'local_batch_size = 8\n[parallelism]\npipeline_parallel_degree = 4\npipeline_parallel_schedule = "Interleaved1F1B"\n',

@@ -2,7 +2,8 @@
 
 Source: pytorch/torchtitan b5bcd76c6, benchmarks/llama3_h100_202412_torchtitan.md, by line: Llama 3.1 on H100 of 96 GB, most of
 them compiled, with products in float8, which the tape counts in bf16 (Float8Linear saves its input and its weight as they
-are). The options are torchtitan's own (parallelize.py, pipeline.py; run_llama_train.sh grows the allocator's segments).
+are). The options are torchtitan's own of then (parallelize_llama.py, whose root holds what is in no layer, and
+pipeline_llama.py; run_llama_train.sh grows the allocator's segments).
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def error(row: Row) -> float:
         "expandable_segments": True,
         "optimizer": {"name": "adamw", "implementation": "fused"},
         "checkpointing": row.checkpointing, "parallel": dict(row.parallel), "grad_accum": row.micro_batches,
-        "sharding": {"strategy": "fsdp", "wrap": "layers+embed+head", "reduce_dtype": "fp32", "no_sync": pipelined,
+        "sharding": {"strategy": "fsdp", "wrap": "layers", "reduce_dtype": "fp32", "no_sync": pipelined,
                      "reshard_after_forward": not pipelined},
     }  # fmt: skip
     return estimate(run).memory.reserved / GIB / row.reserved - 1

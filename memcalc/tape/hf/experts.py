@@ -30,6 +30,10 @@ def mixture(t: Tape, block: Moe, x: Value, around: Around) -> Value:
     """MixtralSparseMoeBlock.forward; with shared experts Qwen2MoeSparseMoeBlock's and DeepseekV3MoE's."""
     for _ in range(0 if t.setting.evaluating else block.noises):
         x = f.mul_(x, t.new(x.shape, x.dtype))
+    if "token-choice" in t.setting.fused:
+        from memcalc.tape.hf import token_choice  # noqa: PLC0415 - torchtitan's alone
+
+        return token_choice.mixture(t, block, x, around)
     rows = f.view(x, -1, x.shape[-1])
     first = block.shared_gate is not None or block.shared_first
     shared = run(t, block.shared, rows, around) if block.shared and first else None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memcalc.tape import functions as f
+
 if TYPE_CHECKING:
     from types import ModuleType
 
@@ -28,11 +30,14 @@ def takes(t: Tape, part: str) -> bool:
 
 def takes_norm(t: Tape, norm: Norm) -> bool:
     """Whether a kernel takes the place of this norm."""
-    return bool(t.setting.fused) and ("compiled" in t.setting.fused or bool(_whose(t).takes(t, norm)))
+    fused = t.setting.fused
+    return bool(fused) and ("compiled" in fused or "torch-norm" in fused or bool(_whose(t).takes(t, norm)))
 
 
 def rms_norm(t: Tape, x: Value, weight: Value | None) -> Value:
     """The norm of the last dimension."""
+    if "torch-norm" in t.setting.fused:
+        return f.rms_norm(x, weight)
     out: Value = _whose(t).rms_norm(t, x, weight)
     return out
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.mla import Mla
 from memcalc.tape import functions as f
+from memcalc.tape.hf import kernels
 from memcalc.tape.hf.attention import attend, project
 from memcalc.tape.hf.indexer import sparse
 from memcalc.tape.hf.rotary import halved, interleaved
@@ -31,6 +32,7 @@ def latent(t: Tape, block: Mla, x: Value, around: Around) -> Value:
     k_rot = f.reshape(k_rot, b, 1, s, block.rope)
     if around.rotary:
         rotate = complex_rotated if block.formula == "deepseek_v2" else interleaved if block.interleaved else halved
+        rotate = torchtitans if "complex-rope" in t.setting.fused else rotate
         q_rot, k_rot = rotate(q_rot, k_rot, around.rotary)
     q = f.cat((q_pass, q_rot))
     k, v = expanded(t, block, kv, k_rot, around)
@@ -57,6 +59,15 @@ def complex_rotated(q: Value, k: Value, tables: tuple[Value, Value], heads: int 
     """apply_rotary_emb: complex products in fp32 (modeling_deepseek_v2.py); `heads` is the axis of the heads."""
     angles = f.unsqueeze(tables[0], heads)
     q_out, k_out = (f.to(f.mul(f.contiguous(f.to(x, "fp32")), angles), x.dtype) for x in (q, k))
+    return q_out, k_out
+
+
+def torchtitans(q: Value, k: Value, tables: tuple[Value, Value]) -> tuple[Value, Value]:
+    """apply_rotary_emb of torchtitan's DeepSeek-V3: the same with one copy less, or one kernel where it is compiled."""
+    if kernels.takes(q.tape, "rope"):
+        return kernels.rope(q, k, tables)
+    angles = f.unsqueeze(tables[0], 1)
+    q_out, k_out = (f.to(f.mul(f.to_contiguous(x, "fp32"), angles), x.dtype) for x in (q, k))
     return q_out, k_out
 
 

@@ -28,6 +28,17 @@ def rotary_tables(t: Tape, batch: int, seq: int, dim: int, dtype: str) -> Tables
         return f.to(cos, dtype), f.to(sin, dtype)
 
 
+def cached_tables(t: Tape, batch: int, seq: int, dim: int, dtype: str) -> Tables:
+    """torchtitan's Qwen3: cos and sin side by side in a buffer that every layer is called with (precompute_rope_cache).
+
+    FSDP casts that for each of them (_cast_forward_inputs).
+    """
+    t.given((seq, 2 * dim), "fp32", ".rope_cache")
+    if t.sharder is not None:
+        t.sharder.handed = (seq, 2 * dim)
+    return t.given((batch, seq, dim), dtype, ".rope_cache"), t.given((batch, seq, dim), dtype, ".rope_cache")
+
+
 def tables_of_axes(t: Tape, batch: int, seq: int, dim: int, dtype: str) -> Tables:
     """Qwen2_5_VLRotaryEmbedding.forward: angles by time, row and column, of which each channel takes one."""
     with t.no_grad():
@@ -54,6 +65,8 @@ def rotate(block: Attention, q: Value, k: Value, tables: Tables) -> tuple[Value,
             return by_pairs(q, k, tables, block.rotary_dim)
         case "pairs-whole":
             return by_whole_pairs(q, k, tables)
+        case "pairs-joined":
+            return by_joined_pairs(q, k, tables, block.rotary_dim)
         case "pairs-fp32":
             return by_pairs_in_fp32(q, k, tables)
         case "spread":
@@ -144,6 +157,17 @@ def by_pairs(q: Value, k: Value, tables: Tables, dim: int) -> tuple[Value, Value
     """
     (q_rot, q_pass), (k_rot, k_pass) = parted(q, dim), parted(k, dim)
     q_embed, k_embed = by_whole_pairs(q_rot, k_rot, tables)
+    q_embed = f.cat((q_embed, q_pass))
+    k_embed = f.cat((k_embed, k_pass))
+    return q_embed, k_embed
+
+
+def by_joined_pairs(q: Value, k: Value, tables: Tables, dim: int) -> Tables:
+    """GLM-4V's apply_rotary_pos_emb: tables that were made for pairs (modeling_glm4v.py)."""
+    cos, sin = (f.unsqueeze(table, 1) for table in tables)
+    (q_rot, q_pass), (k_rot, k_pass) = parted(q, dim), parted(k, dim)
+    q_embed = f.add(f.mul(q_rot, cos), f.mul(rotate_pairs(q_rot), sin))
+    k_embed = f.add(f.mul(k_rot, cos), f.mul(rotate_pairs(k_rot), sin))
     q_embed = f.cat((q_embed, q_pass))
     k_embed = f.cat((k_embed, k_pass))
     return q_embed, k_embed

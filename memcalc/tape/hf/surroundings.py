@@ -9,7 +9,7 @@ from memcalc.tape import functions as f
 from memcalc.tape.hf import alibi
 from memcalc.tape.hf.attention import eager_only
 from memcalc.tape.hf.masks import bidirectional_mask, built, causal_mask, local_mask, padded_mask, row_mask
-from memcalc.tape.hf.rotary import rotary_tables, tables_of_axes
+from memcalc.tape.hf.rotary import cached_tables, rotary_tables, tables_of_axes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -45,7 +45,7 @@ def prepare(t: Tape, layers: Block, x: Value, around: Around) -> None:
         around.original = f.clone(x)
     for kind, dim, wide in tables:
         axes = kind == "axes"  # each sequence's tokens have positions of their own, on three axes
-        make = tables_of_axes if axes else rotary_tables
+        make = cached_tables if "rope-cache" in t.setting.fused else tables_of_axes if axes else rotary_tables
         around.ropes[kind] = around.rotary = make(t, batch if axes else 1, seq, dim, "fp32" if wide else x.dtype)
 
 
