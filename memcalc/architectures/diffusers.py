@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, Sum, sequence
-from memcalc.blocks.basic import Activation, Conv, Dropout, Linear, Norm
+from memcalc.blocks.basic import Activation, Conv, Linear, Norm
 from memcalc.blocks.diffusion import Condition, ResBlock
 from memcalc.blocks.image import Flatten, Unflatten
 from memcalc.blocks.mlp import Mlp
@@ -139,11 +139,7 @@ def res_block(
 
 
 def map_attention(name: str, width: int, heads: int, groups: int) -> Sequence:
-    """Self-attention over the pixels of a map, group norm first, x + it (AttnProcessor with residual_connection)."""
-    mixer = attention("", width, heads, width // heads, bias=True, before=(group_norm("group_norm", width, groups),))
+    """Self-attention over the pixels of a map, group norm first (0 `groups`: none), x + it (residual_connection)."""
+    norms = (group_norm("group_norm", width, groups),) if groups else ()
+    mixer = attention("", width, heads, width // heads, bias=True, before=norms)
     return sequence(Sum("", (sequence(Flatten(""), mixer, Unflatten("", copied=False)), sequence())), name=name)
-
-
-def dropped(p: float) -> Dropout | None:
-    """A dropout where it drops anything."""
-    return Dropout("", p) if p else None

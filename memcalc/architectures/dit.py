@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
 from memcalc.architectures.diffusers import attention, denoiser, embedded, feed_forward
-from memcalc.blocks.base import Sequence, repeat, residual, sequence
+from memcalc.blocks.base import Sequence, repeat, sequence
 from memcalc.blocks.basic import Activation, Conv, Embedding, Linear, Norm, Raw
-from memcalc.blocks.diffusion import Condition, Gate, Modulate, ModulatedBlock, Modulation, TablePositions
+from memcalc.blocks.diffusion import Condition, Modulate, ModulatedBlock, Modulation, TablePositions
 from memcalc.blocks.image import Flatten, Unflatten
 from memcalc.tensors import numbers
 
@@ -107,13 +107,6 @@ def projected_caption(name: str, inputs: int, width: int, act: str = "gelu_pytor
     """PixArtAlphaTextProjection: the caption's states through two linear layers."""
     first, second = Linear("linear_1", inputs, width, bias=True), Linear("linear_2", width, width, bias=True)
     return Condition(name, (first, Activation("", act), second), tokens=True)
-
-
-def modulated(mixer: Block, feed: Block, norms: tuple[Norm, Norm], cross: Block | None = None) -> tuple[Block, ...]:
-    """x + gate · mixer(modulate(norm(x))), x + cross(x), x + gate · feed(modulate(norm(x)))."""
-    attends = residual(norms[0], Modulate(""), mixer, Gate(""))
-    crosses = (residual(cross),) if cross else ()
-    return (attends, *crosses, residual(norms[1], Modulate(""), feed, Gate("")))
 
 
 def _norm(c: Dimensions, name: str, width: int) -> Norm:

@@ -16,9 +16,17 @@ from memcalc.architectures.dit import (
     shared_modulation,
 )
 from memcalc.architectures.mmdit import qk_norms
-from memcalc.blocks.base import Sequence, repeat, residual, sequence
+from memcalc.blocks.base import Sequence, repeat, sequence, stack
 from memcalc.blocks.basic import Activation, Conv, Linear, Norm, Raw
-from memcalc.blocks.diffusion import Condition, Gate, Modulate, ModulatedBlock, Modulation
+from memcalc.blocks.diffusion import (
+    Condition,
+    Cut,
+    Modulate,
+    ModulatedBlock,
+    Modulation,
+    SampleRows,
+    SampleTables,
+)
 from memcalc.blocks.image import Flatten, Unflatten
 from memcalc.blocks.mlp import Mlp
 
@@ -96,37 +104,41 @@ def _gated_conv(c: Dimensions, width: int) -> Sequence:
     )  # fmt: skip
 
 
+LUMINA_TOKENS = 256  # max_sequence_length of its pipeline
+
+
 @architecture("Lumina2Transformer2DModel")
 def lumina2(c: Dimensions) -> Model:
     """Layers of a Llama with sandwich norms and tanh gates; two refine the text and two the image first."""
     wide, size = min(c.hidden_size, 1024), c.patch_size
     out = size**2 * (c.get("out_channels") or c.in_channels)
-    project = Norm("0", c.cap_feat_dim, "rms"), Linear("1", c.cap_feat_dim, c.hidden_size, bias=True)
+    project = Norm("0", c.cap_feat_dim, "rms", "t5"), Linear("1", c.cap_feat_dim, c.hidden_size, bias=True)
     caption = Condition("caption_embedder", project, tokens=True)
     time = sequence(embedded("timestep_embedder", SINES, wide), caption, name="time_caption_embed")
     layer, plain = _lumina_layer(c, wide, modulated=True), _lumina_layer(c, wide, modulated=False)
+    refiners = [stack(f"{name}_refiner", [kind] * c.num_refiner_layers, "never")
+                for name, kind in (("context", plain), ("noise", layer))]  # fmt: skip
     last = Modulation("norm_out", Linear("linear_1", wide, c.hidden_size, bias=True), 1)
     return denoiser(
-        c, Linear("x_embedder", size**2 * c.in_channels, c.hidden_size, bias=True), time,
-        repeat("context_refiner", c.num_refiner_layers, plain), repeat("noise_refiner", c.num_refiner_layers, layer),
+        c, time, Cut("", size), SampleTables("", tuple(c.axes_dim_rope)),
+        Linear("x_embedder", size**2 * c.in_channels, c.hidden_size, bias=True),
+        Condition("", (refiners[0],), tokens=True), refiners[1], SampleRows(""),
         repeat("layers", c.num_layers, layer), last, bare_norm(c.hidden_size), Modulate(""),
-        Linear("norm_out.linear_2", c.hidden_size, out, bias=True), Unflatten("", size),
+        Linear("norm_out.linear_2", c.hidden_size, out, bias=True), SampleRows("", back=True), Unflatten("", size),
+        text=LUMINA_TOKENS,
     )  # fmt: skip
 
 
-def _lumina_layer(c: Dimensions, wide: int, *, modulated: bool) -> Sequence:
+def _lumina_layer(c: Dimensions, wide: int, *, modulated: bool) -> ModulatedBlock:
     """x + tanh(gate) · norm(attention(norm(x) (1 + scale))), then the same with a gated MLP."""
     hidden, dim = c.hidden_size, c.hidden_size // c.num_attention_heads
     q, k = qk_norms(("norm_q", "norm_k"), dim, "rms_norm")
     mixer = attention("attn", hidden, c.num_attention_heads, dim, out_bias=False, kv_heads=c.num_kv_heads,
-                      q_norm=q, k_norm=k, rotary_dim=dim)  # fmt: skip
+                      q_norm=q, k_norm=k, rotary_dim=dim, formula="lumina")  # fmt: skip
     vectors = Modulation("norm1", Linear("linear", wide, 4 * hidden, bias=True), 4) if modulated else None
-    shift, gate = (Modulate(""), Gate("", tanh=True)) if modulated else (None, None)
-    first = Norm("norm1.norm" if modulated else "norm1", hidden, "rms")
-    return sequence(
-        vectors, residual(first, shift, mixer, Norm("norm2", hidden, "rms"), gate),
-        residual(Norm("ffn_norm1", hidden, "rms"), shift, _lumina_feed(c), Norm("ffn_norm2", hidden, "rms"), gate),
-    )  # fmt: skip
+    names = "norm1.norm" if modulated else "norm1", "norm2", "ffn_norm1", "ffn_norm2"
+    norms = tuple(Norm(name, hidden, "rms", "t5") for name in names)
+    return ModulatedBlock("", vectors, None, norms, mixer, None, _lumina_feed(c), "lumina")
 
 
 def _lumina_feed(c: Dimensions) -> Mlp:
@@ -134,4 +146,4 @@ def _lumina_feed(c: Dimensions) -> Mlp:
     hidden, inner = c.hidden_size, int((c.get("ffn_dim_multiplier") or 1) * 4 * c.hidden_size)
     inner = -(-inner // c.multiple_of) * c.multiple_of
     gate, up = Linear("linear_1", hidden, inner), Linear("linear_3", hidden, inner)
-    return Mlp("feed_forward", up, Linear("linear_2", inner, hidden), gate, width=inner)
+    return Mlp("feed_forward", up, Linear("linear_2", inner, hidden), gate, width=inner, formula="lumina")

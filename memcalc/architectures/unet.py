@@ -10,19 +10,19 @@ from memcalc.architectures.diffusers import (
     attention,
     conv3,
     denoiser,
-    embedded,
     feed_forward,
     group_norm,
     map_attention,
     res_block,
 )
+from memcalc.architectures.unet_conditions import conditions, time_width
 from memcalc.blocks.base import Block, Recomputed, Sequence, repeat, residual, sequence, stack
-from memcalc.blocks.basic import Activation, Embedding, Linear, Norm, Raw
-from memcalc.blocks.diffusion import Condition, ResBlock
-from memcalc.blocks.image import Flatten, Join, Keep, Resample, Unflatten
+from memcalc.blocks.basic import Activation, Linear, Norm
+from memcalc.blocks.image import Flatten, Join, Keep, Pad, Resample, Unflatten
 from memcalc.errors import fault
 
 if TYPE_CHECKING:
+    from memcalc.blocks.diffusion import ResBlock
     from memcalc.dimensions import Dimensions
     from memcalc.model import Model
 
@@ -49,12 +49,12 @@ def unet(c: Dimensions) -> Model:
     down, up = _levels(c), _up_levels(c)
     end = (group_norm("conv_norm_out", widths[0], groups), Activation("", c.act_fn)) if groups else ()
     return denoiser(
-        c, *_conditions(c), conv3("conv_in", c.in_channels, widths[0], c.conv_in_kernel), Keep(""),
-        stack("down_blocks", [_down(c, level, before, last=i == len(down) - 1)
+        c, *conditions(c), conv3("conv_in", c.in_channels, widths[0], c.conv_in_kernel), Keep(""),
+        stack("down_blocks", [down_level(c, level, before, last=i == len(down) - 1)
                               for i, (level, before) in enumerate(zip(down, [widths[0], *widths], strict=False))], "never"),
         _middle(c, down[-1]),
-        stack("up_blocks", [_up(c, level, before, skip, last=i == len(up) - 1)
-                            for i, (level, before, skip) in enumerate(_reversed(up, widths))], "never"),
+        stack("up_blocks", [up_level(c, level, before, skip, last=i == len(up) - 1)
+                            for i, (level, before, skip) in enumerate(upwards(up, widths))], "never"),
         *end, conv3("conv_out", widths[0], c.out_channels, c.conv_out_kernel), text=CLIP_TOKENS,
     )  # fmt: skip
 
@@ -87,87 +87,14 @@ def _up_levels(c: Dimensions) -> list[Level]:
     ]
 
 
-def _reversed(up: list[Level], widths: list[int]) -> list[tuple[Level, int, int]]:
+def upwards(up: list[Level], widths: list[int]) -> list[tuple[Level, int, int]]:
     """(level, width that comes from below, width of the last skip) of each level up."""
     back = widths[::-1]
     return [(level, back[max(i - 1, 0)], back[min(i + 1, len(back) - 1)]) for i, level in enumerate(up)]
 
 
-def time_width(c: Dimensions) -> int:
-    """Channels of the time embedding."""
-    return int(
-        c.get("time_embedding_dim") or c.block_out_channels[0] * (2 if c.time_embedding_type == "fourier" else 4)
-    )
-
-
-def _conditions(c: Dimensions) -> list[Block | None]:
-    """Time, class, additional and context embeddings, in the order they run."""
-    wide, first = time_width(c), c.block_out_channels[0]
-    fourier = c.time_embedding_type == "fourier"
-    time = Condition("time_proj", (Raw("weight", (wide // 2,), trainable=False),)) if fourier else None
-    guide = c.get("time_cond_proj_dim") or 0
-    inputs = wide if fourier else first
-    return [time, embedded("time_embedding", inputs, wide, act=c.act_fn, condition=guide),
-            _class(c, inputs, wide), _addition(c, wide), _context(c)]  # fmt: skip
-
-
-def _class(c: Dimensions, inputs: int, wide: int) -> Block | None:
-    count, given = c.get("num_class_embeds"), c.get("projection_class_embeddings_input_dim")
-    match c.get("class_embed_type"):
-        case None if count is not None:
-            return Embedding("class_embedding", count, wide)
-        case None | "identity":
-            return None
-        case "timestep":
-            return embedded("class_embedding", inputs, wide, act=c.act_fn)
-        case "projection":
-            return embedded("class_embedding", given, wide, given=True)
-        case "simple_projection":
-            return Condition("", (Linear("class_embedding", given, wide, bias=True),))
-        case other:
-            raise fault("model.class_embed_type", f"{other!r} is not known")
-
-
-def _addition(c: Dimensions, wide: int) -> Block | None:
-    """What is added to the time embedding: pooled text and sizes (SDXL), pooled text (IF), image (Kandinsky 2.2)."""
-    match c.get("addition_embed_type"):
-        case None:
-            return None
-        case "text_time":
-            return embedded("add_embedding", c.projection_class_embeddings_input_dim, wide, given=True)
-        case "text":
-            return _text_time(c.get("encoder_hid_dim") or c.cross_attention_dim, wide)
-        case "image":
-            linear = Linear("image_proj", c.encoder_hid_dim, wide, bias=True)
-            return Condition("add_embedding", (linear, Norm("image_norm", wide, "layer")))
-        case other:
-            raise fault("model.addition_embed_type", f"{other!r} is not known")
-
-
-def _text_time(inputs: int, wide: int) -> Block:
-    """TextTimeEmbedding: norm, attention pooling with a learned position, projection, norm."""
-    maps = tuple(Linear(name, inputs, inputs, bias=True) for name in ("k_proj", "q_proj", "v_proj"))
-    pool = Sequence("pool", (Raw("positional_embedding", (1, inputs)), *maps))
-    norms = Norm("norm1", inputs, "layer"), Norm("norm2", wide, "layer")
-    return Condition("add_embedding", (norms[0], pool, Linear("proj", inputs, wide, bias=True), norms[1]))
-
-
-def _context(c: Dimensions) -> Block | None:
-    """How the encoder's states become the context of cross attention."""
-    inputs, wide = c.get("encoder_hid_dim"), c.get("cross_attention_dim")
-    match c.get("encoder_hid_dim_type") or ("text_proj" if inputs else None):
-        case None:
-            return None
-        case "text_proj":
-            return Condition("", (Linear("encoder_hid_proj", inputs, wide, bias=True),), tokens=True)
-        case "image_proj":
-            linear = Linear("image_embeds", inputs, 32 * wide, bias=True)
-            return Condition("encoder_hid_proj", (linear, Norm("norm", wide, "layer")), tokens=True)
-        case other:
-            raise fault("model.encoder_hid_dim_type", f"{other!r} is not known")
-
-
-def _res(c: Dimensions, name: str, inputs: int, outputs: int, **more: bool) -> ResBlock:
+def residual_block(c: Dimensions, name: str, inputs: int, outputs: int, **more: bool) -> ResBlock:
+    """ResnetBlock2D, with the time embedding of this UNet."""
     wide = time_width(c) * (2 if c.class_embeddings_concat else 1)
     scaled = c.resnet_time_scale_shift == "scale_shift"
     return res_block(name, inputs, outputs, time=wide, groups=c.norm_num_groups, act=c.act_fn,
@@ -231,36 +158,43 @@ def _added_kv(c: Dimensions, name: str, width: int, level: Level) -> Sequence:
     return sequence(residual(Flatten(""), mixer, Unflatten("")), name=name)
 
 
-def _down(c: Dimensions, level: Level, before: int, *, last: bool) -> Sequence:
+def down_level(c: Dimensions, level: Level, before: int, *, last: bool) -> Sequence:
     """Residual (and attention) layers, each state kept; a strided convolution (or block) halves the map."""
     blocks: list[Block | None] = []
     attends = None
     for i in range(level.layers):
         attends = _attends(c, level, i, attends)
-        res = _res(c, f"resnets.{i}", before if i == 0 else level.width, level.width)
+        res = residual_block(c, f"resnets.{i}", before if i == 0 else level.width, level.width)
         blocks += [Recomputed("", (res,)), attends, Keep("")]
     if last:
         return sequence(*blocks)
-    if level.kind in ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"):
-        shrink: Block = _res(c, "downsamplers.0", level.width, level.width, down=True)
+    if level.kind in ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D") or resampled(
+        c, level, "downsample_type"
+    ):
+        shrink: Block = residual_block(c, "downsamplers.0", level.width, level.width, down=True)
     else:
         shrink = conv3("downsamplers.0.conv", level.width, level.width, 3, 2, c.downsample_padding)
-    return sequence(*blocks, shrink, Keep(""))
+    return sequence(*blocks, None if c.downsample_padding else Pad("", 1), shrink, Keep(""))
 
 
-def _up(c: Dimensions, level: Level, below: int, skip: int, *, last: bool) -> Sequence:
+def resampled(c: Dimensions, level: Level, key: str) -> bool:
+    """Whether a level with attention to itself alone is resized by a residual block, as a config may ask."""
+    return level.kind in ("AttnDownBlock2D", "AttnUpBlock2D") and c.get(key) == "resnet"
+
+
+def up_level(c: Dimensions, level: Level, below: int, skip: int, *, last: bool) -> Sequence:
     """Layers that first join a kept state; then the map doubled and convolved."""
     blocks: list[Block | None] = []
     attends = None
     for i in range(level.layers):
         joined = (below if i == 0 else level.width) + (skip if i == level.layers - 1 else level.width)
         attends = _attends(c, level, i, attends)
-        res = Recomputed("", (_res(c, f"resnets.{i}", joined, level.width),))
+        res = Recomputed("", (residual_block(c, f"resnets.{i}", joined, level.width),))
         blocks += [Join("", first=i == 0), res, attends]
     if last:
         return sequence(*blocks)
-    if level.kind in ("ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D"):
-        return sequence(*blocks, _res(c, "upsamplers.0", level.width, level.width, up=True))
+    if level.kind in ("ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D") or resampled(c, level, "upsample_type"):
+        return sequence(*blocks, residual_block(c, "upsamplers.0", level.width, level.width, up=True))
     return sequence(*blocks, Resample(""), conv3("upsamplers.0.conv", level.width, level.width))
 
 
@@ -269,11 +203,11 @@ def _middle(c: Dimensions, level: Level) -> Sequence | None:
     kind, width = c.get("mid_block_type"), c.block_out_channels[-1]
     if kind is None:
         return None
-    first = _res(c, "resnets.0", width, width)
+    first = residual_block(c, "resnets.0", width, width)
     if kind == "UNetMidBlock2D":
         return sequence(first, name="mid_block")
     level = level._replace(kind=kind, only_cross=kind == "UNetMidBlock2DSimpleCrossAttn" and _middle_only_cross(c))
-    second = Recomputed("", (_res(c, "resnets.1", width, width),))
+    second = Recomputed("", (residual_block(c, "resnets.1", width, width),))
     return sequence(first, _attention(c, level, 0, width), second, name="mid_block")
 
 

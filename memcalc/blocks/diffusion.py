@@ -30,6 +30,11 @@ class Sample(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class Divided(Block):
+    """What the model yields, divided by the time steps."""
+
+
+@dataclass(frozen=True, slots=True)
 class ResBlock(Block):
     """conv2(act(norm2(conv1(act(norm1(x))) + time))) + shortcut(x) (diffusers, ResnetBlock2D.forward).
 
@@ -196,6 +201,20 @@ class ComplexRotary(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class SampleTables(Block):
+    """Complex numbers that rotate text, image and both in one row, of `axes` channels, for every sample (Lumina)."""
+
+    axes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRows(Block):
+    """Text and image of each sample put into one row; or (`back`) the image's tokens cut out again (Lumina)."""
+
+    back: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class VideoTables(Block):
     """Tables of `width` channels, all heads', that rotate the tokens of a video by their coordinates (LTX)."""
 
@@ -204,7 +223,7 @@ class VideoTables(Block):
 
 @dataclass(frozen=True, slots=True)
 class Modulate(Block):
-    """x (1 + scale) + shift, with vectors of the block's Modulation."""
+    """x (1 + scale) + shift, with vectors of the block's Modulation; of one vector x (1 + scale)."""
 
 
 @dataclass(frozen=True, slots=True)

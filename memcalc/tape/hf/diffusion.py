@@ -38,6 +38,7 @@ class Scene:
         self.shared: Value | None = None
         self.made: dict[str, Value] = {}  # shared by name, where there are several
         self.rotary: tuple[Value, Value] | None = None
+        self.tables: dict[int, Value] = {}  # by how many tokens they are for
         self.pieces: list[Value] = []
         self.image = 0  # states of an image before the text's
 

@@ -74,9 +74,12 @@ def vectors(t: Tape, block: Block, x: Value, around: Around) -> list[Value]:
 
 @rule(Modulate)
 def modulate_stream(_: Tape, block: Modulate, x: Value, around: Around) -> Value:
-    """AdaLayerNormContinuous.forward behind its norm."""
-    shift, scale = around.scene.chunks
+    """AdaLayerNormContinuous.forward behind its norm; LuminaLayerNormContinuous.forward."""
+    shift, *scale = around.scene.chunks
     around.scene.chunks = []
+    if not scale:
+        return f.mul(x, f.shift(shift))
+    scale = scale[0]
     return modulated(x, scale, shift)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.basic import Norm
-from memcalc.blocks.diffusion import Cut, ResBlock
+from memcalc.blocks.diffusion import Cut, Divided, ResBlock
 from memcalc.blocks.image import Join, Keep, Pad, PixelGroups, Resample, SamePad, Unflatten
 from memcalc.tape import functions as f
 from memcalc.tape.functions import maps
@@ -73,6 +73,12 @@ def join(_: Tape, block: Join, x: Value, around: Around) -> Value:
         scene.used.clear()
     scene.used.append(scene.skips.pop())
     return f.cat((x, scene.used[-1]), 1)
+
+
+@rule(Divided)
+def divided(_: Tape, block: Divided, x: Value, around: Around) -> Value:
+    """sample / timesteps (UNet2DModel.forward)."""
+    return f.scale(x)
 
 
 @rule(Resample)
