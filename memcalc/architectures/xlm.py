@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
 from memcalc.architectures.electra import sequence_summary
-from memcalc.architectures.heads import channels, labels, task, with_head
+from memcalc.architectures.heads import channels, kind, labels, task, with_head
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, Stack, Sum, Unused, sequence
 from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm
@@ -33,8 +33,8 @@ def xlm(c: Dimensions) -> Model:
         Sum("", (words, places)), Unused("", (languages,)) if languages else None, _norm(c, "layer_norm_emb"), _drop(c),
         _layers(c),
     )  # fmt: skip
-    what = {"kind": "masked-lm"} if task(c) == "WithLMHeadModel" else {}
-    return with_head(c, "transformer", base, _heads(c), loss_fp32=False, **what)
+    what = "masked-lm" if task(c) == "WithLMHeadModel" else kind(task(c))
+    return with_head(c, "transformer", base, _heads(c), kind=what, loss_fp32=False)
 
 
 def _norm(c: Dimensions, name: str) -> Norm:
