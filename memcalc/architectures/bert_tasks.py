@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
 from memcalc.architectures.encoder import embeddings, post_norm_layer, self_attention
-from memcalc.architectures.heads import labels, masked_lm, pooler, task, with_head
+from memcalc.architectures.heads import labels, masked_lm, pooler, with_head
 from memcalc.blocks.base import Block, Sequence, Stray, Sum, Unused, repeat, sequence
 from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm, Raw, Select
 from memcalc.blocks.spans import SpanSelection
@@ -62,7 +62,8 @@ def _tapas_heads(c: Dimensions) -> Heads:
     )  # fmt: skip
     kinds = c.get("num_aggregation_labels", 0)
     answers = (
-        Raw("output_weights", (hidden,)), Raw("output_bias", ()), Raw("column_output_weights", (hidden,)), Raw("column_output_bias", ()),
+        Raw("output_weights", (hidden,)), Raw("output_bias", ()), Raw("column_output_weights", (hidden,)),
+        Raw("column_output_bias", ()),
     )  # fmt: skip
     aggregate = (
         (pooled, Linear("aggregation_classifier", hidden, kinds, bias=True)) if kinds else (Unused("", (pooled,)),)
