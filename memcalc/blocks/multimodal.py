@@ -145,6 +145,22 @@ class GridPositions(Embedding):
 
 
 @dataclass(frozen=True, slots=True)
+class SampledPositions(Embedding):
+    """A square table of positions that every image samples as one picture, bicubically and in fp32 (GLM-4V)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MergedSquares(Block):
+    """`merge` x `merge` neighbours that lie side by side in a row of patches, as small maps, through a convolution (GLM-4V)."""
+
+    merge: int = 2
+    conv: Block | None = None
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return (self.conv,) if self.conv else ()
+
+
+@dataclass(frozen=True, slots=True)
 class GridRotary(Block):
     """Tables of `dim` channels that rotate patches by rows and columns, for all layers of a tower; in fp32 where `wide`."""
 

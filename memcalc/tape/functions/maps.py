@@ -35,6 +35,20 @@ def interpolate(x: Value, size: Shape, dtype: str = "") -> Value:
     return out
 
 
+def grid_sample(x: Value, grid: Value, shape: Shape) -> Value:
+    """F.grid_sample: saves the map and the grid; backward makes the gradients of both."""
+    out = x.tape.new(shape, x.dtype)
+    out.node = record(x.tape, _sampled_backward, (x,), (x, grid))
+    return out
+
+
+def _sampled_backward(node: Node, g: Value) -> Gradients:
+    x, grid = node.load()
+    made, other = g.tape.new(x.shape, g.dtype), g.tape.new(grid.shape, grid.dtype)
+    del other
+    return (made,)
+
+
 def unfold(x: Value, shape: Shape) -> Value:
     """nn.functional.unfold: the pixels of every patch side by side, of a contiguous copy."""
     x = contiguous(x)

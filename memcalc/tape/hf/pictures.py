@@ -14,8 +14,10 @@ from memcalc.blocks.multimodal import (
     GridOrder,
     GridPositions,
     GridRotary,
+    MergedSquares,
     PatchRow,
     RowMask,
+    SampledPositions,
     Unfolded,
 )
 from memcalc.tape import functions as f
@@ -53,6 +55,29 @@ def stretched(t: Tape, block: GridPositions, x: Value, around: Around) -> Value:
     places = f.total(f.mul(f.embedding(where, rows), f.unsqueeze(weights, 2)), 1)
     around.named += where, weights, places
     return f.add(x, f.to(places, x.dtype))
+
+
+@rule(SampledPositions)
+def sampled_positions(t: Tape, block: SampledPositions, x: Value, around: Around) -> Value:
+    """Glm4vVisionEmbeddings.forward: the table as a picture in fp32, sampled at every patch, cast back."""
+    patches, width, side = x.shape[0], block.width, isqrt(block.rows)
+    table = t.weight("weight", (block.rows, width))
+    whole = f.to(f.unsqueeze(f.permute(f.view(table, side, side, width), 2, 0, 1), 0), "fp32")
+    _names = [t.new((patches,), dtype) for dtype in ("int64", "int64", "fp32", "fp32", "fp32", "fp32")]
+    grid = t.new((1, patches, 1, 2), "fp32")
+    sampled = maps.grid_sample(whole, grid, (1, width, patches, 1))
+    places = f.to(f.permute(f.squeeze(f.squeeze(sampled, 0), -1), 1, 0), table.dtype)
+    return f.add(x, places)
+
+
+@rule(MergedSquares)
+def merged_squares(t: Tape, block: MergedSquares, x: Value, around: Around) -> Value:
+    """Glm4vVisionModel.forward behind its layers; what comes of it is a part of the tower's output."""
+    x = f.permute(f.view(x, -1, block.merge, block.merge, x.shape[-1]), 0, 3, 1, 2)
+    x = run(t, block.conv, x, around)
+    x = f.view(x, -1, x.shape[1])
+    t.held.append(x)
+    return x
 
 
 @rule(GridRotary)
