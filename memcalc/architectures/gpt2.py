@@ -65,10 +65,17 @@ def _gpt2(c: Dimensions, mixer: Attention, mlp: Block, crossing: Block | None = 
 
 
 def _crossing(c: Dimensions) -> Block | None:
-    """Cross-attention that waits for an encoder's output: there, but idle in a decoder of its own."""
+    """Cross-attention to an encoder's output; in a decoder of its own it is there, but idle."""
     if not c.add_cross_attention:
         return None
-    hidden = c.hidden_size
+    hidden, heads = c.hidden_size, c.num_attention_heads
+    if c.get("reads_encoder"):  # within an encoder-decoder
+        both, query, out = conv1d("c_attn", hidden, 2 * hidden), conv1d("q_attn", hidden, hidden), conv1d("c_proj", hidden, hidden)
+        mixer = Attention(
+            "crossattention", heads, heads, hidden // heads, query, qkv=both, out=out, cross=True, causal=False,
+            dropout=float(c.attn_pdrop), out_dropout=float(c.resid_pdrop), softmax="values", formula="gpt2-cross",
+        )  # fmt: skip
+        return residual(layer_norm("ln_cross_attn", hidden), mixer, kept=True)
     sizes = {"c_attn": 2 * hidden, "q_attn": hidden, "c_proj": hidden}
     inner = sequence(*(conv1d(name, hidden, size) for name, size in sizes.items()), name="crossattention")
     return Unused("", (layer_norm("ln_cross_attn", hidden), inner))

@@ -30,6 +30,18 @@ class Decoder(Sequence):
 
 
 @dataclass(frozen=True, slots=True)
+class Aside(Sequence):
+    """Modules whose result is an output of the model that nothing reads, as a pooler's within an encoder."""
+
+    idle: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge(Sequence):
+    """What becomes of the encoder's states before the decoder reads them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Surrounded(Sequence):
     """Blocks whose layers' masks are made of what it is given, before its first block (RemBERT's projection) runs."""
 

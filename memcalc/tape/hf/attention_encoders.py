@@ -40,6 +40,15 @@ def modernbert(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     return project(t, block, attend(t, block, q, k, v, around), around)
 
 
+@rule(Attention, "gpt2-cross")
+def gpt2_cross(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """GPT2Attention.forward over an encoder's states: keys and values are halves of one projection (modeling_gpt2.py)."""
+    assert around.encoder is not None  # noqa: S101 - the encoder has run
+    q = run(t, block.q, x, around)
+    k, v = (heads(part, block.heads) for part in f.chunk(run(t, block.qkv, around.encoder, around), 2))
+    return project(t, block, attend(t, block, heads(q, block.heads), k, v, around), around)
+
+
 @rule(Attention, "mvp")
 def mvp(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """MvpAttention.forward: heads folded into the batch (modeling_mvp.py)."""

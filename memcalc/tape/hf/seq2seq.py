@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.seq2seq import Decoder, Encoder, Fork, HalfClamp, LogitsBias, Shared, Sinusoids, Surrounded, Unembed
+from memcalc.blocks.seq2seq import (
+    Aside,
+    Bridge,
+    Decoder,
+    Encoder,
+    Fork,
+    HalfClamp,
+    LogitsBias,
+    Shared,
+    Sinusoids,
+    Surrounded,
+    Unembed,
+)
 from memcalc.tape import functions as f
 from memcalc.tape.hf.combinators import sequence
 from memcalc.tape.hf.surroundings import prepare
@@ -39,6 +51,21 @@ def decoder(t: Tape, block: Decoder, x: Value, around: Around) -> Value:
     inner = Around()
     inner.encoder, inner.holds = around.encoder, True
     return sequence(t, block, t.target or x, inner)
+
+
+@rule(Aside)
+def aside(t: Tape, block: Aside, x: Value, around: Around) -> Value:
+    """BertPooler.forward in BertModel.forward."""
+    around.outputs += [sequence(t, block, x, Around())]
+    return x
+
+
+@rule(Bridge)
+def bridge(t: Tape, block: Bridge, x: Value, around: Around) -> Value:
+    """encoder_hidden_states = self.enc_to_dec_proj(encoder_hidden_states) (EncoderDecoderModel.forward)."""
+    around.outputs += [around.encoder] if around.encoder else []
+    around.encoder = sequence(t, block, x, Around())
+    return around.encoder
 
 
 @rule(Surrounded)
