@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from memcalc.run import Run
 
 
+CACHED = {"prefix": "PREFIX_TUNING", "cartridge": "CARTRIDGE"}  # methods whose virtual tokens are in a cache
+
+
 def incompatible(run: Run, model: Model, recipe: Recipe) -> Iterator[Fault]:
     """Every fault that shows once the model and the recipe are known."""
     if run.attention == "flash" and model.kind != "tensors":
@@ -25,6 +28,9 @@ def incompatible(run: Run, model: Model, recipe: Recipe) -> Iterator[Fault]:
     if run.packing and model.kind not in ("causal-lm", "tensors"):
         yield Fault("packing", "sequences are packed into one row for causal language models; "
                                f"{model.name or 'this model'} is none (kind: {model.kind})")  # fmt: skip
+    if run.lora and run.lora.method in CACHED and run.checkpointing.mode != "none":
+        yield Fault("checkpointing", f"{CACHED[run.lora.method]} does not work with gradient checkpointing (peft): layers in "
+                                     "checkpoints are given no cache, and virtual keys and values are in one")  # fmt: skip
     yield from _positions(run, model)
 
 

@@ -1,4 +1,4 @@
-"""What does not go together: positions of the text, and those of an image tower beside it."""
+"""What does not go together: positions of text and images, virtual tokens in a cache and checkpoints."""
 
 from __future__ import annotations
 
@@ -22,3 +22,12 @@ def test_the_table_of_an_image_tower_does_not_bound_the_text() -> None:
 def test_a_table_of_the_text_does() -> None:
     with pytest.raises(RunInvalid, match="1024 learned positions of gpt2"):
         estimate({"model": "gpt2", "seq_len": 2048})
+
+
+@pytest.mark.parametrize("method", ["prefix", "cartridge"])
+def test_virtual_keys_and_values_do_not_go_with_checkpoints(method: str) -> None:
+    """peft 0.21.2, peft_model.py, PeftModel._setup_prompt_encoder."""
+    run = {"model": "llama-3.2-1b", "lora": {"method": method}, "seq_len": 64}
+    with pytest.raises(RunInvalid, match="does not work with gradient checkpointing"):
+        estimate({**run, "checkpointing": "full"})
+    assert estimate(run).memory.total

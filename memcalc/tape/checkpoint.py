@@ -89,7 +89,7 @@ class Frame:
                 self.layer(self.given())
         except StopRecomputation:
             pass
-        tape.beside = None
+        tape.beside = tape.turned = None
         tape.saving, tape.keeping, tape.grad_enabled, tape.owner, tape.path, tape.instance = before
         tape.recomputed.append((first, len(tape.sizes)))
 

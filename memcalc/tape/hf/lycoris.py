@@ -121,13 +121,20 @@ def oft(t: Tape, x: Value) -> Value:
     blocks, block = tensor.shape[0], (1 + int((1 + 8 * tensor.shape[1]) ** 0.5)) // 2
     x = f.to(x, angles.dtype)
     turn = cayley(t, angles, blocks, block)
-    rows = f.permute(f.reshape(x, -1, x.shape[-1] // block, block), 1, 0, 2)
-    if blocks == 1:
-        turn = f.expand(turn, rows.shape[0], block, block)
-    turned = f.permute(f.bmm(rows, turn), 1, 0, 2)
+    if blocks == 1 < x.shape[-1] // block:
+        turn = f.repeat(turn, x.shape[-1] // block)
+    rows = f.permute(f.reshape(f.lower(x), -1, x.shape[-1] // block, block), 1, 0, 2)
+    turned = f.permute(f.bmm(rows, f.lower(turn)), 1, 0, 2)
     out = f.reshape(turned, *x.shape)
-    del x, rows, turn, turned
-    return f.to(out, dtype)
+    t.turned = f.to(out, angles.dtype)
+    del x, rows, turn, turned, out
+    return f.to(t.turned, dtype)
+
+
+def turned(t: Tape, x: Value, out: Value) -> Value:
+    """The end of OFT's Linear.forward, which until then holds what it has turned as wide as it did."""
+    out, t.turned = f.to(out, x.dtype), None
+    return out
 
 
 def cayley(t: Tape, angles: Value, blocks: int, block: int) -> Value:
@@ -138,10 +145,10 @@ def cayley(t: Tape, angles: Value, blocks: int, block: int) -> Value:
     skew = f.subtract(skew, f.swap(skew))
     turn = t.new(shape, angles.dtype)
     turn = f.add_(turn, skew)
-    power = f.bmm(skew, skew)
+    power = f.bmm(f.lower(skew), f.lower(skew))
     turn = f.add_(turn, power)
     for _ in range(2):
-        power = f.bmm(power, skew)
+        power = f.bmm(power, f.lower(skew))
         turn = f.add_(turn, power)
     return turn
 

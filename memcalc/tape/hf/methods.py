@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.tape import functions as f
 from memcalc.tape.hf import banked, lowranks
-from memcalc.tape.hf.lycoris import adalora, ia3, loha, lokr, oft, vera
+from memcalc.tape.hf.lycoris import adalora, ia3, loha, lokr, oft, turned, vera
 from memcalc.tape.hf.unfollowed import unfollowed
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def other(t: Tape, x: Value, out: Value, weight: Callable[[], Value] | None) -> 
 
 METHODS: dict[str, Callable[[Tape, Value, Value], Value]] = {
     "adalora": adalora, "loha": loha, "lokr": lokr, "vera": vera,
-    "ia3": lambda t, _, out: ia3(t, out, before=False), "oft": lambda _, x, out: f.to(out, x.dtype),
+    "ia3": lambda t, _, out: ia3(t, out, before=False), "oft": turned,
 }  # fmt: skip
 FOLLOWED: dict[str, Callable[[Tape, Value, Value, Callable[[], Value] | None], Value]] = {
     "hira": lowranks.hira, "deft": lowranks.deft, "glora": lowranks.glora, "peanut": lowranks.peanut,
