@@ -86,6 +86,11 @@ class ConformerConvolution(Sequence):
 
 
 @dataclass(frozen=True, slots=True)
+class FirstTwo(Block):
+    """The mean of the first two tokens, class and distillation (AST)."""
+
+
+@dataclass(frozen=True, slots=True)
 class LayerSum(Raw):
     """The hidden states of all layers, each times a weight of its own, added up (SUPERB's classifiers)."""
 

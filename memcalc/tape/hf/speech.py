@@ -8,6 +8,7 @@ from memcalc.blocks.basic import Norm
 from memcalc.blocks.speech import (
     ChannelsFirst,
     FeatureProjection,
+    FirstTwo,
     GatedBiasAttention,
     LayerSum,
     LocalPositions,
@@ -63,6 +64,13 @@ def local_positions(t: Tape, block: LocalPositions, x: Value, around: Around) ->
     t.held += (x, places)
     around.holds = True
     return f.add(x, places)
+
+
+@rule(FirstTwo)
+def first_two(_: Tape, block: FirstTwo, x: Value, around: Around) -> Value:
+    """(sequence_output[:, 0] + sequence_output[:, 1]) / 2 (ASTModel.forward)."""
+    around.outputs.append(x)
+    return f.scale(f.add(f.select(x, 1), f.select(x, 1)))
 
 
 @rule(LayerSum)
