@@ -56,6 +56,14 @@ class Positions(Raw):
 
 
 @dataclass(frozen=True, slots=True)
+class FixedPositions(Block):
+    """A table [1, tokens, width] of sinusoids that lies on the host, copied for every use and added (VideoMAE)."""
+
+    tokens: int = 0
+    width: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ChannelScale(Raw):
     """x times a learned value per channel, or one for all (LayerScale; Touvron et al. 2021)."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.basic import Conv, Select
-from memcalc.blocks.image import Aside, ChannelScale, DropPath, Embedded, Flatten, Positions, Prefix
+from memcalc.blocks.image import Aside, ChannelScale, DropPath, Embedded, FixedPositions, Flatten, Positions, Prefix
 from memcalc.tape import functions as f
 from memcalc.tape.hf.attention import attend, heads, project, separate
 from memcalc.tape.hf.basic import asking
@@ -87,6 +87,12 @@ def prefix(t: Tape, block: Prefix, x: Value, around: Around) -> Value:
 def positions(t: Tape, block: Positions, x: Value, around: Around) -> Value:
     """A table added to the tokens."""
     return f.add(x, t.weight("", block.shape))
+
+
+@rule(FixedPositions)
+def fixed_positions(t: Tape, block: FixedPositions, x: Value, around: Around) -> Value:
+    """VideoMAEEmbeddings.forward."""
+    return f.add(x, t.new((1, block.tokens, block.width), x.dtype))
 
 
 @rule(ChannelScale)
