@@ -90,14 +90,16 @@ class Optimizer:
         """Most bytes of temporaries at once while one parameter group steps: (parameter, how many in a row), in order.
 
         Parameters of several dtypes step one dtype after the other where they step together (torch's `foreach`); the
-        names of one dtype's temporaries last until they are given to the next one's (_multi_tensor_adam).
+        names of one dtype's temporaries last until they are given to the next one's (_multi_tensor_adam). Those that
+        step one by one beside them have another optimizer, which has returned by then (Muon's matrices, AdamW's others).
         """
         by_dtype: dict[str, list[Turn]] = {}
         for parameter, count in group:
             turn = self.turn(parameter, count)
             by_dtype.setdefault(parameter.dtype if turn.temporaries.together else "", []).append(turn)
+        alone = peak(by_dtype.pop("", ()))
         peaks = [peak(members) for members in by_dtype.values()]
-        return max((sum(pair) for pair in zip([0, *peaks], peaks, strict=False)), default=0)
+        return max(alone, *(sum(pair) for pair in zip([0, *peaks], peaks, strict=False)), 0)
 
     def turn(self, parameter: Parameter, count: int) -> Turn:
         """What `count` parameters like this one need when it is their turn."""

@@ -140,3 +140,13 @@ def test_what_only_matrices_let_go_of_outlives_the_vectors_between_them() -> Non
     )
     assert came.step_peak([(up, 1), (down, 1)]) == (2 + 3) * 4000  # res and res_approx of the first
     assert came.step_peak([(up, 1), (bias, 1), (down, 1)]) == (1 + 3) * 4000  # a vector has a `res`, too
+
+
+def test_matrices_of_muon_and_the_others_of_adamw_do_not_step_at_once() -> None:
+    """torch 2.13, optim/_muon.py: three matrices and two of the smaller side; AdamW's roots of all others together."""
+    muon = resolve("muon")
+    matrix, table = Parameter((64, 32), "bf16", "linear", "q.weight"), Parameter((512, 64), "bf16", "embedding", "e")
+    alone = 3 * 64 * 32 * 2 + 2 * 32 * 32 * 2
+    assert muon.step_peak([(matrix, 2)]) == alone
+    assert muon.step_peak([(table, 1)]) == 512 * 64 * 2
+    assert muon.step_peak([(table, 1), (matrix, 2)]) == 512 * 64 * 2
