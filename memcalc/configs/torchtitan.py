@@ -241,10 +241,21 @@ def _sharding(sheet: Sheet) -> None:
         "param_dtype": computed,
         "reduce_dtype": _DTYPES.get(str(sheet.get("training.mixed_precision_reduce", default="float32")), "fp32"),
     }
+    if _float8_gathers(sheet):
+        options["enable_fsdp_float8_all_gather"] = True
     if sheet.read(truth, "training.enable_cpu_offload", *_places("enable_cpu_offload"), default=False):
         options["cpu_offload"] = True
     sheet.put("sharding", options, *_places("data_parallel_shard_degree"),
               default="torchtitan/models/llama3/infra/parallelize.py, apply_fsdp")  # fmt: skip
+
+
+def _float8_gathers(sheet: Sheet) -> bool:
+    """Whether weights of Float8Linear are gathered in fp8: the tensor-wise recipe can (components/quantization/float8.py)."""
+    converters = sheet.get("model.converters", default=[])
+    on = sheet.get("float8.enable_float8_linear") or any(str(name).endswith("float8") for name in converters)
+    places = ("quantize.linear.float8", "quantize.dense.float8", "float8")
+    asked = any(sheet.get(f"{place}.enable_fsdp_float8_all_gather") for place in places)
+    return bool(on and asked)
 
 
 def _resharding(again: str, *, pipelined: bool, old: bool) -> bool | str:

@@ -49,6 +49,7 @@ OPTIONS: dict[str, Reader] = {
     "pin_memory": options.flag,
     "reduce_scatter_max_input_buffers": options.count,
     "replicate": options.count,
+    "enable_fsdp_float8_all_gather": options.flag,
 }
 
 
@@ -72,6 +73,7 @@ class FullyShard(Strategy):
     * `whole_packed` where integers that stand for weights are left out of the sharding (accelerate leaves bitsandbytes' out).
     * `expert_shards` ranks share experts, each module of them a unit of its own, where expert parallelism has them
       (efsdp), cut along the `expert_axis`. Where it `chains`, every unit names the next ones to gather (torchtitan).
+    * `float8` where weights of linear layers are gathered in fp8 (torchao's enable_fsdp_float8_all_gather).
     * `outermost` where units are around checkpoints, and the loss is no part of the root (torchtitan).
     """
 
@@ -91,6 +93,7 @@ class FullyShard(Strategy):
     expert_axis: int = 0
     chains: bool = False
     outermost: bool = False
+    float8: bool = False
     ahead: tuple[int, int] = (0, 0)
     output_dtype: str = ""
     casts_inputs: bool = True
@@ -145,6 +148,15 @@ class FullyShard(Strategy):
     def axis_of(self, tensor: Tensor) -> int:
         """The axis that a parameter is cut along."""
         return self.expert_axis if tensor.role == "expert" else 0
+
+    def narrowed(self, tensor: Tensor) -> bool:
+        """Whether a layer's parameter is gathered in fp8: Float8Linear's weights, whose sides are multiples of 16.
+
+        torchao 0.18, float8/fsdp_utils.py, WeightWithDynamicFloat8CastTensor; torchtitan's module_filter_fn, and its configs'
+        filter_fqns, which leave the head out.
+        """
+        shape = tensor.shape
+        return self.float8 and tensor.role == "linear" and len(shape) == 2 and not shape[0] % 16 and not shape[1] % 16
 
     def stays(self, tensor: Tensor) -> bool:
         """Whether every rank keeps the whole of a tensor."""
@@ -213,6 +225,7 @@ def from_options(
         output_dtype=found.get("output_dtype", ""),
         casts_inputs=found.get("cast_forward_inputs", True),
         whole_packed=packed,
+        float8=found.get("enable_fsdp_float8_all_gather", False),
     )
 
 

@@ -186,7 +186,7 @@ class Gathering(Grouping):
             return self.tape.buffer(0, "uint8")
         ways, inputs = self._ways(group), self._inputs(group)
         nbytes = sum(
-            self._part(tensor, ways) * tensor.count * BITS[self._seen(tensor)] // 8 for tensor in group.tensors
+            self._part(tensor, ways) * tensor.count * BITS[self._sent(group, tensor)] // 8 for tensor in group.tensors
         )
         out = self.tape.buffer(ways * nbytes, "uint8", relay=True, stream=GATHERS)
         del inputs
@@ -199,15 +199,30 @@ class Gathering(Grouping):
         """
         buffer, ways = self.tape.buffer, self._ways(group)
         cut = [(tensor, self._part(tensor, ways)) for tensor in group.tensors]
+        found: list[Value] = []
+        if self.how.float8 and group.kind == "layer":
+            found = self._narrowed([(tensor, part) for tensor, part in cut if self.how.narrowed(tensor)])
+            cut = [(tensor, part) for tensor, part in cut if not self.how.narrowed(tensor)]
         if not self.how.offloads:
             elements = sum(part * tensor.count for tensor, part in cut if self._casts(tensor))
-            return [buffer(elements, self.tape.setting.weights, stream=GATHERS)] if elements else []
-        found: list[Value] = []
+            return [*found, buffer(elements, self.tape.setting.weights, stream=GATHERS)] if elements else found
         for tensor, part in cut:
             for _ in range(tensor.count):
                 copy = buffer(part, self.tape.weights.kept(tensor), stream=GATHERS)
                 found.append(buffer(part, self._seen(tensor), stream=GATHERS) if self._casts(tensor) else copy)
                 del copy
+        return found
+
+    def _narrowed(self, cut: list[tuple[Tensor, int]]) -> list[Value]:
+        """fsdp_pre_all_gather: each shard times its scale, clamped, and cast (torchao, float8/float8_utils.py)."""
+        buffer = self.tape.buffer
+        found: list[Value] = []
+        for tensor, part in cut:
+            for _ in range(tensor.count):
+                scaled = buffer(part, "fp32", stream=GATHERS)
+                clamped = buffer(part, "fp32", stream=GATHERS)
+                found.append(buffer(part, "fp8", stream=GATHERS))
+                del scaled, clamped
         return found
 
     def _wait(self, group: Group) -> None:
@@ -222,7 +237,7 @@ class Gathering(Grouping):
             before, self.held = self.held, None
         ways = self._ways(group)
         group.unsharded = [
-            self.tape.buffer(ways * self._part(tensor, ways), self._seen(tensor))
+            self.tape.buffer(ways * self._part(tensor, ways), self._sent(group, tensor))
             for tensor in group.tensors
             for _ in range(tensor.count)
         ]
@@ -326,6 +341,10 @@ class Gathering(Grouping):
 
     def _seen(self, tensor: Tensor) -> str:
         return self.tape.weights.seen(tensor)
+
+    def _sent(self, group: Group, tensor: Tensor) -> str:
+        """The dtype that a parameter is gathered in."""
+        return "fp8" if group.kind == "layer" and self.how.narrowed(tensor) else self._seen(tensor)
 
     def _casts(self, tensor: Tensor) -> bool:
         return self.tape.weights.seen(tensor) != self.tape.weights.kept(tensor)

@@ -44,6 +44,10 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
      {"parallel": {"tensor": 2, "sequence": True}}),
     (BASE + "tensor_parallel_degree = 2\ndata_parallel_shard_degree = -1\n[experimental]\ncontext_parallel_degree = 2\n",
      {"parallel": {"tensor": 2, "sequence": True, "context": 2}}),
+    (BASE + "[float8]\nenable_float8_linear = true\nenable_fsdp_float8_all_gather = true\n",
+     {"sharding.enable_fsdp_float8_all_gather": True}),
+    (BASE + "[quantize.linear.float8]\nenable_fsdp_float8_all_gather = true\n",
+     {"sharding.enable_fsdp_float8_all_gather": None}),  # nothing is converted
     (BASE + "batch_size = 2\n", {"batch_size": 2, "sharding.wrap": "layers", "sharding.reshard_after_forward": True}),
     (BASE + "[parallelism]\ndata_parallel_replicate_degree = 2\n", {"sharding.strategy": "hsdp", "sharding.replicate": 2}),
     (BASE + "[parallelism]\ndata_parallel_replicate_degree = 8\ndata_parallel_shard_degree = 1\n", {"sharding": "ddp"}),

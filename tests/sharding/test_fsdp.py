@@ -149,3 +149,18 @@ def test_layers_named_for_prefetch_are_gathered_in_advance() -> None:
         memory({"strategy": "fsdp", **dict.fromkeys(names, count)}, seq_len=128).components.buffers for count in (3, 4)
     )
     assert four - three == 2 * BLOCK
+
+
+def test_weights_of_linear_layers_are_gathered_in_fp8() -> None:
+    """A byte for each element of a layer's linear weights: in what is gathered for two layers, and copied out for one."""
+    model = {"model_type": "llama", "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 8,
+             "num_key_value_heads": 8, "vocab_size": 64, "num_hidden_layers": 6}  # fmt: skip
+    run: dict[str, Any] = {"model": model, "precision": "mixed-bf16", "gpus": 8, "seq_len": 16, "checkpointing": "full"}
+    plain, narrow = (
+        estimate({**run, "sharding": {"strategy": "fsdp", "enable_fsdp_float8_all_gather": wanted}}).memory
+        for wanted in (False, True)
+    )
+    linear = 4 * 1024 * 1024 + 3 * 1024 * 4096
+    assert plain.phases.forward - narrow.phases.forward == pytest.approx(3 * linear, rel=0.02)
+    assert plain.components.weights == narrow.components.weights
+    assert plain.components.gradients == narrow.components.gradients
