@@ -33,7 +33,7 @@ class Block:
 
 
 class Pool:
-    """The segments of small, or of large requests: `waiting` are their free blocks by size, of each the oldest first.
+    """The segments of small, or of large requests: `waiting` are their free blocks by size, of each the newest first.
 
     `sizes` are all that are waited in, or have been, in order; `least` must be left over for a block to be split.
     """
@@ -52,7 +52,7 @@ class Pool:
         while at < len(sizes):
             alike = waiting[sizes[at]]
             if alike:
-                block = alike.pop(0)
+                block = alike.pop()
                 block.free = False
                 break
             del waiting[sizes.pop(at)]
@@ -141,7 +141,7 @@ class Pool:
             self.waiting[block.size] = [block]
             insort(self.sizes, block.size)
         else:
-            alike.append(block)
+            alike.insert(0, block)
 
     def drop(self, block: Block) -> None:
         """A block waits no more."""
@@ -157,7 +157,7 @@ class Pool:
             if move >= 0:
                 alike = waiting(sizes[move])
                 if alike:
-                    alive[move] = block = alike.pop(0)
+                    alive[move] = block = alike.pop()
                     block.free = False
                 else:
                     alive[move] = take(sizes[move])
@@ -168,7 +168,7 @@ class Pool:
                 give(block)
             else:
                 block.free = True
-                alike.append(block)
+                alike.insert(0, block)
 
 
 END = Block(Pool(0), 0, None, None)  # type: ignore[arg-type]  # nothing is beyond it

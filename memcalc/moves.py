@@ -6,19 +6,18 @@ takes the others have shown.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 from memcalc.allocator import SMALL, Parted
+from memcalc.records import Record
 
 if TYPE_CHECKING:
+    from memcalc.records import Lane, Path
     from memcalc.tape.recorder import Layers
     from memcalc.tape.step import Recording
 
 MOVES = 10_000  # that a step should not have many more of: most are followed whole
 EDGE = 2  # layers at each end of a stack that are followed whole in any case
-
-# runs of moves, each up to the death of what another has made (-1: none)
-Path: TypeAlias = "list[tuple[list[int], int]]"
 
 
 class Home(NamedTuple):
@@ -31,74 +30,12 @@ class Home(NamedTuple):
     mark: tuple[int, int]
 
 
-class Record:
-    """The record of a layer as moves of numbered births, forward before backward, in `paths` of the two directions.
-
-    `passing` are the storages that go in the direction they are made in, `brief` those of them that go before anything
-    is made that stays; `lean` are the paths without those.
-    """
-
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-        self.piles: list[list[int]] = []  # where the moves of each birth go
-        self.numbers: dict[int, int] = {}  # of storages
-        self.passing: set[int] = set()
-        self.brief: set[int] = set()
-        self.slices: list[list[int]] = []
-        self.paths: list[Path] = []
-        self.lean: list[Path] = []
-
-    def walk(self) -> None:
-        """Find the paths, now that all storages are numbered."""
-        self.paths = [self._path(events) for events in self.slices]
-
-    def thin(self) -> None:
-        """Find the paths without what is brief."""
-        for events in self.slices:
-            self._time(events)
-        brief = self.brief
-        self.lean = [
-            self._path([event for event in events if (event if event >= 0 else ~event) not in brief])
-            for events in self.slices
-        ]
-
-    def _time(self, events: list[int]) -> None:
-        """Find out what of a slice is brief."""
-        stays, since = 0, dict[int, int]()
-        for event in events:
-            if event in self.passing:
-                since[event] = stays
-            elif event >= 0:
-                stays += 1
-            elif since.get(~event) == stays:
-                self.brief.add(~event)
-
-    def _path(self, events: list[int]) -> Path:
-        found: Path = []
-        run: list[int] = []
-        numbers = self.numbers
-        for event in events:
-            if event >= 0:
-                run.append(numbers[event])
-            elif ~event in numbers:
-                run.append(~numbers[~event])
-            else:
-                found.append((run, ~event))
-                run = []
-        return [*found, (run, -1)]
-
-    @property
-    def moves(self) -> int:
-        """How many there are."""
-        return sum(map(len, self.slices))
-
-
 class Moves:
-    """All moves of a step up to the optimizer's, small and large ones apart, and the sizes of all births.
+    """All moves of a step up to the optimizer's, and the sizes of all births.
 
     Storages of at most `floor` bytes are left out.
 
-    * `streams` has the moves of each stream; the modules' own is 0.
+    * `streams` has the moves of each stream, small and large ones apart; the modules' own is 0.
     * `left` are the births that nothing has ended, the last first: so gradients go in the order of their parameters.
     * `before` and `outputs` are the numbers of the step before's outputs and of this one's; -1 where nobody holds them.
     """
@@ -106,12 +43,13 @@ class Moves:
     def __init__(self, recording: Recording, floor: int) -> None:
         self.recording, self.floor = recording, floor
         self.sizes: list[int] = []
-        self.kinds: dict[tuple[int, bool], list[int]] = {}  # moves by stream, and whether they are of large requests
-        self.piles: list[list[int]] = []  # of each birth, which of those its moves go to
+        self.lanes: list[Lane] = []  # of all births
+        self._lanes = [
+            (recording.streams.get(storage, 0), size > SMALL) for storage, size in enumerate(recording.sizes)
+        ]
         self.outside: dict[int, int] = {}  # numbers of storages that no layer makes
         self.home: dict[int, Home] = {}
         self.like: dict[tuple[int, int, int], dict[tuple[int, int], int]] = {}  # a slice's storages by their marks
-        self.deaths = {~event: at for at, event in enumerate(recording.events) if event < 0}
         self.records = [
             [self._record(place, stack, sample) for sample in range(len(stack.events) - 1)]
             for place, stack in enumerate(recording.stacks)
@@ -123,19 +61,15 @@ class Moves:
         self.bases = [
             [self._based(place, sample) for sample in stack.order] for place, stack in enumerate(recording.stacks)
         ]
-        self._all: list[int] = []
+        self._moves: dict[Lane, list[int]] = {}
+        self._staying: list[int] = []  # births that no path of their own layer ends
+        self._ended: set[int] = set()  # by others
+        self._twice = False  # whether several let go of the same
         self._run()
         self.outputs = self.outside.get(recording.outputs, -1)
         self.before = self.outside.get(0, -1) if recording.outputs >= 0 else -1
-        self.left = self._left()
+        self.left = [number for number in reversed(self._staying) if number not in self._ended]
         self.streams = self._parted()
-
-    def _left(self) -> list[int]:
-        """The births that nothing has ended; of what several layers let go of, the first death counts."""
-        every = dict.fromkeys(self._all)
-        if len(every) < len(self._all):  # some layers let go of what others have
-            self._all = list(every)
-        return [move for move in reversed(self._all) if move >= 0 and ~move not in every]
 
     def _run(self) -> None:
         recording, at = self.recording, 0
@@ -155,41 +89,31 @@ class Moves:
         self._outside(at, recording.end)
 
     def _parted(self) -> dict[int, Parted]:
-        """The moves of each stream."""
-        kinds = self.kinds
-        if len(kinds) == 1:
-            kinds = dict.fromkeys(kinds, self._all)
-        else:
-            piles = [*self.piles, *reversed(self.piles)]  # ~n counts from the end
-            for move in self._all:
-                piles[move].append(move)
-        return {stream: Parted(*(kinds.get((stream, large), []) for large in (False, True))) for stream, _ in kinds}
-
-    def _pile(self, storage: int) -> list[int]:
-        """Where the moves of a storage go."""
-        key = self.recording.streams.get(storage, 0), self.recording.sizes[storage] > SMALL
-        return self.kinds.setdefault(key, [])
+        """The moves of each stream; of what several layers let go of, the first death counts."""
+        found = self._moves
+        if self._twice:
+            found = {lane: list(dict.fromkeys(moves)) for lane, moves in found.items()}
+        streams = dict.fromkeys((0, *(stream for stream, _ in found)))
+        return {stream: Parted(*(found.get((stream, large), []) for large in (False, True))) for stream in streams}
 
     # --- records of layers
 
     def _record(self, place: int, stack: Layers, sample: int) -> Record:
         back, record = stack.returns[::-1], Record()
         bounds = ((stack.events[sample], stack.events[sample + 1]), (back[sample + 1], back[sample]))
+        sizes, lanes = self.recording.sizes, self._lanes
         for direction, (start, stop) in enumerate(bounds):
-            record.slices.append(self._large(start, stop))
-            self._settle(record, (place, sample, direction), start, stop)
+            born = record.add(self._large(start, stop))
+            record.sizes += [sizes[storage] for storage in born]
+            record.lanes += [lanes[storage] for storage in born]
+            self._settle(record, (place, sample, direction), born)
         record.walk()
         return record
 
-    def _settle(self, record: Record, where: tuple[int, int, int], start: int, stop: int) -> None:
-        """Number what a slice makes, and find out what of it another slice takes over."""
-        sizes, deaths, gradients = self.recording.sizes, self.deaths, self.recording.gradients
+    def _settle(self, record: Record, where: tuple[int, int, int], born: list[int]) -> None:
+        """Find out what another slice takes over of what this one has made."""
+        sizes, gradients = self.recording.sizes, self.recording.gradients
         marks = self.like[where] = {}
-        born = [event for event in record.slices[-1] if event >= 0]
-        record.numbers.update((storage, number) for number, storage in enumerate(born, len(record.sizes)))
-        record.sizes += [sizes[storage] for storage in born]
-        record.piles += [self._pile(storage) for storage in born]
-        record.passing.update(storage for storage in born if start <= deaths.get(storage, -1) < stop)
         seen: dict[int, int] = {}
         for storage in reversed(born):
             if storage in record.passing:
@@ -212,14 +136,14 @@ class Moves:
         """The number of a layer's first birth."""
         base, record = len(self.sizes), self.records[place][sample]
         self.sizes += record.sizes
-        self.piles += record.piles
+        self.lanes += record.lanes
         return base
 
     def _number(self, storage: int) -> int:
         """The number of a storage that no layer makes."""
         number = self.outside[storage] = len(self.sizes)
         self.sizes.append(self.recording.sizes[storage])
-        self.piles.append(self._pile(storage))
+        self.lanes.append(self._lanes[storage])
         return number
 
     # --- the step
@@ -228,7 +152,7 @@ class Moves:
         """A stretch outside the stacks; what layers have left behind may go here, all of it."""
         for event in self._large(start, stop):
             if event >= 0:
-                self._all.append(self._number(event))
+                self._begin(event)
             elif ~event in self.home:
                 for layer in range(len(self.bases[self.home[~event].place])):
                     self._bury(~event, layer)
@@ -236,13 +160,15 @@ class Moves:
                 self._end(~event)
 
     def _layer(self, place: int, layer: int, direction: int) -> None:
-        base, moves, order = self.bases[place][layer], self._all, self.recording.stacks[place].order
+        base, order = self.bases[place][layer], self.recording.stacks[place].order
         for run, other in self.paths[place][layer][direction]:
-            moves += [base + move if move >= 0 else move - base for move in run]
+            for lane, moves in run.items():
+                self._moves.setdefault(lane, []).extend([base + move if move >= 0 else move - base for move in moves])
             if other in self.home:
                 self._die(place, layer, other)
             elif other >= 0 and order[layer] not in (order[:layer] if direction else order[layer + 1 :]):
                 self._end(other)  # what all layers share goes with the one that runs last
+        self._staying += [base + number for number in self.records[place][order[layer]].staying[direction]]
 
     def _die(self, place: int, layer: int, storage: int) -> None:
         """What another layer has made: the storage that really dies here is its like in the neighbour."""
@@ -265,13 +191,25 @@ class Moves:
         """The death of what a layer has made, if it is one that has."""
         home = self.home[storage]
         if self.recording.stacks[home.place].order[layer] == home.sample:
-            self._all.append(~(self.bases[home.place][layer] + home.number))
+            self._twice |= home.number in self.records[home.place][home.sample].ended
+            self._let_go(self.bases[home.place][layer] + home.number)
+
+    def _begin(self, storage: int) -> None:
+        """The birth of what no layer makes."""
+        number = self._number(storage)
+        self._moves.setdefault(self.lanes[number], []).append(number)
+        self._staying.append(number)
 
     def _end(self, storage: int) -> None:
         """The death of what no layer has made."""
         number = self.outside.get(storage)
         if number is not None:
-            self._all.append(~number)
+            self._let_go(number)
+
+    def _let_go(self, number: int) -> None:
+        self._moves.setdefault(self.lanes[number], []).append(~number)
+        self._twice |= number in self._ended
+        self._ended.add(number)
 
 
 def _chosen(order: list[int], records: list[Record], most: int) -> list[list[Path]]:

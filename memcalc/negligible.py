@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from itertools import pairwise
+from collections import Counter, defaultdict
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -54,27 +54,36 @@ def below(recording: Recording, persistent: int, most: int) -> Below:
 
 def by_size(recording: Recording) -> list[Kept]:
     """What there is of each size, the smallest first."""
-    sizes, events, between = recording.sizes, recording.events, recording.forward_end
-    found: dict[int, list[int]] = {}
-    deaths = {~event: at for at, event in enumerate(events) if event < 0}
+    moves, passing = Counter[int](), dict[int, int]()
     for start, stop, times in stretches(recording):
-        held, end = (1, between) if start < between else (2, recording.end)
-        live: dict[int, int] = {}
+        for size, signs in _signs(recording, start, stop).items():
+            moves[size] += 2 * times * signs.count(1)
+            passing[size] = max(passing.get(size, 0), size * max(accumulate(signs)))
+    forward, step = _outliving(recording)
+    return [Kept(size, moves[size], forward[size], step[size], passing[size]) for size in sorted(moves) if moves[size]]
+
+
+def _signs(recording: Recording, start: int, stop: int) -> dict[int, list[int]]:
+    """The births (1) and deaths (-1) of each size in a stretch of the log, in turn."""
+    sizes, found = recording.sizes, defaultdict[int, list[int]](list)
+    for event in recording.events[start:stop]:
+        if event >= 0:
+            found[sizes[event]].append(1)
+        else:
+            found[sizes[~event]].append(-1)
+    return found
+
+
+def _outliving(recording: Recording) -> tuple[Counter[int], Counter[int]]:
+    """Bytes of each size that outlive the forward pass they are made in, and of the others those that outlive the step."""
+    sizes, events, deaths = recording.sizes, recording.events, recording.deaths
+    found = Counter[int](), Counter[int]()
+    for start, stop, times in stretches(recording):
+        later, end = (1, recording.end) if start >= recording.forward_end else (0, recording.forward_end)
         for event in events[start:stop]:
-            if event < 0:
-                size = sizes[~event]
-                live[size] = live.get(size, 0) - 1
-                continue
-            size = sizes[event]
-            of_size = found.setdefault(size, [0, 0, 0, 0])
-            of_size[0] += 2 * times
-            if deaths.get(event, end) >= end:
-                of_size[held] += size * times
-            live[size] = there = live.get(size, 0) + 1
-            of_size[3] = max(of_size[3], there)
-    return [
-        Kept(size, moves, forward, step, size * most) for size, (moves, forward, step, most) in sorted(found.items())
-    ]
+            if event >= 0 and deaths.get(event, end) >= end:
+                found[later][sizes[event]] += sizes[event] * times
+    return found
 
 
 def stretches(recording: Recording) -> Iterator[tuple[int, int, int]]:

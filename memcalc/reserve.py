@@ -55,8 +55,7 @@ def reserved(
     making = Moves(earlier, floor) if earlier else None
     _place(allocator, weights, floor)
     states = _in_turn([(held.states, held.times) for held in trained], floor)
-    turns = _in_turn([(held.together, held.times) for held in trained], floor)
-    together = [size for sizes, times in turns for size in sizes * times]
+    together = _in_turn([(held.together, held.times) for held in trained], floor)
     outputs = END
     others: dict[int, CachingAllocator] = {}
     for first in (True, False):
@@ -68,10 +67,11 @@ def reserved(
         wide = _staged(allocator, staged, early, late, alive) if staged else []
         if first:
             _keep(allocator, states)
-        temporaries = allocator.several(together)
-        last = _each(allocator, trained, floor)
-        if first:
+            temporaries = allocator.several(size for sizes, times in together for size in sizes * times)
+            last = _each(allocator, trained, floor)
             allocator.free(*last, *reversed(temporaries), *wide, *gradients, *alive)
+    _keep(allocator, together)  # nothing comes behind them
+    _each(allocator, trained, floor)
     streams = sum(other.reserved for other in others.values())
     return allocator.reserved + streams + _small(weights, trained, floor) + others_hold
 

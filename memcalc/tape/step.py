@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from memcalc.tape.autograd import Leaf, backward
@@ -68,6 +69,11 @@ class Recording:
     in_flight: tuple[int, int] = (1, 1)
     once: int = 0
     inputs: tuple[int, ...] = ()
+
+    @cached_property
+    def deaths(self) -> dict[int, int]:
+        """Where in the log a storage dies."""
+        return {~event: at for at, event in enumerate(self.events) if event < 0}
 
 
 def record_step(
