@@ -136,21 +136,24 @@ def flux(c: Dimensions) -> Model:
         c, time_and_text(width, c.pooled_projection_dim, guidance=bool(c.guidance_embeds)),
         context_embedder(c.joint_attention_dim, width), Linear("x_embedder", c.in_channels, width, bias=True),
         AxialRotary("", tuple(c.axes_dims_rope)), repeat("transformer_blocks", c.num_layers, joint),
-        repeat("single_transformer_blocks", c.num_single_layers, _flux_single(c, width, rotary)),
+        repeat("single_transformer_blocks", c.num_single_layers, flux_single(c, width, rotary)),
         *unpatched(width, c.patch_size**2 * (c.get("out_channels") or c.in_channels), 0), text=512,
         image=packed(c),
     )  # fmt: skip
 
 
-def _flux_single(c: Dimensions, width: int, rotary: int) -> SingleBlock:
-    q, k = qk_norms(("norm_q", "norm_k"), c.attention_head_dim, "torch_rms_norm")
+def flux_single(
+    c: Dimensions, width: int, rotary: int, *, inner: int = 0, qk_norm: str = "torch_rms_norm", formula: str = "flux"
+) -> SingleBlock:
+    """Attention and MLP over all tokens at once, the latter `inner` wide (0: 4 times the width)."""
+    q, k = qk_norms(("norm_q", "norm_k"), c.attention_head_dim, qk_norm)
     mixer = Attention(
         "attn", *(c.num_attention_heads,) * 2, c.attention_head_dim,
         q=Linear("to_q", width, width, bias=True),
         k=Linear("to_k", width, width, bias=True),
         v=Linear("to_v", width, width, bias=True),
-        q_norm=q, k_norm=k, causal=False, rotary_dim=rotary, formula="flux",
+        q_norm=q, k_norm=k, causal=False, rotary_dim=rotary, formula=formula,
     )  # fmt: skip
-    inner = 4 * width
+    inner = inner or 4 * width
     return SingleBlock("", width, modulation("norm", width, 3), mixer, Linear("proj_mlp", width, inner, bias=True),
                        out=Linear("proj_out", width + inner, width, bias=True))  # fmt: skip

@@ -145,9 +145,9 @@ def auraflow(c: Dimensions) -> Model:
     return denoiser(
         c, sequence(Cut("", c.patch_size), cut, places, name="pos_embed"), embedded("time_step_proj", SINES, width),
         Condition("", (context, Registers("register_tokens", (1, REGISTERS, width))), tokens=True),
-        repeat("joint_transformer_blocks", c.num_mmdit_layers, joint), OneRow("", named=True),
+        repeat("joint_transformer_blocks", c.num_mmdit_layers, joint), OneRow("", named="both"),
         repeat("single_transformer_blocks", c.num_single_dit_layers, _aura_single(c, width)),
-        OneRow("", back=True, named=True),
+        OneRow("", back=True, named="both"),
         _unbiased("norm_out", width, 2), Modulate(""),
         Linear("proj_out", width, c.patch_size**2 * out), Unflatten("", c.patch_size), text=AURA_TOKENS,
     )  # fmt: skip

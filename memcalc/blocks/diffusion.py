@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence
@@ -296,11 +297,11 @@ class SingleBlock(Block):
 class OneRow(Block):
     """From here on text and image tokens lie in one row; or (`back`) the image tokens are alone again (FLUX.2).
 
-    `named` where both streams keep their names beside the row (AuraFlow).
+    `named` where the text's stream, or both, keep their names beside the row (Chroma, AuraFlow).
     """
 
     back: bool = False
-    named: bool = False
+    named: Literal["", "text", "both"] = ""
 
 
 def _given(*blocks: Block | None) -> tuple[Block, ...]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.basic import Embedding, Linear, Norm
 from memcalc.blocks.diffusion import Condition, Sample
+from memcalc.blocks.streams import TokenRefiner
 from memcalc.tape import functions as f
 from memcalc.tape.rules import Around, rule, run
 
@@ -39,6 +40,8 @@ class Scene:
         self.made: dict[str, Value] = {}  # shared by name, where there are several
         self.rotary: tuple[Value, Value] | None = None
         self.tables: dict[int, Value] = {}  # by how many tokens they are for
+        self.mask: Value | None = None  # of the text's padding
+        self.pair: Value | None = None  # vectors of a layer's two streams
         self.pieces: list[Value] = []
         self.image = 0  # states of an image before the text's
 
@@ -72,6 +75,8 @@ def _text_widths(block: Block) -> Iterator[int]:
     if isinstance(block, Condition) and block.tokens:
         first = block.blocks[0]
         yield first.inputs if isinstance(first, Linear) else getattr(first, "width", 0)
+    elif isinstance(block, TokenRefiner) and isinstance(block.into, Linear):
+        yield block.into.inputs
     elif isinstance(block, Attention) and block.cross and isinstance(block.k, Linear):
         yield block.k.inputs
     else:

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 def one_row(_: Tape, block: OneRow, x: Value, around: Around) -> Value:
     """Text tokens before image tokens; or image tokens alone again."""
     if block.back:
-        if block.named:
+        if block.named == "both":
             around.named.pop()
         return f.narrow(x, 1, x.shape[1] - around.scene.image)
     context = text(around)
     around.scene.image, around.encoder = context.shape[1], None
-    around.named += (context, x) if block.named else ()
+    around.named += {"both": (context, x), "text": (context,)}.get(block.named, ())
     return f.cat((context, x), 1)
 
 

@@ -1,0 +1,48 @@
+"""More of denoisers: vectors that one module makes for all layers, text refined before its layers, tables of a grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from memcalc.blocks.base import Block, Sequence
+
+if TYPE_CHECKING:
+    from memcalc.blocks.base import Stack
+
+
+@dataclass(frozen=True, slots=True)
+class Approximator(Sequence):
+    """Makes the vectors of all modulations, `count` of them, of numbers for the time step and for each one's place (Chroma)."""
+
+    count: int = 0
+    inputs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PickedVectors(Block):
+    """`chunks` of the vectors that an Approximator has made: of a layer with two streams the image's or the text's part."""
+
+    chunks: int = 6
+    stream: Literal["", "image", "text"] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRefiner(Block):
+    """The text's states through layers of their own, modulated by the time step and their mean (HunyuanVideo)."""
+
+    time: Block | None = None
+    pooled: Block | None = None
+    into: Block | None = None
+    layers: Stack | None = None
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return tuple(block for block in (self.time, self.pooled, self.into, self.layers) if block)
+
+
+@dataclass(frozen=True, slots=True)
+class GridAngles(Block):
+    """Tables that rotate the patches of a video by frame, row and column, of `axes` channels each (HunyuanVideo)."""
+
+    axes: tuple[int, ...] = ()
+    patch: tuple[int, ...] = (1, 2, 2)
