@@ -149,15 +149,20 @@ class Moves:
     # --- the step
 
     def _outside(self, start: int, stop: int) -> None:
-        """A stretch outside the stacks; what layers have left behind may go here, all of it."""
+        """A stretch outside the stacks; what layers have left behind may go here, all of it, layer by layer."""
+        left: list[int] = []
         for event in self._large(start, stop):
+            if event < 0 and ~event in self.home:
+                if left and self.home[left[0]].place != self.home[~event].place:
+                    self._bury_all(left)
+                left.append(~event)
+                continue
+            self._bury_all(left)
             if event >= 0:
                 self._begin(event)
-            elif ~event in self.home:
-                for layer in range(len(self.bases[self.home[~event].place])):
-                    self._bury(~event, layer)
             else:
                 self._end(~event)
+        self._bury_all(left)
 
     def _layer(self, place: int, layer: int, direction: int) -> None:
         base, order = self.bases[place][layer], self.recording.stacks[place].order
@@ -186,6 +191,14 @@ class Moves:
         else:
             marks = self.like[place, order[layer + away], home.direction]
             self._bury(marks.get(home.mark, storage), layer + away)
+
+    def _bury_all(self, storages: list[int]) -> None:
+        """The deaths of what the layers of a stack have made, whichever they are, one layer after the other."""
+        if storages:
+            for layer in range(len(self.bases[self.home[storages[0]].place])):
+                for storage in storages:
+                    self._bury(storage, layer)
+            storages.clear()
 
     def _bury(self, storage: int, layer: int) -> None:
         """The death of what a layer has made, if it is one that has."""

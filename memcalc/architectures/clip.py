@@ -88,7 +88,7 @@ def clip_vision(c: Dimensions) -> Model:
 
 def layer(c: Dimensions, *, causal: bool = False) -> Sequence:
     """A pre-norm layer, CLIP's names: layer_norm1, self_attn, layer_norm2, mlp."""
-    mixer = attention(c, "self_attn", out="out_proj", causal=causal)
+    mixer = attention(c, "self_attn", out="out_proj", causal=causal, cut="all")
     return encoder_layer(mixer, mlp(c), layer_norms(c, "layer_norm1", "layer_norm2"))
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @architecture("olmo")
 def olmo(c: Dimensions) -> Model:
     """Llama with LayerNorms that have no parameters, and clipped queries, keys and values (Groeneveld et al. 2024)."""
-    mixer = attention(c, bias=c.attention_bias, clip=float(c.get("clip_qkv") or 0.0), rotary_fp32=True)
+    mixer = attention(c, bias=c.attention_bias, clip=float(c.get("clip_qkv") or 0.0), rotary_fp32=True, cut="all")
     layer = sequence(
         residual(_plain("input_layernorm", c), mixer),
         residual(_plain("post_attention_layernorm", c), gated_mlp(c)),
@@ -66,7 +66,9 @@ def normed_attention(c: Dimensions, seen: int = 0, kind: str = "") -> Attention:
     """Attention with an RMSNorm over the whole width of the queries and one over the keys."""
     dim = head_dim(c)
     q, k = norm("q_norm", c.num_attention_heads * dim), norm("k_norm", kv_heads(c) * dim)
-    return attention(c, bias=c.attention_bias, window=seen, q_norm=q, k_norm=k, rotary_fp32=True, rotary_kind=kind)
+    return attention(
+        c, bias=c.attention_bias, window=seen, q_norm=q, k_norm=k, rotary_fp32=True, rotary_kind=kind, cut="all"
+    )
 
 
 def post_norm_layer(c: Dimensions, mixer: Block) -> Block:

@@ -45,7 +45,7 @@ def attention(
         v=Linear("v_proj", width, width, bias),
         out=Linear("out_proj", width, width, bias),
         causal=causal, cross=cross, dropout=float(c.attention_dropout), softmax="scores",
-        **more,
+        cut="keys", **more,
         eager_only=c.model_type in EAGER_ONLY,
     )  # fmt: skip
 

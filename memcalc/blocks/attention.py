@@ -16,7 +16,8 @@ class Attention(Block):
 
     * Projections: either `q`, `k`, `v` or one fused `qkv`; `out` projects back. `value_dim` is the width of a value head
       where it is not head_dim. `before` holds what runs inside the module ahead of them and `after` behind them (norms);
-      `heads_first` where queries and keys are normed once they lie head by head (Gemma 3). `clip` > 0 clamps queries, keys
+      `heads_first` where queries and keys are normed once they lie head by head (Gemma 3). `cut` says what is cut into heads
+      only when the last projection has run: the keys (BART), or all three (CLIP, OLMo). `clip` > 0 clamps queries, keys
       and values to ±clip (OLMo, MPT). `out_dropout` is of the output, inside the module.
     * Rotation: `rotary_dim` is how many of head_dim's channels are rotated (0: none), by tables of kind `rotary_kind`
       (layers of different bases have their own), left in fp32 where `rotary_fp32`. `rotation` is how: by halves, or so in
@@ -76,6 +77,7 @@ class Attention(Block):
     extra: tuple[Param, ...] = ()
     eager_only: bool = False
     heads_first: bool = False
+    cut: Literal["", "keys", "all"] = ""
     padded: bool | Literal["rows", "always"] = False
     softmax: Literal["fp32", "scores", "values"] = "fp32"
     formula: str = ""

@@ -38,17 +38,19 @@ class Edge:
 class Node:
     """An operation to be undone: its backward formula, where its gradients go, and what it saved for them."""
 
-    __slots__ = ("edges", "formula", "meta", "owner", "saved", "sequence", "width")
+    __slots__ = ("edges", "formula", "loaded", "meta", "owner", "saved", "sequence", "width")
 
     def __init__(self, tape: Tape, formula: Formula, edges: list[Edge | None], meta: Any) -> None:  # noqa: ANN401 - what each formula asks for
         self.sequence = tape.next_sequence()
         self.formula, self.edges, self.meta = formula, edges, meta
         self.saved: list[Value | Holder | Away | None] = []
+        self.loaded: list[Any] = []
         self.owner, self.width = tape.owner, 1
 
     def load(self) -> list[Any]:
         """The saved values, recomputed where a checkpoint stands in for them."""
-        return [x if x is None or x.__class__ is Value else x.unpack() for x in self.saved]  # type: ignore[union-attr]
+        self.loaded = [x if x is None or x.__class__ is Value else x.unpack() for x in self.saved]  # type: ignore[union-attr]
+        return self.loaded
 
     def shape(self, which: int) -> Shape:
         """The shape of an input whose gradient is asked for."""
@@ -200,6 +202,7 @@ class Engine:
     def evaluate(self, node: Node, grads: list[Value | None]) -> list[Value | None]:
         """The gradients of a node's inputs, each made to fit its input; then what the node saved is let go."""
         outputs = list(node.formula(node, *grads))
+        node.loaded = []
         for i, edge in enumerate(node.edges):
             gradient = outputs[i]
             if gradient is not None and edge is not None:
@@ -208,7 +211,10 @@ class Engine:
                 if gradient.dtype != edge.dtype:
                     outputs[i] = self.tape.new(edge.shape, edge.dtype, gradient.strides)
             del gradient
+        if len(grads) > 1:
+            grads.reverse()
         grads.clear()
+        node.saved.reverse()
         node.saved = []
         return outputs
 

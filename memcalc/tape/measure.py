@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from memcalc.allocator import SMALL
 from memcalc.dtypes import nbytes
 from memcalc.known import Known
 from memcalc.optimizers.values import Parameter, StateTensor
@@ -118,7 +117,9 @@ def _met(tensor: Tensor, setting: Setting) -> Tensor:
     return replace(tensor, trainable=False) if tensor.idle and not setting.master else tensor
 
 
-def _there(local: Local, setting: Setting, strategy: Strategy, inputs: tuple[int, ...]) -> list[tuple[int, int]]:
+def _there(
+    local: Local, setting: Setting, strategy: Strategy, inputs: Iterable[tuple[int, int]]
+) -> list[tuple[int, int]]:
     """What the allocator holds before the step begins: (bytes of a tensor, how many like it), the inputs last."""
     stored, offloaded = storage(setting), strategy.offloaded
     weights, buffers = (
@@ -127,8 +128,7 @@ def _there(local: Local, setting: Setting, strategy: Strategy, inputs: tuple[int
     )
     masters = [] if "master_weights" in offloaded else _masters(local.states, setting)
     gradients = _accumulated(local, setting) if local.accumulated is not None else []
-    more_than_rounding = [(size, 1) for size in inputs if size > SMALL]
-    return [*weights, *masters, *gradients, *buffers, *more_than_rounding]
+    return [*weights, *masters, *gradients, *buffers, *inputs]
 
 
 def standing(local: Local, optimizer: Optimizer, setting: Setting) -> dict[str, int]:

@@ -81,6 +81,7 @@ class Tape:
         self.casts: dict[Leaf, Value] = {}
         self.sequence, self.like, self.context, self.layers = 0, 1, context, 0
         self.residents: dict[str, int] = {}
+        self.given_sizes: list[tuple[int, int]] = []  # of each of them: bytes of one, how many like it
 
     def next_sequence(self) -> int:
         """Sequence numbers rise: the backward pass runs them in falling order."""
@@ -126,13 +127,11 @@ class Tape:
         """
         whole = name.startswith(".")
         key = name if whole else f"{self.path}.{name}@{self.instance}" if name else str(len(self.residents))
-        self.residents.setdefault(key, (1 if whole else self.like) * rounded(prod(shape) * ITEM[dtype]))
+        if key not in self.residents:
+            nbytes, times = rounded(prod(shape) * ITEM[dtype]), 1 if whole else self.like
+            self.residents[key] = nbytes * times
+            self.given_sizes.append((nbytes, times))
         return Value(self, RESIDENT, shape, dtype)
-
-    @property
-    def batch(self) -> tuple[int, ...]:
-        """Bytes of each of the inputs, which have no names."""
-        return tuple(nbytes for key, nbytes in self.residents.items() if key.isdigit())
 
     @property
     def resident(self) -> int:

@@ -149,6 +149,12 @@ def rule(kind: type[Block], *formulas: str) -> Callable[[Rule], Rule]:
     return register
 
 
+def gone(names: list[Value]) -> None:
+    """The names of a function that returns: CPython lets go of them in the order they came."""
+    names.reverse()
+    names.clear()
+
+
 @contextmanager
 def inside(t: Tape, block: Block) -> Iterator[None]:
     """Where a block's own code runs that no rule of its kind is called for (it reads more than one value)."""

@@ -41,7 +41,7 @@ class Recording:
       memcalc.cycles.pooled replays the allocator.
     * `in_flight` is how many micro batches a pipeline stage holds: numerator and denominator, the latter above 1 where
       their layers are counted in chunks. `once` are bytes that are there but once when the forward pass ends.
-    * `inputs` are the bytes of each of the batch's tensors, a part of what is `resident`.
+    * `inputs` are the tensors that `resident` counts together: bytes of one, how many like it.
     """
 
     events: list[int]
@@ -68,7 +68,7 @@ class Recording:
     pools: tuple[Stream, ...] = ()
     in_flight: tuple[int, int] = (1, 1)
     once: int = 0
-    inputs: tuple[int, ...] = ()
+    inputs: tuple[tuple[int, int], ...] = ()
 
     @cached_property
     def deaths(self) -> dict[int, int]:
@@ -106,7 +106,7 @@ def record_step(
         forward_end, forward_storages, len(tape.events), tape.resident, kept, held,
         tuple(tape.unmodelled), tape.pinned, tuple(tape.products), frozenset(tape.buffers), left=frozenset(tape.left),
         relays=frozenset(tape.relays), streams=tape.streams, fanned=tape.fanned,
-        in_flight=setting.ways.in_flight if setting.ways else (1, 1), once=tape.once, inputs=tape.batch,
+        in_flight=setting.ways.in_flight if setting.ways else (1, 1), once=tape.once, inputs=tuple(tape.given_sizes),
     )  # fmt: skip
     tape.leaves.clear()  # they hold the tape, and it holds them
     return tape.sharder.laid(made) if tape.sharder else made

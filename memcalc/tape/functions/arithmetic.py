@@ -64,12 +64,12 @@ def add_(a: Value, b: Value) -> Value:
 
 def mul(a: Value, b: Value) -> Value:
     """a * b: each is saved where the other needs a gradient."""
-    node = record(a.tape, _mul_backward, (a, b), (a if b.node else None, b if a.node else None))
+    node = record(a.tape, _mul_backward, (a, b), (b if a.node else None, a if b.node else None))
     return binary(a, b, node)
 
 
 def _mul_backward(node: Node, g: Value) -> Gradients:
-    a, b = node.load()
+    b, a = node.load()
     second = binary(g, a, None) if node.wants(1) else None
     first = binary(g, b, None) if node.wants(0) else None
     return first, second
@@ -77,18 +77,18 @@ def _mul_backward(node: Node, g: Value) -> Gradients:
 
 def mul_(a: Value, b: Value) -> Value:
     """a *= b, in place."""
-    node = record(a.tape, _mul_backward, (a, b), (a if b.node else None, b if a.node else None))
+    node = record(a.tape, _mul_backward, (a, b), (b if a.node else None, a if b.node else None))
     return Value(a.tape, a.storage, a.shape, a.dtype, a.strides, node or a.node, 0 if node else a.slot)
 
 
 def div(a: Value, b: Value) -> Value:
     """a / b: b is saved, and a where b needs a gradient."""
-    node = record(a.tape, _div_backward, (a, b), (a if b.node else None, b))
+    node = record(a.tape, _div_backward, (a, b), (b, a if b.node else None))
     return binary(a, b, node)
 
 
 def _div_backward(node: Node, g: Value) -> Gradients:
-    a, b = node.load()
+    b, a = node.load()
     second = None
     if node.wants(1):  # -grad * ((self / other) / other)
         minus = result(g, None)

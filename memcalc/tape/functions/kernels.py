@@ -24,12 +24,12 @@ def flash(q: Value, k: Value, v: Value, mask: Value | None = None) -> Value:
 
     The output lies in memory like q, the gradients as [batch, tokens, heads, channels] (torch/_meta_registrations.py).
     """
-    node = record(q.tape, _flash_backward, (q, k, v), (q, k, v, mask))
+    node = record(q.tape, _flash_backward, (q, k, v), (mask, k, q, v))
     q.tape.multiplied(_attended(q, k, v), kernel=True)
     out = output(q.tape, "attention", q.shape, q.dtype, dense_like(q.shape, q.strides))
     out.node = node
-    save(q.tape, node, out)
     save(q.tape, node, output(q.tape, "attention", q.shape[:3], "fp32"))
+    save(q.tape, node, out)
     return out
 
 
@@ -40,7 +40,7 @@ def _attended(q: Value, k: Value, v: Value) -> int:
 
 def _flash_backward(node: Node, g: Value) -> Gradients:
     """Five products for two: the scores are made again (Dao 2023, FlashAttention-2, 3.2)."""
-    q, k, v, *_ = node.load()
+    _mask, k, q, v, *_ = node.load()
     q.tape.multiplied(5 * _attended(q, k, v) // 2, kernel=True)
     made = []
     for x in (q, k, v):
@@ -134,7 +134,7 @@ def _plain_attention(
     scores = dropout(scores, p)
     weights = to(scores, dtype)
     out = to(matmul(scores, values), dtype)
-    del scores, values, keys, scaled, v32, k32, q32  # as C++ lets go of what a function has named: the last first
+    del scores, values, keys, scaled, mask, v32, k32, q32  # as C++ lets go of what a function has named: the last first
     return out, weights
 
 

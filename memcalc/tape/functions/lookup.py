@@ -37,7 +37,7 @@ def gather(x: Value, index: Value, shape: Shape) -> Value:
 
 def take_along(x: Value, where: Value, shape: Shape) -> Value:
     """torch.gather: saves x (whose shape its backward reads) and the indices; the gradient is zeros, and a filled copy."""
-    node = record(x.tape, _index_backward, (x,), (x, where))
+    node = record(x.tape, _index_backward, (x,), (where, x))
     out = x.tape.new(shape, x.dtype)
     out.node = node
     return out

@@ -168,11 +168,11 @@ def _clamp_backward(node: Node, g: Value) -> Gradients:
 
 def maximum(a: Value, b: Value) -> Value:
     """torch.max(a, b), or min: saves both; the gradient is halved where they are equal, and masked."""
-    return binary(a, b, record(a.tape, _maximum_backward, (a, b), (a, b)))
+    return binary(a, b, record(a.tape, _maximum_backward, (a, b), (b, a)))
 
 
 def _maximum_backward(node: Node, g: Value) -> Gradients:
-    a, _ = node.load()
+    _, a = node.load()
     half = result(g, None)
     equal = result(a, None, dtype="bool")
     out = result(g, None)

@@ -18,6 +18,9 @@ def linear(x: Value, weight: Value, bias: Value | None = None) -> Value:
     if len(x.shape) > 2 and x.strides is not None:
         return reshape(linear(reshape(x, -1, x.shape[-1]), weight, bias), *x.shape[:-1], weight.shape[0])
     saved = (x if weight.node or x.tape.setting.keeps_inputs else None, weight if x.node else None)
+    saved = (
+        saved[::-1] if bias is None else saved
+    )  # mm(x, weight) has its factors the other way round, addmm as they come
     flops = 2 * x.elements * weight.shape[0]
     node = record(x.tape, _linear_backward if bias is None else _biased_backward, (x, weight, bias), saved, flops)
     x.tape.multiplied(flops)
@@ -46,14 +49,14 @@ def _biased_backward(node: Node, g: Value) -> Gradients:
     _saved = node.load()
     flat = contiguous(g)
     _multiplied(node, g)
-    made = [g.tape.new(edge.shape, g.dtype) if edge else None for edge in node.edges]
+    first, second = (g.tape.new(edge.shape, g.dtype) if edge else None for edge in node.edges[:2])
     del flat
-    return tuple(made)
+    return first, second, g if node.edges[2] else None  # which is summed up for the bias
 
 
 def addmm(x: Value, weight: Value, bias: Value) -> Value:
     """torch.addmm(bias, x, weight) with weight [inputs, outputs]: GPT-2's Conv1D."""
-    x, weight, bias = lower(x), lower(weight), lower(bias)
+    bias, x, weight = lower(bias), lower(x), lower(weight)
     saved = (x if weight.node else None, weight if x.node else None)
     flops = 2 * x.elements * weight.shape[1]
     node = record(x.tape, _biased_backward, (x, weight, bias), saved, flops)
@@ -77,7 +80,7 @@ def mm(x: Value, b: Value) -> Value:
 def bmm(a: Value, b: Value) -> Value:
     """Batched product of [n, p, q] and [n, q, r]: saves both."""
     flops = 2 * a.elements * b.shape[2]
-    node = record(a.tape, _bmm_backward, (a, b), (a if b.node else None, b if a.node else None), flops)
+    node = record(a.tape, _bmm_backward, (a, b), (b if a.node else None, a if b.node else None), flops)
     a.tape.multiplied(flops)
     out = a.tape.new((a.shape[0], a.shape[1], b.shape[2]), a.dtype)
     out.node = node

@@ -143,10 +143,15 @@ def layer_norm(x: Value, weight: Value | None, bias: Value | None) -> Value:
     node = record(x.tape, _norm_backward, (x, weight, bias), (x, weight))
     out = result(x, node) if x.strides is None else x.tape.new(x.shape, x.dtype)
     out.node = node
-    rows = (*x.shape[:-1], 1)
-    for _ in range(2):
-        save(x.tape, node, x.tape.new(rows, x.dtype))
+    keep_statistics(x, node, (*x.shape[:-1], 1))
     return out
+
+
+def keep_statistics(x: Value, node: Node | None, shape: Shape) -> None:
+    """Save a mean and a reciprocal deviation, of which one goes only when both are there."""
+    mean, deviation = x.tape.new(shape, x.dtype), x.tape.new(shape, x.dtype)
+    save(x.tape, node, mean)
+    save(x.tape, node, deviation)
 
 
 def _norm_backward(node: Node, g: Value) -> Gradients:
@@ -161,8 +166,7 @@ def group_norm(x: Value, weight: Value | None, bias: Value | None, groups: int) 
     node = record(x.tape, _norm_backward, (x, weight, bias), (x, weight))
     out = x.tape.new(x.shape, x.dtype)
     out.node = node
-    for _ in range(2):
-        save(x.tape, node, x.tape.new((x.shape[0], groups), x.dtype))
+    keep_statistics(x, node, (x.shape[0], groups))
     return out
 
 
@@ -185,8 +189,7 @@ def batch_norm(x: Value, weight: Value | None, bias: Value | None) -> Value:
     node = record(x.tape, _norm_backward, (x, weight, bias), (x, weight))
     out = x.tape.new(x.shape, x.dtype)
     out.node = node
-    for _ in range(2):
-        save(x.tape, node, x.tape.new((x.shape[1],), x.dtype))
+    keep_statistics(x, node, (x.shape[1],))
     return out
 
 

@@ -9,7 +9,7 @@ from memcalc.tape import functions as f
 from memcalc.tape.autograd import Leaf
 from memcalc.tape.hf import kernels
 from memcalc.tape.hf.adapters import before
-from memcalc.tape.hf.rotary import rotate, rotated_part
+from memcalc.tape.hf.rotary import rotate, rotated_one_by_one, rotated_part
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:
@@ -53,10 +53,13 @@ def separate(t: Tape, block: Attention, x: Value, around: Around) -> tuple[Value
         q, k, v = unsloth.queries_keys_values(t, block, x)
         q, k = normed(t, block.q_norm, q, around), normed(t, block.k_norm, k, around)
         return heads(q, block.heads), heads(k, block.kv_heads), heads(v, block.kv_heads)
-    q = heads(normed(t, block.q_norm, run(t, block.q, x, around), around), block.heads)
-    k = heads(normed(t, block.k_norm, run(t, block.k, read, around), around), block.kv_heads)
-    v = heads(run(t, block.v, read, around), block.kv_heads)
-    return q, k, v
+    q = normed(t, block.q_norm, run(t, block.q, x, around), around)
+    q = q if block.cut == "all" else heads(q, block.heads)
+    k = normed(t, block.k_norm, run(t, block.k, read, around), around)
+    k = k if block.cut else heads(k, block.kv_heads)
+    v = run(t, block.v, read, around)
+    q = heads(q, block.heads) if block.cut == "all" else q
+    return q, heads(k, block.kv_heads) if block.cut else k, heads(v, block.kv_heads)
 
 
 def headed(t: Tape, block: Attention, x: Value, around: Around) -> tuple[Value, Value, Value]:
@@ -118,7 +121,7 @@ def phi3(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """Phi3Attention.forward: three slices of one projection (modeling_phi3.py)."""
     qkv = run(t, block.qkv, x, around)
     q, k, v = (heads(f.narrow(qkv, -1, n * block.head_dim), n) for n in (block.heads, block.kv_heads, block.kv_heads))
-    q, k = rotated_part(q, k, around.rotary, block.rotary_dim)
+    q, k = rotated_one_by_one(q, k, around.rotary, block.rotary_dim)
     return project(t, block, attend(t, block, q, k, v, around), around)
 
 

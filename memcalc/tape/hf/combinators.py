@@ -9,7 +9,7 @@ from memcalc.blocks.mlp import Mlp
 from memcalc.tape import functions as f
 from memcalc.tape.hf.basic import stored
 from memcalc.tape.hf.feed_forward import closed, opened
-from memcalc.tape.rules import Around, rule, run
+from memcalc.tape.rules import Around, gone, rule, run
 
 if TYPE_CHECKING:
     from memcalc.tape.recorder import Tape
@@ -27,6 +27,7 @@ def sequence(t: Tape, block: Sequence, x: Value, around: Around) -> Value:
     before, around.summed = around.summed, []
     for part in block.blocks:
         x = run(t, part, x, around)
+    gone(around.summed)
     around.summed = before
     return x
 
@@ -45,7 +46,7 @@ def residual(t: Tape, block: Residual, x: Value, around: Around) -> Value:
             read = y if block.kept else None
     if block.kept:
         around.summed.append(y)
-    around.handed.clear()
+    gone(around.handed)
     out = f.add(x, y)
     del read
     return out
@@ -67,10 +68,10 @@ def _named_residual(t: Tape, block: Residual, x: Value, around: Around) -> Value
         if index in block.lasting:
             around.summed.append(y)
     if not block.within:
-        around.handed.clear()
+        gone(around.handed)
     out = f.add(x, y)
-    names.clear()
-    around.handed.clear()
+    gone(names)
+    gone(around.handed)
     return out
 
 
@@ -82,7 +83,7 @@ def post_norm(t: Tape, block: PostNorm, x: Value, around: Around) -> Value:
         y = run(t, part, y, around)
     out = f.add(y, x)
     out = run(t, block.norm, out, around) if block.norm else out
-    around.handed.clear()
+    gone(around.handed)
     return out
 
 
@@ -91,10 +92,12 @@ def parallel(t: Tape, block: Parallel, x: Value, around: Around) -> Value:
     """mlp + attention + x: the branches read x, or a shared norm of it (GPTNeoXLayer, GPTJBlock)."""
     read = run(t, block.norm, x, around) if block.norm else x
     outputs = [run(t, branch, read, around) for branch in block.branches]
-    out = outputs.pop(0)
-    while outputs:
-        out = f.add(outputs.pop(0), out)
-    return f.add(out, x)
+    out = outputs[0]
+    for later in outputs[1:]:
+        out = f.add(later, out)
+    out = f.add(out, x)
+    gone(outputs)
+    return out
 
 
 @rule(Sum)

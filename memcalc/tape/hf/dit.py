@@ -14,7 +14,7 @@ from memcalc.blocks.diffusion import (
 )
 from memcalc.tape import functions as f
 from memcalc.tape.hf.attention import heads
-from memcalc.tape.rules import Around, rule, run
+from memcalc.tape.rules import Around, gone, rule, run
 
 if TYPE_CHECKING:
     from memcalc.blocks.base import Block
@@ -112,7 +112,7 @@ def modulated_block(t: Tape, block: ModulatedBlock, x: Value, around: Around) ->
 def through(t: Tape, feed: Block | None, x: Value, around: Around) -> Value:
     """A feed-forward block; what it handed to its own modules goes with them."""
     out = run(t, feed, x, around)
-    around.handed.clear()
+    gone(around.handed)
     return out
 
 

@@ -11,7 +11,7 @@ from memcalc.tape.hf.alike import named, planned
 from memcalc.tape.hf.combinators import sequence
 from memcalc.tape.hf.surroundings import handed_to, prepare
 from memcalc.tape.recorder import Layers
-from memcalc.tape.rules import Around, rule, run
+from memcalc.tape.rules import Around, gone, rule, run
 from memcalc.tape.units import Visit, called
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _layered(t: Tape, block: Stack, given: list[Value], around: Around) -> Value
         t.like = order.count(number)
         x = _kept_or_run(t, block, (path, index, name), layer, x, around)
         around.weights = around.residual = None
-        around.summed.clear()
+        gone(around.summed)
         before, around.returned = around.returned, None
         x = _afterwards(around, index, first, x)
         _hold(t, x, around, read=index + 1 == reads, last=index + 1 == len(passes))

@@ -9,7 +9,7 @@ from memcalc.blocks.base import Stack
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Leaf
 from memcalc.tape.hf.losses import language_model_loss, speech_loss, token_loss
-from memcalc.tape.rules import Around, run
+from memcalc.tape.rules import Around, gone, run
 
 if TYPE_CHECKING:
     from memcalc.blocks.base import Block
@@ -155,5 +155,5 @@ def body(
             x = out
         elif pooled is not None:
             pooled.append(out)
-    t.held.clear()
+    gone(t.held)
     return x, [*([around.encoder] if around.encoder else []), *around.outputs]

@@ -74,7 +74,7 @@ def rotate(block: Attention, q: Value, k: Value, tables: Tables) -> tuple[Value,
         case "fp32":
             return rotated_in_fp32(q, k, tables)
         case "joined":
-            return rotated_part(q, k, tables, block.rotary_dim)
+            return rotated_part(q, k, tables, block.rotary_dim, lasting=True)
         case _:
             q_embed, k_embed = rotated(q, k, tables, block.rotary_dim)
             return (f.to(q_embed, q.dtype), f.to(k_embed, k.dtype)) if block.rotary_fp32 else (q_embed, k_embed)
@@ -116,16 +116,32 @@ def rotated_in_fp32(q: Value, k: Value, tables: Tables) -> tuple[Value, Value]:
     return f.to(q_embed, q.dtype), f.to(k_embed, k.dtype)
 
 
-def rotated_part(q: Value, k: Value, tables: Tables | None, dim: int) -> tuple[Value, Value]:
-    """apply_rotary_pos_emb of the first `dim` channels of each head, and a copy that joins the others to them."""
+def rotated_part(q: Value, k: Value, tables: Tables | None, dim: int, *, lasting: bool = False) -> tuple[Value, Value]:
+    """apply_rotary_pos_emb of the first `dim` channels of each head, and a copy that joins the others to them.
+
+    `lasting` where what has been rotated keeps its name beside the copy (modeling_nemotron.py).
+    """
     if tables is None:
         return q, k
     if kernels.takes(q.tape, "rope"):
         return kernels.rope(q, k, tables)
     (q_rot, q_pass), (k_rot, k_pass) = parted(q, dim), parted(k, dim)
-    q_rot, k_rot = rotated(q_rot, k_rot, tables)
-    q_embed = f.cat((q_rot, q_pass))
-    k_embed = f.cat((k_rot, k_pass))
+    q_embed, k_embed = rotated(q_rot, k_rot, tables)
+    if lasting:
+        return f.cat((q_embed, q_pass)), f.cat((k_embed, k_pass))
+    q_embed = f.cat((q_embed, q_pass))
+    k_embed = f.cat((k_embed, k_pass))
+    return q_embed, k_embed
+
+
+def rotated_one_by_one(q: Value, k: Value, tables: Tables | None, dim: int) -> tuple[Value, Value]:
+    """The same of the queries, and only then of the keys (modeling_phi3.py)."""
+    if tables is None or kernels.takes(q.tape, "rope"):
+        return rotated_part(q, k, tables, dim)
+    cos, sin = (f.unsqueeze(table, 1) for table in tables)
+    (q_rot, q_pass), (k_rot, k_pass) = parted(q, dim), parted(k, dim)
+    q_embed = f.cat((f.add(f.mul(q_rot, cos), f.mul(rotate_half(q_rot), sin)), q_pass))
+    k_embed = f.cat((f.add(f.mul(k_rot, cos), f.mul(rotate_half(k_rot), sin)), k_pass))
     return q_embed, k_embed
 
 

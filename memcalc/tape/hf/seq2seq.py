@@ -20,7 +20,7 @@ from memcalc.blocks.seq2seq import (
 from memcalc.tape import functions as f
 from memcalc.tape.hf.combinators import sequence
 from memcalc.tape.hf.surroundings import prepare
-from memcalc.tape.rules import Around, rule, run
+from memcalc.tape.rules import Around, gone, rule, run
 
 if TYPE_CHECKING:
     from memcalc.tape.recorder import Tape
@@ -41,7 +41,7 @@ def encoder(t: Tape, block: Encoder, x: Value, around: Around) -> Value:
     around.encoder = sequence(t, block, x, inner)
     if inner.outputs:  # hidden states: the last one is what the encoder yields
         around.outputs = [*inner.outputs[:-1], around.encoder]
-    t.held.clear()
+    gone(t.held)
     return around.encoder
 
 

@@ -9,7 +9,7 @@ from memcalc.blocks.tiles import SightedRows, TanhGate, TiledImages, TiledTower,
 from memcalc.tape import functions as f
 from memcalc.tape.hf.attention import eager, heads, project, sdpa
 from memcalc.tape.hf.basic import stored
-from memcalc.tape.rules import Around, rule, run
+from memcalc.tape.rules import Around, gone, rule, run
 
 if TYPE_CHECKING:
     from memcalc.tape.recorder import Tape
@@ -77,7 +77,7 @@ def tiled_tower(t: Tape, block: TiledTower, pixels: Value, around: Around) -> Va
     beside = f.stack(chosen, -1)
     beside = f.narrow(f.reshape(beside, images, tiles, padded, -1), 2, patches)
     out = f.cat((x, beside))
-    t.held.clear()
+    gone(t.held)
     del embeds
     return out
 
