@@ -31,6 +31,7 @@ RUNNABLE = frozenset(
         "image",
         "segmentation",
         "masked-image",
+        "image-autoencoder",
         "image-text",
         "diffusion",
     }

@@ -25,9 +25,9 @@ from memcalc.architectures.vision import (
 )
 from memcalc.blocks.base import Block, Sequence, repeat, sequence, stack
 from memcalc.blocks.basic import Activation, Conv, Linear, Norm, Raw, Select
-from memcalc.blocks.image import BiasedLayer, PatchRotary, Positions, Prefix, SharedBias
+from memcalc.blocks.image import BiasedLayer, PatchRotary, Prefix, SharedBias
 from memcalc.blocks.mlp import Mlp
-from memcalc.blocks.painting import MaskedPatches, PixelDecoder
+from memcalc.blocks.painting import MaskedPatches, PatchPainter, PixelDecoder, VisiblePatches
 
 if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
@@ -80,30 +80,29 @@ def pixel_decoder(c: Dimensions, base: Block, width: int = 0, around: tuple[int,
 def vit_mae(c: Dimensions) -> Model:
     """A ViT that sees a quarter of the patches, and a small decoder that paints the rest (He et al. 2022)."""
     inner = sequence(patches(c, "projection"), name="patch_embeddings")
-    table = Positions("position_embeddings", (1, grid(c) + 1, c.hidden_size), trainable=False)
-    begin = sequence(inner, table, Prefix("cls_token", (1, 1, c.hidden_size)), name="embeddings")
+    table = Raw("position_embeddings", (1, grid(c) + 1, c.hidden_size), trainable=False)
+    begin = VisiblePatches("embeddings", (inner, table, Raw("cls_token", (1, 1, c.hidden_size))), float(c.mask_ratio))
     layers = repeat("layers", c.num_hidden_layers, vit_layer(c))
     body = sequence(begin, layers, Norm("layernorm", c.hidden_size, "layer"))
     if not class_name(c).endswith("ForPreTraining"):
         return image_model(c, "vit", body)
-    return made(c, sequence(Sequence("vit", body.blocks), _mae_decoder(c)), "image")
+    return made(c, sequence(Sequence("vit", body.blocks), _mae_decoder(c)), "image-autoencoder")
 
 
-def _mae_decoder(c: Dimensions) -> Sequence:
+def _mae_decoder(c: Dimensions) -> PatchPainter:
     hidden, (height, width) = c.decoder_hidden_size, pair(c.patch_size)
     d = c.but(
         hidden_size=hidden, num_hidden_layers=c.decoder_num_hidden_layers,
         num_attention_heads=c.decoder_num_attention_heads, intermediate_size=c.decoder_intermediate_size,
     )  # fmt: skip
-    return sequence(
+    return PatchPainter("decoder", (
         Linear("decoder_embed", c.hidden_size, hidden, bias=True),
         Raw("mask_token", (1, 1, hidden)),
-        Positions("decoder_pos_embed", (1, grid(c) + 1, hidden), trainable=False),
+        Raw("decoder_pos_embed", (1, grid(c) + 1, hidden), trainable=False),
         repeat("decoder_layers", d.num_hidden_layers, vit_layer(d)),
         Norm("decoder_norm", hidden, "layer"),
         Linear("decoder_pred", hidden, height * width * c.num_channels, bias=True),
-        name="decoder",
-    )
+    ))  # fmt: skip
 
 
 @architecture("dinov2", "dinov2_with_registers")

@@ -20,3 +20,21 @@ class PixelDecoder(Sequence):
     prefix: int = 0
     suffix: int = 0
     stride: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class VisiblePatches(Sequence):
+    """Patches with their positions, of which a share is hidden at random, behind a class token (ViT-MAE).
+
+    Its parts: the patches, a fixed table of positions, and the class token.
+    """
+
+    hidden: float = 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class PatchPainter(Sequence):
+    """A small decoder of all patches: those seen, projected, and a learned token for each other one, in their places.
+
+    Its parts: a linear layer, the token, a fixed table of positions, layers, a norm, a linear layer (ViT-MAE).
+    """

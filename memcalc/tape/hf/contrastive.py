@@ -39,7 +39,7 @@ def tower(t: Tape, block: Block, x: Value) -> tuple[Value, Value]:
     around, last = Around(), x
     for part in _flat(block):
         x = run_at(t, part, x, around)
-        last = x if len(x.shape) > 2 else last
+        last = x if len(x.shape) > 2 and x.shape[1] > 1 else last
     t.held.clear()
     return x if len(x.shape) == 2 else f.reshape(x, x.shape[0], -1), last
 
@@ -96,7 +96,10 @@ def pooling(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     kv = f.add(f.linear(f.transpose(x, 0, 1), kv_part), kv_bias)
     kv = f.transpose(f.unsqueeze(f.reshape(kv, tokens, batch, 2, width), 0), 0, -2)
     kv = f.contiguous(f.squeeze(kv, -2))
-    k, v = (f.transpose(f.reshape(part, tokens, batch * block.heads, -1), 0, 1) for part in f.unbind(kv, 0))
+    k, v = (
+        f.transpose(f.reshape(part, tokens, batch * block.heads, -1), 0, 1)
+        for part in (f.select(kv, 0), f.select(kv, 0))
+    )
     q = f.transpose(f.reshape(q, 1, batch * block.heads, -1), 0, 1)
     scores = f.softmax(f.bmm(f.lower(f.scale(q)), f.lower(f.swap(k))))
     out = f.bmm(f.lower(scores), f.lower(v))

@@ -25,6 +25,7 @@ ELSEWHERE = {
     "image-text": ("contrastive", "contrast"),
     "segmentation": ("segmenting", "segment"),
     "masked-image": ("painting", "paint"),
+    "image-autoencoder": ("painting", "repaint"),
 }
 
 

@@ -28,11 +28,12 @@ def window_layer(t: Tape, block: WindowLayer, x: Value, around: Around) -> Value
     before, behind = (None, block.norms[1]) if block.behind else (block.norms[1], None)
     out = _maybe(t, block.dropout, run(t, block.mlp, _maybe(t, before, y, around), around), around)
     around.handed.clear()
+    yielded = out
     out = _maybe(t, behind, out, around)
     if block.behind:
         out = _maybe(t, block.drop_path, out, around)
     out = f.add(out, y)
-    del held, back  # local to the layer
+    del held, back, yielded  # local to the layer
     return out
 
 
