@@ -9,6 +9,7 @@ from memcalc.blocks.base import Block, Sequence
 
 if TYPE_CHECKING:
     from memcalc.blocks.base import Stack
+    from memcalc.blocks.basic import Raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +47,34 @@ class GridAngles(Block):
 
     axes: tuple[int, ...] = ()
     patch: tuple[int, ...] = (1, 2, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class PatchRows(Block):
+    """A map cut into squares of `patch` pixels, each a token, sample by sample (Z-Image)."""
+
+    patch: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class PaddedTokens(Sequence):
+    """The samples' tokens embedded in one row, and laid apart again, padded to a `multiple` by a learned token (Z-Image).
+
+    Of the image, or of the `text`; `axes` are the channels of the tables that rotate them, kept for `places` of each axis.
+    """
+
+    pad: Raw | None = None
+    axes: tuple[int, ...] = ()
+    places: tuple[int, ...] = ()
+    text: bool = False
+    multiple: int = 32
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return self.blocks
+
+
+@dataclass(frozen=True, slots=True)
+class WholeRows(Block):
+    """Image and text of each sample in one row, the image's tokens first; or (`back`) these alone again (Z-Image)."""
+
+    back: bool = False

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.basic import Embedding, Linear, Norm
 from memcalc.blocks.diffusion import Condition, Sample
-from memcalc.blocks.streams import TokenRefiner
+from memcalc.blocks.streams import PaddedTokens, TokenRefiner
 from memcalc.tape import functions as f
 from memcalc.tape.rules import Around, rule, run
 
@@ -63,18 +63,21 @@ def body(t: Tape, block: Block, x: Value, around: Around) -> Value:
     for part in block.parts():
         x = run(t, part, x, around)
     around.scene.used.clear()
+    around.named.clear()
     return x
 
 
 def text_width(block: Block) -> int:
     """Channels of the text states that a model reads: what its first projection of them, or cross attention, takes."""
-    return next(_text_widths(block), 0)
+    return next((width for width in _text_widths(block) if width), 0)
 
 
 def _text_widths(block: Block) -> Iterator[int]:
     if isinstance(block, Condition) and block.tokens:
         first = block.blocks[0]
         yield first.inputs if isinstance(first, Linear) else getattr(first, "width", 0)
+    elif isinstance(block, PaddedTokens):
+        yield getattr(block.blocks[0], "width", 0) if block.text else 0
     elif isinstance(block, TokenRefiner) and isinstance(block.into, Linear):
         yield block.into.inputs
     elif isinstance(block, Attention) and block.cross and isinstance(block.k, Linear):
