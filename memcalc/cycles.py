@@ -52,7 +52,7 @@ def pooled(stream: Stream, *, expandable: bool = False) -> int:
             _follow(allocator, parted(moves[at : again.stop], sizes), sizes, alive)
             _repeated(allocator, parted(moves[again.start : again.stop], sizes), sizes, alive, again)
             at = again.stop
-        _follow(allocator, parted(moves[at:], sizes), sizes, alive)
+        allocator.follow(parted(moves[at:], sizes), sizes, alive)
     return allocator.reserved
 
 

@@ -33,12 +33,12 @@ def signed_sizes(recording: Recording, moved: Moved | None = None) -> list[int]:
 
 def _go_as_often(recording: Recording, stack: Layers, stretches: list[Stretch], signed: list[int]) -> None:
     """Outside the stack, what is let go of goes as often as its layer was there."""
-    events = recording.events
-    times = {event: count for a, b, count in stretches for event in events[a:b] if event >= 0}
-    for start, stop in ((stack.events[-1], stack.returns[0]), (stack.returns[-1], recording.end)):
-        for at in range(start, stop):
-            if events[at] < 0 and ~events[at] in times and ~events[at] not in recording.relays:
-                signed[at] *= times[~events[at]]
+    deaths, between, behind = recording.deaths, stack.returns[0], stack.returns[-1]
+    for start, stop, count in stretches:
+        for storage in recording.events[start:stop]:
+            at = deaths.get(storage, -1)
+            if (stack.events[-1] <= at < between or at >= behind) and storage not in recording.relays:
+                signed[at] *= count
 
 
 def _go_at_last(

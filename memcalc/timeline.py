@@ -18,7 +18,7 @@ from memcalc.overlay import parts as parts_laid
 from memcalc.signed import signed_sizes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from memcalc.overlay import Overlay
     from memcalc.signed import Moved
@@ -214,12 +214,10 @@ def _buffers(recording: Recording, signed: list[int], slices: list[Slice], forwa
     return levels[forwards - 1][1] + there, levels[-1][1], max(level[0] for level in levels)
 
 
-def _of(recording: Recording, signed: list[int], marked: Container[int]) -> list[int]:
+def _of(recording: Recording, signed: list[int], marked: Iterable[int]) -> list[int]:
     """What each event adds or takes away of these storages alone."""
-    return [
-        nbytes if (event if event >= 0 else ~event) in marked else 0
-        for event, nbytes in zip(recording.events, signed, strict=False)
-    ]
+    told = {*marked, *(~storage for storage in marked)}
+    return [nbytes if event in told else 0 for event, nbytes in zip(recording.events, signed, strict=False)]
 
 
 def _highest(slices: list[Slice], levels: list[tuple[int, int]], phase: Phase) -> tuple[int, int]:

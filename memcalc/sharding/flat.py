@@ -173,5 +173,9 @@ def _walk(members: list[Member], above: tuple[int, ...]) -> Iterator[tuple[Tenso
             for member in inside:
                 yield from repeat((member.tensor, above, member.elements), member.times)
             continue
-        for number in sorted(frozenset[int]().union(*[member.numbers[depth] for member in inside])):
-            yield from _walk([member for member in inside if number in member.numbers[depth]], (*above, number))
+        layers: dict[int, list[Member]] = {}
+        for member in inside:
+            for number in member.numbers[depth]:
+                layers.setdefault(number, []).append(member)
+        for number in sorted(layers):
+            yield from _walk(layers[number], (*above, number))

@@ -115,12 +115,10 @@ class Marking(Sharder):
         self._note("end", ROOT)
 
     def _note(self, kind: Kind, name: str) -> None:
-        stacks = self.tape.stacks
-        passed = (
-            sum(len(stack.returns) for stack in stacks) if self.back else sum(len(stack.events) for stack in stacks)
-        )
-        saves = self.tape.grad_enabled and (self.back or self.tape.saving is None)
-        self.marks.append(Mark((self.back, passed), len(self.tape.events), kind, name, saves))
+        tape = self.tape
+        place = (True, tape.returned) if self.back else (False, tape.passed)
+        saves = tape.grad_enabled and (self.back or tape.saving is None)
+        self.marks.append(Mark(place, len(tape.events), kind, name, saves))
 
 
 def events(recording: Recording, marks: Iterable[Mark]) -> Iterator[Event]:
@@ -169,6 +167,7 @@ class Roster:
         self._known: dict[tuple[str, int, tuple[str, ...]], tuple[Param, ...]] = {}
         self._layers: dict[str, tuple[frozenset[int], int]] = {}
         self._numbers: dict[str, frozenset[int]] = {}  # that a pattern stands for
+        self._sets: dict[frozenset[tuple[str, bool]], list[frozenset[int]]] = {}  # of layers, by what is marked
 
     @cached_property
     def _listed(self) -> dict[str, Tensor]:
@@ -205,10 +204,12 @@ class Roster:
 
     def ranges(self, marks: Iterable[Mark], stacks: tuple[str, ...]) -> list[frozenset[int]]:
         """Each set of layers that has a parameter that is marked, or of the modules that are."""
-        modules = {mark.name for mark in marks if mark.kind != "gradient"}
-        named = [tensor for name in modules for tensor in self.modules.get(name, ())]
-        named += [tensor for mark in marks if mark.kind == "gradient" and (tensor := self.find(mark.name))]
-        return list({self._range(tensor, stacks)[0] for tensor in named} - {frozenset()})
+        told = frozenset([(mark.name, mark.kind == "gradient") for mark in marks])
+        if told not in self._sets:
+            named = [tensor for name, single in told if not single for tensor in self.modules.get(name, ())]
+            named += [tensor for name, single in told if single and (tensor := self.find(name))]
+            self._sets[told] = list({self._range(tensor, stacks)[0] for tensor in named} - {frozenset()})
+        return self._sets[told]
 
     def _range(self, tensor: Tensor, stacks: tuple[str, ...]) -> tuple[frozenset[int], int]:
         """(the layers of a stack that have such a tensor, if it is in one; elements in each)."""

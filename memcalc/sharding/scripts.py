@@ -53,6 +53,17 @@ class Script(NamedTuple):
         return [(name, layer if own >= 0 else -1) for (name, own), *_ in self.params]
 
 
+class Owned(NamedTuple):
+    """A module's parameters, their places in the script, and the calls of modules that begin with it, if always the same.
+
+    These are its own, and that of an activation, which has no block of its own, or of what peft puts around the model.
+    """
+
+    params: tuple[Param, ...]
+    placed: tuple[int, ...]
+    calls: tuple[Call, ...]
+
+
 SILENT = Call(())
 
 
@@ -65,7 +76,7 @@ class Writer:
         self._known: dict[object, Script] = {}
         self._layers: dict[Place, tuple[list[frozenset[int]], frozenset[int]]] = {}  # sets that differ; in all of them
         self._places: dict[Param, int] = {}
-        self._told: dict[int, tuple[int, ...]] = {}  # by the identity of what the roster tells of a module
+        self._owned: dict[str, Owned] = {}
 
     def script(self, place: Place, marks: Sequence[Mark], layer: int, returning: frozenset[str]) -> Script:
         """What happens in a slice; `returning` are the modules whose backward pass ends in this layer."""
@@ -79,47 +90,47 @@ class Writer:
         return self._known[kind]
 
     def _written(self, marks: Iterable[Mark], layer: int, returning: frozenset[str]) -> Script:
-        self._places, self._told = {}, {}
-        acts = tuple(act for mark in marks if (act := self._act(mark, layer, returning)))
+        self._places, self._owned = {}, {}
+        acts = tuple([act for mark in marks if (act := self._act(mark, layer, returning))])
         return Script(acts, tuple(self._places))
 
     def _act(self, mark: Mark, layer: int, returning: frozenset[str]) -> Act | None:
-        if mark.kind == "end":
-            return Act(mark.at, ends=True)
-        if mark.kind == "gradient":
-            tensor = self.roster.find(mark.name)
+        at, kind, name = mark.at, mark.kind, mark.name
+        if kind == "end":
+            return Act(at, ends=True)
+        if kind == "gradient":
+            tensor = self.roster.find(name)
             param = self.roster.param(tensor, layer, self.stacks) if tensor else None
-            return Act(mark.at, gradient=param.elements) if param else None
-        params = self.roster.of(mark.name, layer, self.stacks)
-        if mark.kind in FETCHES:
-            return Act(mark.at, tuple(self._calls(mark, params, mark.name in returning)))
-        released = self._placed(params)
-        return Act(mark.at, released=released, saves=mark.kind == "leave" and mark.saves) if released else None
+            return Act(at, gradient=param.elements) if param else None
+        own = self._owned.get(name) or self._met(name, layer)
+        if kind in FETCHES:
+            return Act(at, own.calls or tuple(self._calls(mark, own.params, name in returning)))
+        return Act(at, (), own.placed, 0, kind == "leave" and mark.saves) if own.placed else None
+
+    def _met(self, name: str, layer: int) -> Owned:
+        """What a module owns, looked up once in a script."""
+        params = self.roster.of(name, layer, self.stacks)
+        call = self._call(params)
+        several = (call,) + (SILENT,) * (self.adapted if name == ROOT else name in self.acting)
+        adapted = name != ROOT and any(param.role == "adapter" for param in params)
+        own = self._owned[name] = Owned(params, call.needed, () if adapted else several)
+        return own
 
     def _placed(self, params: Sequence[Param]) -> tuple[int, ...]:
-        """The places of those that do not stay gathered; looked up once in a script for what a module owns."""
-        if (told := self._told.get(id(params))) is not None:
-            return told
+        """The places of those that do not stay gathered."""
         places, small = self._places, self.small
-        found = tuple([places.setdefault(param, len(places)) for param in params if param.elements > small])
-        if params.__class__ is tuple:
-            self._told[id(params)] = found
-        return found
+        return tuple([places.setdefault(param, len(places)) for param in params if param.elements > small])
 
     def _call(self, params: Sequence[Param], *, ends: bool = False) -> Call:
-        return Call(self._placed(params), sum(param.elements for param in params), ends)
+        return Call(self._placed(params), sum([param.elements for param in params]), ends)
 
     def _calls(self, mark: Mark, params: tuple[Param, ...], returns: bool) -> list[Call]:
-        """The calls of modules that begin here: of the one that is noted, and of those that have no block of their own.
+        """The calls of modules that begin here where peft has put adapters into the one that is noted.
 
-        These are activations and what peft puts around a layer: a layer around the base layer, which runs and ends first, a
-        dropout, and the adapter's own layers; going back, in reverse, without a base layer whose input asks for no gradient.
+        These are what it puts around a layer: a layer around the base layer, which runs and ends first, a dropout, and the
+        adapter's own layers; going back, in reverse, without a base layer whose input asks for no gradient.
         """
-        if mark.name == ROOT:
-            return [self._call(params)] + [SILENT] * self.adapted
         own = [param for param in params if param.role == "adapter"]
-        if not own:
-            return [self._call(params), *[SILENT] * (mark.name in self.acting)]
         base = self._call([param for param in params if param.role != "adapter"], ends=mark.kind == "enter")
         if mark.kind == "enter":
             return [SILENT, base, SILENT, *(self._call([param]) for param in own)]

@@ -76,7 +76,8 @@ class ZeroThree(Zero):
 
     def shards(self, tensors: tuple[Tensor, ...]) -> Shards:
         """The elements of every shard."""
-        return SHARDS.get((tensors, self.ways), None, lambda: shards_of(tensors, self.ways))
+        every = listed(tensors)
+        return SHARDS.get((id(every), self.ways), every, lambda: shards_of(every, self.ways))
 
     def subgroups(self, shards: Iterable[int]) -> list[int]:
         """Elements of each sub-group of shards that is stepped at a time (_create_fp16_sub_groups)."""
@@ -209,9 +210,8 @@ LISTS: Known[tuple[tuple[int, bool], ...]] = Known()
 SHARDS: Known[Shards] = Known()
 
 
-def shards_of(tensors: tuple[Tensor, ...], ways: int) -> Shards:
-    """The elements of every shard of parameters that are cut so many ways."""
-    every = listed(tensors)
+def shards_of(every: tuple[tuple[int, bool], ...], ways: int) -> Shards:
+    """The elements of every shard of parameters, listed with whether they are trained, that are cut so many ways."""
     cut = {elements: -(-elements // ways) for elements in {elements for elements, _ in every}}
     return Shards(
         tuple([cut[elements] for elements, trainable in every if trainable]),
@@ -221,9 +221,8 @@ def shards_of(tensors: tuple[Tensor, ...], ways: int) -> Shards:
 
 def listed(tensors: tuple[Tensor, ...]) -> tuple[tuple[int, bool], ...]:
     """(elements, whether it is trained) of every parameter, in their order."""
-    return LISTS.get(
-        tensors, None, lambda: tuple((n, tensor.trainable) for tensor, _, n in ordered(parameters(tensors)))
-    )
+    own = parameters(tensors)
+    return LISTS.get(own, None, lambda: tuple([(n, tensor.trainable) for tensor, _, n in ordered(own)]))
 
 
 def optimizer_peak(optimizer: Optimizer, elements: int, setting: Setting) -> int:
@@ -237,6 +236,6 @@ def optimizer_peak(optimizer: Optimizer, elements: int, setting: Setting) -> int
     )
 
 
-def parameters(tensors: Iterable[Tensor]) -> list[Tensor]:
+def parameters(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
     """The parameters that have memory of their own."""
-    return [tensor for tensor in tensors if not tensor.buffer and not tensor.tied_to]
+    return tuple([tensor for tensor in tensors if not tensor.buffer and not tensor.tied_to])

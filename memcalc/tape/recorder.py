@@ -54,6 +54,7 @@ class Tape:
         self.recomputed: list[tuple[int, int]] = []
         self.unmodelled: dict[str, None] = {}
         self.stacks: list[Layers] = []
+        self.passed = self.returned = 0  # boundaries of layers, forward and back
         self.held: list[Value] = []
         self.routed: list[tuple[Value, int, int]] = []  # what routers put out, how many are chosen, for how many layers
         self.fanned: dict[int, int] = {}  # gradients that stand for one of each of several layers
@@ -196,3 +197,9 @@ class Layers:
         """A boundary."""
         self.events.append(len(tape.events))
         self.sequences.append(tape.sequence)
+        tape.passed += 1
+
+    def turn(self, tape: Tape) -> None:
+        """The same boundary, going back."""
+        self.returns.append(len(tape.events))
+        tape.returned += 1

@@ -177,11 +177,11 @@ def walk_back(tape: Tape, loss: Value) -> None:
 
     def watch(sequence: int) -> None:
         while turns and sequence <= turns[-1][0]:
-            turns.pop()[1].returns.append(len(tape.events))
+            turns.pop()[1].turn(tape)
 
     one = tape.new(loss.shape, loss.dtype)
     backward(tape, [(loss, one)], watch)
     del one
     tape.spending.finish()
     while turns:
-        turns.pop()[1].returns.append(len(tape.events))
+        turns.pop()[1].turn(tape)

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcalc.blocks.base import Stack
-from memcalc.tape.autograd import record
+from memcalc.tape.autograd import Edge, Node
 from memcalc.tape.values import Value
 from memcalc.tensors import count_of, expand
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from memcalc.blocks.base import Block
-    from memcalc.tape.autograd import Gradients, Leaf, Node
+    from memcalc.tape.autograd import Gradients, Leaf
     from memcalc.tape.recorder import Tape
     from memcalc.tape.step import Recording
     from memcalc.tensors import Tensor
@@ -159,8 +159,10 @@ def _again(sharder: Sharder, unit: Unit, function: Callable[[Value], Value], x: 
 
 def noticed(t: Tape, x: Value, hook: Callable[[Unit], None], unit: Unit) -> Value:
     """The same tensor; `hook(unit)` runs when its gradient is there, before anything is made of it."""
-    node = record(t, _notice, (x,), (), (hook, unit))
-    return Value(t, x.storage, x.shape, x.dtype, x.strides, node) if node else x
+    if x.node is None or not t.grad_enabled:
+        return x
+    node = Node(t, _notice, [Edge(x.node, x.slot, x.shape, x.dtype)], (hook, unit))
+    return Value(t, x.storage, x.shape, x.dtype, x.strides, node)
 
 
 def _notice(node: Node, gradient: Value) -> Gradients:
