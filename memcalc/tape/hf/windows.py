@@ -123,7 +123,9 @@ def swin(t: Tape, block: Attention, x: Value, around: Around) -> Value:
 def swinv2(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """Swinv2SelfAttention.forward: cosines times a learned scale, biases from a small network, the shift's mask twice."""
     q, k, v = (heads(run(t, part, x, around), block.heads) for part in (block.q, block.k, block.v) if part)
-    scores = f.matmul(unit(q), f.swap(unit(k)))
+    units = unit(q), unit(k)  # there until the product is, also where autocast makes others of them
+    scores = f.matmul(units[0], f.swap(units[1]))
+    del units
     raw, network = block.before
     scale = f.exp(f.clamp(t.weight(raw.name, (block.heads, 1, 1))))
     scores = f.mul(scores, scale)
