@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
 from memcalc.tape import functions as f
-from memcalc.tape.hf.attention import attend, attention, heads, repeat_kv, separate, with_sinks
+from memcalc.tape.hf.attention import attend, attention, heads, normed, repeat_kv, separate, with_sinks
 from memcalc.tape.hf.rotary import rotate, rotated_part
 from memcalc.tape.rules import Around, rule, run
 
@@ -15,22 +15,39 @@ if TYPE_CHECKING:
     from memcalc.tape.values import Value
 
 
-@rule(Attention, "gated", "laguna", "step")
+@rule(Attention, "gated", "step")
 def gated(t: Tape, block: Attention, x: Value, around: Around) -> Value:
-    """AfmoeAttention.forward, LagunaAttention's (a softplus in fp32), Step3p7Attention's (a gate for each head)."""
+    """AfmoeAttention.forward, Step3p7Attention's (a gate for each head)."""
     b, s = x.shape[:2]
     q, k, v = separate(t, block, x, around)
     gate = run(t, block.gate, x, around)
     tables = around.tables(block.rotary_kind)
-    if block.rotary_dim and tables:  # these two join the rest of a head to it also where nothing is left
-        joined = block.formula in ("laguna", "step")
+    if block.rotary_dim and tables:  # Step's joins the rest of a head to it also where nothing is left
+        joined = block.formula == "step"
         q, k = rotated_part(q, k, tables, block.rotary_dim) if joined else rotate(block, q, k, tables)
     out = f.reshape(attend(t, block, q, k, v, around), b, s, -1)
-    gate = f.to(f.softplus(f.to(gate, "fp32")), out.dtype) if block.formula == "laguna" else gate
     if gate.shape[-1] == block.heads:
         gate, out = f.unsqueeze(gate, -1), f.view(out, b, s, block.heads, -1)
-    out = f.mul(out, gate if block.formula == "laguna" else f.sigmoid(gate))
+    out = f.mul(out, f.sigmoid(gate))
     return run(t, block.out, f.view(out, b, s, -1), around)
+
+
+@rule(Attention, "laguna")
+def laguna(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """LagunaAttention.forward: norms behind all three projections, a gate (its softplus in fp32) made when it is asked for."""
+    b, s = x.shape[:2]
+    q, k, v = (run(t, part, x, around) for part in (block.q, block.k, block.v))
+    q = heads(normed(t, block.q_norm, q, around), block.heads)
+    k = heads(normed(t, block.k_norm, k, around), block.kv_heads)
+    v, tables = heads(v, block.kv_heads), around.tables(block.rotary_kind)
+    if tables:
+        q, k = rotated_part(q, k, tables, block.rotary_dim)
+    out = f.reshape(attend(t, block, q, k, v, around), b, s, -1)
+    gate = f.to(f.softplus(f.to(run(t, block.gate, x, around), "fp32")), out.dtype)
+    if gate.shape[-1] == block.heads:
+        gate, out = f.unsqueeze(gate, -1), f.view(out, b, s, block.heads, -1)
+    out = f.view(f.mul(out, gate), b, s, -1)
+    return run(t, block.out, out, around)
 
 
 @rule(Attention, "mimo")
