@@ -107,6 +107,9 @@ def encoder(c: Dimensions, style: Style, prefix: str, layers: Stack) -> Encoder:
     words = _words(c, c.vocab_size, _table_name(c, prefix))
     rows = c.get("max_encoder_position_embeddings") or c.max_position_embeddings
     blocks = (*_embeddings(c, style, words, rows), layers, *_last(c, style))
+    if c.get("attention_type") == "block_sparse":
+        over = (5 + 2 * c.num_random_blocks) * c.block_size
+        blocks = (PadToWindow("", c.block_size, over), *blocks, CutBack(""))
     if style.window:
         blocks = (PadToWindow("", style.window), *blocks, CutBack(""))
     return Encoder(f"{prefix}encoder", blocks)
@@ -165,6 +168,7 @@ def _mixer(c: Dimensions) -> Attention:
         v=Linear("self.value", width, width, bias), out=Linear("output", width, width, bias),
         causal=False, dropout=float(c.attention_dropout), softmax="scores", eager_only=True,
         padded=sparse == "original_full", window=c.block_size if sparse == "block_sparse" else 0,
+        group=c.num_random_blocks if sparse == "block_sparse" else 0,
         formula="big-bird" if sparse == "block_sparse" else "",
     )  # fmt: skip
 

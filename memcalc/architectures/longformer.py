@@ -107,8 +107,17 @@ def big_bird(c: Dimensions) -> Model:
     words = embeddings(c)
     summed, after, drop = words.blocks
     before = Sequence("embeddings", (summed, drop, after))  # the dropout stands before the norm
-    base = sequence(before, Sequence("encoder", (repeat("layer", c.num_hidden_layers, layer),)))
+    layers = Sequence("encoder", (repeat("layer", c.num_hidden_layers, layer),))
+    base = sequence(*padded_to_blocks(c, before, layers))
     return with_head(c, "bert", base, _big_bird_heads(c), _pooled(c, "pooler"))
+
+
+def padded_to_blocks(c: Dimensions, *blocks: Block) -> tuple[Block, ...]:
+    """The blocks over whole blocks of tokens, where attention is sparse and a sequence long enough for that."""
+    if c.attention_type != "block_sparse":
+        return blocks
+    over = (5 + 2 * c.num_random_blocks) * c.block_size
+    return PadToWindow("", c.block_size, over), *blocks, CutBack("")
 
 
 def _big_bird_attention(c: Dimensions, name: str) -> Attention:
@@ -120,7 +129,8 @@ def _big_bird_attention(c: Dimensions, name: str) -> Attention:
         name, heads, heads, channels(hidden, heads), q, k, v, out=Linear("output.dense", hidden, hidden, bias=True),
         causal=bool(c.is_decoder) and not cross, cross=cross,
         dropout=float(c.attention_probs_dropout_prob), softmax="scores", eager_only=True,
-        window=c.block_size if sparse else 0, formula="big-bird" if sparse else "",
+        window=c.block_size if sparse else 0, group=c.num_random_blocks if sparse else 0,
+        padded=not sparse and not cross, formula="big-bird" if sparse else "",
     )  # fmt: skip
 
 

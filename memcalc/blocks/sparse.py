@@ -10,9 +10,10 @@ from memcalc.blocks.base import Block, Unused
 
 @dataclass(frozen=True, slots=True)
 class PadToWindow(Block):
-    """Tokens made as many as a multiple of the window is."""
+    """Tokens made as many as a multiple of the window is, where there are more than `over`."""
 
     window: int = 1
+    over: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,7 @@ def padded(t: Tape, block: PadToWindow, x: Value, around: Around) -> Value:
     """LongformerModel._pad_to_window_size: the tokens, and as many more as the window asks for."""
     around.tokens = around.tokens or x
     b, s = x.shape
-    return x if s % block.window == 0 else t.new((b, -(-s // block.window) * block.window), x.dtype)
+    return x if s % block.window == 0 or s <= block.over else t.new((b, -(-s // block.window) * block.window), x.dtype)
 
 
 @rule(CutBack)

@@ -102,6 +102,19 @@ def local_shape(block: Attention, x: Value) -> Shape:
     return x.shape[0], 1, -(-x.shape[1] // block.window), block.window, 3 * block.window
 
 
+def block_mask(t: Tape, block: Attention, x: Value) -> Value | None:
+    """Of neighbouring blocks, in fp32 (create_masks_for_block_sparse_attn, modeling_big_bird.py), or the usual one of padding."""
+    if too_short(block, x):
+        return padded_mask(t, *x.shape[:2], x.dtype, eager=True)
+    size = block.window
+    return t.new((x.shape[0], 1, x.shape[1] // size - 4, size, 3 * size), "fp32")
+
+
+def too_short(block: Attention, x: Value) -> bool:
+    """Whether a sequence has too few blocks to leave any out: then all is attended to."""
+    return x.shape[1] <= (5 + 2 * block.group) * block.window
+
+
 def row_mask(t: Tape, batch: int, seq: int) -> Value:
     """(1 - attention_mask) * min, of every key, in the weights' dtype (LayoutLMModel.forward)."""
     ones = f.to(t.new((batch, 1, 1, seq), "fp32"), t.setting.weights)

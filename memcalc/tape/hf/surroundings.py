@@ -8,7 +8,7 @@ from memcalc.blocks.attention import Attention
 from memcalc.tape import functions as f
 from memcalc.tape.hf import alibi
 from memcalc.tape.hf.attention import eager_only
-from memcalc.tape.hf.masks import bidirectional_mask, built, causal_mask, local_mask, padded_mask, row_mask
+from memcalc.tape.hf.masks import bidirectional_mask, block_mask, built, causal_mask, local_mask, padded_mask, row_mask
 from memcalc.tape.hf.rotary import cached_tables, rotary_tables, tables_of_axes
 
 if TYPE_CHECKING:
@@ -68,10 +68,13 @@ def masks(t: Tape, mixers: list[Attention | Mla], x: Value, seq: int, around: Ar
     if around.sighted:
         eagerly = attention == "eager"
         around.masks = {window: built(t, batch, seq, seq, x.dtype, eager=eagerly) for window in around.masks}
-    if formula == "longt5-local" and isinstance(first, Attention):
-        around.masks[0] = local_mask(t, first, x)
+    if formula in _BLOCKED and isinstance(first, Attention):
+        around.masks[0] = _BLOCKED[formula](t, first, x)
     if isinstance(first, Attention) and first.padded and not around.masks[first.window]:
         around.masks[first.window] = made_anyway(t, first, x, seq)
+
+
+_BLOCKED = {"longt5-local": local_mask, "big-bird": block_mask}  # masks of blocks, made once for all layers
 
 
 def made_anyway(t: Tape, first: Attention, x: Value, seq: int) -> Value | None:
@@ -108,7 +111,7 @@ def sees(mixer: Attention | Mla) -> int:
     return 0 if mixer.formula in OWN_MASKS else mixer.window
 
 
-OWN_MASKS = frozenset({"gpt_neo", "longt5-local", "longt5-transient-global"})  # of each layer, or each kind of layer
+OWN_MASKS = frozenset({"big-bird", "gpt_neo", "longt5-local", "longt5-transient-global"})  # of each layer, or each kind of layer
 
 
 def tells_positions(mixer: Attention | Mla) -> bool:
