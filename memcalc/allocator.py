@@ -9,17 +9,13 @@ neighbours merge; nothing goes back to the device.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcalc.turns import Segments
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
 MIB = 2**20
 SMALL, SMALL_SEGMENT, LARGE_SEGMENT, OWN_SEGMENT, ROUND_SEGMENT = MIB, 2 * MIB, 20 * MIB, 10 * MIB, 2 * MIB
-FEW = 8  # blocks that wait: fewer may be told apart by their sizes alone
 
 
 class Block:
@@ -68,48 +64,16 @@ class Pool:
         self.reserved += taken
         return Block(self, taken, END, END)
 
-    def keep(self, sizes: Sequence[int], times: int) -> None:
-        """Blocks for good, one of each size in turn, so many times over."""
-        least = min(sizes)
-        for turn in range(times):
-            if not turn % FEW:  # a look now and then
-                fitting = list(islice(self.fitting(least), FEW))
-                if len(fitting) < FEW and all(block.before is block.behind is END for block in fitting):
-                    self.extend(sizes, times - turn, fitting)
-                    return
-            for size in sizes:
-                self.hold(size)
-
-    def hold(self, size: int) -> None:
-        """A block for good: what is left of the one it is taken from has no neighbour there any more."""
-        sizes, waiting = self.sizes, self.waiting
-        while sizes and not waiting[sizes[-1]]:
-            del waiting[sizes.pop()]
-        if sizes and size <= sizes[-1]:
-            rest = self.take(size).behind
-            if rest.free:
-                rest.before = END
-            return
-        taken = segment(size)
-        self.reserved += taken
-        if taken - size > self.least:
-            self.put(Block(self, taken - size, END, END))
-
-    def fitting(self, size: int) -> Iterator[Block]:
-        """The blocks of at least `size` bytes that wait."""
-        for known in self.sizes[bisect_left(self.sizes, size) :]:
-            yield from self.waiting[known]
-
-    def extend(self, sizes: Sequence[int], times: int, fitting: Iterable[Block]) -> None:
-        """Blocks for good from new segments, and from those that wait: none of these has neighbours, nor what is left."""
-        for block in fitting:
-            self.drop(block)
-        segments = Segments(sizes, segment, self.least, [block.size for block in fitting])
-        segments.turns(times)
-        self.reserved += segments.reserved
-        for size, count in segments.rests.items():
-            for _ in range(count):
-                self.put(Block(self, size, END, END))
+    def lay(self, size: int, count: int) -> None:
+        """So many blocks wait that have no neighbours."""
+        blocks = [Block(self, size, END, END) for _ in range(count)]
+        for block in blocks:
+            block.free = True
+        if size in self.waiting:
+            self.waiting[size][:0] = blocks
+        else:
+            self.waiting[size] = blocks
+            insort(self.sizes, size)
 
     def split(self, block: Block, size: int) -> None:
         """What a block has beyond `size` is a free block of its own."""
@@ -220,15 +184,6 @@ class CachingAllocator:
         """A block for each, one after the other."""
         return [self.malloc(size) for size in sizes]
 
-    def keep(self, sizes: Sequence[int], times: int = 1) -> None:
-        """Blocks for good, one of each size in turn, so many times over."""
-        for pool, own in (
-            (self.small, [size for size in sizes if size <= SMALL]),
-            (self.large, [size for size in sizes if size > SMALL]),
-        ):
-            if own:
-                pool.keep(own, times)
-
     def free(self, *blocks: Block) -> None:
         """Give blocks back, one after the other."""
         for block in blocks:
@@ -260,11 +215,6 @@ class Growing(Pool):
         """A block waits no more."""
         if block is not self.last:
             super().drop(block)
-
-    def keep(self, sizes: Sequence[int], times: int) -> None:
-        """Blocks for good, one of each size in turn, so many times over."""
-        for size in (*sizes,) * times:
-            self.take(size)
 
     def follow(self, moves: Iterable[int], sizes: Sequence[int], alive: list[Block]) -> None:
         """Births and deaths in turn: n for the birth of `alive[n]`, ~n for its death."""

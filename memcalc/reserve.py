@@ -14,6 +14,7 @@ from memcalc.allocator import END, LARGE_SEGMENT, CachingAllocator, ExpandableAl
 from memcalc.moves import Moves
 from memcalc.negligible import below
 from memcalc.tape.values import rounded
+from memcalc.turns import keep
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -90,7 +91,7 @@ def _place(allocator: CachingAllocator, weights: list[tuple[int, int]], floor: i
     """What is there from the start: first what shares its segments with nothing else."""
     for size, count in weights:
         if size >= LARGE_SEGMENT and size > floor:
-            allocator.keep([rounded(size)], count)
+            keep(allocator, [rounded(size)], count)
     rest = [((rounded(size),), count) for size, count in weights if size < LARGE_SEGMENT]
     _keep(allocator, _in_turn(rest, floor))
 
@@ -98,7 +99,7 @@ def _place(allocator: CachingAllocator, weights: list[tuple[int, int]], floor: i
 def _keep(allocator: CachingAllocator, turns: Iterable[Turns]) -> None:
     """Blocks for good."""
     for sizes, times in turns:
-        allocator.keep(sizes, times)
+        keep(allocator, sizes, times)
 
 
 def _micro_step(

@@ -51,53 +51,6 @@ def test_the_smallest_block_that_fits_is_taken_and_neighbours_merge() -> None:
 
 
 @pytest.mark.parametrize("kind", [CachingAllocator, ExpandableAllocator])
-@pytest.mark.parametrize("size", [512, 3 * MIB, 10 * MIB + 512, 11 * MIB, 20 * MIB, 24 * MIB + 512])
-def test_what_is_kept_for_good_is_made_one_after_the_other(kind: type[CachingAllocator], size: int) -> None:
-    one, kept, held = kind(), kind(), kind()
-    for allocator in (one, kept, held):
-        allocator.free(allocator.malloc(40 * MIB))
-    sizes = [size, 8 * MIB, size] * 5
-    one.several(sizes)
-    kept.keep(sizes)
-    assert one.reserved == kept.reserved
-    one.malloc(2 * MIB)
-    kept.malloc(2 * MIB)
-    assert one.reserved == kept.reserved
-
-
-def test_blocks_held_in_segments_of_their_own() -> None:
-    one, held = CachingAllocator(), CachingAllocator()
-    one.several([21 * MIB, 21 * MIB, 20 * MIB + 600_064] * 2)
-    held.keep([21 * MIB], 4)
-    held.keep([20 * MIB + 600_064], 2)
-    assert one.reserved == held.reserved
-    one.malloc(MIB + 100 * 512)
-    held.malloc(MIB + 100 * 512)  # what the last two have left
-    assert one.reserved == held.reserved
-
-
-@pytest.mark.parametrize("kind", [CachingAllocator, ExpandableAllocator])
-@pytest.mark.parametrize(
-    "turn", [[6, 6, 3, 3], [12, 12, 6, 6], [3, 1.5], [7], [2, 31, 0.25], [19.5], [0.5, 0.125, 0.75]]
-)
-@pytest.mark.parametrize("waiting", [(), (40,), (5, 5, 9, 20)])
-def test_what_is_kept_for_good_turn_after_turn(
-    kind: type[CachingAllocator], turn: list[float], waiting: tuple[int, ...]
-) -> None:
-    sizes = [int(size * MIB) for size in turn]
-    one, kept = kind(), kind()
-    for allocator in (one, kept):
-        for block in [allocator.malloc(mib * MIB) for mib in waiting for _ in range(2)][::2]:
-            allocator.free(block)
-    one.several(sizes * 101)
-    kept.keep(sizes, 101)
-    assert one.reserved == kept.reserved
-    for size in [512, MIB, 3 * MIB // 2, 2 * MIB, 5 * MIB, 11 * MIB] * 40:  # what is left of the segments
-        assert one.malloc(size).size == kept.malloc(size).size
-        assert one.reserved == kept.reserved
-
-
-@pytest.mark.parametrize("kind", [CachingAllocator, ExpandableAllocator])
 def test_moves_are_followed_as_they_are_made_one_by_one(kind: type[CachingAllocator]) -> None:
     rolls = Random(7)
     sizes = [512 * rolls.choice((1, 3, 700, 2049, 5000, 9000, 30000, rolls.randrange(1, 60000))) for _ in range(600)]
