@@ -78,6 +78,12 @@ def spread(signed: Sequence[int], piece: Slice, laid: Sequence[Laid]) -> list[in
     return [*made, *signed[at : piece.stop]]
 
 
+def alike(overlay: Overlay) -> Overlay:
+    """The same where slices that have equal items have the very same: what follows from these is found once."""
+    known: dict[tuple[Laid, ...], Sequence[Laid]] = {}
+    return {number: known.setdefault(tuple(laid), laid) for number, laid in overlay.items()}
+
+
 def alone(overlay: Overlay, slices: int) -> list[tuple[int, int]]:
     """For each of so many slices: (the highest, the end) of all that is laid so far, without the log beneath."""
     live, levels, known = 0, [], dict[int, tuple[int, int]]()

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from memcalc.cycles import Stream
 from memcalc.dtypes import BITS
-from memcalc.overlay import Laid
+from memcalc.overlay import Laid, alike
 from memcalc.sharding.marks import Marking, events
 from memcalc.tape.values import rounded
 from memcalc.timeline import schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from memcalc.sharding.flat import Flat, Piece
     from memcalc.sharding.marks import Mark
@@ -42,13 +42,13 @@ class Bucketing(Marking):
         """The step's gradients through the buckets, one after the other."""
         reducer = Reducer(self.strategy, self.flat)
         overlay: dict[int, list[Laid]] = {}
-        within = [stack.path for stack in recording.stacks if _NUMBER.search(stack.path)]
         told = self.marks if self.strategy.reduces_at_once else [*self._first(), self.marks[-1]]
+        named = self._named(recording, told)
         for event in events(recording, told):
             before = len(reducer.made)
             if event.kind == "gradient":
-                name = self.ties.get(event.name, event.name)
-                reducer.gradient(self.flat.found(name, event.layer, depth(name, within)))
+                name, around = named[event.name]
+                reducer.gradient(self.flat.found(name, event.layer, around))
             elif event.kind == "end":
                 reducer.end()
             here = reducer.made[before:]
@@ -61,7 +61,13 @@ class Bucketing(Marking):
         moves = tuple(
             move for number, nbytes in enumerate(sent) for move in (nbytes, ~number)
         )  # each goes before the next
-        return replace(recording, overlay=overlay, pools=(Stream(moves),))
+        return replace(recording, overlay=alike(overlay), pools=(Stream(moves),))
+
+    def _named(self, recording: Recording, marks: Iterable[Mark]) -> dict[str, tuple[str, int]]:
+        """For each name that is marked the tensor's own, and how many stacks are around the one that it is in."""
+        within = [stack.path for stack in recording.stacks if _NUMBER.search(stack.path)]
+        own = {mark.name: self.ties.get(mark.name, mark.name) for mark in marks}
+        return {name: (tensor, depth(tensor, within)) for name, tensor in own.items()}
 
     def _first(self) -> list[Mark]:
         """When the first gradient is there: where the end of the backward pass is waited for the others say nothing."""
