@@ -121,7 +121,8 @@ def _inner(t: Tape, block: Stack, passes: list[tuple[Block, str]], given: list[V
             x = _checkpoint(t, path, index, name, partial(checkpointed, t), _again(t, layer, around))(x)
         else:
             x = _plain(t, (path, index, name), layer, x, around)
-        around.weights = around.residual = None
+        if not outer:  # else the layer around them has names of its own
+            around.weights = around.residual = None
     t.path, t.instance = path, outer
     return x
 

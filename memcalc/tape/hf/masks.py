@@ -105,7 +105,7 @@ def local_shape(block: Attention, x: Value) -> Shape:
 def block_mask(t: Tape, block: Attention, x: Value) -> Value | None:
     """Of neighbouring blocks, in fp32 (create_masks_for_block_sparse_attn, modeling_big_bird.py), or the usual one of padding."""
     if too_short(block, x):
-        return padded_mask(t, *x.shape[:2], x.dtype, eager=True)
+        return padded_mask(t, x.shape[0], x.shape[1], x.dtype, eager=True)
     size = block.window
     return t.new((x.shape[0], 1, x.shape[1] // size - 4, size, 3 * size), "fp32")
 
