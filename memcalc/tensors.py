@@ -108,18 +108,19 @@ def tensors(block: Block) -> tuple[Tensor, ...]:
     return tuple(_walk(block, "", 1))
 
 
-def _walk(block: Block, prefix: str, count: int, *, idle: bool = False) -> Iterator[Tensor]:
-    idle = idle or block.idle
+def _walk(block: Block, prefix: str, count: int, *, idle: bool = False, still: bool = False) -> Iterator[Tensor]:
+    idle, still = idle or block.idle, still or block.still
     path = f"{prefix}.{block.name}" if prefix and block.name else prefix or block.name
     for own in block.own():
         name = f"{path}.{own.name}" if path and own.name else path or own.name
-        yield Tensor(name, own.shape, count, block.role, own.trainable, own.tied_to, own.buffer, own.dtype, idle)
+        learns = own.trainable and not still
+        yield Tensor(name, own.shape, count, block.role, learns, own.tied_to, own.buffer, own.dtype, idle)
     for indices, part in block.groups():
         if indices is None:
-            yield from _walk(part, path, count, idle=idle)
+            yield from _walk(part, path, count, idle=idle, still=still)
         else:
             below = f"{path}.{numbers(indices)}" if path else numbers(indices)
-            yield from _walk(part, below, count * len(indices), idle=idle)
+            yield from _walk(part, below, count * len(indices), idle=idle, still=still)
 
 
 def listed(group: Iterable[Tensor], registered: Sequence[str]) -> tuple[Tensor, ...]:

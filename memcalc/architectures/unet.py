@@ -16,7 +16,7 @@ from memcalc.architectures.diffusers import (
     res_block,
 )
 from memcalc.architectures.unet_conditions import conditions, time_width
-from memcalc.blocks.base import Block, Recomputed, Sequence, repeat, residual, sequence, stack
+from memcalc.blocks.base import Block, Recomputed, Sequence, Stack, repeat, residual, sequence, stack
 from memcalc.blocks.basic import Activation, Linear, Norm
 from memcalc.blocks.image import Flatten, Join, Keep, Pad, Resample, Unflatten
 from memcalc.errors import fault
@@ -46,13 +46,12 @@ class Level(NamedTuple):
 def unet(c: Dimensions) -> Model:
     """conv_in, levels down (each state kept), a middle, levels up (each kept state joined), conv_out."""
     widths, groups = c.block_out_channels, c.norm_num_groups
-    down, up = _levels(c), _up_levels(c)
+    down, up = levels(c), up_levels(c)
     end = (group_norm("conv_norm_out", widths[0], groups), Activation("", c.act_fn)) if groups else ()
     return denoiser(
         c, *conditions(c), conv3("conv_in", c.in_channels, widths[0], c.conv_in_kernel), Keep(""),
-        stack("down_blocks", [down_level(c, level, before, last=i == len(down) - 1)
-                              for i, (level, before) in enumerate(zip(down, [widths[0], *widths], strict=False))], "never"),
-        _middle(c, down[-1]),
+        down_levels(c, down),
+        middle(c, down[-1]),
         stack("up_blocks", [up_level(c, level, before, skip, last=i == len(up) - 1)
                             for i, (level, before, skip) in enumerate(upwards(up, widths))], "never"),
         *end, conv3("conv_out", widths[0], c.out_channels, c.conv_out_kernel), text=CLIP_TOKENS,
@@ -63,7 +62,7 @@ def _each(value: Any, count: int) -> list[Any]:  # noqa: ANN401 - numbers, lists
     return list(value) if isinstance(value, (list, tuple)) else [value] * count
 
 
-def _levels(c: Dimensions) -> list[Level]:
+def levels(c: Dimensions) -> list[Level]:
     """The levels down; attention_head_dim is the number of heads, by an old mistake diffusers keeps to."""
     n = len(c.down_block_types)
     layers, depths = _each(c.layers_per_block, n), _each(c.transformer_layers_per_block, n)
@@ -76,10 +75,10 @@ def _levels(c: Dimensions) -> list[Level]:
     ]
 
 
-def _up_levels(c: Dimensions) -> list[Level]:
+def up_levels(c: Dimensions) -> list[Level]:
     """The levels up: those down in reverse, each with a layer more."""
     given = c.get("reverse_transformer_layers_per_block")
-    down = _levels(c)[::-1]
+    down = levels(c)[::-1]
     raw = given or _each(c.transformer_layers_per_block, len(down))[::-1]
     return [
         level._replace(kind=kind, layers=level.layers + 1, depths=tuple(_each(depth, level.layers + 1)))
@@ -158,6 +157,16 @@ def _added_kv(c: Dimensions, name: str, width: int, level: Level) -> Sequence:
     return sequence(residual(Flatten(""), mixer, Unflatten("")), name=name)
 
 
+def down_levels(c: Dimensions, down: list[Level]) -> Stack:
+    """The way down: every level, each but the last halving the map."""
+    befores = [c.block_out_channels[0], *c.block_out_channels]
+    made: list[Block] = [
+        down_level(c, level, before, last=i == len(down) - 1)
+        for i, (level, before) in enumerate(zip(down, befores, strict=False))
+    ]
+    return stack("down_blocks", made, "never")
+
+
 def down_level(c: Dimensions, level: Level, before: int, *, last: bool) -> Sequence:
     """Residual (and attention) layers, each state kept; a strided convolution (or block) halves the map."""
     blocks: list[Block | None] = []
@@ -198,7 +207,7 @@ def up_level(c: Dimensions, level: Level, below: int, skip: int, *, last: bool) 
     return sequence(*blocks, Resample(""), conv3("upsamplers.0.conv", level.width, level.width))
 
 
-def _middle(c: Dimensions, level: Level) -> Sequence | None:
+def middle(c: Dimensions, level: Level) -> Sequence | None:
     """A residual block, attention, a residual block, all of the last level's width."""
     kind, width = c.get("mid_block_type"), c.block_out_channels[-1]
     if kind is None:

@@ -34,6 +34,7 @@ class Block:
     name: str
     role: ClassVar[str] = "parameter"
     idle: ClassVar[bool] = False  # whether a step gives its parameters no gradient
+    still: ClassVar[bool] = False  # whether its parameters do not learn
     duty: ClassVar[str] = (
         ""  # what others look for without knowing every kind: attention, recurrence, encoder, decoder, fork, tower
     )

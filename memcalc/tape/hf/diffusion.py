@@ -40,6 +40,7 @@ class Scene:
         self.made: dict[str, Value] = {}  # shared by name, where there are several
         self.rotary: tuple[Value, Value] | None = None
         self.tables: dict[int, Value] = {}  # by how many tokens they are for
+        self.controls: list[Value] = []  # what a ControlNet adds
         self.mask: Value | None = None  # of the text's padding
         self.pair: Value | None = None  # vectors of a layer's two streams
         self.pieces: list[Value] = []
