@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
-from memcalc.blocks.base import Stack
+from memcalc.blocks.base import Sequence, Stack
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Leaf
 from memcalc.tape.hf.losses import language_model_loss, speech_loss, token_loss
@@ -30,6 +30,16 @@ ELSEWHERE = {
 
 
 def whole(t: Tape, model: Model) -> tuple[Value, Value]:
+    """…ForCausalLM.forward and its kin, and what wraps it: (loss, logits)."""
+    loss, outputs = alone(t, model)
+    if t.setting.adapter == "adalora" and t.setting.loss != "chunked" and model.kind != "encoder":
+        from memcalc.tape.hf.orthogonal import orthogonal  # noqa: PLC0415 - one method's own loss
+
+        loss = orthogonal(t, loss)
+    return loss, outputs
+
+
+def alone(t: Tape, model: Model) -> tuple[Value, Value]:
     """…ForCausalLM.forward and its kin: (loss, logits)."""
     if model.kind in ELSEWHERE:
         file, name = ELSEWHERE[model.kind]
@@ -103,6 +113,8 @@ def inputs(t: Tape, model: Model) -> tuple[Value, Value]:
             t.target = f.shift(labels)  # _shift_right
             return ids, labels
         case _:
+            if _decodes(model.body):
+                t.target = f.shift(ids)  # shift_tokens_right of the source itself
             return ids, t.given((s.batch,), "int64")
 
 
@@ -128,7 +140,8 @@ def _frames(block: Block) -> int:
 
 
 def _decodes(block: Block) -> bool:
-    return any(part.duty == "decoder" for _, part in block.groups())
+    parts = [part for _, part in block.groups()] if block.duty or not isinstance(block, Stack) else []
+    return any(part.duty == "decoder" or (type(part) is Sequence and _decodes(part)) for part in parts)
 
 
 def body(
