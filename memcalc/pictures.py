@@ -46,7 +46,7 @@ def _checked(model: Model, seen: Images, run: Run) -> Model:
     """The model itself, if it can be shown images of that size."""
     if run.frames and (seen.grid is None or seen.grid.frames == 1):
         raise fault("frames", f"{model.name} reads single images: count the frames among its `images`")
-    if run.images and (seen.grid or seen.crops) and not run.image_size:
+    if run.images and (seen.grid or seen.crops or seen.shrinks) and not run.image_size:
         raise fault("image_size", f"{model.name} reads images of any size: say how large they are, in pixels")
     if run.image_size and seen.image and not seen.grid and seen.image[1:] != run.image_size:
         size = " x ".join(map(str, seen.image[1:]))
@@ -143,6 +143,8 @@ def tokens(run: Run, seen: Images) -> int:
         return seen.crops.tokens(run.image_size)
     if seen.grid and run.image_size:
         return prod(seen.grid.of(run.image_size, run.frames or 1)) // seen.grid.merge**2
+    if seen.shrinks and run.image_size:
+        return prod(side // seen.shrinks for side in run.image_size) + 1
     return seen.tokens
 
 

@@ -90,6 +90,8 @@ class Images(Sequence):
     * `scattered` where the tower's steps are known: else, or where a batch has no images, the text runs without it.
     * `feature` is which of the tower's hidden states is read, None where its output is; `without_first` leaves out its
       class token. `copied` where the pixels are, without images that are padding (Idefics 3).
+    * `shrinks` where images of any size are taken as they are: into how many times fewer rows and columns of tokens; one more
+      token is their mean.
     * `listed` where what comes of each image is put together again by a copy, `masked` where a mask tells image tokens
       apart, `axes` where every token of the text has a place on three axes. `returned` where what comes of the images is an
       output of the model, too (image_hidden_states).
@@ -111,6 +113,7 @@ class Images(Sequence):
     copied: bool = False
     axes: bool = False
     returned: bool = True
+    shrinks: int = 0
 
 
 @dataclass(frozen=True, slots=True)

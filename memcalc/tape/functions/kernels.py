@@ -97,14 +97,16 @@ def attention(
 ) -> Value:
     """F.scaled_dot_product_attention: the fused kernel where it applies, else plain operations in fp32.
 
-    The fused kernel wants no dropout, heads of one width, and a mask without a gradient (sdp_utils_cpp.cpp,
-    use_flash_attention_cpp). Key/value heads may be fewer than query heads with `gqa`; without, fewer are broadcast.
+    The fused kernel wants no dropout, heads of one width whose channels lie side by side, and a mask without a gradient
+    (sdp_utils_cpp.cpp, use_flash_attention_cpp). Key/value heads may be fewer than query heads with `gqa`; without, fewer
+    are broadcast.
     """
     q, k, v, mask = lower(q), lower(k), lower(v), mask and lower(mask)
     p = 0.0 if q.tape.setting.evaluating else p
     if mask and mask.dtype == "bool":  # convert_boolean_attn_mask (aten/src/ATen/native/transformers/attention.cpp)
         mask = q.tape.new(mask.shape, q.dtype)
-    if p == 0 and q.shape[-1] == v.shape[-1] and not (mask and mask.node) and (gqa or k.shape[1] == q.shape[1]):
+    fits = q.shape[-1] == v.shape[-1] and all(x.strides is None or x.strides[-1] == 1 for x in (q, k, v))
+    if p == 0 and fits and not (mask and mask.node) and (gqa or k.shape[1] == q.shape[1]):
         return flash(q, k, v, mask)
     tape = q.tape
     autocast, tape.autocast = tape.autocast, ""  # what a torch function calls inside is not cast again

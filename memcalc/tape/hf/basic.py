@@ -75,9 +75,12 @@ def embedding(t: Tape, block: Embedding, x: Value, around: Around) -> Value:
         if block.scaled_outside:
             out = asking(t, out)
             out = f.scale(out)
-        if around.holds:
+        if around.holds and around.images is None:
             t.held.append(out)
-        return with_images(t, asking(t, out), around)
+        out = with_images(t, asking(t, out), around)
+        if around.holds and around.images is not None:
+            t.held.append(out)
+        return out
     index = indices(t, block.index, x, around)
     out = f.embedding(index, weight)
     if x.dtype == "int64":

@@ -47,6 +47,7 @@ def images(t: Tape, block: Images, x: Value, around: Around) -> Value:
     around.sighted = block.masked
     around.grid = None
     t.held = [*outer, *t.held, y, around.images, *inner.deep, *deepened(t, inner, around)]
+    around.named.append(around.images)
     if block.returned:
         t.outputs.append(around.images)
     if block.axes:
@@ -69,7 +70,7 @@ def seen(block: Images, s: Setting, count: int, inner: Around) -> tuple[int, ...
         rows, columns = block.crops.grid((s.image_size[0], s.image_size[1]))
         return count * (1 + rows * columns), 3, block.crops.side, block.crops.side
     if grid is None:
-        return (count, *block.image)
+        return (count, *(block.image or (3, *s.image_size)))
     high, wide = s.image_size
     inner.ready, inner.grid = True, (count, *grid.of((high, wide), s.frames))
     if grid.rows:

@@ -37,7 +37,7 @@ def shared(_: Tape, block: Shared, x: Value, around: Around) -> Value:
 def encoder(t: Tape, block: Encoder, x: Value, around: Around) -> Value:
     """T5Stack.forward over the source."""
     inner = Around()
-    inner.holds = True
+    inner.holds, inner.images = True, around.images
     around.encoder = sequence(t, block, x, inner)
     if inner.outputs:  # hidden states: the last one is what the encoder yields
         around.outputs = [*inner.outputs[:-1], around.encoder]
