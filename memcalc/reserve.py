@@ -55,6 +55,8 @@ def reserved(
     allocator, step = _new(expandable=expandable), Moves(recording, floor)
     making = Moves(earlier, floor) if earlier else None
     _place(allocator, weights, floor)
+    for size in recording.tried:
+        allocator.free(*allocator.several((size,) if size > floor else ()))
     states = _in_turn([(held.states, held.times) for held in trained], floor)
     together = _in_turn([(held.together, held.times) for held in trained], floor)
     outputs = END

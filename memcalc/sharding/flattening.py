@@ -5,17 +5,22 @@ Source: torch 2.13.0, torch/distributed/fsdp/_runtime_utils.py and _flat_param.p
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from memcalc.sharding.fsdp1 import RESHARDING
 from memcalc.sharding.gathering import GATHERS, REDUCTIONS
 from memcalc.sharding.groups import Group, Grouping
+from memcalc.tape.values import ITEM, rounded
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from memcalc.sharding.fsdp1 import Flattened
     from memcalc.sharding.groups import Groups
     from memcalc.tape.autograd import Leaf
     from memcalc.tape.recorder import Tape
+    from memcalc.tape.step import Recording
     from memcalc.tape.units import Unit
     from memcalc.tape.values import Value
 
@@ -113,6 +118,21 @@ class Flattening(Grouping):
             for handle in handles:
                 self._settle(handle)
 
+    def laid(self, recording: Recording) -> Recording:
+        """The recording; beside it what the first forward pass begins with."""
+        return replace(recording, tried=tuple(self._tried()))
+
+    def _tried(self) -> Iterator[int]:
+        """init_flat_param_attributes: every buffer is made once, and its storage given back until it is needed."""
+        for handle in (handle for group in self.groups.all() for handle in self._of(group)):
+            whole, narrow = handle.shard * self.how.shards, handle.kept != handle.seen
+            if narrow:
+                yield rounded(handle.shard * ITEM[handle.seen])
+            if self.how.word != "NO_SHARD":
+                yield rounded(whole * ITEM[handle.seen])
+            if self.how.word != "NO_SHARD" and narrow:
+                yield rounded(whole * ITEM[handle.kept])
+
     def _of(self, group: Group) -> list[Handle]:
         found = self.handles.get(group)
         if found is None:
@@ -164,7 +184,9 @@ class Flattening(Grouping):
         """
         flat = self.tape.new((handle.elements,), handle.seen)
         self.tape.gradients.append(flat.storage.id)
-        group.gradients.clear()
+        places = {tensor.name: place for place, tensor in enumerate(group.tensors)}
+        for leaf in sorted(group.gradients, key=lambda leaf: places.get(leaf.name, len(places))):
+            del group.gradients[leaf]  # in the order of the views
         if handle.accumulated:
             flat, handle.accumulated = handle.accumulated, None
         return flat

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 from memcalc.dtypes import BITS
 from memcalc.sharding.groups import Group, Grouping
 from memcalc.tape import functions as f
+from memcalc.tape.rules import gone
 from memcalc.tape.units import Visit
 from memcalc.tape.values import FLOATS
 from memcalc.tensors import Tensor
@@ -268,7 +269,7 @@ class Gathering(Grouping):
                 for tensor in group.tensors
                 for _ in range(tensor.count)
             ]
-        group.unsharded = []
+        gone(group.unsharded)
 
     def _complete(self, group: Group) -> list[tuple[Tensor, Value]]:
         """The gradients of a unit in the order of its parameters, those of earlier micro batches included.

@@ -39,6 +39,7 @@ class Recording:
     * `fanned` says how often a storage is made that every one of like layers gets from without.
     * `overlay` is what a strategy has beside the log, `pools` the births and deaths on streams of its own, with which
       memcalc.cycles.pooled replays the allocator.
+    * `tried` are bytes of what a strategy makes and lets go of, one after the other, before the first step.
     * `in_flight` is how many micro batches a pipeline stage holds: numerator and denominator, the latter above 1 where
       their layers are counted in chunks. `once` are bytes that are there but once when the forward pass ends.
     * `inputs` are the tensors that `resident` counts together: bytes of one, how many like it.
@@ -66,6 +67,7 @@ class Recording:
     fanned: dict[int, int] = field(default_factory=dict)
     overlay: Overlay = field(default_factory=dict)
     pools: tuple[Stream, ...] = ()
+    tried: tuple[int, ...] = ()
     in_flight: tuple[int, int] = (1, 1)
     once: int = 0
     inputs: tuple[tuple[int, int], ...] = ()

@@ -95,7 +95,7 @@ def _div_backward(node: Node, g: Value) -> Gradients:
         ratio = binary(a, b, None)
         twice = binary(ratio, b, None)
         second = binary(minus, twice, None)
-        del minus, ratio, twice
+        del twice, ratio, minus
     return binary(g, b, None) if node.wants(0) else None, second
 
 

@@ -101,7 +101,7 @@ def _power_backward(node: Node, g: Value) -> Gradients:
     power = result(x, None)
     twice = result(power, None)
     out = binary(g, twice, None)
-    del power, twice
+    del twice, power
     return (out,)
 
 
@@ -130,7 +130,9 @@ def _rsqrt_backward(node: Node, g: Value) -> Gradients:
     (out,) = node.load()
     half = result(g, None)
     cube = result(out, None)
-    return (binary(half, cube, None),)
+    made = binary(half, cube, None)
+    del cube, half
+    return (made,)
 
 
 def erf(x: Value) -> Value:

@@ -61,7 +61,7 @@ def _logsumexp_backward(node: Node, g: Value) -> Gradients:
     below = result(x, None)
     raised = result(below, None)
     out = result(raised, None)
-    del below, raised
+    del raised, below
     return (out,)
 
 
@@ -75,7 +75,7 @@ def _cumsum_backward(_: Node, g: Value) -> Gradients:
     turned = result(g, None)
     sums = result(turned, None)
     out = result(sums, None)
-    del turned, sums
+    del sums, turned
     return (out,)
 
 
