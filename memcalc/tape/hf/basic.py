@@ -75,11 +75,11 @@ def embedding(t: Tape, block: Embedding, x: Value, around: Around) -> Value:
         if block.scaled_outside:
             out = asking(t, out)
             out = f.scale(out)
-        if around.holds and around.images is None:
-            t.held.append(out)
-        out = with_images(t, asking(t, out), around)
-        if around.holds and around.images is not None:
-            t.held.append(out)
+        if around.sight is None:
+            t.held += [out] if around.holds else []
+            return asking(t, out)
+        out = with_images(t, asking(t, out), around.sight(around))
+        t.held += [out] if around.holds else []
         return out
     index = indices(t, block.index, x, around)
     out = f.embedding(index, weight)
@@ -92,12 +92,10 @@ def embedding(t: Tape, block: Embedding, x: Value, around: Around) -> Value:
     return f.add(x, out)
 
 
-def with_images(t: Tape, out: Value, around: Around) -> Value:
+def with_images(t: Tape, out: Value, seen: Value) -> Value:
     """The embeddings with what came of the images in place of their tokens (LlavaModel.forward)."""
-    if around.images is None:
-        return out
     mask = t.new((*out.shape[:2], 1), "bool")
-    return f.masked_scatter(out, mask, around.images)
+    return f.masked_scatter(out, mask, seen)
 
 
 def asking(t: Tape, out: Value) -> Value:

@@ -22,18 +22,24 @@ if TYPE_CHECKING:
 
 @rule(Images)
 def images(t: Tape, block: Images, x: Value, around: Around) -> Value:
-    """get_image_features: the images of each sequence, if it has any. The text passes by.
+    """The images of each sequence, if it has any: they are looked at once the tokens are embedded."""
+    if block.scattered and t.setting.images and (block.image or t.setting.image_size):
+        around.sight = partial(looked_at, t, block, x.shape[:2], t.path)
+    return x
+
+
+def looked_at(t: Tape, block: Images, shape: tuple[int, ...], path: str, around: Around) -> Value:
+    """get_image_features: what takes the place of the image tokens among the embeddings.
 
     Of the hidden states only the one that is read is captured (select_hidden_states, utils/output_capturing.py); the
     tower's last one is held as part of its output until the model returns.
     """
     s, inner, outer = t.setting, Around(), t.held
-    if not block.scattered or not s.images or not (block.image or s.image_size):
-        return x
+    here, t.path, around.sight = t.path, path, None
     tower, *rest = block.blocks
     last = -1 if block.grid else None
     inner.feature, inner.asks, t.held = last if block.feature is None else block.feature, block.asks, []
-    pixels = t.given(seen(block, s, x.shape[0] * s.images, inner), s.inputs or s.weights)
+    pixels = t.given(seen(block, s, shape[0] * s.images, inner), s.inputs or s.weights)
     y = run(t, tower, f.clone(pixels) if block.copied else f.to(pixels, s.weights), inner)
     if block.feature is not None:
         y = inner.read  # type: ignore[assignment]  # its layers have run
@@ -51,8 +57,9 @@ def images(t: Tape, block: Images, x: Value, around: Around) -> Value:
     if block.returned:
         t.outputs.append(around.images)
     if block.axes:
-        around.positions = t.new((3, *x.shape[:2]), "int64")
-    return x
+        around.positions = t.new((3, *shape), "int64")
+    t.path = t.owner = here
+    return around.images
 
 
 def deepened(t: Tape, inner: Around, around: Around) -> list[Value]:

@@ -37,8 +37,9 @@ def shared(_: Tape, block: Shared, x: Value, around: Around) -> Value:
 def encoder(t: Tape, block: Encoder, x: Value, around: Around) -> Value:
     """T5Stack.forward over the source."""
     inner = Around()
-    inner.holds, inner.images = True, around.images
+    inner.holds, inner.sight = True, around.sight
     around.encoder = sequence(t, block, x, inner)
+    around.named += inner.named  # images, which have a name beside the encoder
     if inner.outputs:  # hidden states: the last one is what the encoder yields
         around.outputs = [*inner.outputs[:-1], around.encoder]
     gone(t.held)
