@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memcalc.architectures import architecture
 from memcalc.architectures.electra import sequence_summary
 from memcalc.architectures.heads import labels, task, with_head
-from memcalc.blocks.base import Block, Param, PostNorm, Sequence, repeat, residual, sequence
+from memcalc.blocks.base import Block, Param, PostNorm, Sequence, repeat, sequence
 from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm, Raw, Select
 from memcalc.blocks.mlp import Mlp
-from memcalc.blocks.relative import PoolTokens, RelativeAttention, TokensFirst
+from memcalc.blocks.relative import Pooled, RelativeAttention, TokensFirst, Unpooled
 from memcalc.blocks.seq2seq import Fork
 
 if TYPE_CHECKING:
@@ -80,12 +80,15 @@ def funnel(c: Dimensions) -> Model:
         Dropout("", float(c.hidden_dropout)), name="embeddings",
     )  # fmt: skip
     layer = _funnel_layer(c)
-    pooled: list[Block] = []
-    for index, size in enumerate(c.block_sizes):
-        pooled += [PoolTokens(""), repeat(str(index), size, layer)]
-    encoder = Sequence("encoder", (Sequence("blocks", tuple(pooled[1:])),))
+    how: dict[str, Any] = {
+        "queries_only": c.pool_q_only, "apart": c.separate_cls, "cut": c.truncate_seq, "width": c.d_model,
+        "factorized": c.attention_type == "factorized", "dropout": float(c.hidden_dropout),
+    }  # fmt: skip
+    stacks = tuple(repeat(str(index), size, layer) for index, size in enumerate(c.block_sizes))
     short = task(c) in {"BaseModel", "ForSequenceClassification", "ForMultipleChoice"}
-    decoder = None if short else Sequence("decoder", (repeat("layers", c.num_decoder_layers, layer),))
+    encoder = Pooled("encoder.blocks", stacks, kept=not short, **how)
+    layers = repeat("layers", c.num_decoder_layers, layer)
+    decoder = None if short else Unpooled("decoder", (layers,), times=2 ** (len(c.block_sizes) - 1), **how)
     return with_head(c, "funnel", sequence(words, encoder, decoder), _funnel_heads(c), context=0)
 
 
@@ -94,8 +97,8 @@ def _funnel_layer(c: Dimensions) -> Sequence:
     up, down = Linear("linear_1", c.d_model, c.d_inner, bias=True), Linear("linear_2", c.d_inner, c.d_model, bias=True)
     mlp = Mlp("ffn", up, down, activation=c.hidden_act, width=c.d_inner, dropout=float(c.activation_dropout))
     return sequence(
-        residual(_funnel_attention(c), drop), _norm(c, "attention.layer_norm"),
-        residual(mlp, drop), _norm(c, "ffn.layer_norm"),
+        PostNorm("", (_funnel_attention(c), drop), _norm(c, "attention.layer_norm")),
+        PostNorm("", (mlp, drop), _norm(c, "ffn.layer_norm")),
     )  # fmt: skip
 
 
@@ -109,7 +112,8 @@ def _funnel_attention(c: Dimensions) -> RelativeAttention:
         v=Linear("v_head", hidden, heads * head, bias=True),
         out=Linear("post_proj", heads * head, hidden, bias=True),
         extra=(*biases, Param("r_kernel", (hidden, heads, head)), Param("seg_embed", (2, heads, head))),
-        causal=False, dropout=float(c.attention_dropout), softmax="scores", eager_only=True, formula="funnel",
+        causal=False, dropout=float(c.attention_dropout), softmax="scores", eager_only=True,
+        factorized=c.attention_type == "factorized", formula="funnel",
     )  # fmt: skip
 
 
