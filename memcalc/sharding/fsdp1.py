@@ -95,9 +95,15 @@ class Flattened(FullyShard):
         )
 
     def place(self, tensors: tuple[Tensor, ...]) -> Local:
-        """One shard for each flat parameter, states for what of it learns; buffers stay whole."""
+        """One shard for each flat parameter, states for what of it learns; buffers stay whole.
+
+        The optimizer sees original parameters as they are where nothing is sharded (FlatParamHandle._use_sharded_views).
+        """
         flats = tuple(self._flat(Wrapped(self.paths, tensors)))
         parts = (*(flat for flat, _ in flats), *(tensor for tensor in tensors if tensor.buffer))
+        if self.word == "NO_SHARD" and self.visible:
+            whole = tuple(tensor for tensor in tensors if not tensor.buffer)
+            return Local(parts, parts, whole, accumulated=() if self.accumulates or self.offloads else None)
         partly = any(learning < flat.elements for flat, learning in flats if flat.trainable)
         states = tuple(replace(flat, shape=(min(learning, flat.elements),)) for flat, learning in flats)
         return Local(

@@ -37,7 +37,7 @@ class Gathering(Grouping):
 
     def __init__(self, tape: Tape, how: FullyShard, groups: Groups) -> None:
         super().__init__(tape, groups)
-        self.how, self.outside = how, how.outermost
+        self.how, self.outside = how, True
         self.held: Value | None = None
         self.inputs: list[Value] = []
         self.outputs: list[Value] = []
@@ -278,13 +278,18 @@ class Gathering(Grouping):
         """
         members = {tensor.name: tensor for tensor in group.tensors}
         found: dict[str, tuple[Tensor, Value]] = {}
+        like: list[tuple[Tensor, Value]] = []  # of layers that the first of their kind has counted
         for leaf, value in group.gradients.items():
             known = members.get(leaf.name) or members.get(self._listed(leaf.name))
-            found[known.name if known else leaf.name] = known or Tensor(leaf.name, leaf.shape), value
+            name = known.name if known else leaf.name
+            if name in found:
+                like.append((Tensor(name, leaf.shape, 0), value))
+            else:
+                found[name] = known or Tensor(leaf.name, leaf.shape), value
         if group.accumulated:
-            found = {name: (members[name], value) for name, value in group.accumulated.items()}
+            found, like = {name: (members[name], value) for name, value in group.accumulated.items()}, []
         group.gradients, group.accumulated = {}, {}
-        return [found.pop(name) for name in members if name in found] + list(found.values())
+        return [*like, *(found.pop(name) for name in members if name in found), *found.values()]
 
     def _listed(self, name: str) -> str:
         """The name that a parameter is listed under."""

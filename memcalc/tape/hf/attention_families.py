@@ -136,28 +136,29 @@ def falcon(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     if t.setting.attention != "eager":
         out = f.attention(q, k, v, around.mask(0), block.dropout if block.alibi else 0.0, gqa=False)
     elif block.alibi:
-        return falcon_biased(t, block, q, k, v, around)
+        return falcon_biased(t, block, (q, k, v), x.dtype, around)
     else:
-        out = falcon_scores(q, k, v, around)
+        out = falcon_scores(q, k, v, x.dtype, around)
     out = f.reshape(f.transpose(out, 1, 2), b, s, -1)
     out = run(t, block.out, out, around)
     return out  # noqa: RET504 - the name lets go of what it stood for before the others do
 
 
-def falcon_scores(q: Value, k: Value, v: Value, around: Around) -> Value:
-    """The eager half of FalconAttention.forward: softmax in the dtype of the queries; one name for scores and weights."""
+def falcon_scores(q: Value, k: Value, v: Value, dtype: str, around: Around) -> Value:
+    """The eager half of FalconAttention.forward: softmax in the hidden states' dtype; one name for scores and weights."""
     scores = f.scale_(f.matmul(q, f.swap(k)))
     mask = around.mask(0)
-    scores = around.weights = around.returned = f.softmax(scores if mask is None else f.add(scores, mask), q.dtype)
+    scores = around.weights = around.returned = f.softmax(scores if mask is None else f.add(scores, mask), dtype)
     return f.matmul(scores, v)
 
 
-def falcon_biased(t: Tape, block: Attention, q: Value, k: Value, v: Value, around: Around) -> Value:
+def falcon_biased(t: Tape, block: Attention, qkv: tuple[Value, Value, Value], dtype: str, around: Around) -> Value:
     """The same with ALiBi: every step has a name of its own, which lasts to the end."""
+    q, k, v = qkv
     scores = f.matmul(q, f.swap(k))
     wide = f.to(scores, "fp32")
     logits = f.scale_(f.add(wide, around.bias))  # type: ignore[arg-type]  # alibi.surround has made it
-    weights = f.softmax(f.add(logits, around.masks[0]), q.dtype)  # type: ignore[arg-type]
+    weights = f.softmax(f.add(logits, around.masks[0]), dtype)  # type: ignore[arg-type]
     weights = around.weights = around.returned = f.dropout(weights, block.dropout)
     out = f.matmul(weights, v)
     out = f.reshape(f.transpose(out, 1, 2), out.shape[0], out.shape[2], -1)
