@@ -26,6 +26,7 @@ from memcalc.blocks.basic import Activation, Embedding, Linear, Norm, Raw
 from memcalc.blocks.image import Positions, Prefix
 from memcalc.blocks.mlp import Mlp
 from memcalc.blocks.multimodal import Images
+from memcalc.blocks.querying import QueriedImages
 from memcalc.model import Model
 
 if TYPE_CHECKING:
@@ -61,11 +62,13 @@ def blip2(c: Dimensions) -> Model:
     queries = Raw("query_tokens", (1, c.num_query_tokens, q.hidden_size))
     former = tower(q.but(encoder_hidden_size=v.hidden_size), "qformer")
     project = Linear("language_projection", q.hidden_size, t.get("hidden_size") or t.d_model, bias=True)
-    images = Images("", (tower(v, "vision_model"), queries, former, project), image(v), c.num_query_tokens)
+    parts = (tower(v, "vision_model"), queries, former, project)
+    images = QueriedImages("", parts, image(v), c.num_query_tokens, scattered=True)
     head = "ForConditionalGeneration" if t.model_type in _SEQ2SEQ else "ForCausalLM"
     language = model_of(t.but(architectures=[head]))
     kind = "seq2seq" if t.model_type in _SEQ2SEQ else "causal-lm"
-    return Model(sequence(images, under("language_model", language.body)), kind, language.context)  # type: ignore[arg-type]
+    body = sequence(images, under("language_model", language.body))
+    return Model(body, kind, language.context, loss_fp32=language.loss_fp32)  # type: ignore[arg-type]
 
 
 @architecture("blip_2_qformer")
