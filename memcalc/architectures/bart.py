@@ -80,13 +80,25 @@ def seq2seq(c: Dimensions, style: Style, layers: Callable[[], Stack], prefix: st
     if name == "ForCausalLM":
         own = f"{inside}decoder.embed_tokens.weight" if style.ties_alone else ""
         rows = _target_vocabulary(c) if own and c.tie_word_embeddings else c.vocab_size
-        alone = decoder(c, style, inside, "", alone=True)
+        alone = decoder(c, style, inside, "", alone=not c.get("reads_encoder"))
         body: tuple[Block | None, ...] = (alone, _lm_head(c, own, rows))
     else:
         base = (table, encoder(c, style, inside, layers()), decoder(c, style, inside, _table_name(c, inside)))
         body = (*base, *choose(c, _heads(c, style, inside)))
     context = context or c.max_position_embeddings
     return Model(sequence(*body), kind="encoder" if name == "Model" else kind(name), context=context, loss_fp32=False)
+
+
+@architecture("trocr")
+def trocr(c: Dimensions) -> Model:
+    """BART's decoder over what an encoder of images has seen (Li et al. 2021); it stands under the name of a whole model."""
+    learned = c.use_learned_position_embeddings
+    style = Style(
+        first_norm="layernorm_embedding" if c.layernorm_embedding else "", offset=2 if learned else c.pad_token_id + 1,
+        positions="learned" if learned else "computed",
+    )  # fmt: skip
+    named = c.but(architectures=["TrOCRForCausalLM"])
+    return seq2seq(named, style, lambda: Stack(""))
 
 
 def _shared(c: Dimensions, prefix: str) -> Block | None:
@@ -196,4 +208,5 @@ def _heads(c: Dimensions, style: Style, prefix: str) -> Heads:
 
 
 def _lm_head(c: Dimensions, table: str, rows: int) -> Linear:
-    return Linear("lm_head", c.d_model, rows, tied_to=table if c.tie_word_embeddings else "")
+    name = "output_projection" if c.model_type == "trocr" else "lm_head"
+    return Linear(name, c.d_model, rows, tied_to=table if c.tie_word_embeddings else "")

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 # classes without _supports_sdpa
-EAGER_ONLY = frozenset({"bigbird_pegasus", "led", "mvp", "nllb-moe", "speech_to_text"})
+EAGER_ONLY = frozenset({"bigbird_pegasus", "led", "mvp", "nllb-moe", "speech_to_text", "trocr"})
+
+
+# classes that fold heads into the batch
+FOLDING = frozenset({"mvp", "trocr"})
 
 
 # classes whose encoder layers clamp what they put out in fp16; the others look first whether it is finite
@@ -35,14 +39,14 @@ def attention(
     **more: Any,  # noqa: ANN401 - what Attention takes
 ) -> Attention:
     """Multi-head attention over d_model with q_proj, k_proj, v_proj and out_proj (BartAttention)."""
-    width = c.d_model
-    if c.model_type == "mvp":
+    width, read = c.d_model, int(c.get("cross_attention_hidden_size") or c.d_model) if cross else c.d_model
+    if c.model_type in FOLDING:
         more["formula"] = "mvp"
     return Attention(
         name, heads, heads, channels(width, heads, f"{'decoder' if causal or cross else 'encoder'}_attention_heads"),
         q=Linear("q_proj", width, width, bias),
-        k=Linear("k_proj", width, width, bias and key_bias),
-        v=Linear("v_proj", width, width, bias),
+        k=Linear("k_proj", read, width, bias and key_bias),
+        v=Linear("v_proj", read, width, bias),
         out=Linear("out_proj", width, width, bias),
         causal=causal, cross=cross, dropout=float(c.attention_dropout), softmax="scores",
         cut="keys", **more,

@@ -95,9 +95,10 @@ def _layered(block: Block) -> bool:
 def inputs(t: Tape, model: Model) -> tuple[Value, Value]:
     """What the training loop hands to the model: tokens or pixels, and labels."""
     s = t.setting
-    if model.image:
+    if model.image and model.kind != "seq2seq":
         return measured(t, (s.batch, *model.image)), t.given((s.batch,), "int64")
-    source = next((cast("Encoder", part).source for _, part in model.body.groups() if part.duty == "encoder"), ())
+    read = (cast("Encoder", part).source for _, part in model.body.groups() if part.duty == "encoder")
+    source = model.image or next(read, ())
     if model.kind == "speech":
         return sound(t, _frames(model.body)), t.given((s.batch,), "int64")
     ids = (
