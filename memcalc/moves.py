@@ -6,13 +6,14 @@ takes the others have shown.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections import defaultdict
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from memcalc.allocator import SMALL, Parted
 from memcalc.records import Record
 
 if TYPE_CHECKING:
-    from memcalc.records import Lane, Path
+    from memcalc.records import Lane, Path, Run
     from memcalc.tape.recorder import Layers
     from memcalc.tape.step import Recording
 
@@ -20,14 +21,15 @@ MOVES = 10_000  # that a step should not have many more of: most are followed wh
 EDGE = 2  # layers at each end of a stack that are followed whole in any case
 
 
-class Home(NamedTuple):
-    """Where a storage of a layer is made: in which record of which stack, its number there, and which of its like it is."""
+Where: TypeAlias = "tuple[int, int, int]"  # a layer's record: which stack, which record of it, forward (0) or backward
+Mark: TypeAlias = "tuple[int, int]"  # of what a layer leaves: its size, and how many as large come behind it
 
-    place: int
-    sample: int
-    direction: int
-    number: int
-    mark: tuple[int, int]
+
+class Marks(NamedTuple):
+    """What the record of a layer leaves in one direction: the mark of each storage, and the storage of each mark."""
+
+    of: dict[int, Mark]
+    storages: dict[Mark, int]
 
 
 class Moves:
@@ -43,13 +45,11 @@ class Moves:
     def __init__(self, recording: Recording, floor: int) -> None:
         self.recording, self.floor = recording, floor
         self.sizes: list[int] = []
-        self.lanes: list[Lane] = []  # of all births
-        self._lanes = [
-            (recording.streams.get(storage, 0), size > SMALL) for storage, size in enumerate(recording.sizes)
-        ]
         self.outside: dict[int, int] = {}  # numbers of storages that no layer makes
-        self.home: dict[int, Home] = {}
-        self.like: dict[tuple[int, int, int], dict[tuple[int, int], int]] = {}  # a slice's storages by their marks
+        self.home: dict[int, Where] = {}  # of storages that outlive the stretch of a layer
+        self._lanes = lanes(recording)
+        self._left: dict[Where, list[int]] = {}
+        self._marked: dict[Where, Marks] = {}
         self.records = [
             [self._record(place, stack, sample) for sample in range(len(stack.events) - 1)]
             for place, stack in enumerate(recording.stacks)
@@ -61,7 +61,7 @@ class Moves:
         self.bases = [
             [self._based(place, sample) for sample in stack.order] for place, stack in enumerate(recording.stacks)
         ]
-        self._moves: dict[Lane, list[int]] = {}
+        self._moves: Run = defaultdict(list)
         self._staying: list[int] = []  # births that no path of their own layer ends
         self._ended: set[int] = set()  # by others
         self._twice = False  # whether several let go of the same
@@ -93,36 +93,33 @@ class Moves:
         found = self._moves
         if self._twice:
             found = {lane: list(dict.fromkeys(moves)) for lane, moves in found.items()}
-        streams = dict.fromkeys((0, *(stream for stream, _ in found)))
-        return {stream: Parted(*(found.get((stream, large), []) for large in (False, True))) for stream in streams}
+        streams = dict.fromkeys((0, *(lane // 2 for lane in found)))
+        return {stream: Parted(found.get(2 * stream, []), found.get(2 * stream + 1, [])) for stream in streams}
 
     # --- records of layers
 
     def _record(self, place: int, stack: Layers, sample: int) -> Record:
-        back, record = stack.returns[::-1], Record()
+        back, record = stack.returns[::-1], Record(self._lanes)
         bounds = ((stack.events[sample], stack.events[sample + 1]), (back[sample + 1], back[sample]))
-        sizes, lanes = self.recording.sizes, self._lanes
         for direction, (start, stop) in enumerate(bounds):
-            born = record.add(self._large(start, stop))
-            record.sizes += [sizes[storage] for storage in born]
-            record.lanes += [lanes[storage] for storage in born]
-            self._settle(record, (place, sample, direction), born)
-        record.walk()
+            where = place, sample, direction
+            left = self._left[where] = record.add(self._large(start, stop))
+            self.home.update(dict.fromkeys(left, where))
+        record.sizes = [self.recording.sizes[storage] for storage in record.numbers]
         return record
 
-    def _settle(self, record: Record, where: tuple[int, int, int], born: list[int]) -> None:
-        """Find out what another slice takes over of what this one has made."""
-        sizes, gradients = self.recording.sizes, self.recording.gradients
-        marks = self.like[where] = {}
-        seen: dict[int, int] = {}
-        for storage in reversed(born):
-            if storage in record.passing:
-                continue
-            size = sizes[storage]
-            mark = (size, seen.get(size, 0))
-            self.home[storage] = Home(*where, record.numbers[storage], mark)
-            marks[mark] = storage
-            seen[size] = mark[1] + (storage not in gradients)
+    def _marks(self, where: Where) -> Marks:
+        """What can be told apart of what a record leaves; gradients of one size can't."""
+        if where not in self._marked:
+            sizes, gradients = self.recording.sizes, self.recording.gradients
+            marks = self._marked[where] = Marks({}, {})
+            seen: dict[int, int] = {}
+            for storage in reversed(self._left[where]):
+                size = sizes[storage]
+                marks.of[storage] = mark = (size, seen.get(size, 0))
+                marks.storages[mark] = storage
+                seen[size] = mark[1] + (storage not in gradients)
+        return self._marked[where]
 
     def _large(self, start: int, stop: int) -> list[int]:
         """A stretch of the log, without what is negligible."""
@@ -134,16 +131,14 @@ class Moves:
 
     def _based(self, place: int, sample: int) -> int:
         """The number of a layer's first birth."""
-        base, record = len(self.sizes), self.records[place][sample]
-        self.sizes += record.sizes
-        self.lanes += record.lanes
+        base = len(self.sizes)
+        self.sizes += self.records[place][sample].sizes
         return base
 
     def _number(self, storage: int) -> int:
         """The number of a storage that no layer makes."""
         number = self.outside[storage] = len(self.sizes)
         self.sizes.append(self.recording.sizes[storage])
-        self.lanes.append(self._lanes[storage])
         return number
 
     # --- the step
@@ -153,13 +148,15 @@ class Moves:
         left: list[int] = []
         for event in self._large(start, stop):
             if event < 0 and ~event in self.home:
-                if left and self.home[left[0]].place != self.home[~event].place:
+                if left and self.home[left[0]][0] != self.home[~event][0]:
                     self._bury_all(left)
                 left.append(~event)
                 continue
             self._bury_all(left)
             if event >= 0:
-                self._begin(event)
+                number = self._number(event)
+                self._moves[self._lanes[event]].append(number)
+                self._staying.append(number)
             else:
                 self._end(~event)
         self._bury_all(left)
@@ -168,7 +165,7 @@ class Moves:
         base, order = self.bases[place][layer], self.recording.stacks[place].order
         for run, other in self.paths[place][layer][direction]:
             for lane, moves in run.items():
-                self._moves.setdefault(lane, []).extend([base + move if move >= 0 else move - base for move in moves])
+                self._moves[lane] += [base + move if move >= 0 else move - base for move in moves]
             if other in self.home:
                 self._die(place, layer, other)
             elif other >= 0 and order[layer] not in (order[:layer] if direction else order[layer + 1 :]):
@@ -177,52 +174,56 @@ class Moves:
 
     def _die(self, place: int, layer: int, storage: int) -> None:
         """What another layer has made: the storage that really dies here is its like in the neighbour."""
-        home, stack = self.home[storage], self.recording.stacks[place]
-        order, away = stack.order, home.sample - stack.order[layer]
-        if home.place != place:
+        where, stack = self.home[storage], self.recording.stacks[place]
+        home, sample, direction = where
+        order, away = stack.order, sample - stack.order[layer]
+        if home != place:
             self._bury(storage, 0)
         elif storage in stack.shared:
             if layer <= order.index(order[layer]):
-                self._bury(storage, order.index(home.sample))
+                self._bury(storage, order.index(sample))
         elif abs(away) > 1:
-            made = order.index(home.sample)
+            made = order.index(sample)
             like = layer + made - order.index(order[layer])  # as far from this layer as it was where both are recorded
-            self._bury(storage, like if like in range(len(order)) and order[like] == home.sample else made)
+            self._bury(storage, like if like in range(len(order)) and order[like] == sample else made)
         else:
-            marks = self.like[place, order[layer + away], home.direction]
-            self._bury(marks.get(home.mark, storage), layer + away)
+            beside = self._marks((place, order[layer + away], direction))
+            self._bury(beside.storages.get(self._marks(where).of[storage], storage), layer + away)
 
     def _bury_all(self, storages: list[int]) -> None:
         """The deaths of what the layers of a stack have made, whichever they are, one layer after the other."""
         if storages:
-            for layer in range(len(self.bases[self.home[storages[0]].place])):
+            for layer in range(len(self.bases[self.home[storages[0]][0]])):
                 for storage in storages:
                     self._bury(storage, layer)
             storages.clear()
 
     def _bury(self, storage: int, layer: int) -> None:
         """The death of what a layer has made, if it is one that has."""
-        home = self.home[storage]
-        if self.recording.stacks[home.place].order[layer] == home.sample:
-            self._twice |= home.number in self.records[home.place][home.sample].ended
-            self._let_go(self.bases[home.place][layer] + home.number)
-
-    def _begin(self, storage: int) -> None:
-        """The birth of what no layer makes."""
-        number = self._number(storage)
-        self._moves.setdefault(self.lanes[number], []).append(number)
-        self._staying.append(number)
+        place, sample, _ = self.home[storage]
+        if self.recording.stacks[place].order[layer] == sample:
+            record = self.records[place][sample]
+            self._twice |= storage in record.gone
+            self._let_go(storage, self.bases[place][layer] + record.numbers[storage])
 
     def _end(self, storage: int) -> None:
         """The death of what no layer has made."""
         number = self.outside.get(storage)
         if number is not None:
-            self._let_go(number)
+            self._let_go(storage, number)
 
-    def _let_go(self, number: int) -> None:
-        self._moves.setdefault(self.lanes[number], []).append(~number)
+    def _let_go(self, storage: int, number: int) -> None:
+        self._moves[self._lanes[storage]].append(~number)
         self._twice |= number in self._ended
         self._ended.add(number)
+
+
+def lanes(recording: Recording) -> list[Lane]:
+    """The lane of each storage."""
+    streams = recording.streams
+    if not streams:
+        return [size > SMALL for size in recording.sizes]
+    return [2 * streams.get(storage, 0) + (size > SMALL) for storage, size in enumerate(recording.sizes)]
 
 
 def _chosen(order: list[int], records: list[Record], most: int) -> list[list[Path]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from functools import cached_property
 from typing import TypeAlias
 
-Lane: TypeAlias = "tuple[int, bool]"  # where blocks meet: the number of a stream, and whether the requests are large
+Lane: TypeAlias = int  # where blocks meet: twice the number of a stream, and one more where the requests are large
 Run: TypeAlias = "dict[Lane, list[int]]"  # of moves
 Path: TypeAlias = "list[tuple[Run, int]]"  # runs, each up to the death of what another has made (-1: none)
 
@@ -12,40 +14,37 @@ Path: TypeAlias = "list[tuple[Run, int]]"  # runs, each up to the death of what 
 class Record:
     """The record of a layer as moves of numbered births, forward before backward, in `paths` of the two directions.
 
-    `passing` are the storages that go in the direction they are made in, `brief` those of them that go before anything
-    is made that stays; `lean` are the paths without those. Of each direction's births, `staying` are those that neither
-    path ends.
+    `numbers` are those of the storages made here, `lanes` tell of all storages where their moves go. `passing` are the
+    storages that go in the direction they are made in, `brief` those of them that go before anything is made that stays;
+    `lean` are the paths without those. `gone` are the storages that go here, whoever has made them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lanes: list[Lane]) -> None:
+        self.lanes = lanes
         self.sizes: list[int] = []
-        self.lanes: list[Lane] = []
-        self.numbers: dict[int, int] = {}  # of storages
+        self.numbers: dict[int, int] = {}
         self.passing: set[int] = set()
         self.brief: set[int] = set()
+        self.gone: set[int] = set()
         self.slices: list[list[int]] = []
-        self.ended: set[int] = set()
-        self.staying: list[list[int]] = []
         self.paths: list[Path] = []
         self.lean: list[Path] = []
 
     def add(self, events: list[int]) -> list[int]:
-        """The births of a slice, numbered behind those before it."""
-        born = [event for event in events if event >= 0]
+        """One direction; what is made in it and stays."""
+        born, gone = [event for event in events if event >= 0], {~event for event in events if event < 0}
         self.numbers.update(zip(born, range(len(self.numbers), len(self.numbers) + len(born)), strict=True))
-        self.passing.update({~event for event in events}.intersection(born))
+        self.passing.update(gone.intersection(born))
+        self.gone |= gone
         self.slices.append(events)
-        return born
+        self.paths.append(self._path(events))
+        return [storage for storage in born if storage not in gone]
 
-    def walk(self) -> None:
-        """Find the paths, now that all storages are numbered."""
-        numbers = self.numbers
-        self.paths = [self._path(events) for events in self.slices]
-        self.ended = {numbers[~event] for events in self.slices for event in events if ~event in numbers}
-        self.staying = [
-            [numbers[event] for event in events if event >= 0 and numbers[event] not in self.ended]
-            for events in self.slices
-        ]
+    @cached_property
+    def staying(self) -> list[list[int]]:
+        """The births of each direction that neither path ends."""
+        numbers, gone = self.numbers, self.gone
+        return [[numbers[event] for event in events if event >= 0 and event not in gone] for events in self.slices]
 
     def thin(self) -> None:
         """Find the paths without what is brief."""
@@ -70,15 +69,15 @@ class Record:
 
     def _path(self, events: list[int]) -> Path:
         found: Path = []
-        run: Run = {}
+        run: Run = defaultdict(list)
         numbers, lanes = self.numbers, self.lanes
         for event in events:
-            number = numbers.get(event if event >= 0 else ~event)
-            if number is None:
-                found.append((run, ~event))
-                run = {}
+            storage = event if event >= 0 else ~event
+            if storage in numbers:
+                run[lanes[storage]].append(numbers[storage] if event >= 0 else ~numbers[storage])
             else:
-                run.setdefault(lanes[number], []).append(number if event >= 0 else ~number)
+                found.append((run, storage))
+                run = defaultdict(list)
         return [*found, (run, -1)]
 
     @property

@@ -41,7 +41,7 @@ class Node:
     __slots__ = ("edges", "formula", "loaded", "meta", "owner", "saved", "sequence", "width")
 
     def __init__(self, tape: Tape, formula: Formula, edges: list[Edge | None], meta: Any) -> None:  # noqa: ANN401 - what each formula asks for
-        self.sequence = tape.next_sequence()
+        tape.sequence = self.sequence = tape.sequence + 1
         self.formula, self.edges, self.meta = formula, edges, meta
         self.saved: list[Value | Holder | Away | None] = []
         self.loaded: list[Any] = []
@@ -115,20 +115,23 @@ def record(
     saved: tuple[Value | None, ...] = (),
     meta: Any = None,  # noqa: ANN401 - what each formula asks for
 ) -> Node | None:
-    """The node of an operation, with its inputs saved before it runs; None where no gradient will be asked for."""
+    """The node of an operation, with inputs saved before it runs; None where no gradient will be asked for.
+
+    Inputs are saved as they are: the nodes that made them are held by the edges anyway.
+    """
     if not tape.grad_enabled:
         return None
     edges = edges_to(inputs)
     if not any(edges):
         return None
-    node = Node(tape, formula, edges, meta)
-    for x in saved:
-        save(tape, node, x)
+    node, hook = Node(tape, formula, edges, meta), tape.saving
+    if saved:
+        node.saved = list(saved) if hook is None else [x and hook(x.detach()) for x in saved]
     return node
 
 
 def save(tape: Tape, node: Node | None, x: Value | None) -> None:
-    """Put a value on a node's saved list: the value itself, or what a checkpoint leaves in its place."""
+    """Put a value on a node's saved list, without the node that made it: that may be this one, or what a checkpoint leaves."""
     if node is None:
         return
     if x is None:

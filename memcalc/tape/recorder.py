@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from math import prod
 from typing import TYPE_CHECKING
 
 from memcalc.tape.autograd import Leaf
 from memcalc.tape.spending import Spending
-from memcalc.tape.values import ITEM, Shape, Storage, Value, rounded
+from memcalc.tape.values import Shape, Storage, Value, nbytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,18 +83,13 @@ class Tape:
         self.residents: dict[str, int] = {}
         self.given_sizes: list[tuple[int, int]] = []  # of each of them: bytes of one, how many like it
 
-    def next_sequence(self) -> int:
-        """Sequence numbers rise: the backward pass runs them in falling order."""
-        self.sequence += 1
-        return self.sequence
-
     def multiplied(self, flops: int, *, kernel: bool = False) -> None:
         """A matrix product runs here, alone or in an attention `kernel`: two operations for each multiplication."""
         self.products.append((len(self.events), flops, kernel))
 
     def new(self, shape: Shape, dtype: str, strides: Shape | None = None) -> Value:
         """A fresh tensor outside the graph."""
-        return Value(self, Storage(self, prod(shape) * ITEM[dtype]), shape, dtype, strides)
+        return Value(self, Storage(self, nbytes(shape, dtype)), shape, dtype, strides)
 
     def buffer(self, elements: int, dtype: str, *, relay: bool = False, stream: int = 0) -> Value:
         """A fresh flat tensor that a sharding strategy gathers or communicates in.
@@ -129,9 +123,9 @@ class Tape:
         whole = name.startswith(".")
         key = name if whole else f"{self.path}.{name}@{self.instance}" if name else str(len(self.residents))
         if key not in self.residents:
-            nbytes, times = rounded(prod(shape) * ITEM[dtype]), 1 if whole else self.like
-            self.residents[key] = nbytes * times
-            self.given_sizes.append((nbytes, times))
+            size, times = nbytes(shape, dtype), 1 if whole else self.like
+            self.residents[key] = size * times
+            self.given_sizes.append((size, times))
         return Value(self, RESIDENT, shape, dtype)
 
     @property

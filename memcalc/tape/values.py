@@ -29,14 +29,20 @@ def rounded(nbytes: int) -> int:
     return -(-nbytes // GRAIN) * GRAIN or GRAIN
 
 
+@lru_cache(maxsize=SHAPES)
+def nbytes(shape: Shape, dtype: str) -> int:
+    """Bytes that the allocator takes for a tensor of that shape."""
+    return rounded(prod(shape) * ITEM[dtype])
+
+
 class Storage:
-    """Bytes on the device, from the birth that the log records to the death that it records too."""
+    """Bytes on the device, as the allocator counts them, from the birth that the log records to the death that it does too."""
 
     __slots__ = ("events", "id")
 
     def __init__(self, tape: Tape, nbytes: int) -> None:
         self.events, self.id = tape.events, len(tape.sizes)
-        tape.sizes.append(-(-nbytes // GRAIN) * GRAIN or GRAIN)
+        tape.sizes.append(nbytes)
         tape.owners.append(tape.owner)
         tape.events.append(self.id)
 
