@@ -130,7 +130,7 @@ def flux(c: Dimensions) -> Model:
     joint = JointBlock(
         "", width, modulation("norm1", width, 6), modulation("norm1_context", width, 6),
         joint_attention(c, width, "torch_rms_norm", rotary=rotary), None,
-        feed_forward("ff", width, act="gelu-approximate"), feed_forward("ff_context", width, act="gelu-approximate"),
+        feed_forward("ff", width, act="gelu-approximate"), feed_forward("ff_context", width, act="gelu-approximate"), "flux",
     )  # fmt: skip
     return denoiser(
         c, time_and_text(width, c.pooled_projection_dim, guidance=bool(c.guidance_embeds)),

@@ -36,7 +36,7 @@ WAN_TOKENS = 512  # of UMT5, to which its pipeline cuts and pads every prompt
 WIDE = 48  # channels of the autoencoder of Wan 2.2's 5B, which makes one of 16 x 16 pixels
 
 
-@architecture("WanTransformer3DModel")
+@architecture("WanTransformer3DModel", "ChronoEditTransformer3DModel")
 def wan(c: Dimensions) -> Model:
     """One modulation for all layers, each with a table of its own; cross attention to text (and an image)."""
     width, patch = c.num_attention_heads * c.attention_head_dim, tuple(c.patch_size)

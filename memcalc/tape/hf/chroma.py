@@ -9,7 +9,7 @@ from memcalc.blocks.streams import Approximator, PickedVectors
 from memcalc.tape import functions as f
 from memcalc.tape.hf.basic import activate
 from memcalc.tape.hf.diffusion import sinusoids
-from memcalc.tape.hf.dit import modulated, norm, vectors
+from memcalc.tape.hf.dit import clipped, modulated, norm, vectors
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:
@@ -57,4 +57,4 @@ def single_block(t: Tape, block: SingleBlock, x: Value, around: Around) -> Value
     out = f.mul(gate, run(t, block.out, out, around))
     out = f.add(x, out)
     del y, inner, attended
-    return f.clamp(out) if out.dtype == "fp16" else out
+    return clipped(out)

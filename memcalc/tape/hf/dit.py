@@ -126,7 +126,7 @@ def six(t: Tape, block: ModulatedBlock, x: Value, around: Around) -> list[Value]
     return list(f.chunk(f.add(table, shared), 6, 1))
 
 
-@rule(JointBlock)
+@rule(JointBlock, "", "flux")
 def joint_block(t: Tape, block: JointBlock, x: Value, around: Around) -> Value:
     """JointTransformerBlock.forward; FluxTransformerBlock.forward."""
     assert block.modulation and block.context_modulation and block.mlp and block.attention  # noqa: S101, PT018
@@ -153,8 +153,14 @@ def joint_block(t: Tape, block: JointBlock, x: Value, around: Around) -> Value:
         context_attended = f.mul(other[2], context_attended)
         context = f.add(context, context_attended)
         z = modulated(norm(context), other[4], other[3])
-        around.encoder = f.add(context, f.mul(other[5], through(t, block.context_mlp, z, around)))
+        made = f.add(context, f.mul(other[5], through(t, block.context_mlp, z, around)))
+        around.encoder = clipped(made) if block.formula else made
     return x
+
+
+def clipped(x: Value) -> Value:
+    """x.clip(-65504, 65504) of fp16, as FLUX and its descendants end their layers."""
+    return f.clamp(x) if x.dtype == "fp16" else x
 
 
 def text(around: Around) -> Value:

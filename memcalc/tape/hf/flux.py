@@ -8,7 +8,7 @@ from memcalc.blocks.attention import Attention
 from memcalc.blocks.diffusion import AxialRotary, JointAttention, SingleBlock
 from memcalc.tape import functions as f
 from memcalc.tape.hf.basic import activate
-from memcalc.tape.hf.dit import both, by_head, modulated, norm, normed, text, vectors
+from memcalc.tape.hf.dit import both, by_head, clipped, modulated, norm, normed, text, vectors
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:
@@ -64,13 +64,24 @@ def single_block(t: Tape, block: SingleBlock, x: Value, around: Around) -> Value
     row = f.cat((context, x), 1)
     shift, scale, gate = vectors(t, block.modulation, row, around)
     y = modulated(norm(row), scale, shift)
-    inner = activate(block.activation, run(t, block.up, y, around))
+    inner = [run(t, block.up, y, around)]
+    inner.append(activated(block.activation, inner[0] if block.activation == "swiglu" else inner.pop()))
     attended = run(t, block.attention, y, around)
-    out = f.cat((attended, inner), 2)
+    out = f.cat((attended, inner[-1]), 2)
     out = f.mul(gate, run(t, block.out, out, around))
-    out = f.add(row, out)
+    out = clipped(f.add(row, out))
+    inner.clear()  # of which a gate has a name
     around.encoder, made = f.narrow(out, 1, context.shape[1]), f.narrow(out, 1, x.shape[1])
     return made
+
+
+def activated(name: str, x: Value) -> Value:
+    """The MLP's activation; of one that is gated (Ovis-Image), the first half times the activated second."""
+    if name != "swiglu":
+        return activate(name, x)
+    half = x.shape[-1] // 2
+    up, gate = f.split(x, (half, half))
+    return f.mul(activate("silu", gate), up)
 
 
 @rule(AxialRotary)

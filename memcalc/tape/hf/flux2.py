@@ -9,7 +9,7 @@ from memcalc.blocks.diffusion import JointAttention, JointBlock, OneRow, SingleB
 from memcalc.blocks.mlp import Mlp
 from memcalc.tape import functions as f
 from memcalc.tape.hf.basic import activate
-from memcalc.tape.hf.dit import by_head, joint, modulated, norm, normed, text, through
+from memcalc.tape.hf.dit import by_head, clipped, joint, modulated, norm, normed, text, through
 from memcalc.tape.hf.flux import flux_attend
 from memcalc.tape.rules import Around, rule, run
 
@@ -54,7 +54,7 @@ def joint_block(t: Tape, block: JointBlock, x: Value, around: Around) -> Value:
     context = f.add(context, context_attended)
     z = modulated(norm(context), other[4], other[3])
     context_fed = through(t, block.context_mlp, z, around)
-    around.encoder = f.add(context, f.mul(other[5], context_fed))
+    around.encoder = clipped(f.add(context, f.mul(other[5], context_fed)))
     del outputs, attended, fed, context_attended, context_fed, y, z
     return x
 
@@ -83,7 +83,7 @@ def single_block(t: Tape, block: SingleBlock, x: Value, around: Around) -> Value
     shift, scale, gate = shared(around, "single_stream_modulation", 3)
     y = modulated(norm(x), scale, shift)
     attended = parallel(t, block, y, around)
-    out = f.add(x, f.mul(gate, attended))
+    out = clipped(f.add(x, f.mul(gate, attended)))
     del y, attended
     return out
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.diffusion import ComplexRotary, JointAttention, JointBlock
 from memcalc.tape import functions as f
-from memcalc.tape.hf.dit import both, joint, modulated, norm, text, through, vectors
+from memcalc.tape.hf.dit import both, clipped, joint, modulated, norm, text, through, vectors
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def qwen_block(t: Tape, block: JointBlock, x: Value, around: Around) -> Value:
     names += y, fed, norm(context)
     z = modulated(names[-1], other[4], other[3])
     fed = through(t, block.context_mlp, z, around)
-    around.encoder = f.add(context, f.mul(other[5], fed))
+    around.encoder = clipped(f.add(context, f.mul(other[5], fed)))
+    x = clipped(x)
     names.clear()
     return x
 
@@ -68,6 +69,7 @@ def complex_rotary(t: Tape, block: ComplexRotary, x: Value, around: Around) -> V
     tokens = around.encoder.shape[1] if around.encoder is not None else 0
     image = t.new((x.shape[1], block.dim), "fp32")
     t.given((x.shape[1], block.dim), "fp32", ".frequencies")
-    table = t.given((2 * 4096, block.dim), "fp32", ".pos_freqs")  # of positions before the middle, and behind it
+    table = t.given((4096, block.dim), "fp32", ".pos_freqs")  # of positions behind the middle, and before it
+    t.given((4096, block.dim), "fp32", ".neg_freqs")
     around.scene.rotary = image, f.narrow(table, 0, tokens)
     return x

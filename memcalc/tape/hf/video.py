@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from memcalc.tape.values import Value
 
 
+WAN_TEXT = 512  # transformer_wan.py, WanAttnProcessor
+
+
 @rule(GridTables)
 def grid_tables(t: Tape, block: GridTables, x: Value, around: Around) -> Value:
     """WanRotaryPosEmbed.forward: cos and sin [1, tokens, 1, channels], put together from the buffers of three axes."""
@@ -77,9 +80,9 @@ def wan_attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     image, read = None, x
     if block.cross:
         assert around.encoder is not None  # noqa: S101 - it reads some
-        read, skipped = around.encoder, around.scene.image if block.before else 0
-        if skipped:
-            image, read = f.narrow(read, 1, skipped), f.narrow(read, 1, read.shape[1] - skipped)
+        read = around.encoder
+        if block.before and around.scene.image:
+            image, read = apart(read)
     q, k, v = (run(t, part, source, around) for part, source in ((block.q, x), (block.k, read), (block.v, read)))
     q, k = run(t, block.q_norm, q, around), run(t, block.k_norm, k, around)
     q, k, v = (by_head(part, block.heads) for part in (q, k, v))
@@ -90,6 +93,12 @@ def wan_attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     out = attended(q, k, v)
     out = out if beside is None else f.add(out, beside)
     return run(t, block.out, out, around)
+
+
+def apart(states: Value) -> tuple[Value, Value]:
+    """States of an image and of the text, which is taken for 512 tokens long, whatever it is."""
+    count = len(range(states.shape[1])[: states.shape[1] - WAN_TEXT])
+    return f.narrow(states, 1, count), f.narrow(states, 1, states.shape[1] - count)
 
 
 def seen(t: Tape, block: Attention, q: Value, image: Value, around: Around) -> Value:
