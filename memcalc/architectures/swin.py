@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcalc.architectures import architecture
@@ -53,6 +54,16 @@ def swinv2(c: Dimensions) -> Model:
     return _swin(c, _layer_v2, 1)
 
 
+@architecture("donut-swin")
+def donut_swin(c: Dimensions) -> Model:
+    """Swin without a norm behind it, as Donut reads pages with it (Kim et al. 2022)."""
+    last = c.embed_dim * 2 ** (len(c.depths) - 1)
+    body = (_embeddings(c, 0, masked=False), sequence(_stages(c, _layer_donut), name="encoder"))
+    if class_name(c).endswith("ForImageClassification"):
+        return image_classifier(c, Sequence("donut", body), last, "mean")
+    return made(c, sequence(*body, Select("", "mean")), "encoder")
+
+
 def _swin(c: Dimensions, layer: Layer, more_positions: int) -> Model:
     name, last = class_name(c), c.embed_dim * 2 ** (len(c.depths) - 1)
     body = (
@@ -87,7 +98,8 @@ def _stages(c: Dimensions, layer: Layer) -> Block:
     """Stage i: depths[i] layers of embed_dim * 2^i channels, every second one shifted, then patches merged."""
     stages: list[Block] = []
     rows, columns = _grid(c)
-    inner: Recompute = "outermost" if c.model_type == "swinv2" else "always"
+    by_stages = c.model_type in {"donut-swin", "swinv2"}
+    inner: Recompute = "outermost" if by_stages else "always"
     for i, (depth, heads) in enumerate(zip(c.depths, c.num_heads, strict=True)):
         stage = Stage(c.embed_dim * 2**i, heads, (rows, columns))
         plain, shifted = layer(c, stage, False, False), layer(c, stage, True, False)
@@ -96,7 +108,7 @@ def _stages(c: Dimensions, layer: Layer) -> Block:
         merge = None
         if i < len(c.depths) - 1:
             merge, rows, columns = _merge(stage, v2=c.model_type == "swinv2"), (rows + 1) // 2, (columns + 1) // 2
-        kept = None if c.model_type == "swinv2" else KeptMap("", (rows, columns))
+        kept = None if by_stages else KeptMap("", (rows, columns))
         stages.append(sequence(blocks, merge, kept))
     return stack("layers", stages)
 
@@ -132,7 +144,21 @@ def _layer_v2(c: Dimensions, stage: Stage, shifted: bool, first: bool) -> Window
     feed = mlp(c, int(c.mlp_ratio * width), name="", names=("intermediate.dense", "output.dense"), hidden=width)
     norms = Norm("layernorm_before", width, "layer"), Norm("layernorm_after", width, "layer")
     return WindowLayer("", norms, mixer, feed, dropout(c), drop_path(c, first=first), stage.map, size,
-                       shifted and side > size, behind=True)  # fmt: skip
+                       shifted and side > size, behind=True, named=True)  # fmt: skip
+
+
+def _layer_donut(c: Dimensions, stage: Stage, shifted: bool, first: bool) -> WindowLayer:
+    """Swin's layer with its older names, which last longer."""
+    layer = _layer(c, stage, shifted, first)
+    side = min(c.window_size, *stage.map)
+    table = Raw("self.relative_position_bias_table", ((2 * c.window_size - 1) ** 2, stage.heads))
+    where = Raw("self.relative_position_index", (c.window_size**2,) * 2, buffer=True, dtype="int64")
+    mixer = _attention(c, stage, ("self.query", "self.key", "self.value", "output.dense"), table, where)
+    feed = mlp(
+        c, int(c.mlp_ratio * stage.width), name="", names=("intermediate.dense", "output.dense"), hidden=stage.width
+    )
+    mixer = replace(mixer, formula="donut-swin", softmax="scores", out_dropout=float(c.attention_probs_dropout_prob))
+    return replace(layer, mixer=mixer, mlp=feed, size=side, named=True)
 
 
 def _attention(c: Dimensions, stage: Stage, names: tuple[str, str, str, str], *biases: Block) -> Attention:

@@ -187,7 +187,7 @@ class WindowLayer(Block):
 
     x + drop_path(mixer(norm(x))), then x + mlp(norm(x)); the norms stand `behind` mixer and MLP in Swin v2. `shifted`
     rolls the map by half a window first. The map is padded to a multiple of `size`. `dropout` is of what mixer and MLP
-    yield, in Swin v2 of the MLP alone.
+    yield, in Swin v2 of the MLP alone. `named` where what is made on the way keeps its name as long as the layer runs.
     """
 
     norms: tuple[Block, ...] = ()
@@ -199,6 +199,7 @@ class WindowLayer(Block):
     size: int = 7
     shifted: bool = False
     behind: bool = False
+    named: bool = False
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         first, second = self.norms

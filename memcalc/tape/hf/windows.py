@@ -56,7 +56,7 @@ def attention_of_windows(t: Tape, block: WindowLayer, x: Value, around: Around) 
     )
     rolled = f.roll(x) if block.shifted else x
     windows = cut(rolled, size)
-    kept = [rolled] if block.behind else []  # Swinv2Layer has names for them
+    kept = [rolled] if block.named else []  # Swinv2Layer has names for them
     del rolled
     mask = shift_mask(t, high, wide, size, x.dtype) if block.shifted else None
     inner = around.copy()
@@ -64,7 +64,7 @@ def attention_of_windows(t: Tape, block: WindowLayer, x: Value, around: Around) 
     out = _maybe(t, None if block.behind else block.dropout, _maybe(t, block.mixer, windows, inner), around)
     back = joined(f.view(out, -1, size, size, width), batch, high, wide)
     if block.shifted:
-        kept += [back] if block.behind else []
+        kept += [back] if block.named else []
         back = f.roll(back)
     if (high, wide) != block.map:
         back = f.contiguous(f.narrow(f.narrow(back, 1, rows), 2, columns))
@@ -116,6 +116,23 @@ def swin(t: Tape, block: Attention, x: Value, around: Around) -> Value:
         out = eager(t, block, q, k, v, mask, around)
     else:
         out = f.contiguous(f.transpose(f.attention(q, k, v, mask, block.dropout), 1, 2))
+    return project(t, block, out, around)
+
+
+@rule(Attention, "donut-swin")
+def donut_swin(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """DonutSwinSelfAttention.forward: the bias and the shift's mask are added one after the other."""
+    q, k, v = (heads(run(t, part, x, around), block.heads) for part in (block.q, block.k, block.v) if part)
+    scores = f.scale(f.matmul(q, f.swap(k)))
+    bias = relative_bias(t, block, x.shape[1])
+    scores = f.add(scores, bias)
+    mask = around.masks.get(0)
+    if mask is not None:
+        shape, mask = scores.shape, f.unsqueeze(f.unsqueeze(mask, 1), 0)
+        scores = f.reshape(f.add(f.reshape(scores, -1, mask.shape[1], *shape[1:]), mask), *shape)
+    weights = f.dropout(f.softmax(scores), block.dropout)
+    out = f.contiguous(f.transpose(f.matmul(weights, v), 1, 2))
+    del q, k, v, bias, scores, weights
     return project(t, block, out, around)
 
 
