@@ -47,7 +47,7 @@ def _flash(model: Model, recipe: Recipe) -> Iterator[Fault]:
 
 def _positions(run: Run, model: Model) -> Iterator[Fault]:
     """A table of learned positions has no row for a token beyond it: `IndexError: index out of range in self`."""
-    if model.kind in ("image", "segmentation", "masked-image", "image-autoencoder", "diffusion", "tensors"):
+    if model.kind in ("image", "segmentation", "masked-image", "image-autoencoder", "detection", "diffusion", "tensors"):
         return
     rows = [table.rows for table in _tables(model.body)]
     if not rows:

@@ -21,7 +21,7 @@ def assumed_length(model: Model) -> int:
 
 def sequence(run: Run, model: Model, notes: Notes) -> int:
     """The sequence length: as asked, else 2048 or the model's limit; 0 for images, whose model says their size."""
-    if model.kind in ("image", "segmentation", "masked-image", "image-autoencoder"):
+    if model.kind in ("image", "segmentation", "masked-image", "image-autoencoder", "detection"):
         notes.assume("model", "input", _input(model))
         return 0
     if model.kind == "diffusion":

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
 
 Kind = Literal[
-    "causal-lm", "masked-lm", "seq2seq", "encoder", "classifier", "image", "segmentation", "masked-image", "image-autoencoder", "image-text", "speech", "diffusion",
+    "causal-lm", "masked-lm", "seq2seq", "encoder", "classifier", "image", "segmentation", "masked-image", "image-autoencoder", "detection", "image-text", "speech", "diffusion",
     "tensors"
 ]  # fmt: skip
 

@@ -31,7 +31,7 @@ RUNNABLE = frozenset(
         "image",
         "segmentation",
         "masked-image",
-        "image-autoencoder",
+        "image-autoencoder", "detection",
         "image-text",
         "diffusion",
     }

@@ -26,6 +26,7 @@ ELSEWHERE = {
     "segmentation": ("segmenting", "segment"),
     "masked-image": ("painting", "paint"),
     "image-autoencoder": ("painting", "repaint"),
+    "detection": ("detection", "detect"),
 }
 
 

@@ -1,0 +1,171 @@
+"""DETR: detection as a set of queries over a convolutional map (Carion et al. 2020)."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, cast
+
+from memcalc.architectures import architecture, model_of
+from memcalc.architectures.vision import class_name, image, labels, unknown_class
+from memcalc.blocks.attention import Attention
+from memcalc.blocks.base import Block, PostNorm, Sequence, repeat, sequence, stack
+from memcalc.blocks.basic import Activation, Conv, Dropout, Linear, Norm
+from memcalc.blocks.detection import FrozenConv, FrozenNorm, LooksFinite, SetDetector
+from memcalc.blocks.image import Pool, Shortcut
+from memcalc.blocks.mlp import Mlp
+from memcalc.blocks.segmenting import Yielded
+from memcalc.errors import fault
+from memcalc.model import Model
+
+if TYPE_CHECKING:
+    from memcalc.blocks.base import Stack
+    from memcalc.dimensions import Dimensions
+
+
+@architecture("detr")
+def detr(c: Dimensions) -> Model:
+    """A ResNet whose norms are frozen, a small encoder and decoder, a class and a box for every query."""
+    backbone, channels, kept = _backbone(c)
+    width = c.d_model
+    body = SetDetector(
+        "model", backbone, Conv("input_projection", channels, width, (1, 1)),
+        sequence(repeat("layers", c.encoder_layers, _encoder_layer(c)), name="encoder"),
+        sequence(repeat("layers", c.decoder_layers, _decoder_layer(c)), name="decoder"),
+        Norm("decoder.layernorm", width, "layer"), float(c.dropout), c.num_queries, width, kept,
+    )  # fmt: skip
+    if not class_name(c).endswith("ForObjectDetection"):
+        raise unknown_class(c)
+    classes = Linear("class_labels_classifier", width, labels(c) + 1, bias=True)
+    hidden = sequence(Linear("", width, width, bias=True), Activation("", "relu"))
+    layers = stack("layers", [hidden, hidden, sequence(Linear("", width, 4, bias=True))], "never")
+    return Model(
+        sequence(body, classes, sequence(layers, name="bbox_predictor")), "detection", image=image(c), loss_fp32=False
+    )
+
+
+def _backbone(c: Dimensions) -> tuple[Block, int, int]:
+    """The map's network under the names of its library, its channels, and how many of its maps it hands on."""
+    given = c.get("backbone_config") or {"model_type": "timm_backbone", "backbone": c.get("backbone") or "resnet50"}
+    kind = given.get("model_type") if isinstance(given, dict) else given.model_type
+    if kind == "timm_backbone":
+        return *_timm(str(given.get("backbone") or "resnet50"), c.num_channels), 4
+    if kind != "resnet":
+        raise fault("model.backbone_config", f"a backbone of the type {kind!r} is not known for {c.model_type}")
+    from memcalc.architectures import dimensions  # noqa: PLC0415 - of this kind of backbone alone
+
+    inner = dimensions("resnet", dict(given))
+    model = model_of(inner.but(architectures=["ResNetModel"]))
+    stem, encoder, _pool = cast("Sequence", _frozen(model.body, {})).blocks
+    stages = cast("Stack", cast("Sequence", encoder).blocks[0])
+    layers = replace(stages, layers=tuple(sequence(stage, Yielded("")) for stage in stages.layers))
+    blocks = stem, Yielded(""), Sequence(encoder.name, (layers,))
+    return Sequence("backbone.model", blocks), inner.hidden_sizes[-1], 1
+
+
+def _frozen(block: Block, seen: dict[int, Block]) -> Block:
+    """The same with norms that are buffers, and convolutions that don't learn."""
+    if id(block) not in seen:
+        seen[id(block)] = _thawed_not(block, seen)
+    return seen[id(block)]
+
+
+def _thawed_not(block: Block, seen: dict[int, Block]) -> Block:
+    if isinstance(block, Norm):
+        return FrozenNorm(block.name, block.width)
+    if type(block) is Conv:
+        return FrozenConv(**{f.name: getattr(block, f.name) for f in fields(block) if f.init})
+    changes: dict[str, Any] = {}
+    for field in fields(block):
+        value = getattr(block, field.name)
+        if isinstance(value, Block):
+            changes[field.name] = _frozen(value, seen)
+        elif isinstance(value, tuple) and any(isinstance(item, Block) for item in value):
+            changes[field.name] = tuple(_frozen(item, seen) for item in value)
+    return replace(block, **changes) if changes else block
+
+
+_DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3),
+           "resnet152": (3, 8, 36, 3)}  # fmt: skip
+
+
+def _timm(name: str, channels: int) -> tuple[Block, int]:
+    """timm's ResNet (timm/models/resnet.py); of its stages the later three learn."""
+    plain = name.split(".", maxsplit=1)[0]
+    if plain not in _DEPTHS:
+        raise fault("model.backbone_config", f"the backbone {name!r} is not known; known are: {', '.join(_DEPTHS)}")
+    wide = 1 if plain in ("resnet18", "resnet34") else 4
+    parts: list[Block] = [
+        FrozenConv("conv1", channels, 64, (7, 7), 2, bias=False, padding=3), FrozenNorm("bn1", 64), Activation("", "relu"),
+        Pool("", "max", 3, 2, 1),
+    ]  # fmt: skip
+    before = 64
+    for number, depth in enumerate(_DEPTHS[plain], 1):
+        width, stride = 64 * 2 ** (number - 1), 1 if number == 1 else 2
+        layers = [
+            _timm_layer(before if i == 0 else width * wide, width, wide, stride if i == 0 else 1, number)
+            for i in range(depth)
+        ]
+        parts += [stack(f"layer{number}", layers, "never"), Yielded("")]
+        before = width * wide
+    return Sequence("backbone.model", tuple(parts)), before
+
+
+def _timm_layer(before: int, width: int, wide: int, stride: int, number: int) -> Block:
+    """relu(layer(x) + shortcut(x)): two convolutions of 3x3, or one between two of 1x1."""
+    kind = Conv if number > 1 else FrozenConv
+    last = width * wide
+
+    def one(index: int, inputs: int, outputs: int, size: int, step: int) -> tuple[Block, ...]:
+        conv = kind(f"conv{index}", inputs, outputs, (size, size), step, bias=False, padding=size // 2)
+        return conv, FrozenNorm(f"bn{index}", outputs)
+
+    act = Activation("", "relu")
+    if wide == 1:
+        layer = sequence(*one(1, before, width, 3, stride), act, *one(2, width, width, 3, 1))
+    else:
+        layer = sequence(
+            *one(1, before, width, 1, 1), act, *one(2, width, width, 3, stride), act, *one(3, width, last, 1, 1)
+        )
+    if stride == 1 and before == last:
+        return sequence(Shortcut("", layer), act)
+    down = stack("downsample", [kind("", before, last, (1, 1), stride, bias=False), FrozenNorm("", last)], "never")
+    return sequence(Shortcut("", layer, down), act)
+
+
+def _encoder_layer(c: Dimensions) -> Sequence:
+    mixer = _attention(c, "self_attn", c.encoder_attention_heads)
+    return sequence(*_post(c, mixer, _mlp(c, c.encoder_ffn_dim)), LooksFinite(""))
+
+
+def _decoder_layer(c: Dimensions) -> Sequence:
+    heads = c.decoder_attention_heads
+    first = PostNorm("", (_attention(c, "self_attn", heads), _dropout(c)), _norm(c, "self_attn_layer_norm"))
+    cross = PostNorm(
+        "", (_attention(c, "encoder_attn", heads, cross=True), _dropout(c)), _norm(c, "encoder_attn_layer_norm")
+    )
+    return sequence(first, cross, PostNorm("", (_mlp(c, c.decoder_ffn_dim), _dropout(c)), _norm(c, "final_layer_norm")))
+
+
+def _post(c: Dimensions, mixer: Block, feed: Block) -> tuple[Block, ...]:
+    first = PostNorm("", (mixer, _dropout(c)), _norm(c, "self_attn_layer_norm"))
+    return first, PostNorm("", (feed, _dropout(c)), _norm(c, "final_layer_norm"))
+
+
+def _norm(c: Dimensions, name: str) -> Norm:
+    return Norm(name, c.d_model, "layer")
+
+
+def _dropout(c: Dimensions) -> Dropout:
+    return Dropout("", float(c.dropout))
+
+
+def _mlp(c: Dimensions, width: int) -> Mlp:
+    up, down = Linear("fc1", c.d_model, width, bias=True), Linear("fc2", width, c.d_model, bias=True)
+    return Mlp("mlp", up, down, activation=c.activation_function, width=width, dropout=float(c.activation_dropout))
+
+
+def _attention(c: Dimensions, name: str, heads: int, *, cross: bool = False) -> Attention:
+    width = c.d_model
+    q, k, v, out = (Linear(f"{letter}_proj", width, width, bias=True) for letter in "qkvo")
+    return Attention(name, heads, heads, width // heads, q, k, v, out=out, causal=False, cross=cross, formula="detr",
+                     dropout=float(c.attention_dropout), softmax="scores")  # fmt: skip
