@@ -28,12 +28,16 @@ Turns: TypeAlias = "tuple[list[int], int]"  # bytes of blocks, how many times ov
 
 
 class Held(NamedTuple):
-    """What is held for each of `times` like trained tensors: bytes of states, and of temporaries of the optimizer step."""
+    """What is held for each of `times` like trained tensors: bytes of states, and of temporaries of the optimizer step.
+
+    Of those of `each` tensor alone so many of the last stay until the next one's are there.
+    """
 
     times: int
     states: tuple[int, ...]
     together: tuple[int, ...]
     each: tuple[int, ...]
+    stay: int = 0
 
 
 def reserved(
@@ -136,13 +140,15 @@ def _staged(
 
 
 def _each(allocator: CachingAllocator, trained: list[Held], floor: int) -> list[Block]:
-    """Temporaries of a step with each tensor alone, made while those of the one before are there; the last's."""
+    """Temporaries of a step with each tensor alone, layer after layer; what stays of the last's."""
     before: list[Block] = []
-    for held in trained:
-        for _ in range(min(held.times, 2) if held.each else 0):
-            own = allocator.several(size for size in held.each if size > floor)
-            allocator.free(*before)
-            before = own
+    for times, alike in groupby(trained, key=lambda held: held.times):
+        for held in [held for held in alike if held.each] * min(times, 2):
+            gone = len(held.each) - held.stay
+            own = allocator.several(size for size in held.each[:gone] if size > floor)
+            stay = allocator.several(size for size in held.each[gone:] if size > floor)
+            allocator.free(*own, *before)
+            before = stay
     return before
 
 

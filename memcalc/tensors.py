@@ -126,7 +126,15 @@ def _walk(block: Block, prefix: str, count: int, *, idle: bool = False, still: b
 def listed(group: Iterable[Tensor], registered: Sequence[str]) -> tuple[Tensor, ...]:
     """The tensors in the order of Module.parameters(): of the modules in one, the registered come last, in that order."""
     places = {name: place for place, name in enumerate(registered, 1)}
-    return tuple(sorted(group, key=lambda tensor: [places.get(part, 0) for part in tensor.name.split(".")]))
+    met: dict[str, int] = {}
+
+    def order(tensor: Tensor) -> list[tuple[int, int]]:
+        """Of each module that it lies in: its place, and when it was met first."""
+        parts = tensor.name.split(".")
+        paths = itertools.accumulate(parts, lambda path, part: f"{path}.{part}")
+        return [(places.get(part, 0), met.setdefault(path, len(met))) for part, path in zip(parts, paths, strict=True)]
+
+    return tuple(sorted(group, key=order))
 
 
 def parameter_count(group: Iterable[Tensor]) -> int:

@@ -106,3 +106,11 @@ def test_modules_that_are_registered_in_another_order_than_they_run_are_listed_i
     ordered = [tensor.name for tensor in listed(group, ("norm", "layers", "o", "qkv"))]
     assert ordered == [names[0], names[3], names[2], names[1]]
     assert [tensor.name for tensor in listed(group, ("layers",))] == [names[0], names[3], names[1], names[2]]
+
+
+def test_a_registered_module_comes_last_among_its_own_siblings_alone() -> None:
+    names = ["embed", "layers.0.norm", "layers.0.attn.q", "layers.0.mlp.up", "layers.1.norm", "layers.1.mlp.up", "norm"]
+    ordered = [tensor.name for tensor in listed([Tensor(name, (1,)) for name in names], ("norm",))]
+    assert ordered == [
+        "embed", "layers.0.attn.q", "layers.0.mlp.up", "layers.0.norm", "layers.1.mlp.up", "layers.1.norm", "norm"
+    ]  # fmt: skip

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 KindT = TypeVar("KindT", bound=Hashable)
 
+# norms of a layer, which llama and its kin register behind its other modules
+NORMS = (
+    "input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm",
+    "post_self_attn_layernorm", "post_mlp_layernorm",
+)  # fmt: skip
+
 
 def head_dim(c: Dimensions) -> int:
     """Channels of one attention head: the config's own, else hidden / heads; RunInvalid where none are left."""
@@ -161,6 +167,7 @@ def tokens(c: Dimensions, name: str = "embed_tokens") -> Embedding:
 
 def decoder(c: Dimensions, layers: Stack, norm: str = "", **more: Any) -> Model:  # noqa: ANN401
     """Llama's frame: embed_tokens, the layers, an RMSNorm `norm` (of that formula), and a head that may be tied."""
+    more["registered"] = (*more.get("registered", ()), *NORMS)
     return causal_lm(c, tokens(c), layers, rms("norm", c.hidden_size, norm), tie="embed_tokens", **more)
 
 

@@ -153,7 +153,8 @@ def held(tensor: Tensor, optimizer: Optimizer, setting: Setting) -> Held:
     if setting.spends:
         return Held(tensor.count, _gpu(states), (), ())
     temporaries = optimizer.temporaries(tensor.shape, dtype, tensor.role, tensor.name)
-    return Held(tensor.count, *(_gpu(group) for group in (states, temporaries.together, temporaries.each)))
+    together, each, stay = (_gpu(group) for group in (temporaries.together, temporaries.each, temporaries.held))
+    return Held(tensor.count, _gpu(states), together, each, len(stay))
 
 
 def spent(tensor: Tensor, optimizer: Optimizer, setting: Setting) -> tuple[int, ...]:
