@@ -190,7 +190,7 @@ def refused(stage: int, dtype: str, settings: Settings, ranks: int) -> Iterator[
         yield Fault("sharding.offload_optimizer.ratio", "Partial offloading only supported for ZeRO Stage 3.")
     if not settings.compute_grad_norm and (stage not in (1, 2) or settings.offload_optimizer.device != "none"):
         yield Fault("sharding.compute_grad_norm", "false is supported only with ZeRO stages 1 and 2, without offload")
-    if settings.allgather_bucket_size % 2:
+    if stage in (1, 2) and settings.allgather_bucket_size % 2:
         yield Fault("sharding.allgather_bucket_size", "must be a multiple of nccl_start_alignment_factor, 2")
     for key in ("zero_hpz_partition_size", "mics_shard_size"):
         size = getattr(settings, key)
