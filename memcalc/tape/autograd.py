@@ -87,9 +87,13 @@ class Leaf:
         `held` marks a gradient that an earlier micro batch left: the new one is added into it in place.
         """
         gradient = grads.pop()
-        if self.held or self.grad is not None:
+        if self.grad is not None:
             return
-        if getrefcount(gradient) > 2 or gradient.strides is not None:
+        copies = getrefcount(gradient) > 2 or gradient.strides is not None
+        if self.held:
+            self.tape.adds(self, gradient, copies=copies)
+            return
+        if copies:
             gradient = self.tape.new(gradient.shape, gradient.dtype)
         sharder = self.tape.sharder
         if (

@@ -102,7 +102,7 @@ def _measured(
         there, grows = _there(local, setting, strategy, recording.inputs), setting.expandable_segments
         earlier = None
         if inner.accumulating and local.accumulated is None:
-            earlier = record(model, replace(inner, accumulating=False), weights, attach)
+            earlier = _first(recording, lambda: record(model, replace(inner, accumulating=False), weights, attach))
         staged = strategy.staged(local, optimizer, setting)
         own = _beside(recording, expandable=grows) if recording.pools else 0
         total, stepped = sum(base.values()), strategy.stepped(trained)
@@ -110,6 +110,15 @@ def _measured(
 
     plain = step_temporaries(local.states, optimizer, setting)
     return timeline(recording, base, strategy.step(plain, local, optimizer, setting), replay)
+
+
+def _first(recording: Recording, record: Callable[[], Recording]) -> Recording:
+    """The micro batch that makes the gradients: recorded only where it does not follow from the one that adds to them."""
+    if recording.added is None:
+        return record()
+    from memcalc.tape.earlier import first_micro_batch  # noqa: PLC0415 - many runs have one micro batch a step
+
+    return first_micro_batch(recording, recording.added)
 
 
 def _met(tensor: Tensor, setting: Setting) -> Tensor:

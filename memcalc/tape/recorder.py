@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from memcalc.tape.autograd import Leaf
 from memcalc.tape.spending import Spending
@@ -28,6 +28,19 @@ class Resident:
 
 PACKED = frozenset({"uint8", "int8", "fp8"})
 RESIDENT: Storage = Resident()  # type: ignore[assignment]  # a storage without a log
+
+
+class Added(NamedTuple):
+    """A gradient that is added to one that is there, when the log has `at` events and `returned` boundaries are behind.
+
+    `copy` are the bytes of a copy, where the gradient could not have been kept itself.
+    """
+
+    at: int
+    returned: int
+    storage: int
+    copy: int
+    owner: str
 
 
 class Tape:
@@ -60,6 +73,7 @@ class Tape:
         self.outputs: list[Value] = []  # of the model, beside what its loss is made of
         self.buffers: list[int] = []
         self.left: list[int] = []
+        self.added: dict[Leaf, Added] = {}
         self.relays: list[int] = []
         self.streams: dict[int, int] = {}
         self.sharder: Sharder | None = None
@@ -107,6 +121,12 @@ class Tape:
         if stream and self.setting.streams:
             self.streams[value.storage.id] = stream
         return value
+
+    def adds(self, leaf: Leaf, gradient: Value, *, copies: bool) -> None:
+        """A gradient is added to one that an earlier micro batch left: the first of these kept it, or a copy of it."""
+        copy = nbytes(gradient.shape, gradient.dtype) if copies else 0
+        there = Added(len(self.events), self.returned, gradient.storage.id, copy, self.owner)
+        self.added.setdefault(leaf, there)
 
     def accumulated(self, shape: Shape, dtype: str) -> Value:
         """A gradient that earlier micro batches left, where a sharding strategy keeps it from autograd."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from memcalc.cycles import Stream
     from memcalc.model import Model
     from memcalc.overlay import Overlay
+    from memcalc.tape.recorder import Added
     from memcalc.tape.setting import Setting
     from memcalc.tape.units import Sharder
     from memcalc.tape.values import Value
@@ -40,6 +41,7 @@ class Recording:
     * `overlay` is what a strategy has beside the log, `pools` the births and deaths on streams of its own, with which
       memcalc.cycles.pooled replays the allocator.
     * `tried` are bytes of what a strategy makes and lets go of, one after the other, before the first step.
+    * `added` are the gradients that it adds to those of earlier micro batches, if what these are like follows from them.
     * `in_flight` is how many micro batches a pipeline stage holds: numerator and denominator, the latter above 1 where
       their layers are counted in chunks. `once` are bytes that are there but once when the forward pass ends.
     * `inputs` are the tensors that `resident` counts together: bytes of one, how many like it.
@@ -71,6 +73,7 @@ class Recording:
     in_flight: tuple[int, int] = (1, 1)
     once: int = 0
     inputs: tuple[tuple[int, int], ...] = ()
+    added: tuple[Added, ...] | None = None
 
     @cached_property
     def deaths(self) -> dict[int, int]:
@@ -109,6 +112,7 @@ def record_step(
         tuple(tape.unmodelled), tape.pinned, tuple(tape.products), frozenset(tape.buffers), left=frozenset(tape.left),
         relays=frozenset(tape.relays), streams=tape.streams, fanned=tape.fanned,
         in_flight=setting.ways.in_flight if setting.ways else (1, 1), once=tape.once, inputs=tuple(tape.given_sizes),
+        added=None if tape.sharder or setting.spends else tuple(tape.added.values()),
     )  # fmt: skip
     tape.leaves.clear()  # they hold the tape, and it holds them
     return tape.sharder.laid(made) if tape.sharder else made

@@ -1,0 +1,66 @@
+"""The first micro batch of a step as told from the record of a later one, against its own record."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from memcalc.resolve import resolve
+from memcalc.simulation import setting_of, simulate
+from memcalc.tape.earlier import first_micro_batch
+from memcalc.tape.step import record_step
+from memcalc.validation import parse_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from memcalc.model import Model
+    from memcalc.tape.recorder import Tape
+    from memcalc.tape.setting import Setting
+    from memcalc.tape.step import Recording
+    from memcalc.tape.units import Sharder
+    from memcalc.tape.weights import Weights
+
+LANGUAGE, OTHERS = ["gpt2", "t5-small", "qwen3-0.6b"], ["vit-base-patch16-224", "mamba-130m", "resnet-50"]
+SWITCHES: list[dict[str, Any]] = [
+    {}, {"checkpointing": "full"}, {"precision": "amp-bf16"}, {"precision": "bf16", "attention": "eager"},
+    {"keep_outputs": True},
+]  # fmt: skip
+ADAPTED: list[dict[str, Any]] = [
+    {"lora": {"rank": 8}, "checkpointing": "full"},
+    {"lora": {"rank": 8}, "quantize": "nf4"},
+]
+RUNS = [
+    *({"model": model, **switches} for model in (*LANGUAGE, *OTHERS) for switches in SWITCHES),
+    *({"model": model, **switches} for model in LANGUAGE for switches in ADAPTED),
+]
+
+
+def told(recording: Recording) -> tuple[object, ...]:
+    """A recording with its storages numbered by their births."""
+    born = [event for event in recording.events if event >= 0]
+    number = {storage: place for place, storage in enumerate(born)}
+    moves = [number[event] if event >= 0 else ~number[~event] for event in recording.events]
+    storages = [(recording.sizes[one], recording.owners[one], one in recording.gradients) for one in born]
+    stacks = [(stack.events, stack.returns, stack.order) for stack in recording.stacks]
+    return moves, storages, stacks, recording.forward_end, recording.end, recording.kept
+
+
+@pytest.mark.parametrize("run", RUNS, ids=str)
+def test_what_follows_is_what_would_be_recorded(run: dict[str, Any]) -> None:
+    met: list[bool] = []
+
+    def both(model: Model, setting: Setting, weights: Weights, attach: Callable[[Tape], Sharder | None]) -> Recording:
+        later = record_step(model, setting, weights, attach)
+        first = record_step(model, replace(setting, accumulating=False), weights, attach)
+        assert later.added is not None
+        assert told(first_micro_batch(later, later.added)) == told(first)
+        met.append(bool(later.added))
+        return later
+
+    plan = resolve(parse_run({**run, "grad_accum": 2}))
+    assert setting_of(plan).accumulating
+    simulate(plan, both)
+    assert met == [True]
