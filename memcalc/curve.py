@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise, starmap
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ EMPTY = Curve()
 
 
 class Walk(NamedTuple):
-    """A slice of the log as levels above where it begins, after each event, and the highest of them."""
+    """A slice of the log as levels above where it begins, before it and after each event, and the highest of them."""
 
     levels: list[int]
     top: int
@@ -49,9 +50,9 @@ def curve(signed: Sequence[int], slices: Sequence[Slice], ground: int, step: int
     walks = {piece: _walk(signed, piece) for piece in set(slices)}
     forward = [walks[piece] for piece in slices if piece.phase == "forward"]
     backward = [walks[piece] for piece in slices if piece.phase == "backward"]
-    lengths = [sum(len(walk.levels) for walk in walks) for walks in (forward, backward)]
+    lengths = [sum(len(walk.levels) - 1 for walk in walks) for walks in (forward, backward)]
     count = min(max(SAMPLES * lengths[0] // max(sum(lengths), 1), 1), SAMPLES - 1)
-    between = ground + sum(walk.levels[-1] for walk in forward if walk.levels)
+    between = ground + sum(walk.levels[-1] for walk in forward)
     rising = _pooled(forward, ground, min(count, lengths[0]))
     falling = _pooled(backward, between, min(SAMPLES - count, lengths[1]))
     samples = (*rising, *falling, *[step] * STEP)
@@ -59,23 +60,23 @@ def curve(signed: Sequence[int], slices: Sequence[Slice], ground: int, step: int
 
 
 def _walk(signed: Sequence[int], piece: Slice) -> Walk:
-    levels = list(accumulate(signed[piece.start : piece.stop]))
-    return Walk(levels, max(0, *levels) if levels else 0)
+    levels = list(accumulate(signed[piece.start : piece.stop], initial=0))
+    return Walk(levels, max(levels))
 
 
 def _pooled(walks: Sequence[Walk], live: int, count: int) -> list[int]:
     """The highest of each of `count` stretches of walks that begin at `live` and follow each other."""
-    whole = sum(len(walk.levels) for walk in walks)
-    highest, at = [0] * count, 0
-    for levels, top in walks:
-        end = at + len(levels)
-        first = at
-        while first < end:
-            number = first * count // whole
-            stop = min(-(-(number + 1) * whole // count), end)
-            part = top if first == at and stop == end else max(levels[max(first - at - 1, 0) : stop - at])
-            highest[number] = max(highest[number], live + part, live if first == at else 0)
-            first = stop
-        live += levels[-1] if levels else 0
-        at = end
-    return highest
+    starts = [*accumulate([len(walk.levels) - 1 for walk in walks], initial=0)]
+    lives = [*accumulate([walk.levels[-1] for walk in walks], initial=live)]
+    tops = [begin + walk.top for begin, walk in zip(lives, walks, strict=False)]
+
+    def highest(start: int, stop: int) -> int:
+        first, last = bisect_right(starts, start) - 1, bisect_left(starts, stop) - 1
+        if first == last:
+            return lives[first] + max(walks[first].levels[start - starts[first] : stop - starts[first] + 1])
+        begin = lives[first] + max(walks[first].levels[start - starts[first] :])
+        return max(begin, *tops[first + 1 : last], lives[last] + max(walks[last].levels[: stop - starts[last] + 1]))
+
+    return list(
+        starmap(highest, pairwise(-(-number * starts[-1] // count) for number in range(count + 1 if count else 0)))
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from memcalc.curve import EMPTY, Curve, curve
@@ -134,8 +134,8 @@ class Walk:
         self.moved: Moved = {}
         self.signed, self.slices = signed_sizes(recording, self.moved), schedule(recording)
         levels = _levels(self.signed, self.slices, recording.overlay)
-        forwards = sum(piece.phase == "forward" for piece in self.slices)
-        self.tops = {phase: _highest(self.slices, levels, phase) for phase in ("forward", "backward")}
+        forwards, tops = [piece.phase for piece in self.slices].count("forward"), [top for top, _ in levels]
+        self.tops = {"forward": _highest(tops, 0, forwards), "backward": _highest(tops, forwards, len(tops))}
         self.after_forward, self.after_backward = levels[forwards - 1][1], levels[-1][1]
         self.buffers = _buffers(recording, self.signed, self.slices, forwards)
         self.gradients = self.after_backward - recording.kept - self.buffers[1]
@@ -168,7 +168,7 @@ def _others(recording: Recording, levels: list[tuple[int, int]], shared: int) ->
 
 def _levels(signed: list[int], slices: list[Slice], overlay: Overlay) -> list[tuple[int, int]]:
     """For each slice in order: (the highest it gets, where it ends), above the base."""
-    heights, totals = _measured(signed, slices)
+    plain = _measured(signed, slices)
     cut, known = Heights(signed), dict[tuple[Slice, int], tuple[int, int]]()
     live, levels = 0, []
     for number, piece in enumerate(slices):
@@ -179,7 +179,7 @@ def _levels(signed: list[int], slices: list[Slice], overlay: Overlay) -> list[tu
                 known[key] = cut.over(piece, laid)
             top, total = known[key]
         else:
-            top, total = heights[piece], totals[piece]
+            top, total = plain[piece]
         levels.append((live + top, live + total))
         live += total
     return levels
@@ -220,10 +220,10 @@ def _of(recording: Recording, signed: list[int], marked: Iterable[int]) -> list[
     return [nbytes if event in told else 0 for event, nbytes in zip(recording.events, signed, strict=False)]
 
 
-def _highest(slices: list[Slice], levels: list[tuple[int, int]], phase: Phase) -> tuple[int, int]:
+def _highest(tops: list[int], start: int, stop: int) -> tuple[int, int]:
     """(number of the slice, bytes) where a phase is at its highest."""
-    index = max((i for i, piece in enumerate(slices) if piece.phase == phase), key=lambda i: levels[i][0])
-    return index, levels[index][0]
+    highest = max(tops[start:stop])
+    return tops.index(highest, start, stop), highest
 
 
 def schedule(recording: Recording) -> list[Slice]:
@@ -236,8 +236,8 @@ def _forward(stacks: list[Layers], end: int) -> Iterator[Slice]:
     at = 0
     for stack in stacks:
         yield Slice(at, stack.events[0], "forward")
-        for sample in stack.order:
-            yield Slice(stack.events[sample], stack.events[sample + 1], "forward")
+        records = [Slice(start, stop, "forward") for start, stop in pairwise(stack.events)]
+        yield from map(records.__getitem__, stack.order)
         at = stack.events[-1]
     yield Slice(at, end, "forward")
 
@@ -245,21 +245,20 @@ def _forward(stacks: list[Layers], end: int) -> Iterator[Slice]:
 def _backward(stacks: list[Layers], start: int, end: int) -> Iterator[Slice]:
     at = start
     for stack in reversed(stacks):
-        back = stack.returns[::-1]
-        yield Slice(at, back[-1], "backward")
-        for sample in reversed(stack.order):
-            yield Slice(back[sample + 1], back[sample], "backward")
-        at = back[0]
+        yield Slice(at, stack.returns[0], "backward")
+        records = [Slice(start, stop, "backward") for start, stop in pairwise(stack.returns)][::-1]
+        yield from map(records.__getitem__, reversed(stack.order))
+        at = stack.returns[-1]
     yield Slice(at, end, "backward")
 
 
-def _measured(signed: list[int], slices: list[Slice]) -> tuple[dict[Slice, int], dict[Slice, int]]:
-    """For each distinct slice: how high it rises above where it begins, and how far it ends above it."""
-    heights, totals = {}, {}
+def _measured(signed: list[int], slices: list[Slice]) -> dict[Slice, tuple[int, int]]:
+    """For each distinct slice: (how high it rises above where it begins, how far it ends above it)."""
+    found = {}
     for piece in set(slices):
         path = list(accumulate(signed[piece.start : piece.stop]))
-        heights[piece], totals[piece] = (max(0, *path), path[-1]) if path else (0, 0)
-    return heights, totals
+        found[piece] = (max(0, *path), path[-1]) if path else (0, 0)
+    return found
 
 
 def _composition(
