@@ -71,9 +71,13 @@ def lokr(t: Tape, x: Value, out: Value) -> Value:
     first, second = whole_or_product(t, "lokr_w1"), whole_or_product(t, "lokr_w2")
     if first is None or second is None:
         return out
+    return with_weight(x, out, f.scale(kronecker(first, second)))
+
+
+def kronecker(first: Value, second: Value) -> Value:
+    """torch.kron of two matrices."""
     (p, q), (r, s) = first.shape, second.shape
-    product = f.mul(f.reshape(first, p, 1, q, 1), f.reshape(second, 1, r, 1, s))
-    return with_weight(x, out, f.scale(f.reshape(product, p * r, q * s)))
+    return f.reshape(f.mul(f.reshape(first, p, 1, q, 1), f.reshape(second, 1, r, 1, s)), p * r, q * s)
 
 
 def whole_or_product(t: Tape, name: str) -> Value | None:
@@ -85,8 +89,10 @@ def whole_or_product(t: Tape, name: str) -> Value | None:
 
 
 def with_weight(x: Value, out: Value, weight: Value) -> Value:
-    """LycorisLayer.forward: result + F.linear(x, delta_weight)."""
-    return f.to(f.add(out, f.linear(f.to(x, weight.dtype), weight)), x.dtype)
+    """LycorisLayer.forward: result + F.linear(x, delta_weight), which a function of its own makes and lets go of."""
+    added = f.linear(f.to(x, weight.dtype), weight)
+    del weight
+    return f.to(f.add(out, added), x.dtype)
 
 
 def ia3(t: Tape, x: Value, *, before: bool) -> Value:
