@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from memcalc.blocks.base import Block, Param, Sequence
 
 if TYPE_CHECKING:
+    from memcalc.blocks.attention import Attention
     from memcalc.blocks.basic import Conv, Embedding, Linear, Norm
 
 
@@ -58,3 +59,33 @@ class PlaceBiases(Block):
 @dataclass(frozen=True, slots=True)
 class WordsAlone(Block):
     """The states of the words, without those of patches."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoxStates(Block):
+    """The states of the words' boxes, which go through all layers beside those of the words (LiLT)."""
+
+    boxes: Boxes | None = None
+    project: Linear | None = None
+    places: Embedding | None = None
+    norm: Norm | None = None
+    dropout: float = 0.0
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return tuple(part for part in (self.boxes, self.places, self.project, self.norm) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class TwoStreams(Block):
+    """Words and boxes attend to themselves with the scores of both added up, then each has its feed-forward network.
+
+    `mixers`, `norms` and `feeds` are first of the words, then of the boxes.
+    """
+
+    mixers: tuple[Attention, ...] = ()
+    norms: tuple[Block, ...] = ()
+    feeds: tuple[Block, ...] = ()
+    dropout: float = 0.0
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return (*self.mixers, *self.norms, *self.feeds)
