@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections import Counter
+from collections import defaultdict
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -78,7 +78,7 @@ class Turn(NamedTuple):
 
     number: int
     reserved: int
-    left: Counter[int]
+    left: dict[int, int]
 
 
 class Segments:
@@ -91,7 +91,7 @@ class Segments:
         self.sizes, self.least, self.split = sizes, min(sizes), split
         self.reserved = 0
         self.open = sorted(waiting)
-        self.left: Counter[int] = Counter()
+        self.left: dict[int, int] = defaultdict(int)
 
     def turns(self, times: int) -> None:
         """A block of each size, so many times over: what is open as it was some turns before comes again and again."""
@@ -103,7 +103,7 @@ class Segments:
                 number += self._again(past, number, times)
                 seen = {}
                 continue
-            seen[tuple(self.open)] = Turn(number, self.reserved, Counter(self.left))
+            seen[tuple(self.open)] = Turn(number, self.reserved, dict(self.left))
             for size in self.sizes:
                 self.take(size)
             number += 1
@@ -114,7 +114,7 @@ class Segments:
         more = (times - number) // period
         self.reserved += more * (self.reserved - past.reserved)
         for size, count in self.left.items():
-            self.left[size] += more * (count - past.left[size])
+            self.left[size] += more * (count - past.left.get(size, 0))
         return more * period
 
     def take(self, size: int) -> None:
@@ -134,6 +134,9 @@ class Segments:
             insort(self.open, rest)
 
     @property
-    def rests(self) -> Counter[int]:
+    def rests(self) -> dict[int, int]:
         """How many pieces of each size are left."""
-        return self.left + Counter(self.open)
+        found = self.left.copy()
+        for size in self.open:
+            found[size] += 1
+        return found
