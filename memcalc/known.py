@@ -14,13 +14,28 @@ FoundT = TypeVar("FoundT")
 MOST = 128  # of a kind: those asked for last; a recorded step takes 0.02 to 1 MB
 
 
+class Key:
+    """A key that is hashed once, however often it is looked up."""
+
+    __slots__ = ("hashed", "value")
+
+    def __init__(self, value: Hashable) -> None:
+        self.value, self.hashed = value, hash(value)
+
+    def __hash__(self) -> int:
+        return self.hashed
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Key) and self.value == other.value
+
+
 class Known(Generic[FoundT]):
     """Values by their keys. What a key tells apart by identity is kept `alive` beside the value."""
 
     every: list[Known[Any]] = []  # noqa: RUF012 - one list for all
 
     def __init__(self) -> None:
-        self._found: dict[Any, tuple[FoundT, object]] = {}
+        self._found: dict[Key, tuple[FoundT, object]] = {}
         self.every.append(self)
 
     def __len__(self) -> int:
@@ -30,15 +45,15 @@ class Known(Generic[FoundT]):
     def get(self, key: Hashable, alive: object, make: Callable[[], FoundT]) -> FoundT:
         """The value of a key, made if it is not there."""
         try:
-            hash(key)
+            hashed = Key(key)
         except TypeError:  # something in it can't be hashed
             return make()
-        found = self._found.pop(key, None)
+        found = self._found.pop(hashed, None)
         if found is None:
             found = make(), alive
             if len(self._found) >= MOST:
                 del self._found[next(iter(self._found))]
-        self._found[key] = found
+        self._found[hashed] = found
         return found[0]
 
 

@@ -54,3 +54,18 @@ def test_what_can_not_be_told_apart_is_made_anew(key: Any) -> None:
     assert known.get(key, None, lambda: 1) == 1
     assert known.get(key, None, lambda: 2) == 2
     assert not len(known)
+
+
+def test_a_key_is_hashed_once() -> None:
+    class Counted:
+        hashes = 0
+
+        def __hash__(self) -> int:
+            self.hashes += 1
+            return 7
+
+    key, known = Counted(), Known[int]()
+    assert known.get(key, key, lambda: 1) == 1
+    assert key.hashes == 1
+    assert known.get(key, key, lambda: 2) == 1
+    assert known.get([], None, lambda: 3) == 3  # type: ignore[arg-type]  # it can't be hashed

@@ -11,7 +11,7 @@ from memcalc.errors import fault, nearest_names
 from memcalc.tensors import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from memcalc.adapters.rules import Rule
 
@@ -90,7 +90,9 @@ def _copies(
             yield tensor, replace(tensor, name=name, count=count, trainable=True, tied_to="")
 
 
-def missing(names: Iterable[str], tensors: Iterable[Tensor]) -> list[str]:
+def missing(names: Sequence[str], tensors: Iterable[Tensor]) -> list[str]:
     """The names that no module ends in."""
+    if not names:
+        return []
     modules = {sample(module) for tensor in tensors for module in parents(tensor.name)}
     return [name for name in names if not any(module.endswith(name) for module in modules)]
