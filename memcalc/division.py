@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.sharding import placement
 from memcalc.sharding.ranks import has_experts, ranks
+from memcalc.sharding.tensor_parallel import MIXERS, has
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,6 +26,9 @@ def with_ranks(plan: Plan, tensors_of: Callable[[Run, Model], tuple[Tensor, ...]
     options, ways = _ways(run, plan.model)
     found = ranks(run, plan.model, ways, options, plan.seq_len)
     _note(run, notes)
+    if run.parallel.tensor > 1 and run.implementation != "megatron" and has(plan.model.body, MIXERS):
+        notes.assume("parallel.tensor", "whole-mixers", "every rank runs state-space and linear-attention mixers whole, as "
+                     "transformers' base_model_tp_plan leaves them")  # fmt: skip
     made = tuple(
         replace(
             plan, model=rank.model, tensors=_tensors(run, rank.model, tensors_of), placement=placement(run, rank.model),

@@ -1,4 +1,4 @@
-"""Where tensor-parallel ranks that share the sequence put it together, and take it apart (Korthikanti et al. 2022)."""
+"""Where tensor-parallel ranks put the sequence or channels together, and take them apart (Korthikanti et al. 2022)."""
 
 from __future__ import annotations
 
@@ -17,5 +17,12 @@ class Gather(Block):
 @dataclass(frozen=True, slots=True)
 class Scatter(Block):
     """Partial sums are summed over the ranks, each of which keeps its part of the sequence; gradients are gathered."""
+
+    ranks: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class GatherChannels(Block):
+    """All-gather along the channels, of as many parts as there are `ranks`; of its gradient each keeps its own."""
 
     ranks: int = 1

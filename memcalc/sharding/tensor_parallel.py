@@ -1,7 +1,9 @@
 """Tensor parallelism: the part of every block that one rank holds (Shoeybi et al. 2019; Narayanan et al. 2021).
 
 Queries, keys and values, gates and up projections are cut by columns, the projections behind them by rows (with their
-bias whole), tables and heads by the vocabulary; norms, routers and down projections to a latent are whole everywhere.
+bias whole), tables and heads by the vocabulary; norms, routers and down projections to a latent are whole everywhere. So are
+the mixers of state-space and linear-attention layers in transformers' base_model_tp_plans (Jamba, Nemotron-H, Granite 4,
+MiniMax, Kimi Linear); of gated delta nets the projections are cut by columns, and their outputs gathered (Qwen3-Next).
 Experts are cut by the expert-tensor degree, and their number by the expert degree. What is left of a block is a block of
 the same kind, so that tensors, ledger and tape of a rank follow from it as they do from the whole.
 """
@@ -31,8 +33,9 @@ from memcalc.blocks.basic import (
 from memcalc.blocks.mla import Mla
 from memcalc.blocks.mlp import Mlp, Moe
 from memcalc.blocks.multimodal import Images, Sounds
-from memcalc.blocks.parallel import Gather, Scatter
+from memcalc.blocks.parallel import Gather, GatherChannels, Scatter
 from memcalc.blocks.predicting import Predictor
+from memcalc.blocks.ssm import GatedDelta, KimiDelta, Lightning, Mamba, Mamba2
 from memcalc.errors import Fault
 from memcalc.sharding.expert import divided_experts
 
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 LINEARS = (Linear, TransposedLinear, ProductLinear)
 FRAMES = (Sequence, Residual, PostNorm, Parallel, Sum, Stack, Recomputed)
 TOWERS = (Images, Sounds)  # whole on every rank
+MIXERS = (Mamba, Mamba2, GatedDelta, Lightning)  # that have no heads to themselves on a rank
 WHOLE = (Norm, Raw, Dropout, Activation, Cast, Scale, Softcap, Select)
 
 
@@ -52,6 +56,7 @@ class Cutter:
     ways: Ways
     faults: dict[str, Fault]
     done: dict[int, tuple[Block, Block]]
+    hybrid: bool = False  # whether there is attention, too, or experts: without, there is nothing to divide
 
     def cut(self, block: Block) -> Block:
         """The rank's part of a block."""
@@ -96,10 +101,32 @@ class Cutter:
         if isinstance(block, FRAMES):
             frame: Block = mapped(block, self.cut)
             return frame
+        return self.whole(block)
+
+    def whole(self, block: Block) -> Block:
+        """A block that every rank has all of, or most of it."""
+        if isinstance(block, MIXERS) and self.ways.modules_of == "hf" and self.hybrid:
+            return self.mixer(block)
         if not isinstance(block, WHOLE):
             kind = type(block).__name__
             self.refuse("parallel.tensor", f"tensor parallelism of {kind} blocks is not modelled; leave it at 1")
         return block
+
+    def mixer(self, block: Block) -> Block:
+        """A state-space or linear-attention mixer, which every rank runs whole."""
+        if self.ways.spread > 1:
+            kind = type(block).__name__
+            self.refuse("parallel.sequence", f"sequence parallelism around {kind} blocks is not modelled; leave it out")
+        if not isinstance(block, GatedDelta) or isinstance(block, KimiDelta):
+            return block
+        made = tuple(self.gathered(part) for part in block.projections)
+        return replace(block, projections=made, out_proj=self.gathered(block.out_proj))
+
+    def gathered(self, block: Block | None) -> Any:  # noqa: ANN401 - a block, or none
+        """A linear cut by columns whose output is gathered (colwise_gather_output)."""
+        if not isinstance(block, Linear):
+            return block
+        return Sequence("", (self.columns(block) or block, GatherChannels("", self.ways.tensor)))
 
     def refuse(self, where: str, what: str) -> None:
         """Note a fault, once."""
@@ -195,6 +222,11 @@ def mapped(block: Block | None, change: Any) -> Any:  # noqa: ANN401 - Callable[
     return replace(block, **found) if found else block
 
 
+def has(block: Block, kinds: tuple[type[Block], ...]) -> bool:
+    """Whether a block of one of these kinds is below a block, or is it."""
+    return isinstance(block, kinds) or any(has(part, kinds) for _, part in block.groups())
+
+
 def table_of(block: Block) -> Embedding | None:
     """The first table of tokens below a block."""
     if isinstance(block, Embedding) and block.index == "tokens":
@@ -210,7 +242,7 @@ def vocabulary(block: Block) -> int:
 
 def divided(body: Block, ways: Ways) -> tuple[Block, list[Fault]]:
     """The part of a model's body that a tensor- and expert-parallel rank holds, and what does not divide."""
-    cutter = Cutter(ways, {}, {})
+    cutter = Cutter(ways, {}, {}, has(body, (Attention, Mla, Moe)))
     return cutter.cut(body), list(cutter.faults.values())
 
 

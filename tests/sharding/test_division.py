@@ -293,3 +293,16 @@ def test_virtual_stages_of_transformers_modules() -> None:
     assert (plain.in_flight, plain.chunks) == ((4, 1), 1)
     assert (interleaved.in_flight, interleaved.chunks) == ((11, 2), 2)
     assert estimate({**run, "parallel": {"pipeline": 4, "virtual": 2}}).memory.peak_allocated > 0
+
+
+def test_mixers_of_state_space_layers_are_whole_on_every_rank() -> None:
+    """transformers' base_model_tp_plan of Jamba has nothing of its Mamba layers; without attention nothing is divided."""
+    run: dict[str, Any] = {"model": "jamba-v0.1", "seq_len": 256, "precision": "bf16", "checkpointing": "full"}
+    one, two = (estimate({**run, "gpus": gpus, "parallel": {"tensor": gpus}}) for gpus in (1, 2))
+    share = two.memory.components.weights / one.memory.components.weights
+    assert 0.5 < share < 0.6  # experts are nine tenths of it
+    assert "whole-mixers" in {note.code for note in two.assumptions}
+    with pytest.raises(RunInvalid, match="Mamba2 blocks is not modelled"):
+        estimate({**run, "model": "mamba2-2.7b", "gpus": 2, "parallel": {"tensor": 2}})
+    with pytest.raises(RunInvalid, match="around Mamba blocks"):
+        estimate({**run, "gpus": 2, "parallel": {"tensor": 2, "sequence": True}})

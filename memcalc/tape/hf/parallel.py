@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.parallel import Gather, Scatter
+from memcalc.blocks.parallel import Gather, GatherChannels, Scatter
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Gradients, Node, record, save
 from memcalc.tape.keeping import output
@@ -32,6 +32,21 @@ def scatter(t: Tape, block: Scatter, x: Value, _: Around) -> Value:
     out = _scattered_rows(x, (*x.shape[:-2], x.shape[-2] // block.ranks, x.shape[-1]))
     out.node = node
     return out
+
+
+@rule(GatherChannels)
+def gather_channels(t: Tape, block: GatherChannels, x: Value, _: Around) -> Value:
+    """Shard(-1) to Replicate: parts in a row, put side by side."""
+    node = record(t, _channels_backward, (x,), (), x.shape)
+    _row = t.new((block.ranks * x.shape[0], *x.shape[1:]), x.dtype)
+    out = t.new((*x.shape[:-1], x.shape[-1] * block.ranks), x.dtype)
+    out.node = node
+    return out
+
+
+def _channels_backward(node: Node, g: Value) -> Gradients:
+    """Replicate to Shard(-1): a copy of this rank's part (placement_types.py, Shard._replicate_to_shard)."""
+    return (g.tape.new(node.meta, g.dtype),)
 
 
 def _gather_backward(node: Node, g: Value) -> Gradients:
