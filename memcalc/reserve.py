@@ -47,13 +47,15 @@ def reserved(
     total: int,
     staged: Staged | None = None,
     earlier: Recording | None = None,
+    opening: Recording | None = None,
     *,
     expandable: bool = False,
 ) -> int:
     """Bytes reserved after two steps; `weights` are (size, count) of what is there from the start, `total` all that persists.
 
-    `earlier` is the micro batch that makes the gradients, where the recorded one finds them there. `expandable` where
-    segments are (PYTORCH_ALLOC_CONF=expandable_segments:True).
+    `earlier` is the micro batch that makes the gradients, where the recorded one finds them there; `opening` the first
+    step, where that makes the states while it runs. `expandable` where segments are
+    (PYTORCH_ALLOC_CONF=expandable_segments:True).
     """
     floor, others_hold = below(recording, total, moving.MOVES)
     allocator, step = _new(expandable=expandable), Moves(recording, floor)
@@ -70,9 +72,10 @@ def reserved(
         if making:
             gradients, outputs = _micro_step(allocator, making, outputs, others)
         early, late = (allocator.several(sizes) for sizes in ((staged.early, staged.late) if staged else ((), ())))
-        alive, outputs = _micro_step(allocator, step, outputs, others)
+        now = Moves(opening, floor) if first and opening else step
+        alive, outputs = _micro_step(allocator, now, outputs, others)
         wide = _staged(allocator, staged, early, late, alive) if staged else []
-        if first:
+        if first and not opening:
             _keep(allocator, states)
             temporaries = allocator.several(size for sizes, times in together for size in sizes * times)
             last = _each(allocator, trained, floor)

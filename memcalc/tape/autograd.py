@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from memcalc.tape.checkpoint import Holder
     from memcalc.tape.offload import Away
     from memcalc.tape.recorder import Tape
+    from memcalc.tape.spending import Spent
     from memcalc.tape.units import Unit
 
 Gradients: TypeAlias = "tuple[Value | None, ...]"
@@ -65,7 +66,7 @@ class Node:
 class Leaf:
     """A parameter's end of the graph: the gradient accumulates here (torch/csrc/autograd/functions/accumulate_grad.h).
 
-    It holds the parameter, as AccumulateGrad does. `spends` are the temporaries of a step that uses the gradient up at
+    It holds the parameter, as AccumulateGrad does. `spends` is what a step allocates that uses the gradient up at
     once; None where it stays for the optimizer's. `unit` is the module that a sharding strategy wrapped it in.
     """
 
@@ -73,7 +74,7 @@ class Leaf:
     edges: tuple[Edge, ...] = ()
     width = 1
 
-    def __init__(self, tape: Tape, value: Value, *, held: bool = False, spends: tuple[int, ...] | None = None) -> None:
+    def __init__(self, tape: Tape, value: Value, *, held: bool = False, spends: Spent | None = None) -> None:
         self.tape, self.storage = tape, value.storage
         self.shape, self.dtype = value.shape, value.dtype
         self.held, self.spends = held, spends

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from memcalc.dtypes import nbytes
@@ -10,6 +11,7 @@ from memcalc.known import Known
 from memcalc.optimizers.values import Parameter, StateTensor
 from memcalc.reserve import Held, reserved
 from memcalc.sharding.strategy import Strategy
+from memcalc.tape.spending import Spent
 from memcalc.tape.step import record_step
 from memcalc.tape.values import rounded
 from memcalc.tape.weights import Weights
@@ -81,12 +83,16 @@ def _measured(
     found = tuple(_met(tensor, setting) for tensor in tensors if not tensor.tied_to)
     inner, local, stored = strategy.setting_of(setting), strategy.place(found), storage(setting)
     seen = storage(inner)
-    weights = Weights(
-        strategy.met(tuple(tensors)),
-        lambda tensor: strategy.gathered(tensor, seen(tensor), inner),
-        lambda tensor: spent(tensor, optimizer, setting),
-        stored,
-    )
+
+    def weights_of(*, starting: bool = False) -> Weights:
+        return Weights(
+            strategy.met(tuple(tensors)),
+            lambda tensor: strategy.gathered(tensor, seen(tensor), inner),
+            partial(spent, optimizer=optimizer, setting=setting, starting=starting),
+            stored,
+        )
+
+    weights = weights_of()
 
     def attach(tape: Tape) -> Sharder | None:
         return strategy.attach(tape, model, found)
@@ -103,10 +109,13 @@ def _measured(
         earlier = None
         if inner.accumulating and local.accumulated is None:
             earlier = _first(recording, lambda: record(model, replace(inner, accumulating=False), weights, attach))
+        opening = None
+        if inner.spends:
+            opening = record(model, replace(inner, starting=True), weights_of(starting=True), attach)
         staged = strategy.staged(local, optimizer, setting)
         own = _beside(recording, expandable=grows) if recording.pools else 0
         total, stepped = sum(base.values()), strategy.stepped(trained)
-        return reserved(recording, there, stepped, total, staged, earlier, expandable=grows) + own
+        return reserved(recording, there, stepped, total, staged, earlier, opening, expandable=grows) + own
 
     plain = step_temporaries(local.states, optimizer, setting)
     return timeline(recording, base, strategy.step(plain, local, optimizer, setting), replay)
@@ -166,10 +175,12 @@ def held(tensor: Tensor, optimizer: Optimizer, setting: Setting) -> Held:
     return Held(tensor.count, _gpu(states), together, each, len(stay))
 
 
-def spent(tensor: Tensor, optimizer: Optimizer, setting: Setting) -> tuple[int, ...]:
-    """Bytes of each temporary of a step with one parameter alone."""
-    temporaries = optimizer.temporaries(tensor.shape, state_dtype(tensor, setting), tensor.role, tensor.name)
-    return _gpu((*temporaries.together, *temporaries.each))
+def spent(tensor: Tensor, optimizer: Optimizer, setting: Setting, *, starting: bool = False) -> Spent:
+    """What a step with one parameter alone allocates; its states where it is `starting`."""
+    given = tensor.shape, state_dtype(tensor, setting), tensor.role, tensor.name
+    temporaries = optimizer.temporaries(*given)
+    states = _gpu(optimizer.states(*given)) if starting else ()
+    return Spent(_gpu((*temporaries.together, *temporaries.each)), states)
 
 
 def _gpu(tensors: Iterable[StateTensor]) -> tuple[int, ...]:

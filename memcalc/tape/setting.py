@@ -35,7 +35,8 @@ class Setting:
     * `keeps_inputs` where linear layers save their input even if their weight does not learn (DeepSpeed's
       zero3_linear_wrap).
     * `accumulating` where an earlier micro batch has left gradients.
-    * `spends` where the optimizer uses a gradient up in the backward pass: as soon as it is there, or when the next is.
+    * `spends` where the optimizer uses a gradient up in the backward pass: as soon as it is there, or when the next is;
+      in a `starting` step it makes its states then.
 
     Kernels:
 
@@ -86,6 +87,7 @@ class Setting:
     fused: frozenset[str] = frozenset()
     compute: str = ""
     spends: Literal["", "at once", "late"] = ""
+    starting: bool = False
     product: Literal["", "dequantize", "int8"] = ""
     saves_input: bool = False
     unpacks_parameters: bool = False

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
+
+
+class Spent(NamedTuple):
+    """Bytes of each temporary of a step with one parameter alone, in order; in the first step, of the states it makes."""
+
+    temporaries: tuple[int, ...]
+    states: tuple[int, ...] = ()
 
 
 class Spending:
@@ -19,12 +26,13 @@ class Spending:
 
     def __init__(self, tape: Tape, *, late: bool) -> None:
         self.tape, self.late = tape, late
-        self.waiting: tuple[Value, tuple[int, ...]] | None = None
+        self.waiting: tuple[Value, Spent] | None = None
+        self.states: list[Value] = []
 
-    def take(self, gradient: Value, temporaries: tuple[int, ...]) -> None:
-        """A gradient is complete; `temporaries` are the bytes of what its step allocates, in order."""
+    def take(self, gradient: Value, spent: Spent) -> None:
+        """A gradient is complete; `spent` is what its step allocates."""
         self.finish()
-        self.waiting = gradient, temporaries
+        self.waiting = gradient, spent
         del gradient
         if not self.late:
             self.finish()
@@ -33,8 +41,9 @@ class Spending:
         """Step with the gradient that waits, if one does: LOMO lets go of it once there is an fp32 copy."""
         if self.waiting is None:
             return
-        gradient, temporaries = self.waiting
+        gradient, (temporaries, states) = self.waiting
         self.waiting = None
+        self.states += [self.tape.new((nbytes,), "uint8") for nbytes in states]
         held: list[object] = [self.tape.new((nbytes,), "uint8") for nbytes in temporaries[:1]]
         if self.late and gradient.dtype != "fp32":
             del gradient

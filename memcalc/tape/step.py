@@ -151,7 +151,8 @@ def left_over(tape: Tape) -> int:
             alive.add(event)
         else:
             alive.discard(~event)
-    return sum(tape.sizes[storage] for storage in alive - ours)
+    states = {value.storage.id for value in tape.spending.states}
+    return sum(tape.sizes[storage] for storage in alive - ours - states)
 
 
 def sharded(tape: Tape, model: Model) -> tuple[Value, Value]:

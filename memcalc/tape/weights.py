@@ -12,6 +12,7 @@ from memcalc.tensors import expand
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from memcalc.tape.spending import Spent
     from memcalc.tensors import Tensor
 
 _NUMBERED = re.compile(r"(.*?)\.(\d+|\{[^}]*\})\.")  # the path of a stack, and which of its layers
@@ -35,7 +36,7 @@ class Weights:
         self,
         tensors: Iterable[Tensor],
         stored: Callable[[Tensor], str],
-        spent: Callable[[Tensor], tuple[int, ...]] | None = None,
+        spent: Callable[[Tensor], Spent] | None = None,
         kept: Callable[[Tensor], str] | None = None,
     ) -> None:
         self._tensors, self._stored, self._spent = tuple(tensors), stored, spent
@@ -107,8 +108,8 @@ class Weights:
                 found[place[1]].append(place[2])
         return found
 
-    def spent(self, name: str) -> tuple[int, ...] | None:
-        """Bytes of each temporary of an optimizer's step with that parameter."""
+    def spent(self, name: str) -> Spent | None:
+        """What an optimizer's step with that parameter allocates."""
         tensor = self.find(name)
         return self._spent(tensor) if self._spent and tensor else None
 

@@ -111,7 +111,9 @@ def sees(mixer: Attention | Mla) -> int:
     return 0 if mixer.formula in OWN_MASKS else mixer.window
 
 
-OWN_MASKS = frozenset({"big-bird", "gpt_neo", "longt5-local", "longt5-transient-global"})  # of each layer, or each kind of layer
+OWN_MASKS = frozenset(
+    {"big-bird", "gpt_neo", "longt5-local", "longt5-transient-global"}
+)  # of each layer, or each kind of layer
 
 
 def tells_positions(mixer: Attention | Mla) -> bool:
