@@ -54,7 +54,8 @@ def choose(t: Tape, block: Indexer, x: Value, latent: Value, mask: Value, around
         scores = f.relu(scores)
         weights = f.scale(f.to(run(t, block.weights, x, around), "fp32"))
         found = f.squeeze(f.matmul(f.unsqueeze(weights, -2), scores), -2)
-        found = f.masked_fill(found, f.compare(mask)) if mask.dtype == "bool" else f.add(found, f.select(mask, 1))
+        mask = f.select(mask, 1)
+        found = f.masked_fill(found, f.compare(mask)) if mask.dtype == "bool" else f.add(found, mask)
         _, indices = f.topk(found, min(block.top_k, s))
         return f.to(indices, "int32")
 
