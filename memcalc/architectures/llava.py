@@ -12,7 +12,16 @@ from memcalc.architectures.vision import grid, image, pair
 from memcalc.blocks.base import Sequence, Stack, Stray, sequence
 from memcalc.blocks.basic import Activation, Linear, Norm, Raw
 from memcalc.blocks.image import MergeNeighbours
-from memcalc.blocks.multimodal import Crops, Grid, Images, Matrix, PackedCrops, PooledTokens, Unfolded
+from memcalc.blocks.multimodal import (
+    Crops,
+    Grid,
+    Images,
+    Matrix,
+    PackedCrops,
+    PooledTokens,
+    SecondGates,
+    Unfolded,
+)
 
 if TYPE_CHECKING:
     from memcalc.blocks.base import Block
@@ -179,3 +188,32 @@ def lfm2_vl(c: Dimensions) -> Model:
     layers = (MergeNeighbours("", c.downsample_factor), *normed, first, Activation("", c.projector_hidden_act), second)
     images = _images(c, sequence(*layers, name="multi_modal_projector"))
     return image_text(c, images, tower(c.text_config, "language_model"), tie=bool(c.tie_word_embeddings))
+
+
+@architecture("lighton_ocr")
+def lighton_ocr(c: Dimensions) -> Model:
+    """Mistral 3's way of merging Pixtral's tokens, Qwen 3 on top (LightOn 2025)."""
+    wide, merge, hidden = c.vision_config.hidden_size, c.spatial_merge_size, c.text_config.hidden_size
+    patches = sequence(Unfolded("", merge), Linear("merging_layer", wide * merge**2, wide), name="patch_merger")
+    first, second = Linear("linear_1", wide, hidden), Linear("linear_2", hidden, hidden)
+    layers = Norm("norm", wide, "rms"), patches, first, Activation("", "gelu"), second
+    images = _images(c, sequence(*layers, name="vision_projection"), tokens=0, name="vision_encoder", listed=True, scattered=True,
+                     grid=Grid(pair(c.vision_config.patch_size)[0], merge, up=True, rows=False))  # fmt: skip
+    return image_text(c, images, tower(c.text_config, "language_model"), tie=tied(c))
+
+
+@architecture("aya_vision", "cohere2_vision")
+def aya_vision(c: Dimensions) -> Model:
+    """SigLIP's tokens shuffled four to one, through a gated projector; Command R7B on top (Cohere 2025)."""
+    factor, hidden = c.downsample_factor, c.text_config.hidden_size
+    inputs, normed = c.vision_config.hidden_size * factor**2, c.model_type == "aya_vision"
+    middle = c.get("alignment_intermediate_size") or hidden
+    projector = sequence(
+        MergeNeighbours("", factor, shuffled=True, loose=True), Norm("layernorm", inputs, "layer") if normed else None,
+        Linear("linear_1", inputs, middle, bias=True), SecondGates(""), Linear("linear_2", middle // 2, hidden, bias=True),
+        name="multi_modal_projector",
+    )  # fmt: skip
+    layer, first = c.get("vision_feature_layer", -1), c.get("vision_feature_select_strategy", "full") == "default"
+    read: dict[str, Any] = {"feature": layer if layer != -1 else None, "without_first": first} if normed else {}
+    images = _images(c, projector, tokens=grid(c.vision_config) // factor**2, scattered=isinstance(layer, int), **read)
+    return image_text(c, images, tower(c.text_config, "language_model"), tie=tied(c))

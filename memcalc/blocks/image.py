@@ -133,12 +133,14 @@ class MergeNeighbours(Block):
     """`factor`² neighbouring tokens concatenated to one of `factor`² times the width (Swin, Qwen2-VL's merger).
 
     Tokens that lie row by row in a `map` (rows, columns) are gathered (Swin), those of a square map are `shuffled`, first
-    along one axis, then along the other (InternVL); others already lie side by side.
+    along one axis, then along the other (InternVL), `loose` where that stays a view (Aya Vision); others already lie side
+    by side.
     """
 
     factor: int = 2
     map: tuple[int, int] | None = None
     shuffled: bool = False
+    loose: bool = False
 
 
 @dataclass(frozen=True, slots=True)

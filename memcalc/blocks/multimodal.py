@@ -125,6 +125,11 @@ class PooledTokens(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class SecondGates(Block):
+    """The first half of the channels times silu of the second (Aya Vision)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Matrix(Raw):
     """A bare matrix [inputs, outputs] that the stream is multiplied by."""
 

@@ -6,7 +6,7 @@ from functools import partial
 from math import prod
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.multimodal import Images, Matrix, PackedCrops, PooledTokens, ReadsImages, Sounds
+from memcalc.blocks.multimodal import Images, Matrix, PackedCrops, PooledTokens, ReadsImages, SecondGates, Sounds
 from memcalc.tape import functions as f
 from memcalc.tape.functions import maps
 from memcalc.tape.hf.combinators import sequence
@@ -49,6 +49,7 @@ def looked_at(t: Tape, block: Images, shape: tuple[int, ...], path: str, around:
     around.grid = inner.grid
     for part in rest:
         y = run(t, part, y, around)
+    y = f.reshape(y, y.shape[0], -1, y.shape[-1]) if len(y.shape) > 3 else y
     around.images = f.clone(y) if block.listed else y
     around.sighted = block.masked
     around.grid = None
@@ -121,6 +122,13 @@ def reads_images(t: Tape, block: ReadsImages, x: Value, around: Around) -> Value
 def sounds(_: Tape, __: Sounds, x: Value, ___: Around) -> Value:
     """A batch of text alone: nothing is heard."""
     return x
+
+
+@rule(SecondGates)
+def second_gates(_: Tape, block: SecondGates, x: Value, around: Around) -> Value:
+    """AyaVisionMultiModalProjector.forward: act(gate) * x."""
+    first, gate = f.chunk(x, 2)
+    return f.mul(f.silu(gate), first)
 
 
 @rule(Matrix)

@@ -193,7 +193,7 @@ def over_batch(mask: Value, windows: int) -> Value:
 def merge_neighbours(_: Tape, block: MergeNeighbours, x: Value, around: Around) -> Value:
     """SwinPatchMerging: every second row and column, side by side; elsewhere a view of neighbours (Qwen2-VL's merger)."""
     if block.shuffled:
-        return shuffled(x, block.factor)
+        return loosely_shuffled(x, block.factor) if block.loose else shuffled(x, block.factor)
     if not block.map:
         return f.reshape(x, -1, x.shape[-1] * block.factor**2)
     batch, width = x.shape[0], x.shape[-1]
@@ -214,6 +214,15 @@ def shuffled(x: Value, factor: int) -> Value:
     x = f.view(x, batch, side // factor, side // factor, width * factor**2)
     x = f.contiguous(f.permute(x, 0, 2, 1, 3))
     return f.reshape(x, batch, -1, width * factor**2)
+
+
+def loosely_shuffled(x: Value, factor: int) -> Value:
+    """AyaVisionMultiModalProjector.pixel_shuffle: one copy, seen as [batch, rows, columns, channels]."""
+    batch, tokens, width = x.shape
+    side = isqrt(tokens)
+    x = f.reshape(x, batch, side, side // factor, width * factor)
+    x = f.reshape(f.permute(x, 0, 2, 1, 3), batch, side // factor, side // factor, width * factor**2)
+    return f.permute(x, 0, 2, 1, 3)
 
 
 @rule(KeptMap)
