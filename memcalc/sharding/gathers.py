@@ -15,7 +15,7 @@ from memcalc.sharding.scatter import Reducer
 from memcalc.sharding.scripts import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from memcalc.blocks.base import Block
     from memcalc.cycles import Again
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from memcalc.overlay import Laid
     from memcalc.sharding.coordinator import Whole
     from memcalc.sharding.cuts import Cut, Slices
+    from memcalc.sharding.marks import Mark, Place
     from memcalc.sharding.scripts import Act, Script
     from memcalc.sharding.zero3 import ZeroThree
     from memcalc.tape.recorder import Tape
@@ -70,14 +71,20 @@ class Gathering(Marking):
         least, _ = self.strategy.persistence
         writer = Writer(self.roster, tuple(stack.path for stack in recording.stacks), self.acting, least)
         there, slices = by_place(self.marks), list(places(recording))
-        returning: dict[int, set[str]] = {}
-        for place, layer in dict.fromkeys(slices) if writer.adapted else ():
-            returning.setdefault(layer, set()).update(
-                mark.name for mark in there.get(place, ()) if mark.kind == "after"
-            )
-        back = {layer: frozenset(names) for layer, names in returning.items()}
+        back = _returning(there, slices) if writer.adapted else {}
         for place, layer in slices:
             yield writer.script(place, there.get(place, ()), layer, back.get(layer, frozenset())), layer
+
+
+def _returning(there: Mapping[Place, Sequence[Mark]], slices: Iterable[tuple[Place, int]]) -> dict[int, frozenset[str]]:
+    """For each layer the modules whose backward pass ends in it."""
+    names = {place: frozenset([mark.name for mark in marks if mark.kind == "after"]) for place, marks in there.items()}
+    found: dict[int, frozenset[str]] = {}
+    for place, layer in slices:
+        own = names.get(place)
+        if own:
+            found[layer] = found[layer] | own if layer in found else own
+    return found
 
 
 class Gathered(NamedTuple):
