@@ -98,7 +98,8 @@ def feed_forward(
         act, act
     )
     down = Linear("net.2", inner, width, bias)
-    return Mlp(name, up, down, fused=gated, activation=function, width=inner, dropout=dropout)
+    formula = "diffusers" if gated else ""
+    return Mlp(name, up, down, fused=gated, activation=function, width=inner, dropout=dropout, formula=formula)
 
 
 _FUNCTIONS = {"geglu": "gelu", "swiglu": "silu", "gelu-approximate": "gelu_pytorch_tanh", "linear-silu": "silu"}

@@ -21,6 +21,7 @@ from memcalc.blocks.basic import Activation, Conv, Linear, Norm, Raw
 from memcalc.blocks.diffusion import (
     Condition,
     Cut,
+    GatedMap,
     Modulate,
     ModulatedBlock,
     Modulation,
@@ -99,7 +100,7 @@ def _gated_conv(c: Dimensions, width: int) -> Sequence:
     inner = int(c.mlp_ratio * width)
     return sequence(
         Unflatten("", copied=False, inner=True), Conv("conv_inverted", width, 2 * inner, (1, 1)), Activation("", "silu"),
-        Conv("conv_depth", 2 * inner, 2 * inner, (3, 3), 1, 2 * inner, padding=1), Activation("", "swiglu"),
+        Conv("conv_depth", 2 * inner, 2 * inner, (3, 3), 1, 2 * inner, padding=1), GatedMap(""),
         Conv("conv_point", inner, width, (1, 1), bias=False), Flatten("", inner=True), name="ff",
     )  # fmt: skip
 

@@ -31,6 +31,11 @@ class Sample(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class GatedMap(Block):
+    """The first half of a map's channels times the activated second (Sana)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Divided(Block):
     """What the model yields, divided by the time steps."""
 

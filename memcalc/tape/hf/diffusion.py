@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
+from memcalc.blocks.base import Stack
 from memcalc.blocks.basic import Embedding, Linear, Norm
 from memcalc.blocks.diffusion import Condition, Sample
 from memcalc.blocks.streams import PaddedTokens, TokenRefiner
 from memcalc.tape import functions as f
-from memcalc.tape.rules import Around, rule, run
+from memcalc.tape.hf.layers import under_name
+from memcalc.tape.rules import Around, inside, rule, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,12 +62,17 @@ def denoise(t: Tape, model: Model) -> tuple[Value, Value]:
 
 
 def body(t: Tape, block: Block, x: Value, around: Around) -> Value:
-    """The model's forward, whose local variables go when it returns."""
+    """The model's forward, whose local variables go when it returns; what a part reads is called x no more."""
+    given = [x]
+    del x
     for part in block.parts():
-        x = run(t, part, x, around)
+        if isinstance(part, Stack) and t.sharder is None:
+            given.append(under_name(t, part, given, around))
+        else:
+            given.append(run(t, part, given.pop(), around))
     around.scene.used.clear()
     around.named.clear()
-    return x
+    return given.pop()
 
 
 def text_width(block: Block) -> int:
@@ -124,9 +131,13 @@ def given(t: Tape, block: Condition, batch: int) -> Value:
 
 
 def through(t: Tape, block: Condition, x: Value, around: Around) -> Value:
-    """The blocks of a condition, one after the other."""
+    """The blocks of a condition, one after the other; a table of classes asks for no gradient that it need not have."""
     for part in block.blocks:
-        x = run(t, part, x, around)
+        if isinstance(part, Embedding):
+            with inside(t, part):
+                x = f.embedding(x, t.weight("weight", (part.rows, part.width)))
+        else:
+            x = run(t, part, x, around)
     return x
 
 

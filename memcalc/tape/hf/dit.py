@@ -179,7 +179,7 @@ def joint(t: Tape, block: JointAttention, x: Value, context: Value, around: Arou
     before, around.encoder = around.encoder, context
     out = run(t, block, x, around)
     found, around.encoder = around.encoder, before
-    return out, found if block.context_out else None
+    return out, found
 
 
 @rule(JointAttention)
@@ -195,7 +195,7 @@ def joint_attention(t: Tape, block: JointAttention, x: Value, around: Around) ->
     out = f.transpose(f.attention(q, k, v), 1, 2)
     out = f.reshape(out, *out.shape[:2], -1)
     mine, rest = f.narrow(out, 1, x.shape[1]), f.narrow(out, 1, context.shape[1])
-    around.encoder = run(t, block.context_out, rest, around) if block.context_out else None
+    around.encoder = run(t, block.context_out, rest, around)
     return run(t, block.out, mine, around)
 
 

@@ -32,13 +32,18 @@ def stage(t: Tape, block: Stage, x: Value, around: Around) -> Value:
     """What the layers read first goes once the first of them has run: it has the name that their outputs take."""
     begin, layers, *rest = block.blocks
     around.ready = True
-    before = t.path
-    given = [run(t, begin, x, around)]
-    t.path = t.owner = f"{before}.{layers.name}" if before else layers.name
-    x = _layered(t, layers, given, around)  # type: ignore[arg-type]  # a stage has a stack
-    t.path = t.owner = before
+    x = under_name(t, layers, [run(t, begin, x, around)], around)  # type: ignore[arg-type]  # a stage has a stack
     for part in rest:
         x = run(t, part, x, around)
+    return x
+
+
+def under_name(t: Tape, block: Stack, given: list[Value], around: Around) -> Value:
+    """The layers of a stack, on what its caller holds in this list alone."""
+    before = t.path
+    t.path = t.owner = f"{before}.{block.name}" if before else block.name
+    x = _layered(t, block, given, around)
+    t.path = t.owner = before
     return x
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.diffusion import VideoTables
+from memcalc.blocks.diffusion import GatedMap, VideoTables
 from memcalc.tape import functions as f
 from memcalc.tape.hf.attention import heads
 from memcalc.tape.hf.dit import by_head
@@ -56,6 +56,13 @@ def rotated(x: Value, tables: tuple[Value, Value]) -> Value:
     turned = f.reshape(f.stack((f.neg(imaginary), real), -1), *x.shape)
     out = f.add(f.mul(f.to(x, "fp32"), tables[0]), f.mul(f.to(turned, "fp32"), tables[1]))
     return f.to(out, x.dtype)
+
+
+@rule(GatedMap)
+def gated_map(_: Tape, block: GatedMap, x: Value, around: Around) -> Value:
+    """GLUMBConv.forward: hidden_states, gate = chunk(hidden_states, 2, dim=1); hidden_states * silu(gate)."""
+    x, gate = f.chunk(x, 2, 1)
+    return f.mul(x, f.silu(gate))
 
 
 @rule(Attention, "sana-linear")

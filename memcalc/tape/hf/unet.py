@@ -8,6 +8,7 @@ from memcalc.blocks.attention import Attention
 from memcalc.blocks.basic import Norm
 from memcalc.blocks.diffusion import Cut, Divided, ResBlock
 from memcalc.blocks.image import Join, Keep, Pad, PixelGroups, Resample, SamePad, Unflatten
+from memcalc.blocks.mlp import Mlp
 from memcalc.tape import functions as f
 from memcalc.tape.functions import maps
 from memcalc.tape.hf.attention import heads
@@ -142,6 +143,20 @@ def cut(_: Tape, block: Cut, x: Value, around: Around) -> Value:
     around.scene.sizes.append((rows, columns))
     x = f.permute(f.reshape(x, batch, channels, rows, block.patch, columns, block.patch), 0, 2, 4, 1, 3, 5)
     return f.reshape(x, batch, rows * columns, -1)
+
+
+@rule(Mlp, "diffusers")
+def feed_forward(t: Tape, block: Mlp, x: Value, around: Around) -> Value:
+    """FeedForward.forward with GEGLU or SwiGLU, a module of its own."""
+    x = gated(t, block, x, around)
+    x = f.dropout(x, block.dropout)
+    return run(t, block.down, x, around)
+
+
+def gated(t: Tape, block: Mlp, x: Value, around: Around) -> Value:
+    """hidden_states, gate = self.proj(hidden_states).chunk(2); hidden_states * self.gelu(gate)."""
+    x, gate = f.chunk(run(t, block.up, x, around), 2)
+    return f.mul(x, activate(block.activation, gate))
 
 
 @rule(Attention, "diffusers")
