@@ -59,8 +59,9 @@ def found(t: Tape, table: Embedding | None) -> Value:
 
 def buffered(t: Tape, batch: int, seq: int, rows: int) -> tuple[Value, Value]:
     """compute_buffered_relative_buckets: of all positions there are, then of those of the sequence."""
-    main = buckets(f.scale(t.new((1, rows, rows), "int64")))
-    ahead = buckets(f.scale(t.new((1, rows, 2 * rows), "int64")))
+    near, far = (f.scale(t.new((1, rows, columns), "int64")) for columns in (rows, 2 * rows))
+    main, ahead = buckets(near), buckets(far)
+    del near, far
     mine = f.repeat(t.new((1, seq, seq), "int32"), batch)
     other = f.repeat(t.new((1, seq, 2 * seq), "int32"), batch)
     del main, ahead
