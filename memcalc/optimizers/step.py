@@ -37,6 +37,13 @@ class StepTemporaries:
         """Bytes on the GPU: together, each, held and lasting."""
         return total(self.together), total(self.each), total(self.held), total(self.lasting)
 
+    @cached_property
+    def renamed(self) -> tuple[int, ...]:
+        """Bytes of each where all their names are held, and each goes only when the next turn gives its name away."""
+        names = [tensor.name for tensor in self.each]
+        distinct = len(names) == len(set(names)) > 1 and names == [tensor.name for tensor in self.held]
+        return tuple(total((tensor,)) for tensor in self.each) if distinct else ()
+
 
 @dataclass(frozen=True)
 class StepRules:
@@ -80,15 +87,23 @@ def peak(group: Sequence[Turn]) -> int:
     one is taken for what comes before the next.
     """
     together = sum(turn.temporaries.bytes[0] * turn.times for turn in group)
-    most, before, lasting, module = 0, 0, 0, ""
+    most, before, lasting, module, names = 0, 0, 0, "", ()  # type: int, int, int, str, tuple[int, ...]
     for turn in _in_order(group):
         _, own, held, after = turn.temporaries.bytes
-        most = max(most, before + own)
+        most = max(most, _in_turn(before, names, turn.temporaries.renamed, own))
         elsewhere = turn.vector and turn.layer and not (module and turn.module == module)
         if not turn.vector:
             lasting, module = after, turn.module
-        before = max(before, held) if elsewhere else max(lasting, held)
+        if not elsewhere or held > before:
+            before, names = max(lasting, held), turn.temporaries.renamed
     return together + most
+
+
+def _in_turn(before: int, names: tuple[int, ...], own: tuple[int, ...], whole: int) -> int:
+    """The most while one turn's temporaries are made: each lets go of what had its name."""
+    if len(names) != len(own) or sum(names) != before:
+        return before + whole
+    return max((sum(own[: i + 1]) + sum(names[i:]) for i in range(len(own))), default=before + whole)
 
 
 def _in_order(group: Sequence[Turn]) -> Iterator[Turn]:

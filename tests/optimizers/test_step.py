@@ -150,3 +150,12 @@ def test_matrices_of_muon_and_the_others_of_adamw_do_not_step_at_once() -> None:
     assert muon.step_peak([(matrix, 2)]) == alone
     assert muon.step_peak([(table, 1)]) == 512 * 64 * 2
     assert muon.step_peak([(table, 1), (matrix, 2)]) == 512 * 64 * 2
+
+
+def test_names_that_are_all_held_are_given_away_one_by_one() -> None:
+    """galore-torch 1.0, adamw.py: denom and norm_grad of what has no projection."""
+    galore = resolve({"name": "galore-adamw", "rank": 4})
+    stacks = [Parameter((2, 10, size), "fp32", "expert", f"experts.{size}") for size in (100, 50)]
+    assert galore.step_peak([(stacks[0], 1)]) == 2 * 8000
+    assert galore.step_peak([(stacks[0], 1), (stacks[1], 1)]) == 2 * 8000 + 4000
+    assert galore.step_peak([(stacks[1], 1), (stacks[0], 1)]) == 4000 + 2 * 8000
