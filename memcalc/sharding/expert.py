@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from memcalc.ways import Ways
 
 
+TRANSPOSED = frozenset({"gpt_oss", "aria", "llama4"})  # families that stack [experts, inputs, outputs]
+
+
 def divided_experts(block: Block, ways: Ways, refuse: Callable[[str, str], None]) -> Block:
     """A rank's experts: `count / expert` of them, each with `width / expert_tensor` channels."""
     count = expert_count(block)
@@ -58,7 +61,7 @@ def _part(block: Experts, param: Param, ways: Ways) -> Param:
     if param.name.endswith("bias"):
         rest = [rest[0] // ways.expert_tensor] if inward else rest
     else:
-        transposed = block.formula == "gpt_oss"
+        transposed = block.formula in TRANSPOSED
         axis = (1 if transposed else 0) if inward else (0 if transposed else 1)
         rest[axis] //= ways.expert_tensor
     return replace(param, shape=(first // ways.expert, *rest))

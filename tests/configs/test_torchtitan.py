@@ -44,6 +44,8 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
      {"parallel": {"tensor": 2, "sequence": True}}),
     (BASE + "tensor_parallel_degree = 2\ndata_parallel_shard_degree = -1\n[experimental]\ncontext_parallel_degree = 2\n",
      {"parallel": {"tensor": 2, "sequence": True, "context": 2}}),
+    ('[model]\nname = "llama4"\nflavor = "17bx16e"\n[parallelism]\nexpert_parallel_degree = 8\n',
+     {"parallel.expert": 8, "implementation": "torchtitan"}),
     (BASE + "[float8]\nenable_float8_linear = true\nenable_fsdp_float8_all_gather = true\n",
      {"sharding.enable_fsdp_float8_all_gather": True}),
     (BASE + "[quantize.linear.float8]\nenable_fsdp_float8_all_gather = true\n",

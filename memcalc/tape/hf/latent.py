@@ -30,9 +30,9 @@ def latent(t: Tape, block: Mla, x: Value, around: Around) -> Value:
     kv, k_rot = f.split(compressed, (block.kv_rank, block.rope))
     kv = f.view(run(t, block.kv_norm, kv, around), b, 1, s, block.kv_rank)
     k_rot = f.reshape(k_rot, b, 1, s, block.rope)
+    complex_ = block.formula == "deepseek_v2" or "complex-rope" in t.setting.fused
     if around.rotary:
-        rotate = complex_rotated if block.formula == "deepseek_v2" else interleaved if block.interleaved else halved
-        rotate = torchtitans if "complex-rope" in t.setting.fused else rotate
+        rotate = complex_rotated if complex_ else interleaved if block.interleaved else halved
         q_rot, k_rot = rotate(q_rot, k_rot, around.rotary)
     q = f.cat((q_pass, q_rot))
     k, v = expanded(t, block, kv, k_rot, around)
@@ -56,19 +56,21 @@ def expanded(t: Tape, block: Mla, kv: Value, k_rot: Value, around: Around) -> tu
 
 
 def complex_rotated(q: Value, k: Value, tables: tuple[Value, Value], heads: int = 1) -> tuple[Value, Value]:
-    """apply_rotary_emb: complex products in fp32 (modeling_deepseek_v2.py); `heads` is the axis of the heads."""
-    angles = f.unsqueeze(tables[0], heads)
-    q_out, k_out = (f.to(f.mul(f.contiguous(f.to(x, "fp32")), angles), x.dtype) for x in (q, k))
-    return q_out, k_out
+    """apply_rotary_emb: complex products in fp32 (modeling_deepseek_v2.py); `heads` is the axis of the heads.
 
-
-def torchtitans(q: Value, k: Value, tables: tuple[Value, Value]) -> tuple[Value, Value]:
-    """apply_rotary_emb of torchtitan's DeepSeek-V3: the same with one copy less, or one kernel where it is compiled."""
-    if kernels.takes(q.tape, "rope"):
+    torchtitan's, with one copy less, or one kernel where it is compiled (models/deepseek_v3/model/model.py).
+    """
+    own = "complex-rope" in q.tape.setting.fused
+    if own and kernels.takes(q.tape, "rope"):
         return kernels.rope(q, k, tables)
-    angles = f.unsqueeze(tables[0], 1)
-    q_out, k_out = (f.to(f.mul(f.to_contiguous(x, "fp32"), angles), x.dtype) for x in (q, k))
+    angles = f.unsqueeze(tables[0], heads)
+    q_out, k_out = (f.to(f.mul(_in_pairs(x, own=own), angles), x.dtype) for x in (q, k))
     return q_out, k_out
+
+
+def _in_pairs(x: Value, *, own: bool) -> Value:
+    """Channels in fp32, which neighbours of can be seen as complex numbers."""
+    return f.to_contiguous(x, "fp32") if own else f.contiguous(f.to(x, "fp32"))
 
 
 def kernel(block: Mla) -> Attention:

@@ -8,6 +8,7 @@ from memcalc.blocks.attention import Attention
 from memcalc.blocks.basic import Norm
 from memcalc.blocks.mlp import Moe
 from memcalc.tape import functions as f
+from memcalc.tape.hf import token_choice
 from memcalc.tape.hf.attention import attend, project
 from memcalc.tape.hf.basic import activate, rms_norm
 from memcalc.tape.hf.latent import complex_rotated
@@ -27,15 +28,18 @@ def l2_norm(t: Tape, block: Norm, x: Value, around: Around) -> Value:
 
 @rule(Attention, "llama4")
 def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
-    """Llama4TextAttention.forward: rotated before the heads are transposed; without a rotation a temperature."""
+    """Llama4TextAttention.forward: rotated before the heads are transposed; without a rotation a temperature.
+
+    torchtitan's has neither norms nor temperatures (models/llama4/model/model.py).
+    """
     b, s = x.shape[:2]
     q, k, v = (f.view(run(t, part, x, around), b, s, -1, block.head_dim) for part in (block.q, block.k, block.v))
     tables = around.tables(block.rotary_kind)
     if block.rotary_dim and tables:
         q, k = complex_rotated(q, k, tables, 2)
-    else:
+    elif "token-choice" not in t.setting.fused:
         q = f.to(f.mul(q, t.new((1, s, 1, 1), "fp32")), q.dtype)
-    if block.q_norm:
+    if block.q_norm and "token-choice" not in t.setting.fused:
         q, k = run(t, block.q_norm, q, around), run(t, block.q_norm, k, around)
     q, k, v = (f.transpose(part, 1, 2) for part in (q, k, v))
     return project(t, block, attend(t, block, q, k, v, around), around)
@@ -44,6 +48,8 @@ def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
 @rule(Moe, "llama4")
 def mixture(t: Tape, block: Moe, x: Value, around: Around) -> Value:
     """Llama4TextMoe.forward: a copy of all tokens for each expert, most of them times zero."""
+    if "token-choice" in t.setting.fused:
+        return token_choice.mixture(t, block, x, around)
     rows = f.reshape(x, -1, x.shape[-1])
     scores = routed(t, block.router, rows)  # type: ignore[arg-type]
     copies = f.repeat(rows, scores.shape[1])

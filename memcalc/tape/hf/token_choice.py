@@ -27,7 +27,7 @@ ALIGNED = 8  # rows of a group: 16 bytes of bf16 (TOKEN_GROUP_ALIGN_SIZE_M)
 
 
 def mixture(t: Tape, block: Moe, x: Value, around: Around) -> Value:
-    """MoE.forward with scores applied to what the experts yield (score_before_experts is false for all but Llama 4)."""
+    """MoE.forward; scores weigh what the experts yield, or, in Llama 4, what they get (score_before_experts)."""
     router, experts = block.router, block.experts
     assert isinstance(router, Router)  # noqa: S101 - stacked experts come with one
     assert isinstance(experts, Experts)  # noqa: S101 - as three_products has made it
@@ -36,15 +36,23 @@ def mixture(t: Tape, block: Moe, x: Value, around: Around) -> Value:
     scores, chosen, counted = choice(t, router, rows)
     sorted_scores, order, counted = reordered(t, router, scores, chosen)
     routed = f.index(rows, f.scale(order), (order.shape[0], hidden))
+    before = block.formula == "llama4"
+    if before:
+        routed = f.to(f.mul(f.to(routed, "fp32"), f.reshape(sorted_scores, -1, 1)), x.dtype)
     made = through(t, experts, routed)
     out = run(t, block.shared, rows, around) if block.shared else None
     unsorted = put(t, made, order, chosen.elements)
-    wide = f.to(f.view(unsorted, tokens, router.top_k, hidden), "fp32")
-    weighed = f.squeeze(f.to(f.bmm(f.reshape(scores, tokens, 1, router.top_k), wide), x.dtype), 1)
-    del wide
+    unsorted = f.view(unsorted, tokens, router.top_k, hidden)
+    weighed = f.total(unsorted, 1) if before else weighted(scores, unsorted, x.dtype)
     total = f.view(weighed if out is None else f.add(out, weighed), *x.shape)
     del chosen, counted, sorted_scores, routed, made, unsorted
     return total
+
+
+def weighted(scores: Value, rows: Value, dtype: str) -> Value:
+    """Rows [tokens, top_k, hidden] weighed by their scores and summed, in fp32."""
+    wide = f.to(rows, "fp32")
+    return f.squeeze(f.to(f.bmm(f.reshape(scores, scores.shape[0], 1, scores.shape[1]), wide), dtype), 1)
 
 
 def choice(t: Tape, block: Router, rows: Value) -> tuple[Value, Value, Value]:
