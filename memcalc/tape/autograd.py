@@ -39,7 +39,7 @@ class Edge:
 class Node:
     """An operation to be undone: its backward formula, where its gradients go, and what it saved for them."""
 
-    __slots__ = ("edges", "formula", "loaded", "meta", "owner", "saved", "sequence", "width")
+    __slots__ = ("edges", "flattens", "formula", "loaded", "meta", "owner", "saved", "sequence", "width")
 
     def __init__(self, tape: Tape, formula: Formula, edges: list[Edge | None], meta: Any) -> None:  # noqa: ANN401 - what each formula asks for
         tape.sequence = self.sequence = tape.sequence + 1
@@ -47,6 +47,7 @@ class Node:
         self.saved: list[Value | Holder | Away | None] = []
         self.loaded: list[Any] = []
         self.owner, self.width = tape.owner, 1
+        self.flattens = False  # whether its gradient goes through a view first, which copies what lies otherwise
 
     def load(self) -> list[Any]:
         """The saved values, recomputed where a checkpoint stands in for them."""
@@ -209,6 +210,8 @@ class Engine:
 
     def evaluate(self, node: Node, grads: list[Value | None]) -> list[Value | None]:
         """The gradients of a node's inputs, each made to fit its input; then what the node saved is let go."""
+        if node.flattens and (gradient := grads[0]) is not None and gradient.strides is not None:
+            grads[0] = gradient = self.tape.new(gradient.shape, gradient.dtype)
         outputs = list(node.formula(node, *grads))
         node.loaded = []
         for i, edge in enumerate(node.edges):

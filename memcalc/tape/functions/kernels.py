@@ -107,7 +107,9 @@ def attention(
         mask = q.tape.new(mask.shape, q.dtype)
     fits = q.shape[-1] == v.shape[-1] and all(x.strides is None or x.strides[-1] == 1 for x in (q, k, v))
     if p == 0 and fits and not (mask and mask.node) and (gqa or k.shape[1] == q.shape[1]):
-        return flash(q, k, v, mask)
+        out = flash(q, k, v, mask)
+        del k, q, v  # copies that autocast has made
+        return out
     tape = q.tape
     autocast, tape.autocast = tape.autocast, ""  # what a torch function calls inside is not cast again
     try:

@@ -25,6 +25,8 @@ def linear(x: Value, weight: Value, bias: Value | None = None) -> Value:
     node = record(x.tape, _linear_backward if bias is None else _biased_backward, (x, weight, bias), saved, flops)
     x.tape.multiplied(flops)
     shape = (*x.shape[:-1], weight.shape[0])
+    if node:
+        node.flattens = len(x.shape) > 2
     out = output(x.tape, "mm", shape, x.dtype) if bias is None else x.tape.new(shape, x.dtype)
     out.node = node
     return out

@@ -216,7 +216,8 @@ def eager(t: Tape, block: Attention, q: Value, k: Value, v: Value, mask: Value |
         weights = f.to(weights, v.dtype)
     weights = around.weights = f.dropout(weights, block.dropout)
     out = f.matmul(weights, values)
-    return f.contiguous(f.transpose(out, 1, 2))
+    out = f.contiguous(f.transpose(out, 1, 2))
+    return out  # noqa: RET504 - the name lets go of what it stood for before the others do
 
 
 def with_sinks(t: Tape, block: Attention, weights: Value, values: Value, around: Around) -> Value:
@@ -228,7 +229,8 @@ def with_sinks(t: Tape, block: Attention, weights: Value, values: Value, around:
     scores = f.narrow(f.softmax(scores, scores.dtype), -1, columns)
     weights = around.weights = f.to(f.dropout(scores, block.dropout), values.dtype)
     out = f.matmul(weights, values)
-    return f.contiguous(f.transpose(out, 1, 2))
+    out = f.contiguous(f.transpose(out, 1, 2))
+    return out  # noqa: RET504 - the name lets go of what it stood for before the others do
 
 
 def sdpa(t: Tape, block: Attention, q: Value, k: Value, v: Value, mask: Value | None, around: Around) -> Value:
@@ -242,7 +244,8 @@ def sdpa(t: Tape, block: Attention, q: Value, k: Value, v: Value, mask: Value | 
     if bias is not None:
         mask, causal = biased_mask(t, bias, mask, causal=causal), False
     out = f.attention(q, k, v, mask, block.dropout, causal=causal)
-    return f.contiguous(f.transpose(out, 1, 2))
+    out = f.contiguous(f.transpose(out, 1, 2))
+    return out  # noqa: RET504 - as above
 
 
 def position_bias(t: Tape, block: Attention, q: Value, k: Value, around: Around) -> Value | None:
@@ -283,13 +286,10 @@ def buckets(distances: Value, *, both: bool) -> Value:
         distances = f.scale(distances)
     else:
         distances = f.scale(f.add(distances, f.scale(distances)))
-    small = f.compare(distances)
+    _small = f.compare(distances)
     far = f.shift(f.to(f.scale(f.scale(f.scale(f.scale(f.to(distances, "fp32"))))), "int64"))
     far = f.add(far, f.scale(far))
-    chosen = f.add(distances, far)
-    out = f.add_(sides, chosen) if both else f.shift(chosen)
-    del small
-    return out
+    return f.add_(sides, f.add(distances, far)) if both else f.shift(f.add(distances, far))
 
 
 def blank(t: Tape, block: Attention, q: Value, k: Value) -> Value:

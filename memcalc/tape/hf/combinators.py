@@ -48,7 +48,7 @@ def residual(t: Tape, block: Residual, x: Value, around: Around) -> Value:
         around.summed.append(y)
     gone(around.handed)
     out = f.add(x, y)
-    del read
+    del y, read
     return out
 
 
@@ -70,6 +70,7 @@ def _named_residual(t: Tape, block: Residual, x: Value, around: Around) -> Value
     if not block.within:
         gone(around.handed)
     out = f.add(x, y)
+    del y
     gone(names)
     gone(around.handed)
     return out
