@@ -37,7 +37,7 @@ def laguna(c: Dimensions) -> Model:
     frozen = Param("e_score_correction_bias", (c.num_experts,), trainable=False)
     gate = router(c, c.num_experts, scores="sigmoid", cast_back=True, formula="laguna", extra=(frozen,))
     shared = gated_mlp(c, "shared_experts", c.shared_expert_intermediate_size)
-    feeds = {"sparse": mixture(c, gate, width, shared=shared, shared_first=True), "dense": gated_mlp(c)}
+    feeds = {"sparse": mixture(c, gate, width, shared=shared, shared_first=True, scales=True), "dense": gated_mlp(c)}
 
     def layer(kind: tuple[str, str, int]) -> Block:
         sized, slides = c.but(num_attention_heads=kind[2]), kind[0] == "sliding_attention"

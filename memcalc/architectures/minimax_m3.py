@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
-from memcalc.architectures.decoder import attention, causal_lm, head_dim, interleaved, rms, tokens
+from memcalc.architectures.decoder import attention, causal_lm, head_dim, interleaved, rms, rotary_dim, tokens
 from memcalc.architectures.experts import mixture, per_layer, router, stacked_experts
 from memcalc.blocks.base import residual, sequence
 from memcalc.blocks.basic import Linear
@@ -44,7 +44,7 @@ def _attention(c: Dimensions, *, sparse: bool) -> Block:
     dim = head_dim(c)
     before = (_indexer(c),) if sparse else ()
     norms = _norm("q_norm", dim), _norm("k_norm", dim)
-    return attention(c, q_norm=norms[0], k_norm=norms[1], rotary_dim=c.rotary_dim, before=before, formula="minimax_m3")
+    return attention(c, q_norm=norms[0], k_norm=norms[1], rotary_dim=rotary_dim(c), before=before, formula="minimax_m3")
 
 
 def _indexer(c: Dimensions) -> Indexer:
@@ -52,7 +52,7 @@ def _indexer(c: Dimensions) -> Indexer:
     heads, dim = old.get("sparse_num_index_heads", c.index_n_heads), old.get("sparse_index_dim", c.index_head_dim)
     blocks, size = old.get("sparse_topk_blocks", c.index_topk_blocks), old.get("sparse_block_size", c.index_block_size)
     return Indexer(
-        "indexer", heads, dim, c.rotary_dim, blocks * size,
+        "indexer", heads, dim, rotary_dim(c), blocks * size,
         q=Linear("q_proj", c.hidden_size, heads * dim), k=Linear("k_proj", c.hidden_size, dim),
         q_norm=_norm("q_norm", dim), k_norm=_norm("k_norm", dim),
     )  # fmt: skip
@@ -67,7 +67,8 @@ def _mixture(c: Dimensions) -> Moe:
     count, width = c.num_local_experts, c.intermediate_size
     gate = router(c, count, scores="sigmoid", correction="e_score_correction_bias", formula="minimax_m2")
     experts = stacked_experts(c, count, width, formula="minimax_m3")
-    return mixture(c, gate, width, experts=experts, shared=_mlp(c, "shared_experts", c.shared_intermediate_size))
+    shared = _mlp(c, "shared_experts", c.shared_intermediate_size)
+    return mixture(c, gate, width, experts=experts, shared=shared, shared_first=True, scales=True)
 
 
 def _norm(name: str, width: int) -> Norm:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
 from memcalc.tape import functions as f
-from memcalc.tape.hf.attention import attend, attention, heads, normed, repeat_kv, separate, with_sinks
+from memcalc.tape.hf.attention import attend, heads, normed, project, repeat_kv, separate, with_sinks
 from memcalc.tape.hf.rotary import rotate, rotated_part
 from memcalc.tape.rules import Around, rule, run
 
@@ -78,4 +78,8 @@ def minimax_m3(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """MiniMaxM3VLAttention.forward; where an indexer chooses blocks of keys, as if it chose all of them."""
     if block.before:
         t.unmodelled["Indexer minimax_m3"] = None
-    return attention(t, block, x, around)
+    q, k, v = separate(t, block, x, around)
+    tables = around.tables(block.rotary_kind)
+    if tables:  # it joins the rest of a head to what is rotated, also where nothing is left
+        q, k = rotated_part(q, k, tables, block.rotary_dim)
+    return project(t, block, attend(t, block, q, k, v, around), around)

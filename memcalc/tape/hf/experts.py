@@ -42,6 +42,7 @@ def mixture(t: Tape, block: Moe, x: Value, around: Around) -> Value:
     out = routed(t, block, narrow, weights, chosen)
     if block.out_of:
         out = run(t, block.out_of, out, around)
+    out = f.scale(out) if block.scales else out
     if shared is not None and block.shared_gate:
         gate = f.sigmoid(run(t, block.shared_gate, rows, around))
         out = f.add(out, f.mul(gate, shared))

@@ -120,8 +120,9 @@ def vera(t: Tape, x: Value, out: Value) -> Value:
         f.expand(t.new((), between.dtype).detach(), *shape) for shape in ((rank, x.shape[-1]), (after.shape[0], rank))
     )
     x = f.to(x, between.dtype)
-    inner = f.mul(between, f.linear(f.dropout(x, t.setting.lora_dropout), down))
-    return f.to(f.add(out, f.mul(after, f.linear(inner, up))), dtype)
+    added = f.linear(f.mul(between, f.linear(f.dropout(x, t.setting.lora_dropout), down)), up)
+    added = f.mul(after, added)
+    return f.to(f.add(out, added), dtype)
 
 
 def oft(t: Tape, x: Value) -> Value:
