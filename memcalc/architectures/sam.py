@@ -10,8 +10,9 @@ from memcalc.architectures.vision import class_name, image, layer_norms, made, m
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Param, Sequence, residual, sequence, stack
 from memcalc.blocks.basic import Activation, Conv, Embedding, Linear, Norm, Raw
-from memcalc.blocks.image import Positions, Windows
+from memcalc.blocks.image import Axes, Positions, Untokened, Windows
 from memcalc.blocks.mlp import Mlp
+from memcalc.blocks.segmenting import Unread
 from memcalc.model import Model
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ def sam(c: Dimensions) -> Model:
         raise unknown_class(c)
     v = c.vision_config
     shared = Raw("shared_image_embedding.positional_embedding", (2, v.num_pos_feats))
-    body = sequence(tower(v, "vision_encoder"), shared, _prompts(c), tower(c.mask_decoder_config, "mask_decoder"))
-    return Model(body, "image", image=image(v))
+    later = Unread("", (_prompts(c), tower(c.mask_decoder_config, "mask_decoder")), what="SamMaskDecoder")
+    return Model(sequence(tower(v, "vision_encoder"), shared, later), "encoder", image=image(v))
 
 
 @architecture("sam_vision_model")
@@ -37,13 +38,14 @@ def sam_vision(c: Dimensions) -> Model:
     table = Positions("pos_embed", (1, side, side, hidden)) if c.use_abs_pos else None
     local, far = _layer(c, c.window_size), _layer(c, 0)
     layers: list[Block] = [far if i in c.global_attn_indexes else local for i in range(c.num_hidden_layers)]
+    wide = c.output_channels
     neck = sequence(
-        Conv("conv1", hidden, c.output_channels, (1, 1), bias=False), _map_norm("layer_norm1", c.output_channels),
-        Conv("conv2", c.output_channels, c.output_channels, (3, 3), bias=False, padding=1),
-        _map_norm("layer_norm2", c.output_channels), name="neck",
+        Axes("", (0, 3, 1, 2)), Conv("conv1", hidden, wide, (1, 1), bias=False), _map_norm("layer_norm1", wide),
+        Conv("conv2", wide, wide, (3, 3), bias=False, padding=1), _map_norm("layer_norm2", wide), name="neck",
     )  # fmt: skip
     name = "vision_encoder" if class_name(c) == "SamVisionModel" else ""
-    return made(c, sequence(cut, table, stack("layers", layers), neck, name=name), "encoder")
+    body = sequence(cut, Untokened(""), table, stack("layers", layers), neck, name=name)
+    return made(c, sequence(body) if name else body, "encoder")
 
 
 def _map_norm(name: str, width: int) -> Norm:

@@ -34,6 +34,11 @@ class Axes(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class Untokened(Block):
+    """A map with its channels last, which layers read as it is (Segment Anything)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Unflatten(Block):
     """Tokens back to a map; `patch` > 1 spreads each token over patch x patch pixels (a DiT's unpatchify).
 

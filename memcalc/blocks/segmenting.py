@@ -15,3 +15,10 @@ class Yielded(Block):
 @dataclass(frozen=True, slots=True)
 class MapsHead(Sequence):
     """Each of the maps that the stages yield through a linear layer of its own, enlarged to the first's size, concatenated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unread(Sequence):
+    """Modules whose steps are not known here; `what` they are."""
+
+    what: str = ""
