@@ -7,7 +7,7 @@ from math import prod
 from memcalc.tape.autograd import Gradients, Node, record, save
 from memcalc.tape.functions.arithmetic import result
 from memcalc.tape.functions.casts import to, upper
-from memcalc.tape.values import Shape, Value, contiguous_strides, normal
+from memcalc.tape.values import Shape, Value, contiguous_strides, dense_like, normal
 
 
 def _kept(shape: Shape, axes: tuple[int, ...], keep: bool) -> Shape:
@@ -185,12 +185,18 @@ def _weight_norm_backward(node: Node, g: Value) -> Gradients:
 
 
 def batch_norm(x: Value, weight: Value | None, bias: Value | None) -> Value:
-    """F.batch_norm in training: saves its input and two statistics of each channel."""
-    node = record(x.tape, _norm_backward, (x, weight, bias), (x, weight))
-    out = x.tape.new(x.shape, x.dtype)
-    out.node = node
+    """F.batch_norm in training: saves its input and two statistics of each channel; output and gradient lie like it."""
+    node = record(x.tape, _batch_norm_backward, (x, weight, bias), (x, weight))
+    out = result(x, node)
     keep_statistics(x, node, (x.shape[1],))
     return out
+
+
+def _batch_norm_backward(node: Node, g: Value) -> Gradients:
+    x, *_ = node.load()
+    first, *others = node.edges
+    own = x.tape.new(x.shape, g.dtype, dense_like(x.shape, x.strides)) if first else None
+    return own, *(g.tape.new(edge.shape, g.dtype) if edge else None for edge in others)
 
 
 def rms_norm(x: Value, weight: Value | None) -> Value:
