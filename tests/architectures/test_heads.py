@@ -79,3 +79,24 @@ def test_the_loss_of_a_causal_head_reads_an_fp32_copy_and_that_of_a_masked_one_d
     assert build("roberta", {**SMALL, "architectures": ["RobertaForCausalLM"]}).loss_fp32
     assert not build("roberta", SMALL).loss_fp32
     assert build("modernbert", SMALL).loss_fp32  # its loss is the library's general one
+
+
+def test_a_question_has_two_choices_unless_told_otherwise() -> None:
+    classed = {**SMALL, "architectures": ["BertForMultipleChoice"]}
+    assert build("bert", classed).choices == 2
+    assert build("bert", {**classed, "num_choices": 4}).choices == 4
+    assert build("bert", {**SMALL, "architectures": ["BertForSequenceClassification"]}).choices == 1
+
+
+def test_the_last_layer_of_lilt_makes_nothing_of_boxes() -> None:
+    tensors = {tensor.name: tensor.idle for tensor in build("lilt", {**SMALL, "hidden_size": 48}).tensors}
+    assert tensors["lilt.encoder.layer.1.layout_output.dense.weight"]
+    assert not tensors["lilt.encoder.layer.0.layout_output.dense.weight"]
+
+
+def test_an_encoder_decoder_projects_where_its_models_are_not_as_wide() -> None:
+    wider = {**SMALL, "model_type": "bert", "hidden_size": 48, "is_decoder": True}
+    names = {tensor.name for tensor in build("encoder-decoder", {"encoder": SMALL, "decoder": wider}).tensors}
+    assert "enc_to_dec_proj.weight" in names
+    with pytest.raises(RunInvalid, match="is_decoder"):
+        build("encoder-decoder", {"encoder": SMALL, "decoder": SMALL})
