@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
 
 Kind = Literal[
-    "causal-lm", "masked-lm", "seq2seq", "encoder", "classifier", "image", "segmentation", "masked-image", "image-autoencoder", "detection", "image-text", "speech", "diffusion",
-    "tensors"
+    "causal-lm", "masked-lm", "seq2seq", "encoder", "classifier", "image", "segmentation", "masked-image", "image-autoencoder",
+    "detection", "image-text", "speech", "diffusion", "tensors"
 ]  # fmt: skip
 
 
@@ -32,6 +32,7 @@ class Model:
     `scale` is how many pixels a side, and frames, a latent one stands for.
     `text` is how many tokens of text a denoiser's pipeline gives it.
     `checkpoints` where the library's class supports activation checkpointing.
+    `unread` names the part whose steps are not known, and so not counted.
     `choices` is how many sequences there are of each in a batch, one of which is to be chosen.
     `registered` names modules whose parents register them in another order than they run: in that order, behind the others.
     """
@@ -50,6 +51,7 @@ class Model:
     text: int = 0
     checkpoints: bool = True
     scale: tuple[int, int] = (1, 1)
+    unread: str = ""
     choices: int = 1
     registered: tuple[str, ...] = ()
 

@@ -86,6 +86,8 @@ def _unmodelled(plan: Plan, timeline: Timeline) -> None:
         plan.notes.warn("lora", "adapter-not-followed",
                         f"the parameters, gradients and optimizer states of {plan.run.lora.method} are counted; what its forward "
                         "pass computes on the way is not")  # fmt: skip
+    if plan.model.unread:
+        plan.notes.warn("model", "part-not-followed", f"what {plan.model.unread} computes and keeps is not counted")
     for kind in timeline.unmodelled:
         plan.notes.warn("model", "block-not-modelled",
                         f"no rule for {kind} blocks yet: counted as the plain form of their kind, or by an upper bound "

@@ -26,8 +26,12 @@ def sam(c: Dimensions) -> Model:
         raise unknown_class(c)
     v = c.vision_config
     shared = Raw("shared_image_embedding.positional_embedding", (2, v.num_pos_feats))
-    later = Unread("", (_prompts(c), tower(c.mask_decoder_config, "mask_decoder")), what="SamMaskDecoder")
-    return Model(sequence(tower(v, "vision_encoder"), shared, later), "encoder", image=image(v))
+    later = Unread("", (_prompts(c), tower(c.mask_decoder_config, "mask_decoder")))
+    body, untold = (
+        sequence(tower(v, "vision_encoder"), shared, later),
+        "the decoder of masks, behind the image encoder,",
+    )
+    return Model(body, "encoder", image=image(v), unread=untold)
 
 
 @architecture("sam_vision_model")

@@ -19,6 +19,4 @@ class MapsHead(Sequence):
 
 @dataclass(frozen=True, slots=True)
 class Unread(Sequence):
-    """Modules whose steps are not known here; `what` they are."""
-
-    what: str = ""
+    """Modules whose steps are not known here: they pass by."""

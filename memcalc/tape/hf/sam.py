@@ -89,7 +89,6 @@ def between(t: Tape, table: Value, size: int) -> Value:
 
 
 @rule(Unread)
-def unread(t: Tape, block: Unread, x: Value, around: Around) -> Value:
-    """Modules whose steps are not known: said so, and passed by."""
-    t.unmodelled[block.what] = None
+def unread(_: Tape, block: Unread, x: Value, around: Around) -> Value:
+    """Modules whose steps are not known: the model says so."""
     return x
