@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
-from memcalc.tape.hf.surroundings import attentions, runs_eagerly, tells_positions
+from memcalc.tape.hf.surroundings import runs_eagerly, tells_positions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from memcalc.blocks.attention import Attention
-    from memcalc.blocks.base import Block
     from memcalc.blocks.mla import Mla
     from memcalc.plan import Plan
     from memcalc.quantization.storage import Spec
@@ -37,7 +36,7 @@ KERNELS = {
 def assumed(plan: Plan) -> Iterator[Assumption]:
     """What the tape takes from a library's source, or decides where libraries differ."""
     run = plan.run
-    mixers = list(attentions(plan.model.body))
+    mixers = cast("list[Attention | Mla]", plan.model.duties.get("attention", []))
     yield from _of_the_model(plan, mixers)
     yield from _of_packing(plan, mixers)
     megatron = run.implementation == "megatron"
@@ -57,7 +56,7 @@ def assumed(plan: Plan) -> Iterator[Assumption]:
 
 
 def _of_the_model(plan: Plan, mixers: list[Attention | Mla]) -> Iterator[Assumption]:
-    body, attention = plan.model.body, plan.run.attention
+    attention = plan.run.attention
     if plan.model.choices > 1:
         yield "model", "choices", (f"every question of a batch comes with {plan.model.choices} choices, a sequence each; "
                                    "num_choices among the model's keys says otherwise")  # fmt: skip
@@ -70,7 +69,7 @@ def _of_the_model(plan: Plan, mixers: list[Attention | Mla]) -> Iterator[Assumpt
     marked = [tokens for mixer in mixers if (tokens := getattr(mixer, "tokens", None)) is not None]
     if marked:
         yield "model", "global-tokens", f"sequences with {max(marked) or 'no'} global token{'s' * (not max(marked))}"
-    if recurrent(body):
+    if "recurrence" in plan.model.duties:
         yield "model", "no-kernels", ("recurrent layers as transformers runs them where mamba-ssm, causal-conv1d or "
                                       "flash-linear-attention is not installed: their kernels keep far less")  # fmt: skip
 
@@ -120,8 +119,3 @@ def _of_offloading(run: Run) -> Iterator[Assumption]:
             "whose-offload",
             "what autograd saves goes to host memory as torchtune's OffloadActivations does it",
         )
-
-
-def recurrent(block: Block) -> bool:
-    """Whether a layer below has a recurrence for which transformers prefers somebody's kernels."""
-    return block.duty == "recurrence" or any(recurrent(part) for _, part in block.groups())

@@ -11,6 +11,8 @@ from memcalc.blocks.mlp import Experts, Moe
 from memcalc.tensors import Tensor, listed, parameter_count, tensors
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from memcalc.blocks.base import Block
     from memcalc.dimensions import Dimensions
 
@@ -84,6 +86,15 @@ class Model:
         return _depth(self.body)
 
     @cached_property
+    def duties(self) -> dict[str, list[Block]]:
+        """The distinct blocks that others look for, in order, by what they are looked for as (Block.duty)."""
+        found: dict[str, list[Block]] = {}
+        for block in _blocks(self.body):
+            if block.duty:
+                found.setdefault(block.duty, []).append(block)
+        return found
+
+    @cached_property
     def parameters(self) -> int:
         """Unique parameters: tied tensors counted once, buffers not at all."""
         return parameter_count(self.tensors)
@@ -92,6 +103,12 @@ class Model:
     def active(self) -> int:
         """Parameters that a token meets: all but the experts it is not sent to (embeddings and head included)."""
         return self.parameters - _idle(self.body)
+
+
+def _blocks(block: Block) -> Iterator[Block]:
+    yield block
+    for _, part in block.groups():
+        yield from _blocks(part)
 
 
 def _depth(block: Block) -> int:

@@ -6,6 +6,7 @@ model of a hundred layers costs no more than its description.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import accumulate, pairwise
@@ -267,16 +268,14 @@ def _composition(
     """What is live at the highest event of slice number `peak`, by part; all of it since the step began."""
     kinds = fates(recording)
     total = dict.fromkeys(PARTS, 0)
-    known: dict[Slice, dict[Part, int]] = {}
-    above: dict[int, dict[Part, int]] = {}
-    for number, piece in enumerate(slices[:peak]):
-        if piece not in known:
-            known[piece] = _parts(recording, signed, moved, kinds, piece.start, piece.stop)
-        laid = recording.overlay.get(number, ())
-        if id(laid) not in above:
-            above[id(laid)] = parts_laid(laid)
-        for part, nbytes in (*known[piece].items(), *above[id(laid)].items()):
-            total[part] += nbytes
+    for piece, times in Counter(slices[:peak]).items():
+        for part, nbytes in _parts(recording, signed, moved, kinds, piece.start, piece.stop).items():
+            total[part] += times * nbytes
+    above = {number: laid for number, laid in recording.overlay.items() if number < peak}
+    alike = {id(laid): laid for laid in above.values()}
+    for key, times in Counter(map(id, above.values())).items():
+        for part, nbytes in parts_laid(alike[key]).items():
+            total[part] += times * nbytes
     last, laid = slices[peak], recording.overlay.get(peak, ())
     if laid:
         stop, items = Heights(signed).peak(last, laid)

@@ -8,6 +8,7 @@ from memcalc.blocks.base import Param, repeat, residual, sequence
 from memcalc.blocks.basic import Embedding, Linear
 from memcalc.blocks.mlp import Experts, Mlp, Moe
 from memcalc.model import Model
+from memcalc.models import load_model
 from memcalc.tensors import Tensor
 
 
@@ -39,3 +40,20 @@ def test_experts_may_be_modules_of_their_own() -> None:
 def test_a_dense_model_is_active_in_all_its_parameters() -> None:
     model = Model(Linear("head", 4, 2))
     assert model.active == model.parameters == 8
+
+
+# T5's first layers look up their positions, a decoder's have two each; Jamba's mixers stand before an MLP or experts
+@pytest.mark.parametrize(
+    ("name", "duty", "distinct"),
+    [
+        ("gpt2", "attention", 1),
+        ("t5-small", "attention", 6),
+        ("gpt2", "recurrence", 0),
+        ("jamba-v0.1", "recurrence", 2),
+    ],
+)
+def test_blocks_are_found_by_what_they_are_looked_for_as(name: str, duty: str, distinct: int) -> None:
+    model = load_model(name)
+    found = model.duties.get(duty, [])
+    assert len(found) == distinct
+    assert all(block.duty == duty for block in found)
