@@ -193,7 +193,7 @@ def joint_attention(t: Tape, block: JointAttention, x: Value, around: Around) ->
     other = normed(t, other, block.context_norms, around)
     q, k, v = (f.cat((a, b), 2) for a, b in zip(own, other, strict=True))
     out = f.transpose(f.attention(q, k, v), 1, 2)
-    out = f.reshape(out, *out.shape[:2], -1)
+    out = f.to(f.reshape(out, *out.shape[:2], -1), q.dtype)
     mine, rest = f.narrow(out, 1, x.shape[1]), f.narrow(out, 1, context.shape[1])
     around.encoder = run(t, block.context_out, rest, around)
     return run(t, block.out, mine, around)

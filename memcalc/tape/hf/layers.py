@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.base import Block, Recomputed, Sequence, Stack, Stage
+from memcalc.blocks.image import Join, Keep
 from memcalc.tape.checkpoint import checkpointed
 from memcalc.tape.hf.alike import named, planned
 from memcalc.tape.hf.combinators import sequence
@@ -106,22 +108,29 @@ def _plain(t: Tape, place: tuple[str, int, str], layer: Block, x: Value, around:
 
 
 def _stages(t: Tape, block: Stack) -> bool:
-    """Whether the layers are stages, each with a stack of like layers of its own: those are what repeats."""
+    """Whether the layers are stages, each with a stack of like layers of its own: those are what repeats.
+
+    Stages that keep states for others are never alike: what one of them leaves, another takes.
+    """
     if block.shared > 1 or (t.setting.checkpoint and block.recompute != "never"):
         return False
-    return len(list(block.groups())) == len(block.layers) and any(_holds_stack(stage) for stage in block.layers)
+    alone = len(list(block.groups())) == len(block.layers)
+    return (alone and any(_holds(stage, Stack) for stage in block.layers)) or (
+        not alone and any(_holds(stage, Keep, Join) for stage in block.layers)
+    )
 
 
-def _holds_stack(block: Block) -> bool:
-    return any(isinstance(part, Stack) or _holds_stack(part) for part in block.parts())
+def _holds(block: Block, *kinds: type[Block]) -> bool:
+    return any(isinstance(part, kinds) or _holds(part, *kinds) for part in block.parts())
 
 
 def _inner(t: Tape, block: Stack, passes: list[tuple[Block, str]], given: list[Value], around: Around) -> Value:
     """Every layer as it is: in a stack inside a layer of another, or of stages."""
     x = given.pop()
     path, outer = t.path, t.instance
+    kinds = Counter(name for _, name in passes)
     for index, (layer, name) in enumerate(passes):
-        _enter(t, path, name, outer and f"{outer}/{index}")
+        _enter(t, path, name, f"{outer}/{index}" if outer or kinds[name] > 1 else "")
         if t.setting.checkpoint and (block.recompute == "always" or (block.recompute == "outermost" and not t.within)):
             x = _checkpoint(t, path, index, name, partial(checkpointed, t), _again(t, layer, around))(x)
         else:
