@@ -286,7 +286,7 @@ def _unmodelled(sheet: Sheet) -> None:
         "parallelism.disable_loss_parallel", "training.disable_loss_parallel", "parallelism.enable_compiled_autograd"
     )
     sheet.seen(
-        "parallelism.expert_tensor_parallel_degree",
+        "parallelism.*_degree",
         "training.*_degree",
         "experimental.*_degree",
         "optimizer.implementation",
