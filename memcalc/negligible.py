@@ -54,18 +54,20 @@ def below(recording: Recording, persistent: int, most: int) -> Below:
 
 def by_size(recording: Recording) -> list[Kept]:
     """What there is of each size, the smallest first."""
-    moves, passing = Counter[int](), dict[int, int]()
+    moves: dict[int, int] = defaultdict(int)
+    passing: dict[int, int] = defaultdict(int)
     for start, stop, times in stretches(recording):
         for size, signs in _signs(recording, start, stop).items():
             moves[size] += 2 * times * signs.count(1)
-            passing[size] = max(passing.get(size, 0), size * max(accumulate(signs)))
+            passing[size] = max(passing[size], size * max(accumulate(signs)))
     forward, step = _outliving(recording)
     return [Kept(size, moves[size], forward[size], step[size], passing[size]) for size in sorted(moves) if moves[size]]
 
 
 def _signs(recording: Recording, start: int, stop: int) -> dict[int, list[int]]:
     """The births (1) and deaths (-1) of each size in a stretch of the log, in turn."""
-    sizes, found = recording.sizes, defaultdict[int, list[int]](list)
+    sizes = recording.sizes
+    found: dict[int, list[int]] = defaultdict(list)
     for event in recording.events[start:stop]:
         if event >= 0:
             found[sizes[event]].append(1)
@@ -74,10 +76,10 @@ def _signs(recording: Recording, start: int, stop: int) -> dict[int, list[int]]:
     return found
 
 
-def _outliving(recording: Recording) -> tuple[Counter[int], Counter[int]]:
+def _outliving(recording: Recording) -> tuple[dict[int, int], dict[int, int]]:
     """Bytes of each size that outlive the forward pass they are made in, and of the others those that outlive the step."""
     sizes, events, deaths = recording.sizes, recording.events, recording.deaths
-    found = Counter[int](), Counter[int]()
+    found: tuple[dict[int, int], dict[int, int]] = defaultdict(int), defaultdict(int)
     for start, stop, times in stretches(recording):
         later, end = (1, recording.end) if start >= recording.forward_end else (0, recording.forward_end)
         for event in events[start:stop]:
