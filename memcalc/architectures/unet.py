@@ -18,6 +18,7 @@ from memcalc.architectures.diffusers import (
 from memcalc.architectures.unet_conditions import conditions, time_width
 from memcalc.blocks.base import Block, Recomputed, Sequence, Stack, repeat, residual, sequence, stack
 from memcalc.blocks.basic import Activation, Linear, Norm
+from memcalc.blocks.diffusion import BasicBlock
 from memcalc.blocks.image import Flatten, Join, Keep, Pad, Resample, Unflatten
 from memcalc.errors import fault
 
@@ -135,13 +136,13 @@ def _spatial_transformer(c: Dimensions, name: str, width: int, level: Level, dep
     return sequence(residual(group_norm("norm", width, c.norm_num_groups), *inside), name=name)
 
 
-def _transformer_block(width: int, level: Level) -> Sequence:
+def _transformer_block(width: int, level: Level) -> BasicBlock:
     """BasicTransformerBlock: self-attention, cross-attention, GEGLU, each x + f(norm(x))."""
     heads, dim = level.heads, width // level.heads
     branches = (attention("attn1", width, heads, dim, level.context if level.only_cross else 0),
                 attention("attn2", width, heads, dim, level.context),
                 feed_forward("ff", width))  # fmt: skip
-    return sequence(*(residual(Norm(f"norm{i}", width, "layer"), f) for i, f in enumerate(branches, 1)))
+    return BasicBlock("", tuple(residual(Norm(f"norm{i}", width, "layer"), f) for i, f in enumerate(branches, 1)))
 
 
 def _added_kv(c: Dimensions, name: str, width: int, level: Level) -> Sequence:

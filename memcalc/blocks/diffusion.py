@@ -36,6 +36,11 @@ class GatedMap(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class BasicBlock(Sequence):
+    """Branches x + f(norm(x)), one after the other; what each but the last adds has the same name (BasicTransformerBlock)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Divided(Block):
     """What the model yields, divided by the time steps."""
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.basic import Norm
-from memcalc.blocks.diffusion import Cut, Divided, ResBlock
+from memcalc.blocks.diffusion import BasicBlock, Cut, Divided, ResBlock
 from memcalc.blocks.image import Join, Keep, Pad, PixelGroups, Resample, SamePad, Unflatten
 from memcalc.blocks.mlp import Mlp
 from memcalc.tape import functions as f
@@ -143,6 +143,21 @@ def cut(_: Tape, block: Cut, x: Value, around: Around) -> Value:
     around.scene.sizes.append((rows, columns))
     x = f.permute(f.reshape(x, batch, channels, rows, block.patch, columns, block.patch), 0, 2, 4, 1, 3, 5)
     return f.reshape(x, batch, rows * columns, -1)
+
+
+@rule(BasicBlock)
+def basic_block(t: Tape, block: BasicBlock, x: Value, around: Around) -> Value:
+    """BasicTransformerBlock.forward: attn_output is one attention's until the next has run, the last one's to the end."""
+    attended = None
+    for branch in block.blocks:
+        norm, inner = branch.parts()
+        normed = run(t, norm, x, around)
+        added = run(t, inner, normed, around)
+        if branch is not block.blocks[-1]:
+            attended = added
+        x = f.add(added, x)
+    del attended, added
+    return x
 
 
 @rule(Mlp, "diffusers")
