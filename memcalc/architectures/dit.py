@@ -60,7 +60,7 @@ def pixart(c: Dimensions) -> Model:
         repeat("transformer_blocks", c.num_layers, ModulatedBlock(
             "", None, Raw("scale_shift_table", (6, width)), norms, mixer, cross if c.get("cross_attention_dim") else None,
             _feed(c, width), "pixart")),
-        Modulation("", None, 2, table=Raw("scale_shift_table", (2, width))), bare_norm(width), Modulate(""),
+        Modulation("", None, 2, table=Raw("scale_shift_table", (2, width))), bare_norm(width), Modulate("", apart=True),
         Linear("proj_out", width, c.patch_size**2 * out, bias=True), Unflatten("", c.patch_size), text=T5_TOKENS,
     )  # fmt: skip
 

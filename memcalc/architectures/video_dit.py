@@ -101,7 +101,7 @@ def ltx(c: Dimensions) -> Model:
         replace(shared_modulation(width), name="time_embed"),
         projected_caption("caption_projection", c.caption_channels, width),
         repeat("transformer_blocks", c.num_layers, block),
-        Modulation("", None, 2, table=Raw("scale_shift_table", (2, width))), bare_norm(width), Modulate(""),
+        Modulation("", None, 2, table=Raw("scale_shift_table", (2, width))), bare_norm(width), Modulate("", apart=True),
         Linear("proj_out", width, c.get("out_channels") or c.in_channels, bias=True),
         text=128, image=_ltx_row(c), scale=(32, 8),
     )  # fmt: skip

@@ -234,7 +234,12 @@ class VideoTables(Block):
 
 @dataclass(frozen=True, slots=True)
 class Modulate(Block):
-    """x (1 + scale) + shift, with vectors of the block's Modulation; of one vector x (1 + scale)."""
+    """x (1 + scale) + shift, with vectors of the block's Modulation; of one vector x (1 + scale).
+
+    `apart` where that is a statement of its own, so that what the norm before it read has no name any more.
+    """
+
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Stack
 from memcalc.blocks.basic import Embedding, Linear, Norm
-from memcalc.blocks.diffusion import Condition, Sample
+from memcalc.blocks.diffusion import Condition, Modulate, Sample
 from memcalc.blocks.streams import PaddedTokens, TokenRefiner
 from memcalc.tape import functions as f
 from memcalc.tape.hf.layers import under_name
@@ -62,17 +62,24 @@ def denoise(t: Tape, model: Model) -> tuple[Value, Value]:
 
 
 def body(t: Tape, block: Block, x: Value, around: Around) -> Value:
-    """The model's forward, whose local variables go when it returns; what a part reads is called x no more."""
-    given = [x]
-    del x
-    for part in block.parts():
+    """The model's forward, whose local variables go when it returns; what layers read first has the name of their outputs.
+
+    What the last norm reads keeps its name until its output is modulated, mostly.
+    """
+    parts, read = block.parts(), None
+    for part, following in zip(parts, (*parts[1:], None), strict=False):
         if isinstance(part, Stack) and t.sharder is None:
-            given.append(under_name(t, part, given, around))
-        else:
-            given.append(run(t, part, given.pop(), around))
+            given = [x]
+            del x
+            x = under_name(t, part, given, around)
+            continue
+        kept = x if isinstance(following, Modulate) and not following.apart else None
+        x = run(t, part, x, around)
+        read = kept
+    del read
     around.scene.used.clear()
     around.named.clear()
-    return given.pop()
+    return x
 
 
 def text_width(block: Block) -> int:
