@@ -114,10 +114,9 @@ def _stages(t: Tape, block: Stack) -> bool:
     """
     if block.shared > 1 or (t.setting.checkpoint and block.recompute != "never"):
         return False
-    alone = len(list(block.groups())) == len(block.layers)
-    return (alone and any(_holds(stage, Stack) for stage in block.layers)) or (
-        not alone and any(_holds(stage, Keep, Join) for stage in block.layers)
-    )
+    stages = [stage for _, stage in block.groups()]
+    kinds = (Stack,) if len(stages) == len(block.layers) else (Keep, Join)
+    return any(_holds(stage, *kinds) for stage in stages)
 
 
 def _holds(block: Block, *kinds: type[Block]) -> bool:
