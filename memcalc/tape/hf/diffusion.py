@@ -108,6 +108,7 @@ def condition(t: Tape, block: Condition, x: Value, around: Around) -> Value:
     if block.image and around.encoder is not None:
         width = next(part.width for part in block.blocks if isinstance(part, Norm))
         made = through(t, block, t.given((x.shape[0], block.image, width), t.setting.weights), around)
+        around.named.append(made)
         around.encoder, around.scene.image = f.cat((made, around.encoder), 1), block.image
         return x
     if block.tokens:
