@@ -17,7 +17,7 @@ from memcalc.tape.values import rounded
 from memcalc.turns import keep
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from memcalc.allocator import Block
     from memcalc.sharding.strategy import Staged
@@ -40,6 +40,20 @@ class Held(NamedTuple):
     stay: int = 0
 
 
+class Begun(NamedTuple):
+    """What a strategy does before the first step.
+
+    `tried` is what it makes and lets go of (bytes for a birth, ~n for the n-th born's death), `kept` what it keeps: bytes of
+    a tensor, how many like it.
+    """
+
+    tried: tuple[int, ...] = ()
+    kept: tuple[tuple[int, int], ...] = ()
+
+
+NOTHING = Begun()
+
+
 def reserved(
     recording: Recording,
     weights: list[tuple[int, int]],
@@ -48,21 +62,23 @@ def reserved(
     staged: Staged | None = None,
     earlier: Recording | None = None,
     opening: Recording | None = None,
+    begun: Begun = NOTHING,
     *,
     expandable: bool = False,
 ) -> int:
     """Bytes reserved after two steps; `weights` are (size, count) of what is there from the start, `total` all that persists.
 
     `earlier` is the micro batch that makes the gradients, where the recorded one finds them there; `opening` the first
-    step, where that makes the states while it runs. `expandable` where segments are
-    (PYTORCH_ALLOC_CONF=expandable_segments:True).
+    step, where that makes the states while it runs; `begun` what a strategy does before it. `expandable` where segments
+    are (PYTORCH_ALLOC_CONF=expandable_segments:True).
     """
     floor, others_hold = below(recording, total, moving.MOVES)
     allocator, step = _new(expandable=expandable), Moves(recording, floor)
     making = Moves(earlier, floor) if earlier else None
     _place(allocator, weights, floor)
-    for size in recording.tried:
-        allocator.free(*allocator.several((size,) if size > floor else ()))
+    _begin(allocator, begun.tried, floor)
+    _place(allocator, begun.kept, floor)
+    weights = [*weights, *begun.kept]
     states = _in_turn([(held.states, held.times) for held in trained], floor)
     together = _in_turn([(held.together, held.times) for held in trained], floor)
     outputs = END
@@ -96,13 +112,23 @@ def _new(*, expandable: bool) -> CachingAllocator:
     return ExpandableAllocator() if expandable else CachingAllocator()
 
 
-def _place(allocator: CachingAllocator, weights: list[tuple[int, int]], floor: int) -> None:
+def _place(allocator: CachingAllocator, weights: Sequence[tuple[int, int]], floor: int) -> None:
     """What is there from the start: first what shares its segments with nothing else."""
     for size, count in weights:
         if size >= LARGE_SEGMENT and size > floor:
             keep(allocator, [rounded(size)], count)
     rest = [((rounded(size),), count) for size, count in weights if size < LARGE_SEGMENT]
     _keep(allocator, _in_turn(rest, floor))
+
+
+def _begin(allocator: CachingAllocator, moves: tuple[int, ...], floor: int) -> None:
+    """What is made and let go of before the first step."""
+    born: list[list[Block]] = []
+    for move in moves:
+        if move >= 0:
+            born.append(allocator.several((move,) if move > floor else ()))
+        else:
+            allocator.free(*born[~move])
 
 
 def _keep(allocator: CachingAllocator, turns: Iterable[Turns]) -> None:

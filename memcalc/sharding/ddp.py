@@ -14,15 +14,16 @@ from itertools import groupby
 from math import prod
 from typing import TYPE_CHECKING, cast
 
+from memcalc.dtypes import nbytes
 from memcalc.known import Known
 from memcalc.sharding import options
 from memcalc.sharding.groups import Grouping, grouped
 from memcalc.sharding.strategy import Local, Strategy
-from memcalc.tape.values import ITEM
+from memcalc.tape.values import ITEM, rounded
 from memcalc.tensors import Tensor, count_of, expand
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Any
 
     from memcalc.model import Model
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from memcalc.tape.values import Value
 
 MIB = 2**20
+MESSAGE = 250 * MIB  # broadcast_bucket_size
 FIRST = MIB  # dist._DEFAULT_FIRST_BUCKET_BYTES, where no bucket_cap_mb is given
 HOOKS = ("none", "allreduce", "bf16_compress", "fp16_compress", "powersgd")
 COMPRESSED = {"bf16_compress": "bf16", "fp16_compress": "fp16"}
@@ -125,6 +127,12 @@ class Replicated(Strategy):
             if (rows + columns) * rank * LEAST < rows * columns:
                 yield Tensor("factors", ((rows + columns) * rank,), tensor.count, "bucket", dtype=tensor.dtype)
 
+    def tried(self, local: Local, stored: Callable[[Tensor], str]) -> tuple[int, ...]:
+        """_sync_module_states: all tensors of a dtype flat in messages of 250 MiB, two of which are under way."""
+        sizes = list(_messages(local.weights, stored))
+        moves = [move for number, size in enumerate(sizes) for move in (size, ~(number - 1))]
+        return (*moves[:1], *moves[2:], ~(len(sizes) - 1)) if sizes else ()
+
     def setting_of(self, setting: Setting) -> Setting:
         """With views, what no_sync left waits beside the buckets until the next reduction."""
         return replace(setting, accumulating=setting.accumulating and not self.views)
@@ -183,6 +191,18 @@ class Reducing(Grouping):
 def learning(tensors: Iterable[Tensor]) -> list[Tensor]:
     """The parameters that get gradients."""
     return [tensor for tensor in tensors if tensor.trainable and not tensor.buffer and not tensor.tied_to]
+
+
+def _messages(tensors: Iterable[Tensor], stored: Callable[[Tensor], str]) -> Iterator[int]:
+    """Bytes of each flat message that broadcasts tensors (_broadcast_coalesced)."""
+    under_way: dict[str, int] = {}
+    for tensor in tensors:
+        dtype = stored(tensor)
+        for _ in range(tensor.count):
+            under_way[dtype] = under_way.get(dtype, 0) + nbytes(tensor.elements, dtype)
+            if under_way[dtype] >= MESSAGE:
+                yield rounded(under_way.pop(dtype))
+    yield from map(rounded, under_way.values())
 
 
 def _backwards(trained: list[Tensor]) -> Iterator[Tensor]:

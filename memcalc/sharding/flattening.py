@@ -120,7 +120,8 @@ class Flattening(Grouping):
 
     def laid(self, recording: Recording) -> Recording:
         """The recording; beside it what the first forward pass begins with."""
-        return replace(recording, tried=tuple(self._tried()))
+        sizes = list(self._tried())
+        return replace(recording, tried=tuple(move for number, size in enumerate(sizes) for move in (size, ~number)))
 
     def _tried(self) -> Iterator[int]:
         """init_flat_param_attributes: every buffer is made once, and its storage given back until it is needed."""

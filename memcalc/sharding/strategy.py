@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from memcalc.dtypes import BITS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from memcalc.ledger import Ledger
     from memcalc.model import Model
     from memcalc.optimizers import Optimizer
@@ -110,6 +112,13 @@ class Strategy:
         With the states in host memory it steps there.
         """
         return 0 if "optimizer_states" in self.offloaded else plain
+
+    def tried(self, local: Local, stored: Callable[[Tensor], str]) -> tuple[int, ...]:
+        """What it makes and lets go of before the first step: bytes for a birth, ~n for the death of the n-th born.
+
+        `stored` tells the dtype that a tensor is kept in.
+        """
+        return ()
 
     def staged(self, local: Local, optimizer: Optimizer, setting: Setting) -> Staged | None:
         """Blocks of its own that come and go between the moments of a step, for the allocator's replay."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from memcalc.dtypes import nbytes
 from memcalc.known import Known
 from memcalc.optimizers.values import Parameter, StateTensor
-from memcalc.reserve import Held, reserved
+from memcalc.reserve import Begun, Held, reserved
 from memcalc.sharding.strategy import Strategy
 from memcalc.tape.spending import Spent
 from memcalc.tape.step import record_step
@@ -113,9 +113,10 @@ def _measured(
         if inner.spends:
             opening = record(model, replace(inner, starting=True), weights_of(starting=True), attach)
         staged = strategy.staged(local, optimizer, setting)
+        begun = Begun(strategy.tried(local, stored) or recording.tried, tuple(_each_of(local.buffers, stored)))
         own = _beside(recording, expandable=grows) if recording.pools else 0
         total, stepped = sum(base.values()), strategy.stepped(trained)
-        return reserved(recording, there, stepped, total, staged, earlier, opening, expandable=grows) + own
+        return reserved(recording, there, stepped, total, staged, earlier, opening, begun, expandable=grows) + own
 
     plain = step_temporaries(local.states, optimizer, setting)
     return timeline(recording, base, strategy.step(plain, local, optimizer, setting), replay)
@@ -138,15 +139,17 @@ def _met(tensor: Tensor, setting: Setting) -> Tensor:
 def _there(
     local: Local, setting: Setting, strategy: Strategy, inputs: Iterable[tuple[int, int]]
 ) -> list[tuple[int, int]]:
-    """What the allocator holds before the step begins: (bytes of a tensor, how many like it), the inputs last."""
+    """What the allocator holds before the strategy begins: (bytes of a tensor, how many like it), the inputs last."""
     stored, offloaded = storage(setting), strategy.offloaded
-    weights, buffers = (
-        [(nbytes(tensor.elements, stored(tensor)), tensor.count) for tensor in tensors]
-        for tensors in (() if "weights" in offloaded else local.weights, local.buffers)
-    )
+    weights = [] if "weights" in offloaded else _each_of(local.weights, stored)
     masters = [] if "master_weights" in offloaded else _masters(local.states, setting)
     gradients = _accumulated(local, setting) if local.accumulated is not None else []
-    return [*weights, *masters, *gradients, *buffers, *inputs]
+    return [*weights, *masters, *gradients, *inputs]
+
+
+def _each_of(tensors: Iterable[Tensor], stored: Callable[[Tensor], str]) -> list[tuple[int, int]]:
+    """(bytes of a tensor, how many like it)."""
+    return [(nbytes(tensor.elements, stored(tensor)), tensor.count) for tensor in tensors]
 
 
 def standing(local: Local, optimizer: Optimizer, setting: Setting) -> dict[str, int]:

@@ -40,7 +40,7 @@ class Recording:
     * `fanned` says how often a storage is made that every one of like layers gets from without.
     * `overlay` is what a strategy has beside the log, `pools` the births and deaths on streams of its own, with which
       memcalc.cycles.pooled replays the allocator.
-    * `tried` are bytes of what a strategy makes and lets go of, one after the other, before the first step.
+    * `tried` is what a strategy makes and lets go of before the first step: bytes for a birth, ~n for the n-th born's death.
     * `added` are the gradients that it adds to those of earlier micro batches, if what these are like follows from them.
     * `in_flight` is how many micro batches a pipeline stage holds: numerator and denominator, the latter above 1 where
       their layers are counted in chunks. `once` are bytes that are there but once when the forward pass ends.

@@ -8,6 +8,7 @@ import pytest
 
 from memcalc import estimate
 from memcalc.sharding.ddp import Replicated, partition
+from memcalc.sharding.strategy import Local
 from memcalc.tensors import Tensor
 
 P = 6_738_415_616
@@ -64,3 +65,11 @@ def test_hooks_copy_a_bucket_in_the_lower_dtype() -> None:
     error = memory({"strategy": "ddp", "comm_hook": "powersgd"}, precision="fp32").components
     kept = 8 * P + 4 * 2_570_752  # buckets, what was lost, and factors of rank 1
     assert kept < error.buffers <= kept + 2 * 4 * (32_000 * 4_096 + 25 * 2**20 // 4)  # besides, two copies of a bucket
+
+
+def test_messages_of_the_first_broadcast_are_two_at_a_time() -> None:
+    """_sync_module_states: 250 MiB and what a tensor has beyond; the last takes the rest."""
+    weights = (Tensor("h.{0..2}.weight", (100 * 2**20,), 3), Tensor("norm", (128,), dtype="fp32"))
+    found = Replicated(ranks=2).tried(Local(weights, (), ()), lambda tensor: tensor.dtype or "bf16")
+    assert found == (400 * 2**20, 200 * 2**20, ~0, 512, ~1, ~2)
+    assert Replicated(ranks=2).tried(Local((), (), ()), lambda _: "bf16") == ()
