@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from memcalc import presets
+from memcalc import estimate, presets
 from memcalc.errors import RunInvalid, UnknownName
 from memcalc.optimizers import Parameter, resolve, state
 
@@ -153,6 +153,36 @@ def test_a_low_rank_optimizer_projects_its_target_modules_only() -> None:
     assert [t.shape for t in low] == [(4, 32), (64, 4), (64, 4)]
     assert [t.shape for t in full] == [(64, 32), (64, 32)]
     assert len(resolve("galore-adamw").states((64, 32), "bf16", "embedding")) == 2
+
+
+@pytest.mark.parametrize("name", ["galore-adamw", "galore-adamw-8bit", "galore-adafactor", "apollo", "apollo-mini"])
+def test_a_low_rank_optimizer_projects_linears_and_no_other_modules(name: str) -> None:
+    """transformers 5.23, trainer_optimizer.py: isinstance(module, nn.Linear), which GPT-2's Conv1D is not.
+
+    A tied head goes by the name of the embedding, which is not among those of the linears.
+    """
+    found = resolve({"name": name, "rank": 4})
+    kept = {role: found.states((64, 32), "bf16", role) for role in ("linear", "conv1d", "embedding")}
+    assert kept["linear"][0].name == "projector.ortho_matrix"
+    assert kept["conv1d"] == kept["embedding"]
+    assert all(tensor.name != "projector.ortho_matrix" for tensor in kept["conv1d"])
+
+
+@pytest.mark.parametrize(
+    ("config", "tied", "states"),
+    [
+        ({"model_type": "llama", "intermediate_size": 176, "num_key_value_heads": 4}, True, 844288),
+        ({"model_type": "llama", "intermediate_size": 176, "num_key_value_heads": 4}, False, 924672),
+        ({"model_type": "gpt2", "n_positions": 64}, True, 1345536),
+        ({"model_type": "gpt2", "n_positions": 64}, False, 1425920),
+    ],
+)
+def test_what_galore_keeps_of_a_whole_model(config: dict[str, Any], *, tied: bool, states: int) -> None:
+    """Measured: galore-torch 1.0 given the groups that transformers 5.23's Trainer makes for all-linear; fp32, rank 8."""
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 1000}
+    model = {**config, **sizes, "tie_word_embeddings": tied}
+    run = {"model": model, "precision": "fp32", "optimizer": {"name": "galore-adamw", "rank": 8}, "seq_len": 16}
+    assert estimate(run).memory.components.optimizer_states == states
 
 
 def test_a_model_sets_the_options_that_stand_for_its_dimensions() -> None:
