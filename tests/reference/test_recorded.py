@@ -30,3 +30,10 @@ def test_the_usual_error_is_far_smaller() -> None:
 @pytest.mark.parametrize("step", misses(), ids=lambda step: step.name)
 def test_known_miss(step: Step) -> None:
     test_recorded_step(step)
+
+
+def test_a_step_is_recorded_once() -> None:
+    seen: list[Step] = []
+    for step in sorted((*steps(), *misses()), key=repr):
+        assert step not in seen[-1:], step.name
+        seen.append(step)
