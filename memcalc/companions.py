@@ -12,10 +12,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcalc.errors import RunInvalid, fault
+from memcalc.errors import fault
 from memcalc.models import load_model
 from memcalc.plan import Beside
 from memcalc.precision import recipe
+from memcalc.roles import cast
 from memcalc.run import Checkpointing, Loss
 from memcalc.sharding import placement
 from memcalc.sharding.strategy import PERSISTENT
@@ -29,18 +30,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memcalc.curve import Curve
-    from memcalc.model import Model
     from memcalc.plan import Plan
     from memcalc.run import Companion
     from memcalc.timeline import Phase, Timeline
 
-SCORED = ("reward", "value")  # roles that end in a score instead of logits
 STAYS = {
     "reference": "one log-probability of each token stays",
     "reward": "its score stays",
     "value": "its scores stay",
     "teacher": "its logits stay until the loss is taken back",
     "ema": "its output stays",
+    "encoder": "what it makes of its input stays",
 }
 
 
@@ -60,8 +60,8 @@ def _planned(plan: Plan, companion: Companion, beside: Path | None) -> Plan:
             "companions", "where ranks hold parts of the model, only the model again is modelled beside it: model: same"
         )
     model = plan.model if same else load_model(companion.model, beside)
-    if companion.role in SCORED and model.kind == "causal-lm" and not divided:
-        model = _scored(model)
+    if not divided:
+        model = cast(model, companion, plan.run)
     run = replace(
         plan.run, lora=None, quantize=None, train=(), freeze=(), companions=(), keep_outputs=False, loss=Loss()
     )
@@ -79,22 +79,11 @@ def _planned(plan: Plan, companion: Companion, beside: Path | None) -> Plan:
         dtype = companion.dtype or (chosen.frozen if plan.run.lora else chosen.weights)
         chosen = replace(chosen, weights=dtype, frozen=dtype, master="")
     tensors = tuple(replace(t, trainable=t.trainable and companion.trainable) for t in model.tensors)
+    length = min(plan.seq_len, model.context or plan.seq_len) if companion.role == "encoder" else plan.seq_len
     return replace(
-        plan, run=run, model=model, recipe=chosen, tensors=tensors, placement=place, adapted=None, companions=()
-    )
-
-
-def _scored(model: Model) -> Model:
-    """A causal language model with a score in place of its head, as AutoModelForSequenceClassification has it."""
-    from memcalc.architectures import build  # noqa: PLC0415 - few roles have scores
-
-    if model.dimensions is None:
-        return model
-    given = {**model.dimensions.given(), "architectures": ["ForSequenceClassification"], "num_labels": 1}
-    try:
-        return build(model.architecture, given, model.name).called(model.name, model.architecture)
-    except RunInvalid:  # the library has no such class
-        return model
+        plan, run=run, model=model, recipe=chosen, tensors=tensors, placement=place, adapted=None, companions=(),
+        seq_len=length,
+    )  # fmt: skip
 
 
 def _note(plan: Plan, beside: Beside, where: str) -> None:

@@ -50,12 +50,14 @@ def simulate(plan: Plan, record: Record = record_step, *, evaluating: bool = Fal
             raise
         plan.notes.warn("model", "tape-failed", f"the forward pass of this model could not be followed ({error})")
         return None
+    _unmodelled(plan, timeline)
+    if evaluating:  # what follows is about a training step
+        return timeline
     _changed(plan)
     if plan.placement.streams and timeline.buffers and not setting.streams:
         _one_stream(plan, timeline)
     for path, code, message in assumed(plan):
         plan.notes.assume(path, code, message)
-    _unmodelled(plan, timeline)
     return timeline
 
 

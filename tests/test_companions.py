@@ -88,6 +88,41 @@ def test_a_model_that_learns_has_all_a_model_has() -> None:
     assert value.phases.optimizer - held.phases.optimizer >= 3 * own
 
 
+T5 = {"model_type": "t5", "vocab_size": 32_128, "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8}
+T5_ENCODER = 35_330_816  # the published 60,506,624 of t5-small without its decoder's 25,175,808
+VAE = 83_653_863  # published, of encoder and decoder
+
+
+def test_of_an_encoder_decoder_only_the_encoder_is_there() -> None:
+    """What it makes stays in bf16 until the step is over: B rows of S tokens of 512."""
+    plain, held = memory(), memory({"role": "encoder", "model": T5})
+    assert held.components.weights - plain.components.weights == 2 * T5_ENCODER
+    assert held.peak_allocated - plain.peak_allocated == pytest.approx(2 * T5_ENCODER + 2 * B * S * 512, rel=1e-3)
+
+
+def test_an_autoencoder_is_there_whole_and_runs_as_far_as_its_latents() -> None:
+    """With the images of the run: a map of its widest level before it is halved, 128 x 512 x 512 in fp32, in each half."""
+    found = [
+        report({"role": role, "model": "sd-vae", "dtype": "fp32", "forward": True}, model="sd-1.5-unet", batch_size=1,
+               seq_len=None, image_size=512, train=["conv_out*"])
+        for role in ("encoder", "ema")
+    ]  # fmt: skip
+    encoder, whole = (one.memory for one in found)
+    assert encoder.components.weights == whole.components.weights == 2 * 859_520_964 + 4 * VAE
+    assert encoder.phases.forward - encoder.components.weights > 2 * 4 * 128 * 512 * 512
+
+
+def test_an_encoder_is_another_model() -> None:
+    with pytest.raises(RunInvalid, match="say which"):
+        report("encoder")
+
+
+def test_a_text_longer_than_an_encoders_positions_is_cut_to_them() -> None:
+    short = {**GPT2, "n_positions": 64, "architectures": ["GPT2Model"]}
+    full = memory({"role": "encoder", "model": short}).components.activations - memory().components.activations
+    assert full == pytest.approx(2 * B * 64 * 512, abs=2**12)
+
+
 def test_a_large_companion_may_be_the_peak_of_the_forward_pass() -> None:
     wide = {**LLAMA, "hidden_size": 4096, "intermediate_size": 65_536, "num_hidden_layers": 1}
     run = {"model": {**LLAMA, "num_hidden_layers": 1}, "train": ["norm"]}

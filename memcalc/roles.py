@@ -1,0 +1,52 @@
+"""What a model is as another's companion: with a score for a head, or only the half of it that encodes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from memcalc.blocks.base import Sequence, Unused
+from memcalc.blocks.diffusion import Sample
+from memcalc.errors import RunInvalid, fault
+from memcalc.pictures import pictured
+
+if TYPE_CHECKING:
+    from memcalc.model import Model
+    from memcalc.run import Companion, Run
+
+SCORED = ("reward", "value")  # roles that end in a score instead of logits
+
+
+def cast(model: Model, companion: Companion, run: Run) -> Model:
+    """The model as its role needs it, of a run that reads images of some size."""
+    if companion.role in SCORED and model.kind == "causal-lm":
+        return _of_class(model, "ForSequenceClassification", num_labels=1)
+    if companion.role == "encoder":
+        if companion.model == "same":
+            raise fault("companions", "an encoder is another model, whose output the trained one reads: say which")
+        return _encoding(pictured(model, replace(run, images=None, frames=None)) if model.kind == "diffusion" else model)
+    return model
+
+
+def _of_class(model: Model, name: str, **more: int) -> Model:
+    """The model as transformers' Auto class of that name loads it; as it is where the library has no such class."""
+    from memcalc.architectures import build  # noqa: PLC0415 - few roles ask for it
+
+    if model.dimensions is None:
+        return model
+    given = {**model.dimensions.given(), "architectures": [name], **more}
+    try:
+        return build(model.architecture, given, model.name).called(model.name, model.architecture)
+    except RunInvalid:
+        return model
+
+
+def _encoding(model: Model) -> Model:
+    """Of an encoder-decoder the encoder (T5EncoderModel); an autoencoder is there whole, and runs as far as its latents."""
+    if model.kind == "seq2seq":
+        return _of_class(model, "EncoderModel")
+    blocks = model.body.blocks if isinstance(model.body, Sequence) else ()
+    sampled = next((place + 1 for place, block in enumerate(blocks) if isinstance(block, Sample)), len(blocks))
+    if sampled == len(blocks):
+        return model
+    return replace(model, body=replace(model.body, blocks=(*blocks[:sampled], Unused("", blocks[sampled:]))))
