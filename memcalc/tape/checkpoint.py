@@ -89,7 +89,7 @@ class Frame:
                 self.layer(self.given())
         except StopRecomputation:
             pass
-        tape.beside = tape.turned = None
+        tape.beside, tape.turned = (), None
         tape.saving, tape.keeping, tape.grad_enabled, tape.owner, tape.path, tape.instance = before
         tape.recomputed.append((first, len(tape.sizes)))
 
@@ -110,7 +110,7 @@ def checkpointed(
         return layer(x)
     finally:
         tape.saving, tape.keeping = before
-        tape.beside = None
+        tape.beside = ()
 
 
 def _reentrant(tape: Tape, layer: Layer, x: Value, others: tuple[Value, ...]) -> Value:
@@ -120,7 +120,7 @@ def _reentrant(tape: Tape, layer: Layer, x: Value, others: tuple[Value, ...]) ->
     Unsloth_Offloaded_Gradient_Checkpointer; Axolotl's `gradient_checkpointing: offload`).
     """
     away = tape.setting.offload_inputs
-    meta = [layer, tape.path, tape.instance, None]
+    meta = [layer, tape.path, tape.instance, ()]
     node = record(tape, _reentrant_backward, (x, *others), (None if away else x, *others), meta)
     if away:
         tape.pinned += tape.like * rounded(x.elements * ITEM[x.dtype])
@@ -129,20 +129,26 @@ def _reentrant(tape: Tape, layer: Layer, x: Value, others: tuple[Value, ...]) ->
         out = layer(x)
     finally:
         tape.grad_enabled = enabled
-    beside, tape.beside = tape.beside, None
-    meta[3] = beside and (beside.shape, beside.dtype)
-    return Value(tape, out.storage, out.shape, out.dtype, out.strides, node)
+    meta[3] = [(value.shape, value.dtype) for value in tape.beside]
+    if node:
+        node.width += len(tape.beside)
+    out, *beside = (
+        Value(tape, value.storage, value.shape, value.dtype, value.strides, node, slot)
+        for slot, value in enumerate((out, *tape.beside))
+    )
+    tape.beside = tuple(beside)
+    return out
 
 
-def _reentrant_backward(node: Node, g: Value) -> Gradients:
+def _reentrant_backward(node: Node, g: Value, *others: Value | None) -> Gradients:
     """CheckpointFunction.backward: what nobody reads of the layer's outputs has a gradient too, of zeros."""
     saved, tape, edge = node.load(), g.tape, node.edges[0]
     if saved[0] is None and edge:
         saved[0] = tape.new(edge.shape, edge.dtype)
-    leaves = [Leaf(tape, value) for value in saved]
+    leaves = [Leaf(tape, value) if edge else None for value, edge in zip(saved, node.edges, strict=True)]
     inputs = [Value(tape, x.storage, x.shape, x.dtype, x.strides, leaf) for x, leaf in zip(saved, leaves, strict=True)]
-    layer, *place, unread = node.meta
-    zeros = unread and tape.new(*unread)
+    layer, *place, returned = node.meta
+    given = [g, *(read or tape.new(*like) for read, like in zip(others, returned, strict=True))]
     before, first = (tape.path, tape.instance), len(tape.sizes)
     tape.path, tape.instance = place
     tape.grad_enabled = True
@@ -151,6 +157,6 @@ def _reentrant_backward(node: Node, g: Value) -> Gradients:
     tape.grad_enabled = False
     tape.path, tape.instance = before
     tape.recomputed.append((first, len(tape.sizes)))
-    beside, tape.beside = tape.beside, None
-    backward(tape, [(out, g), (beside, zeros)] if beside and beside.node else [(out, g)])
-    return tuple(leaf.grad for leaf in leaves)
+    beside, tape.beside = tape.beside, ()
+    backward(tape, [(value, own) for value, own in zip((out, *beside), given, strict=True) if value.node])
+    return tuple(leaf.grad if leaf else None for leaf in leaves)

@@ -82,7 +82,7 @@ class Tape:
         self.prefix: list[Value] = []  # keys and values of virtual tokens, a pair of each layer
         self.leaves: dict[str, Value] = {}
         self.grad_enabled = True
-        self.beside: Value | None = None  # what a layer in a checkpoint has just returned beside its output
+        self.beside: tuple[Value, ...] = ()  # what a layer in a checkpoint has just returned beside its output
         self.turned: Value | None = None  # what OFT has turned, while the base layer reads it
         self.saving: Callable[[Value], Value | Holder | Away] | None = None
         self.keeping: Keeping | None = None

@@ -39,8 +39,10 @@ class Around:
         "distances",
         "encoder",
         "feature",
+        "follows",
         "grid",
         "handed",
+        "hands",
         "holds",
         "images",
         "keeps",
@@ -87,6 +89,7 @@ class Around:
         self.ropes: dict[str, tuple[Value, Value]] = {}
         self.masks: dict[int, Value | None] = {}
         self.encoder: Value | None = None
+        self.follows = False  # that encoder: its layers are called with the states, and leave them as they are
         self.tokens: Value | None = None  # the ids that the model was given
         self.original: Value | None = None  # a copy of the embeddings (Zamba)
         self.per_layer: Value | None = None  # every layer's own embeddings (Gemma 3n and 4)
@@ -103,6 +106,7 @@ class Around:
         self.bias: Value | None = None
         self.slopes = False  # whether that is ALiBi's, which asks for no gradient
         self.cross_bias: Value | None = None
+        self.hands = False  # whether the first layer makes them, and each returns them for the next
         self.table: Value | None = None  # of relative positions
         self.distances: Value | None = None
         self.padding: Value | None = None

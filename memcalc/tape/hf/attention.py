@@ -261,6 +261,7 @@ def position_bias(t: Tape, block: Attention, q: Value, k: Value, around: Around)
     bias = around.cross_bias if block.cross else around.bias
     if bias is None:
         bias = looked_up(t, block, q, k) if block.bias_table else blank(t, block, q, k)
+        around.hands = True
         if block.cross:
             around.cross_bias = bias
         else:

@@ -96,7 +96,11 @@ def _kept_or_run(t: Tape, block: Stack, place: tuple[str, int, str], layer: Bloc
     setting = t.setting
     if setting.checkpoint and place[1] % setting.every == 0 and block.recompute != "never":
         kept = partial(checkpointed, t, reentrant=setting.reentrant, alone=_alone(around))
-        return _checkpoint(t, *place, kept, _again(t, layer, around))(x, *_given(around).values())
+        out = _checkpoint(t, *place, kept, _again(t, layer, around))(x, *_given(around).values())
+        for name, value in zip(_beside(around), t.beside, strict=False):
+            setattr(around, name, value)
+        t.beside = ()
+        return out
     return _plain(t, place, layer, x, around)
 
 
@@ -194,19 +198,43 @@ def _afterwards(around: Around, index: int, given: Value | None, x: Value) -> Va
     return around.after_first(given, x) if given is not None and not index and around.after_first else x
 
 
-GIVEN = ("original", "per_layer")  # what layers are called with beside their input, and gradients go back to
+# what layers are called with beside their input, and gradients go back to
+GIVEN = ("original", "per_layer", "bias", "encoder", "cross_bias")
 
 
 def _alone(around: Around) -> bool:
-    """Whether that is all beside its input that a layer's gradient goes back to: no encoder's states, no bias."""
+    """Whether that is all beside its input that a layer's gradient goes back to: no bias by keyword, no second stream."""
     biased = any(mask is not None and mask.node is not None for mask in around.masks.values())
-    return around.encoder is None and (around.bias is None or around.slopes) and not biased
+    alone = around.encoder is None or around.follows
+    return alone and (around.bias is None or around.slopes or around.hands) and not biased
 
 
-def _given(around: Around) -> dict[str, Value]:
-    """What a layer is called with beside its input."""
-    given = {name: getattr(around, name) for name in GIVEN}
-    return {name: value for name, value in given.items() if value is not None and value.node is not None}
+def _given(around: Around) -> dict[str | int, Value]:
+    """What a layer is called with beside its input by position, which a checkpoint saves.
+
+    Masks (by their windows), too, where an encoder's states come behind them.
+    """
+    found = {name: getattr(around, name) for name in GIVEN}
+    given: dict[str | int, Value] = {
+        name: value for name, value in found.items() if value is not None and value.node is not None
+    }
+    masks = around.masks if around.follows else {}
+    given.update({window: mask for window, mask in masks.items() if mask is not None})
+    return given
+
+
+def _give(around: Around, name: str | int, value: Value | None) -> None:
+    if isinstance(name, int):
+        around.masks = {**around.masks, name: value}
+    else:
+        setattr(around, name, value)
+
+
+def _beside(around: Around) -> dict[str, Value]:
+    """What a layer returns beside its output: weights of its attention, or the biases for the next (T5Block.forward)."""
+    names = ("bias", "cross_bias") if around.hands else ("returned",)
+    found = {name: getattr(around, name) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _again(t: Tape, layer: Block, around: Around) -> Callable[..., Value]:
@@ -214,21 +242,24 @@ def _again(t: Tape, layer: Block, around: Around) -> Callable[..., Value]:
 
     Or with others in its place, as a re-entrant checkpoint has them.
     """
-    first, given = [around], handed_to(layer, around)
+    first, given, names = [around], handed_to(layer, around), tuple(_given(around))
+    if t.setting.reentrant and _alone(around) and not t.setting.offload_inputs:
+        for name in names:  # which the checkpoint saves
+            _give(given, name, None)
     given.kept = given.read = given.images = None
     given.again = True
     given.named, given.deep, given.after, given.outputs = [], [], {}, []
 
     def again(x: Value, *others: Value) -> Value:
         now = first.pop() if first else given.copy()
-        for name, value in zip(_given(now), others, strict=False):
-            setattr(now, name, value)
+        for name, value in zip(names, others, strict=False):
+            _give(now, name, value)
         within, t.within = t.within, True
         try:
             out = run(t, layer, x, now)
         finally:
             t.within = within
-        t.beside = now.returned
+        t.beside = tuple(_beside(now).values())
         return out
 
     return again

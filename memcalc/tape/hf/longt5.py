@@ -26,7 +26,7 @@ def local(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     if around.bias is None:
         bias = own_bias(t, block, scores)
         mask = t.new(local_shape(block, x), "fp32")
-        around.bias = f.add(bias, f.transpose(mask, 1, 2))
+        around.bias, around.hands = f.add(bias, f.transpose(mask, 1, 2)), True
         del bias
     return weighted(t, block, f.add_(scores, around.bias), v, x, around)
 
@@ -51,7 +51,7 @@ def transient_global(t: Tape, block: Attention, x: Value, around: Around) -> Val
         bias = f.to(bias, scores.dtype)
         side = side_bias(t, block, batch, seq, around)
         side = f.to(f.transpose(blocks(block, side, 2), 1, 2), scores.dtype)
-        around.bias = f.cat((bias, side), -1)
+        around.bias, around.hands = f.cat((bias, side), -1), True
         del bias, side
     return weighted(t, block, f.add_(scores, around.bias), v, x, around)
 

@@ -40,6 +40,8 @@ def encoder(t: Tape, block: Encoder, x: Value, around: Around) -> Value:
     inner.holds, inner.sight = True, around.sight
     around.encoder = sequence(t, block, x, inner)
     around.named += inner.named  # images, which have a name beside the encoder
+    if t.setting.keep_outputs:  # encoder_last_hidden_state
+        t.outputs.append(around.encoder)
     if inner.outputs:  # hidden states: the last one is what the encoder yields
         around.outputs = [*inner.outputs[:-1], around.encoder]
     gone(t.held)
@@ -50,7 +52,7 @@ def encoder(t: Tape, block: Encoder, x: Value, around: Around) -> Value:
 def decoder(t: Tape, block: Decoder, x: Value, around: Around) -> Value:
     """T5Stack.forward over the target, the labels shifted by one."""
     inner = Around()
-    inner.encoder, inner.holds = around.encoder, True
+    inner.encoder, inner.follows, inner.holds = around.encoder, around.encoder is not None, True
     return sequence(t, block, t.target or x, inner)
 
 
