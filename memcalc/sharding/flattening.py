@@ -9,8 +9,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from memcalc.sharding.fsdp1 import RESHARDING
-from memcalc.sharding.gathering import GATHERS, REDUCTIONS
 from memcalc.sharding.groups import Group, Grouping
+from memcalc.sharding.reducing import REDUCTIONS
+from memcalc.sharding.unsharding import GATHERS
+from memcalc.tape.earlier import Unreduced
 from memcalc.tape.values import ITEM, rounded
 
 if TYPE_CHECKING:
@@ -40,7 +42,8 @@ class Handle:
 class Flattening(Grouping):
     """The hooks of one step, around the modules that FSDP1 wraps.
 
-    `ahead` is what forward prefetch has gathered for the unit that comes next.
+    `ahead` is what forward prefetch has gathered for the unit that comes next. Of storages, `kept` are the flat gradients
+    that are added to those of earlier micro batches, `reduced` what is made of the sums.
     """
 
     outside = True
@@ -53,6 +56,8 @@ class Flattening(Grouping):
         self.order: list[Group] = []
         self.ahead: list[Value] = []
         self.returning = False
+        self.kept: list[int] = []
+        self.reduced: list[int] = []
         ahead = how.word not in ("SHARD_GRAD_OP", "_HYBRID_SHARD_ZERO2")  # the one before is gathered, going back
         self.neighbours = (-1, 1) if how.forward_prefetch else (-1,) if ahead else ()
 
@@ -97,8 +102,10 @@ class Flattening(Grouping):
         self._free(group)
         if self.how.prefetch == "BACKWARD_POST":
             self._prefetch(group)
+        made = len(self.tape.sizes)
         if trained and flat:
             self._reduce(trained, flat)
+        self.reduced += range(made, len(self.tape.sizes))
 
     def gradient(self, leaf: Leaf, gradient: Value) -> bool:
         """The gradient of a view waits for those of the others."""
@@ -114,14 +121,18 @@ class Flattening(Grouping):
         for group in (*others, root):
             if group.state != "reduced":
                 self.after_backward(group)
+        made = len(self.tape.sizes)
         for handles in self.handles.values():
             for handle in handles:
                 self._settle(handle)
+        self.reduced += range(made, len(self.tape.sizes))
 
     def laid(self, recording: Recording) -> Recording:
-        """The recording; beside it what the first forward pass begins with."""
+        """The recording; beside it what the first forward pass begins with, and what earlier micro batches do otherwise."""
         sizes = list(self._tried())
-        return replace(recording, tried=tuple(move for number, size in enumerate(sizes) for move in (size, ~number)))
+        unreduced = Unreduced(frozenset(self.kept), frozenset(self.reduced)) if self.kept else None
+        tried = tuple(move for number, size in enumerate(sizes) for move in (size, ~number))
+        return replace(recording, tried=tried, unreduced=unreduced)
 
     def _tried(self) -> Iterator[int]:
         """init_flat_param_attributes: every buffer is made once, and its storage given back until it is needed."""
@@ -189,6 +200,7 @@ class Flattening(Grouping):
         for leaf in sorted(group.gradients, key=lambda leaf: places.get(leaf.name, len(places))):
             del group.gradients[leaf]  # in the order of the views
         if handle.accumulated:
+            self.kept.append(flat.storage.id)
             flat, handle.accumulated = handle.accumulated, None
         return flat
 
