@@ -24,7 +24,9 @@ def cast(model: Model, companion: Companion, run: Run) -> Model:
     if companion.role == "encoder":
         if companion.model == "same":
             raise fault("companions", "an encoder is another model, whose output the trained one reads: say which")
-        return _encoding(pictured(model, replace(run, images=None, frames=None)) if model.kind == "diffusion" else model)
+        return _encoding(
+            pictured(model, replace(run, images=None, frames=None)) if model.kind == "diffusion" else model
+        )
     return model
 
 
@@ -45,8 +47,13 @@ def _encoding(model: Model) -> Model:
     """Of an encoder-decoder the encoder (T5EncoderModel); an autoencoder is there whole, and runs as far as its latents."""
     if model.kind == "seq2seq":
         return _of_class(model, "EncoderModel")
-    blocks = model.body.blocks if isinstance(model.body, Sequence) else ()
-    sampled = next((place + 1 for place, block in enumerate(blocks) if isinstance(block, Sample)), len(blocks))
-    if sampled == len(blocks):
+    return _to_latents(model, model.body) if isinstance(model.body, Sequence) else model
+
+
+def _to_latents(model: Model, body: Sequence) -> Model:
+    """An autoencoder whose decoder is there and never run; a model that samples no latents as it is."""
+    everything = len(body.blocks)
+    sampled = next((place + 1 for place, block in enumerate(body.blocks) if isinstance(block, Sample)), everything)
+    if sampled == everything:
         return model
-    return replace(model, body=replace(model.body, blocks=(*blocks[:sampled], Unused("", blocks[sampled:]))))
+    return replace(model, body=replace(body, blocks=(*body.blocks[:sampled], Unused("", body.blocks[sampled:]))))
