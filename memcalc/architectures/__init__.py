@@ -65,11 +65,15 @@ def _nested(spec: str | Mapping[str, Any], key: str, given: Mapping[str, Any], s
 
 
 def model_of(c: Dimensions) -> Model:
-    """The model of nested dimensions: a text or image tower. RunInvalid where no architecture has its type."""
+    """The model of nested dimensions: a text or image tower. RunInvalid where no architecture has its type.
+
+    The card's `registered` are Model.registered, as the class' __init__ has them.
+    """
     card = find("architectures", c.model_type)
     _check_heads(c, whole=card.get("whole_heads", False))
     import_module(f"memcalc.architectures.{card['module']}")
-    return _BUILDERS[card["id"]](c)
+    model, registered = _BUILDERS[card["id"]](c), card.get("registered")
+    return replace(model, registered=tuple(registered)) if registered else model
 
 
 def _check_heads(c: Dimensions, *, whole: bool) -> None:

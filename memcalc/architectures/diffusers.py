@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, Sum, sequence
 from memcalc.blocks.basic import Activation, Conv, Linear, Norm
-from memcalc.blocks.diffusion import Condition, ResBlock
+from memcalc.blocks.diffusion import Condition
 from memcalc.blocks.image import Flatten, Unflatten
 from memcalc.blocks.mlp import Mlp
+from memcalc.blocks.unet import ResBlock
 from memcalc.model import Model
 
 if TYPE_CHECKING:

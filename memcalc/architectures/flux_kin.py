@@ -11,7 +11,8 @@ from memcalc.architectures.dit import bare_norm, time_embedder
 from memcalc.architectures.mmdit import context_embedder, flux_single, joint_attention, modulation, packed, unpatched
 from memcalc.blocks.base import repeat, residual, sequence
 from memcalc.blocks.basic import Activation, Linear, Norm
-from memcalc.blocks.diffusion import AxialRotary, Condition, JointBlock, Modulate, OneRow
+from memcalc.blocks.diffusion import Condition, Modulate
+from memcalc.blocks.joint import AxialRotary, JointBlock, OneRow
 from memcalc.blocks.streams import Approximator, PickedVectors
 
 if TYPE_CHECKING:

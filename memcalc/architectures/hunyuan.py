@@ -12,8 +12,9 @@ from memcalc.architectures.dit import bare_norm, heads, time_embedder
 from memcalc.architectures.mmdit import flux_single, joint_attention, modulation, time_and_text
 from memcalc.blocks.base import Sequence, sequence, stack
 from memcalc.blocks.basic import Conv, Linear, Norm
-from memcalc.blocks.diffusion import JointBlock, Modulate, ModulatedBlock, Modulation, SingleBlock
+from memcalc.blocks.diffusion import Modulate, ModulatedBlock, Modulation
 from memcalc.blocks.image import Flatten, Unflatten
+from memcalc.blocks.joint import JointBlock, SingleBlock
 from memcalc.blocks.streams import GridAngles, TokenRefiner
 
 if TYPE_CHECKING:

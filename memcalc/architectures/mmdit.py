@@ -11,17 +11,9 @@ from memcalc.architectures.dit import bare_norm, heads, time_embedder
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, repeat, sequence
 from memcalc.blocks.basic import Conv, Linear, Norm, Raw
-from memcalc.blocks.diffusion import (
-    AxialRotary,
-    Condition,
-    JointAttention,
-    JointBlock,
-    Modulate,
-    Modulation,
-    SingleBlock,
-    TablePositions,
-)
+from memcalc.blocks.diffusion import Condition, Modulate, Modulation, TablePositions
 from memcalc.blocks.image import Flatten, Unflatten
+from memcalc.blocks.joint import AxialRotary, JointAttention, JointBlock, SingleBlock
 
 if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions

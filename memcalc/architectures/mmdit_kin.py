@@ -13,22 +13,18 @@ from memcalc.architectures.mmdit import joint_attention, packed, qk_norms, unpat
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, Stray, repeat, sequence
 from memcalc.blocks.basic import Embedding, Linear, Norm
-from memcalc.blocks.diffusion import (
+from memcalc.blocks.diffusion import Condition, Cut, Modulate, ModulatedBlock, Modulation
+from memcalc.blocks.image import Unflatten
+from memcalc.blocks.joint import (
     AxialRotary,
     ComplexRotary,
-    Condition,
-    Cut,
     JointAttention,
     JointBlock,
-    Modulate,
-    ModulatedBlock,
-    Modulation,
     OneRow,
     PickedPositions,
     Registers,
     SingleBlock,
 )
-from memcalc.blocks.image import Unflatten
 from memcalc.blocks.mlp import Mlp
 
 if TYPE_CHECKING:

@@ -18,18 +18,10 @@ from memcalc.architectures.dit import (
 from memcalc.architectures.mmdit import qk_norms
 from memcalc.blocks.base import Sequence, repeat, sequence, stack
 from memcalc.blocks.basic import Activation, Conv, Linear, Norm, Raw
-from memcalc.blocks.diffusion import (
-    Condition,
-    Cut,
-    GatedMap,
-    Modulate,
-    ModulatedBlock,
-    Modulation,
-    SampleRows,
-    SampleTables,
-)
+from memcalc.blocks.diffusion import Condition, Cut, GatedMap, Modulate, ModulatedBlock, Modulation
 from memcalc.blocks.image import Flatten, Unflatten
 from memcalc.blocks.mlp import Mlp
+from memcalc.blocks.streams import SampleRows, SampleTables
 
 if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions

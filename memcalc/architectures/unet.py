@@ -18,12 +18,12 @@ from memcalc.architectures.diffusers import (
 from memcalc.architectures.unet_conditions import conditions, time_width
 from memcalc.blocks.base import Block, Recomputed, Sequence, Stack, repeat, residual, sequence, stack
 from memcalc.blocks.basic import Activation, Linear, Norm
-from memcalc.blocks.diffusion import BasicBlock
 from memcalc.blocks.image import Flatten, Join, Keep, Pad, Resample, Unflatten
+from memcalc.blocks.unet import BasicBlock
 from memcalc.errors import fault
 
 if TYPE_CHECKING:
-    from memcalc.blocks.diffusion import ResBlock
+    from memcalc.blocks.unet import ResBlock
     from memcalc.dimensions import Dimensions
     from memcalc.model import Model
 

@@ -10,8 +10,8 @@ from memcalc.architectures.unet import Level, down_level, residual_block, up_lev
 from memcalc.architectures.unet_conditions import class_embedding, time_embedding
 from memcalc.blocks.base import Recomputed, Sequence, sequence, stack
 from memcalc.blocks.basic import Activation
-from memcalc.blocks.diffusion import Divided
 from memcalc.blocks.image import Keep
+from memcalc.blocks.unet import Divided
 from memcalc.errors import fault
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from memcalc.errors import fault
 from memcalc.model import Model
 
 if TYPE_CHECKING:
-    from memcalc.blocks.diffusion import ResBlock
+    from memcalc.blocks.unet import ResBlock
     from memcalc.dimensions import Dimensions
 
 

@@ -11,19 +11,9 @@ from memcalc.architectures.diffusers import attention, denoiser, embedded, feed_
 from memcalc.architectures.dit import bare_norm, heads, projected_caption, shared_modulation
 from memcalc.blocks.base import Block, Sequence, repeat, sequence
 from memcalc.blocks.basic import Conv, Linear, Norm, Raw
-from memcalc.blocks.diffusion import (
-    Condition,
-    FramePatches,
-    Frames,
-    GridTables,
-    Modulate,
-    ModulatedBlock,
-    Modulation,
-    RowBlock,
-    VideoTables,
-    WideModulate,
-)
+from memcalc.blocks.diffusion import Condition, Modulate, ModulatedBlock, Modulation
 from memcalc.blocks.image import Flatten, Positions, Unflatten
+from memcalc.blocks.video import FramePatches, Frames, GridTables, RowBlock, VideoTables, WideModulate
 
 if TYPE_CHECKING:
     from memcalc.blocks.attention import Attention

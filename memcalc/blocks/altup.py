@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memcalc.blocks.base import Block, Param, Sequence
+from memcalc.blocks.base import Block, Param, Sequence, given
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Streams(Block):
     out_of: Block | None = None
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return tuple(block for block in (self.into, self.layers, self.out_of) if block)
+        return given(self.into, self.layers, self.out_of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,4 +42,4 @@ class AltUp(Block):
         return self.extra
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return tuple(block for block in (self.altup, self.inner, self.after) if block)
+        return given(self.altup, self.inner, self.after)

@@ -191,9 +191,14 @@ def _alike(layers: tuple[Block, ...]) -> Iterator[tuple[list[int], Block]]:
     return ((sorted(indices), layer) for layer, indices in merged.items())
 
 
+def given(*blocks: Block | None) -> tuple[Block, ...]:
+    """Those that are there."""
+    return tuple(block for block in blocks if block)
+
+
 def sequence(*blocks: Block | None, name: str = "") -> Sequence:
     """Blocks in a row; None is left out."""
-    return Sequence(name, tuple(block for block in blocks if block))
+    return Sequence(name, given(*blocks))
 
 
 def residual(
@@ -204,14 +209,13 @@ def residual(
     within: bool = False,
 ) -> Residual:
     """x + the blocks in a row."""
-    given = tuple(block for block in blocks if block)
     named = () if named is None and (lasting or within) else named
-    return Residual("", given, kept=kept, named=named, lasting=lasting, within=within)
+    return Residual("", given(*blocks), kept=kept, named=named, lasting=lasting, within=within)
 
 
 def parallel(*branches: Block | None, norm: Block | None = None) -> Parallel:
     """x + the sum of the branches, each reading x, or norm(x) where they share a norm."""
-    return Parallel("", tuple(block for block in branches if block), norm)
+    return Parallel("", given(*branches), norm)
 
 
 def repeat(name: str, count: int, *layer: Block | None) -> Stack:

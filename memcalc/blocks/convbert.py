@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block, Param
+from memcalc.blocks.base import Block, Param, given
 from memcalc.blocks.basic import Linear
 
 
@@ -25,7 +25,7 @@ class SpanAttention(Attention):
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         middle = (self.q, self.k, self.v, self.depthwise, self.pointwise, self.kernels, self.spans, self.out)
-        return tuple(part for part in middle if part)
+        return given(*middle)
 
 
 @dataclass(frozen=True, slots=True)

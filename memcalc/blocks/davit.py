@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memcalc.blocks.base import Block, Param
+from memcalc.blocks.base import Block, Param, given
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class MapLayer(Block):
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         (conv1, conv2), (norm1, norm2) = self.convs, self.norms
-        return tuple(part for part in (conv1, norm1, self.mixer, conv2, norm2, self.mlp) if part)
+        return given(conv1, norm1, self.mixer, conv2, norm2, self.mlp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class MapNorm(Block):
     first: bool = False
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return tuple(part for part in (self.conv, self.norm) if part)
+        return given(self.conv, self.norm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,4 +57,4 @@ class MapTokens(Block):
         )
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return tuple(part for part in (self.project, self.norm) if part)
+        return given(self.project, self.norm)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memcalc.blocks.base import Block, Param
+from memcalc.blocks.base import Block, Param, given
 from memcalc.blocks.basic import Conv
 
 
@@ -52,7 +52,7 @@ class SetDetector(Block):
         return (Param("query_position_embeddings.weight", (self.queries, self.width)),)
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return tuple(part for part in (self.backbone, self.project, self.encoder, self.decoder, self.norm) if part)
+        return given(self.backbone, self.project, self.encoder, self.decoder, self.norm)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block, Sequence
+from memcalc.blocks.base import Block, Sequence, given
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,4 +67,4 @@ class FirstLayerConv(Block):
     dropout: float = 0.0
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return tuple(block for block in (self.conv, self.norm) if block)
+        return given(self.conv, self.norm)

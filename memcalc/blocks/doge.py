@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memcalc.blocks.base import Block, Param, Residual
+from memcalc.blocks.base import Block, Param, Residual, given
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,4 +39,4 @@ class NeuronExperts(Block):
         return tuple(Param(f"{name}_embed.weight", (self.experts, self.width)) for name in ("down", "up"))
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return tuple(block for block in (self.router, self.gate, self.up, self.down) if block)
+        return given(self.router, self.gate, self.up, self.down)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memcalc.blocks.base import Block
+from memcalc.blocks.base import Block, given
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,4 +16,4 @@ class GatedNorm(Block):
     up: Block | None = None
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return tuple(block for block in (self.norm, self.down, self.up) if block)
+        return given(self.norm, self.down, self.up)

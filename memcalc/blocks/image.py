@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from memcalc.blocks.base import Block, Sequence
+from memcalc.blocks.base import Block, Sequence, given
 from memcalc.blocks.basic import Raw
 
 
@@ -156,7 +156,7 @@ class Shortcut(Block):
     projection: Block | None = None
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return tuple(block for block in (self.layer, self.projection) if block)
+        return given(self.layer, self.projection)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +212,7 @@ class WindowLayer(Block):
         first, second = self.norms
         row = (self.mixer, first, self.mlp, second) if self.behind else (first, self.mixer, second, self.mlp)
         row = (*row, self.drop_path)
-        return tuple(block for block in row if block)
+        return given(*row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,4 +270,4 @@ class Excite(Block):
     activation: str = "relu"
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return tuple(block for block in (self.reduce, self.expand) if block)
+        return given(self.reduce, self.expand)

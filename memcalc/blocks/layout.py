@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from memcalc.blocks.base import Block, Param, Sequence
+from memcalc.blocks.base import Block, Param, Sequence, given
 
 if TYPE_CHECKING:
     from memcalc.blocks.attention import Attention
@@ -40,7 +40,7 @@ class Page(Block):
         return Param("cls_token", (1, 1, width)), Param("pos_embed", (1, self.side**2 + 1, width))
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return tuple(part for part in (self.words, self.patches, self.inner, self.norm) if part)
+        return given(self.words, self.patches, self.inner, self.norm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class BoxStates(Block):
     dropout: float = 0.0
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return tuple(part for part in (self.boxes, self.places, self.project, self.norm) if part)
+        return given(self.boxes, self.places, self.project, self.norm)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block, Param, Sequence
+from memcalc.blocks.base import Block, Param, Sequence, given
 from memcalc.blocks.basic import Embedding, Linear, Norm
 from memcalc.blocks.mla import Mla
 from memcalc.blocks.mlp import Mlp, Moe
@@ -96,7 +96,7 @@ class GroupedExperts(Block):
     fc2: Block | None = None
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return tuple(block for block in (self.fc1, self.fc2) if block)
+        return given(self.fc1, self.fc2)
 
 
 @dataclass(frozen=True, slots=True)

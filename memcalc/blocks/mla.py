@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from memcalc.blocks.base import Block, Param
+from memcalc.blocks.base import Block, Param, given
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Mla(Block):
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         queries = (self.q_a, self.q_norm, self.q_b, self.q)
         keys = (self.kv_a, self.kv_norm, self.k_rot_norm, self.kv_b)
-        return _given(*queries, *keys, self.indexer, self.gate, self.out)
+        return given(*queries, *keys, self.indexer, self.gate, self.out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Indexer(Block):
     weights: Block | None = None
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return _given(self.q, self.k, self.q_norm, self.k_norm, self.weights)
+        return given(self.q, self.k, self.q_norm, self.k_norm, self.weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class Compressor(Block):
         return (Param("position_bias", (self.rate, self.head_dim * (2 if self.overlapping else 1))),)
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return _given(self.kv, self.gate, self.norm, self.indexer)
+        return given(self.kv, self.gate, self.norm, self.indexer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class CompressorIndexer(Compressor):
     weights: Block | None = None
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return _given(self.kv, self.gate, self.norm, self.q, self.weights)
+        return given(self.kv, self.gate, self.norm, self.q, self.weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +158,4 @@ class CompressedAttention(Block):
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         queries = (self.q_a, self.q_norm, self.q_b, self.q_b_norm)
-        return _given(*queries, self.kv, self.kv_norm, self.compressor, self.out_a, self.out_b)
-
-
-def _given(*blocks: Block | None) -> tuple[Block, ...]:
-    return tuple(block for block in blocks if block)
+        return given(*queries, self.kv, self.kv_norm, self.compressor, self.out_a, self.out_b)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from memcalc.blocks.base import Block, Param
+from memcalc.blocks.base import Block, Param, given
 
 RouterScores = Literal["softmax", "softmax-chosen", "sigmoid"]
 Reports = Literal["", "logits", "loss"]
@@ -38,7 +38,7 @@ class Mlp(Block):
         return self.extra
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return tuple(block for block in (self.gate, self.up, self.norm, self.down) if block)
+        return given(self.gate, self.up, self.norm, self.down)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,4 +143,4 @@ class Moe(Block):
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         routed = (self.router, self.into, self.experts, self.out_of)
-        return tuple(block for block in (*routed, self.shared, self.shared_gate, self.norm) if block)
+        return given(*routed, self.shared, self.shared_gate, self.norm)

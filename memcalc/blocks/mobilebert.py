@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.base import Block, Param
+from memcalc.blocks.base import Block, Param, given
 from memcalc.blocks.basic import Linear
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Bottlenecked(Block):
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         found = (self.mixer, self.mixed, self.narrow, self.shared, self.feeds, self.last, self.widen, self.widened,
                  self.idle_bottleneck)  # fmt: skip
-        return tuple(part for part in found if part)
+        return given(*found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memcalc.blocks.base import Block
+from memcalc.blocks.base import Block, given
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,4 +24,4 @@ class Predictor(Block):
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         found = (self.table, self.enorm, self.hnorm, self.projection, self.layers, self.norm)
-        return tuple(part for part in found if part)
+        return given(*found)

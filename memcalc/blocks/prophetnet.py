@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block
+from memcalc.blocks.base import Block, given
 
 if TYPE_CHECKING:
     from memcalc.blocks.basic import Embedding
@@ -25,7 +25,7 @@ class Streams(Block):
     heads: int = 1
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return tuple(part for part in (self.ahead, self.words, self.places) if part)
+        return given(self.ahead, self.words, self.places)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memcalc.blocks.base import Block
+from memcalc.blocks.base import Block, given
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,4 +25,4 @@ class ShapedEmbeddings(Block):
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         found = (self.words, *self.beside, *self.unused, self.project, self.types, self.places, self.norm, self.dropout)
-        return tuple(block for block in found if block)
+        return given(*found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from memcalc.blocks.base import Block, Param
+from memcalc.blocks.base import Block, Param, given
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class TimeMix(Block):
         return (Param("time_decay", (self.inner,)), Param("time_first", (self.inner,)), *mixes)
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return tuple(block for block in (self.key, self.value, self.receptance, self.output) if block)
+        return given(self.key, self.value, self.receptance, self.output)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,4 +46,4 @@ class ChannelMix(Block):
         return tuple(Param(f"time_mix_{name}", (1, 1, self.hidden)) for name in ("key", "receptance"))
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return tuple(block for block in (self.key, self.value, self.receptance) if block)
+        return given(self.key, self.value, self.receptance)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block, Unused
+from memcalc.blocks.base import Block, Unused, given
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,6 @@ class LocalGlobalAttention(Attention):
     v_global: Block | None = None
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        apart = tuple(block for block in (self.q_global, self.k_global, self.v_global) if block)
+        apart = given(self.q_global, self.k_global, self.v_global)
         between = apart if self.tokens else (Unused("", apart),)
-        return tuple(block for block in (self.q, self.k, self.v, *between, self.out) if block)
+        return given(self.q, self.k, self.v, *between, self.out)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block, Param, Residual, Sequence
+from memcalc.blocks.base import Block, Param, Residual, Sequence, given
 from memcalc.blocks.basic import Conv, Raw
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class GatedBiasAttention(Attention):
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         middle = (self.q, self.k, self.v, self.gate_rows, self.bias_table, self.out)
-        return tuple(block for block in middle if block)
+        return given(*middle)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.base import Block, Param, Sequence
+from memcalc.blocks.base import Block, Param, Sequence, given
 
 if TYPE_CHECKING:
     from memcalc.blocks.basic import Embedding, Linear
@@ -51,7 +51,7 @@ class SpectrogramPrenet(Block):
     later: float = 0.0
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return tuple(part for part in (self.layers, self.last, self.positions, self.speaker) if part)
+        return given(self.layers, self.last, self.positions, self.speaker)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,4 +64,4 @@ class SpectrogramPostnet(Block):
     bins: int = 80
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return tuple(part for part in (self.frames, self.ends, self.convs) if part)
+        return given(self.frames, self.ends, self.convs)

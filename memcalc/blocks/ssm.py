@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from memcalc.blocks.base import Block, Param
+from memcalc.blocks.base import Block, Param, given
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Mamba(Block):
         return (Param("A_log", (self.inner, self.state)), Param("D", (self.inner,)))
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return _given(self.in_proj, self.conv, self.x_proj, *self.norms, self.dt_proj, self.out_proj)
+        return given(self.in_proj, self.conv, self.x_proj, *self.norms, self.dt_proj, self.out_proj)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Mamba2(Block):
         return tuple(Param(name, (self.heads,)) for name in ("dt_bias", "A_log", "D"))
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return _given(self.in_proj, self.conv, self.norm, self.out_proj)
+        return given(self.in_proj, self.conv, self.norm, self.out_proj)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +95,7 @@ class GatedDelta(Block):
         return (Param("dt_bias", (self.value_heads,)), Param("A_log", (self.value_heads,)))
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return _given(*self.projections, self.conv, self.norm, self.out_proj)
-
-
-def _given(*blocks: Block | None) -> tuple[Block, ...]:
-    return tuple(block for block in blocks if block)
+        return given(*self.projections, self.conv, self.norm, self.out_proj)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +113,7 @@ class KimiDelta(GatedDelta):
         return (Param("forget_gate.dt_bias", (channels,)), Param("forget_gate.A_log", self.decay_shape))
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return _given(*self.projections, self.conv, *self.forget, self.norm, self.out_proj)
+        return given(*self.projections, self.conv, *self.forget, self.norm, self.out_proj)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +140,7 @@ class ShortConv(Block):
     out_proj: Block | None = None
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return _given(self.in_proj, self.conv, self.out_proj)
+        return given(self.in_proj, self.conv, self.out_proj)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +169,7 @@ class Lightning(Block):
         return tuple(Param(name, shape, buffer=True) for name, shape in decays.items())
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return _given(self.qkv, self.norm, self.gate, self.out)
+        return given(self.qkv, self.norm, self.gate, self.out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +195,7 @@ class RgLru(Block):
         return (Param("rg_lru.recurrent_param", (self.width,)), *gates)
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return _given(self.y, self.x, self.conv, self.out)
+        return given(self.y, self.x, self.conv, self.out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,4 +215,4 @@ class Mlstm(Block):
     out: Block | None = None
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return _given(*self.projections, self.norm, self.out)
+        return given(*self.projections, self.norm, self.out)

@@ -1,11 +1,11 @@
-"""More of denoisers: vectors that one module makes for all layers, text refined before its layers, tables of a grid."""
+"""What some denoisers do before and between their layers: vectors for all of them, text refined, a row for every sample."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from memcalc.blocks.base import Block, Sequence
+from memcalc.blocks.base import Block, Sequence, given
 
 if TYPE_CHECKING:
     from memcalc.blocks.base import Stack
@@ -38,7 +38,7 @@ class TokenRefiner(Block):
     layers: Stack | None = None
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return tuple(block for block in (self.time, self.pooled, self.into, self.layers) if block)
+        return given(self.time, self.pooled, self.into, self.layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,5 +76,19 @@ class PaddedTokens(Sequence):
 @dataclass(frozen=True, slots=True)
 class WholeRows(Block):
     """Image and text of each sample in one row, the image's tokens first; or (`back`) these alone again (Z-Image)."""
+
+    back: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SampleTables(Block):
+    """Complex numbers that rotate text, image and both in one row, of `axes` channels, for every sample (Lumina)."""
+
+    axes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRows(Block):
+    """Text and image of each sample put into one row; or (`back`) the image's tokens cut out again (Lumina)."""
 
     back: bool = False

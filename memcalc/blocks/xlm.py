@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memcalc.blocks.base import Block, Stack
+from memcalc.blocks.base import Block, Stack, given
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,4 +22,4 @@ class PartLists(Block):
     pre_norm: bool = False
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
-        return tuple(part for part in (self.attentions, self.first, self.feeds, self.second) if part)
+        return given(self.attentions, self.first, self.feeds, self.second)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block, Param, Residual
+from memcalc.blocks.base import Block, Param, Residual, given
 from memcalc.blocks.basic import Conv
 
 
@@ -28,7 +28,7 @@ class ConvolvedAttention(Attention):
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         found = (self.q, self.k, self.v, self.delayed, self.depthwise, self.grouped, self.out)
-        return tuple(block for block in found if block)
+        return given(*found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class StateRouter(Block):
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         found = (self.down, self.norm, self.first, self.second, self.out)
-        return tuple(block for block in found if block)
+        return given(*found)
 
 
 @dataclass(frozen=True, slots=True)

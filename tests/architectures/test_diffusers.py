@@ -9,8 +9,9 @@ import pytest
 from memcalc.architectures import build
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.basic import Conv
-from memcalc.blocks.diffusion import JointAttention, JointBlock, ResBlock
 from memcalc.blocks.image import Join, Keep, Resample
+from memcalc.blocks.joint import JointAttention, JointBlock
+from memcalc.blocks.unet import ResBlock
 from memcalc.errors import RunInvalid
 from tests.architectures.walk import kinds
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from memcalc.blocks.base import Sum
 from memcalc.blocks.basic import Conv, Linear, Norm
-from memcalc.blocks.diffusion import Condition, JointAttention, JointBlock, Modulation, ResBlock, SingleBlock
+from memcalc.blocks.diffusion import Condition, Modulation
 from memcalc.blocks.image import ChannelScale, Excite, Flatten, Positions, Prefix, ResponseNorm, Windows
+from memcalc.blocks.joint import JointAttention, JointBlock, SingleBlock
 from memcalc.blocks.multimodal import ConvTokens, Images
+from memcalc.blocks.unet import ResBlock
 from memcalc.tensors import Tensor, tensors
 
 

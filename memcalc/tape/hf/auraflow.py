@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.diffusion import JointAttention, JointBlock, ModulatedBlock, PickedPositions, Registers
+from memcalc.blocks.diffusion import ModulatedBlock
+from memcalc.blocks.joint import JointAttention, JointBlock, PickedPositions, Registers
 from memcalc.tape import functions as f
 from memcalc.tape.hf.dit import both, by_head, joint, modulated, normed, text, through, vectors
 from memcalc.tape.rules import Around, rule, run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.diffusion import SingleBlock
+from memcalc.blocks.joint import SingleBlock
 from memcalc.blocks.streams import Approximator, PickedVectors
 from memcalc.tape import functions as f
 from memcalc.tape.hf.basic import activate

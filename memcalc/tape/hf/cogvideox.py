@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.basic import Conv
-from memcalc.blocks.diffusion import FramePatches, Frames, RowBlock
+from memcalc.blocks.video import FramePatches, Frames, RowBlock
 from memcalc.tape import functions as f
 from memcalc.tape.hf.attention import heads
 from memcalc.tape.hf.dit import modulated, text, through, vectors

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.diffusion import (
-    JointAttention,
-    JointBlock,
-    Modulate,
-    ModulatedBlock,
-    Modulation,
-    TablePositions,
-)
+from memcalc.blocks.diffusion import Modulate, ModulatedBlock, Modulation, TablePositions
+from memcalc.blocks.joint import JointAttention, JointBlock
 from memcalc.tape import functions as f
 from memcalc.tape.hf.attention import heads
 from memcalc.tape.rules import Around, gone, rule, run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.diffusion import JointAttention, JointBlock, OneRow, SingleBlock
+from memcalc.blocks.joint import JointAttention, JointBlock, OneRow, SingleBlock
 from memcalc.blocks.mlp import Mlp
 from memcalc.tape import functions as f
 from memcalc.tape.hf.basic import activate

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.diffusion import Condition, JointAttention, JointBlock, ModulatedBlock, SingleBlock
+from memcalc.blocks.diffusion import Condition, ModulatedBlock
+from memcalc.blocks.joint import JointAttention, JointBlock, SingleBlock
 from memcalc.blocks.streams import GridAngles, TokenRefiner
 from memcalc.tape import functions as f
 from memcalc.tape.hf.attention import heads

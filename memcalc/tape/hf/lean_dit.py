@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.diffusion import GatedMap, VideoTables
+from memcalc.blocks.diffusion import GatedMap
+from memcalc.blocks.video import VideoTables
 from memcalc.tape import functions as f
 from memcalc.tape.hf.attention import heads
 from memcalc.tape.hf.dit import by_head

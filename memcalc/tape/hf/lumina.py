@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.diffusion import ModulatedBlock, SampleRows, SampleTables
+from memcalc.blocks.diffusion import ModulatedBlock
 from memcalc.blocks.mlp import Mlp
+from memcalc.blocks.streams import SampleRows, SampleTables
 from memcalc.tape import functions as f
 from memcalc.tape.hf.dit import by_head, normed, text, through, vectors
 from memcalc.tape.rules import Around, rule, run

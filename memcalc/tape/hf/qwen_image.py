@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.diffusion import ComplexRotary, JointAttention, JointBlock
+from memcalc.blocks.joint import ComplexRotary, JointAttention, JointBlock
 from memcalc.tape import functions as f
 from memcalc.tape.hf.dit import both, clipped, joint, modulated, norm, text, through, vectors
 from memcalc.tape.rules import Around, rule, run

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.basic import Norm
-from memcalc.blocks.diffusion import BasicBlock, Cut, Divided, ResBlock
+from memcalc.blocks.diffusion import Cut
 from memcalc.blocks.image import Join, Keep, Pad, PixelGroups, Resample, SamePad, Unflatten
 from memcalc.blocks.mlp import Mlp
+from memcalc.blocks.unet import BasicBlock, Divided, ResBlock
 from memcalc.tape import functions as f
 from memcalc.tape.functions import maps
 from memcalc.tape.hf.attention import heads

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.basic import Norm
-from memcalc.blocks.diffusion import GridTables, ModulatedBlock, WideModulate
+from memcalc.blocks.diffusion import ModulatedBlock
+from memcalc.blocks.video import GridTables, WideModulate
 from memcalc.tape import functions as f
 from memcalc.tape.hf.dit import by_head, norm, through
 from memcalc.tape.rules import Around, rule, run
