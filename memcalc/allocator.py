@@ -12,7 +12,7 @@ from bisect import bisect_left, insort
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
 MIB = 2**20
 SMALL, SMALL_SEGMENT, LARGE_SEGMENT, OWN_SEGMENT, ROUND_SEGMENT = MIB, 2 * MIB, 20 * MIB, 10 * MIB, 2 * MIB
@@ -160,9 +160,9 @@ def parted(moves: list[int], sizes: Sequence[int]) -> Parted:
     return Parted(small, [move for move in moves if sizes[move if move >= 0 else ~move] > SMALL] if small else moves)
 
 
-def without(move: int, moves: Parted) -> Parted:
-    """The moves but for one."""
-    return Parted(*([other for other in part if other != move] for part in moves))
+def without(gone: Container[int], moves: Parted) -> Parted:
+    """The moves but for some."""
+    return Parted(*([move for move in part if move not in gone] for part in moves))
 
 
 class CachingAllocator:

@@ -71,6 +71,17 @@ class Moves:
         self.left = [number for number in reversed(self._staying) if number not in self._ended]
         self.streams = self._parted()
 
+    @property
+    def found(self) -> list[int]:
+        """The births of gradients that earlier micro batches have left, as large ones in the order in which they come."""
+        recording = self.recording
+        numbers = {self.outside[storage] for storage in recording.left if storage in self.outside}
+        for stack, bases, records in zip(recording.stacks, self.bases, self.records, strict=True):
+            for sample, base in zip(stack.order, bases, strict=True):
+                own = records[sample].numbers
+                numbers.update(base + own[storage] for storage in recording.left if storage in own)
+        return [move for moves in self._moves.values() for move in moves if move in numbers]
+
     def _run(self) -> None:
         recording, at = self.recording, 0
         if recording.outputs >= 0:  # the first storage is the outputs of the step before: they are there already

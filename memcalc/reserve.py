@@ -7,6 +7,7 @@ step needs on top.
 from __future__ import annotations
 
 from itertools import groupby
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from memcalc import moves as moving
@@ -17,7 +18,7 @@ from memcalc.tape.values import rounded
 from memcalc.turns import keep
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from memcalc.allocator import Block
     from memcalc.sharding.strategy import Staged
@@ -87,9 +88,10 @@ def reserved(
         gradients: list[Block] = []
         if making:
             gradients, outputs = _micro_step(allocator, making, outputs, others)
+        there = _there(making, gradients, step) if making and recording.left else {}
         early, late = (allocator.several(sizes) for sizes in ((staged.early, staged.late) if staged else ((), ())))
         now = Moves(opening, floor) if first and opening else step
-        alive, outputs = _micro_step(allocator, now, outputs, others)
+        alive, outputs = _micro_step(allocator, now, outputs, others, there)
         wide = _staged(allocator, staged, early, late, alive) if staged else []
         if first and not opening:
             _keep(allocator, states)
@@ -138,21 +140,41 @@ def _keep(allocator: CachingAllocator, turns: Iterable[Turns]) -> None:
 
 
 def _micro_step(
-    allocator: CachingAllocator, step: Moves, outputs: Block, others: dict[int, CachingAllocator]
+    allocator: CachingAllocator,
+    step: Moves,
+    outputs: Block,
+    others: dict[int, CachingAllocator],
+    there: Mapping[int, Block] = MappingProxyType({}),
 ) -> tuple[list[Block], Block]:
     """Forward and backward pass: what is alive then, and the outputs; `outputs` are those of the micro batch before.
 
-    Each stream has blocks of its own (`others`), which no other stream is given.
+    Each stream has blocks of its own (`others`), which no other stream is given. `there` are blocks of births that have been.
     """
     alive = [END] * len(step.sizes)
-    gone = ~step.before if step.before >= 0 and outputs is END else 0
+    gone = {*there, *([~step.before] if step.before >= 0 and outputs is END else ())}
     if step.before >= 0:
         alive[step.before] = outputs
+    for number, block in there.items():
+        alive[number] = block
     for stream, moves in step.streams.items():
         own = others.setdefault(stream, allocator.__class__()) if stream else allocator
         own.follow(without(gone, moves) if gone else moves, step.sizes, alive)
     left = [block for number in step.left if number != step.outputs and (block := alive[number]) is not END]
     return left, alive[step.outputs] if step.outputs >= 0 else END
+
+
+def _there(making: Moves, gradients: list[Block], step: Moves) -> dict[int, Block]:
+    """The blocks that an earlier micro batch has left, out of the `gradients`, by the births of a step that finds them there.
+
+    Its units' backward passes are in the opposite order of their forward passes.
+    """
+    waiting: dict[int, list[Block]] = {}
+    numbers = (number for number in making.left if number != making.outputs)
+    for number, block in zip(numbers, gradients, strict=True):
+        waiting.setdefault(making.sizes[number], []).append(block)
+    found = {number: waiting[size].pop(0) for number in step.found if waiting.get(size := step.sizes[number])}
+    gradients[:] = [block for blocks in waiting.values() for block in blocks]
+    return found
 
 
 def _staged(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from memcalc.tape.recorder import Layers
 
@@ -13,6 +13,47 @@ if TYPE_CHECKING:
 
     from memcalc.tape.recorder import Added
     from memcalc.tape.step import Recording
+
+
+class Unreduced(NamedTuple):
+    """How a micro batch whose gradients are not reduced differs: storages that it `keeps`, and those that it has not.
+
+    It keeps what the later one adds to gradients that are there, and neither finds these nor `reduces`.
+    """
+
+    keeps: frozenset[int]
+    reduces: frozenset[int]
+
+
+def without_reduction(recording: Recording, how: Unreduced) -> Recording:
+    """The micro batch that leaves the gradients to the one recorded: no_sync, before anything is there to add to."""
+    absent = how.reduces | recording.left
+    gone = [
+        at for at, event in enumerate(recording.events)
+        if (event if event >= 0 else ~event) in absent or (event < 0 and ~event in how.keeps)
+    ]  # fmt: skip
+    dropped = set(gone)
+    events = [event for at, event in enumerate(recording.events) if at not in dropped]
+    return replace(
+        recording,
+        events=events,
+        gradients=(recording.gradients | how.keeps) - absent,
+        stacks=[_closed_up(stack, gone) for stack in recording.stacks],
+        forward_end=recording.forward_end - bisect_left(gone, recording.forward_end),
+        end=len(events),
+        left=frozenset(),
+        products=(),
+        unreduced=None,
+    )
+
+
+def _closed_up(stack: Layers, gone: Sequence[int]) -> Layers:
+    """The stack with its boundaries in a log without the events at those places."""
+    moved = Layers(stack.path, stack.order)
+    moved.sequences, moved.shared = stack.sequences, stack.shared
+    moved.events = [at - bisect_left(gone, at) for at in stack.events]
+    moved.returns = [at - bisect_left(gone, at) for at in stack.returns]
+    return moved
 
 
 def first_micro_batch(recording: Recording, added: Sequence[Added]) -> Recording:

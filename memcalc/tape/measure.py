@@ -107,7 +107,11 @@ def _measured(
         trained = [held(tensor, optimizer, setting) for tensor in _trained(local.states)] if steps_here else []
         there, grows = _there(local, setting, strategy, recording.inputs), setting.expandable_segments
         earlier = None
-        if inner.accumulating and local.accumulated is None:
+        if recording.unreduced:
+            from memcalc.tape.earlier import without_reduction  # noqa: PLC0415 - few strategies have any
+
+            earlier = without_reduction(recording, recording.unreduced)
+        elif inner.accumulating and local.accumulated is None:
             earlier = _first(recording, lambda: record(model, replace(inner, accumulating=False), weights, attach))
         opening = None
         if inner.spends:

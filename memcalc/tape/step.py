@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from memcalc.cycles import Stream
     from memcalc.model import Model
     from memcalc.overlay import Overlay
+    from memcalc.tape.earlier import Unreduced
     from memcalc.tape.recorder import Added
     from memcalc.tape.setting import Setting
     from memcalc.tape.units import Sharder
@@ -42,6 +43,7 @@ class Recording:
       memcalc.cycles.pooled replays the allocator.
     * `tried` is what a strategy makes and lets go of before the first step: bytes for a birth, ~n for the n-th born's death.
     * `added` are the gradients that it adds to those of earlier micro batches, if what these are like follows from them.
+    * `unreduced` is what an earlier micro batch does otherwise, where a strategy reduces the last one's gradients alone.
     * `in_flight` is how many micro batches a pipeline stage holds: numerator and denominator, the latter above 1 where
       their layers are counted in chunks. `once` are bytes that are there but once when the forward pass ends.
     * `inputs` are the tensors that `resident` counts together: bytes of one, how many like it.
@@ -74,6 +76,7 @@ class Recording:
     once: int = 0
     inputs: tuple[tuple[int, int], ...] = ()
     added: tuple[Added, ...] | None = None
+    unreduced: Unreduced | None = None
 
     @cached_property
     def deaths(self) -> dict[int, int]:

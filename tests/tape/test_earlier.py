@@ -9,7 +9,7 @@ import pytest
 
 from memcalc.resolve import resolve
 from memcalc.simulation import setting_of, simulate
-from memcalc.tape.earlier import first_micro_batch
+from memcalc.tape.earlier import first_micro_batch, without_reduction
 from memcalc.tape.step import record_step
 from memcalc.validation import parse_run
 
@@ -36,6 +36,10 @@ RUNS = [
     *({"model": model, **switches} for model in (*LANGUAGE, *OTHERS) for switches in SWITCHES),
     *({"model": model, **switches} for model in LANGUAGE for switches in ADAPTED),
 ]
+
+FLAT = [
+    {}, {"reduce_dtype": "fp32"}, {"use_orig_params": True}, {"forward_prefetch": True}, {"wrap": "none"},
+]  # fmt: skip
 
 
 def told(recording: Recording) -> tuple[object, ...]:
@@ -64,3 +68,49 @@ def test_what_follows_is_what_would_be_recorded(run: dict[str, Any]) -> None:
     assert setting_of(plan).accumulating
     simulate(plan, both)
     assert met == [True]
+
+
+@pytest.mark.parametrize("options", FLAT, ids=str)
+@pytest.mark.parametrize("checkpointing", ["none", "full"])
+def test_what_is_not_reduced_leaves_what_the_next_micro_batch_finds(
+    options: dict[str, Any], checkpointing: str
+) -> None:
+    """FSDP1's no_sync: flat gradients stay, one of each unit, and nothing else does; the last unit's is the first."""
+    met: list[Recording] = []
+
+    def kept(*given: Any) -> Recording:
+        met.append(record_step(*given))
+        return met[-1]
+
+    sharding = {"strategy": "fsdp", "version": 1, **options}
+    run = {"model": "qwen3-0.6b", "precision": "mixed-bf16", "checkpointing": checkpointing, "gpus": 8}
+    simulate(resolve(parse_run({**run, "sharding": sharding, "grad_accum": 2})), kept)
+    later = met[0]
+    assert later.unreduced is not None
+    first = without_reduction(later, later.unreduced)
+    alive: list[int] = []
+    for event in first.events:
+        if event >= 0:
+            alive.append(event)
+        else:
+            alive.remove(~event)
+    found = [event for event in later.events if event in later.left]
+    assert first.gradients.issuperset(alive)
+    assert [first.sizes[storage] for storage in alive[::-1]] == [later.sizes[storage] for storage in found]
+    for before, after in zip(later.stacks, first.stacks, strict=True):
+        assert [later.events[at] for at in before.returns] == [first.events[at] for at in after.returns]
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("word", ["FULL_SHARD", "SHARD_GRAD_OP"])
+def test_only_what_is_added_to_is_found_there(micro_batches: int, word: str) -> None:
+    met: list[Recording] = []
+
+    def kept(*given: Any) -> Recording:
+        met.append(record_step(*given))
+        return met[-1]
+
+    sharding = {"strategy": "fsdp", "version": 1, "sharding_strategy": word}
+    run = {"model": "qwen3-0.6b", "gpus": 8, "sharding": sharding, "grad_accum": micro_batches}
+    simulate(resolve(parse_run(run)), kept)
+    assert (met[0].unreduced is not None) == (micro_batches > 1 and word == "FULL_SHARD")
