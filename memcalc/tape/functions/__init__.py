@@ -3,6 +3,7 @@
 from memcalc.tape.functions.arithmetic import add, add_, div, mul, mul_, neg, scale, scale_, shift, subtract
 from memcalc.tape.functions.casts import lower, to, to_contiguous, upper
 from memcalc.tape.functions.contractions import einsum
+from memcalc.tape.functions.joining import assign, cat, pad, pad_both, roll, stack
 from memcalc.tape.functions.kernels import attention, flash, flash_attn
 from memcalc.tape.functions.lookup import (
     cross_entropy,
@@ -75,24 +76,18 @@ from memcalc.tape.functions.reduce import (
 )  # fmt: skip
 from memcalc.tape.functions.shaping import (
     as_strided,
-    assign,
-    cat,
     chunk,
     clone,
     contiguous,
     expand,
     narrow,
-    pad,
-    pad_both,
     permute,
     repeat,
     repeat_interleave,
     reshape,
-    roll,
     select,
     split,
     squeeze,
-    stack,
     transpose,
     unbind,
     unsqueeze,

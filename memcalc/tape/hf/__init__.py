@@ -10,7 +10,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
-from memcalc.tape.hf import attention, basic, feed_forward, layers
+from memcalc.tape.hf import attention, basic, feed_forward, layers, norms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,4 +79,4 @@ def load(formula: str, blocks: str) -> Iterator[None]:
         yield
 
 
-__all__ = ["attention", "basic", "feed_forward", "layers", "load"]
+__all__ = ["attention", "basic", "feed_forward", "layers", "load", "norms"]

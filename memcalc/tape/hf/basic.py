@@ -1,4 +1,4 @@
-"""Linear layers (with their adapters), embeddings, norms, dropout and activation functions."""
+"""Linear layers (with their adapters), embeddings, dropout, and what is one operation of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from memcalc.blocks.basic import (
     Dropout,
     Embedding,
     Linear,
-    Norm,
     ProductLinear,
     Raw,
     Scale,
@@ -18,8 +17,9 @@ from memcalc.blocks.basic import (
     TransposedLinear,
 )
 from memcalc.tape import functions as f
-from memcalc.tape.autograd import Gradients, Leaf, Node, record
+from memcalc.tape.autograd import Leaf
 from memcalc.tape.hf import kernels, quantized
+from memcalc.tape.hf.activations import activate
 from memcalc.tape.hf.adapters import adapted, embedded, prepared, prompted, with_tokens
 from memcalc.tape.rules import Around, rule
 
@@ -120,102 +120,6 @@ def indices(t: Tape, kind: str, x: Value, around: Around) -> Value:
     return t.new((batch, seq), "int64")
 
 
-@rule(Norm)
-def norm(t: Tape, block: Norm, x: Value, around: Around) -> Value:
-    """nn.LayerNorm, or LlamaRMSNorm.forward: fp32 inside, cast back before the weight (modeling_llama.py)."""
-    if block.kind in ("rms", "rms-no-weight"):
-        return rms_norm(t, block, x)
-    weight = t.weight("weight", (block.width,)) if block.kind != "none" else None
-    bias = t.weight("bias", (block.width,)) if block.kind == "layer" else None
-    return f.layer_norm(x, weight, bias)
-
-
-def rms_norm(t: Tape, block: Norm, x: Value) -> Value:
-    """LlamaRMSNorm.forward."""
-    if block.kind == "rms" and kernels.takes_norm(t, block):
-        return kernels.rms_norm(t, x, t.weight("weight", (block.width,)))
-    dtype = x.dtype
-    x = f.to(x, "fp32")
-    variance = f.mean(f.square(x), -1)
-    x = f.mul(x, f.rsqrt(f.shift(variance)))
-    if block.kind == "rms-no-weight":
-        return f.to(x, dtype)
-    return f.mul(t.weight("weight", (block.width,)), f.to(x, dtype))
-
-
-@rule(Norm, "gemma")
-def gemma_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
-    """GemmaRMSNorm.forward: fp32 throughout, times 1 + weight (modeling_gemma.py)."""
-    if kernels.takes_norm(t, block):
-        return kernels.rms_norm(t, x, t.weight("weight", (block.width,)))
-    wide = f.to(x, "fp32")
-    out = f.mul(wide, f.rsqrt(f.shift(f.mean(f.square(wide), -1))))
-    del wide
-    out = f.mul(out, f.shift(f.to(t.weight("weight", (block.width,)), "fp32")))
-    return f.to(out, x.dtype)
-
-
-@rule(Norm, "olmo2", "gpt_oss")
-def olmo2_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
-    """Olmo2RMSNorm.forward: the weight is applied before the cast back (modeling_olmo2.py)."""
-    if kernels.takes_norm(t, block):
-        return kernels.rms_norm(t, x, t.weight("weight", (block.width,)))
-    dtype = x.dtype
-    x = f.to(x, "fp32")
-    variance = f.mean(f.square(x), -1)
-    x = f.mul(x, f.rsqrt(f.shift(variance)))
-    return f.to(f.mul(t.weight("weight", (block.width,)), x), dtype)
-
-
-@rule(Norm, "helium")
-def helium_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
-    """HeliumRMSNorm.forward: the weight is widened and applied before the cast back (modeling_helium.py)."""
-    dtype = x.dtype
-    x = f.to(x, "fp32")
-    variance = f.mean(f.square(x), -1)
-    x = f.mul(x, f.rsqrt(f.shift(variance)))
-    return f.to(f.mul(f.to(t.weight("weight", (block.width,)), "fp32"), x), dtype)
-
-
-@rule(Norm, "nemotron")
-def nemotron_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
-    """NemotronLayerNorm1P.forward: a LayerNorm whose weight is 1 + weight (modeling_nemotron.py)."""
-    weight, bias = f.shift(t.weight("weight", (block.width,))), t.weight("bias", (block.width,))
-    return f.layer_norm(x, weight, bias)
-
-
-@rule(Norm, "t5")
-def t5_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
-    """T5LayerNorm.forward: the input itself, times a factor in fp32 (modeling_t5.py)."""
-    variance = f.mean(f.square(f.to(x, "fp32")), -1)
-    if block.kind == "rms-no-weight":  # diffusers' RMSNorm.forward
-        return f.to(f.mul(x, f.rsqrt(f.shift(variance))), x.dtype)
-    weight = t.weight("weight", (block.width,))
-    x = f.mul(x, f.rsqrt(f.shift(variance)))
-    if weight.dtype in ("fp16", "bf16"):
-        x = f.to(x, weight.dtype)
-    return f.mul(weight, x)
-
-
-@rule(Norm, "olmo")
-def olmo_norm(_: Tape, block: Norm, x: Value, around: Around) -> Value:
-    """OlmoLayerNorm.forward: fp32, no parameters (modeling_olmo.py)."""
-    return f.to(f.layer_norm(f.to(x, "fp32"), None, None), x.dtype)
-
-
-@rule(Norm, "cohere")
-def cohere_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
-    """CohereLayerNorm.forward: mean and variance by hand in fp32 (modeling_cohere.py)."""
-    dtype = x.dtype
-    x = f.to(x, "fp32")
-    mean = f.mean(x, -1)
-    variance = f.mean(f.square(f.subtract(x, mean)), -1)
-    x = f.mul(f.subtract(x, mean), f.rsqrt(f.shift(variance)))
-    shape = (block.heads, block.width) if block.heads else (block.width,)
-    x = f.mul(f.to(t.weight("weight", shape), "fp32"), x)
-    return f.to(x, dtype)
-
-
 @rule(Cast)
 def cast(t: Tape, block: Cast, x: Value, around: Around) -> Value:
     """x.to(dtype); what is cast for the head is the base model's output, which outlives the cast."""
@@ -260,58 +164,3 @@ def dropout(_: Tape, block: Dropout, x: Value, around: Around) -> Value:
 def activation(_: Tape, block: Activation, x: Value, around: Around) -> Value:
     """An activation of its own in a sequence."""
     return activate(block.function, x)
-
-
-def activate(name: str, x: Value) -> Value:
-    """ACT2FN[name](x) (transformers/activations.py)."""
-    match name:
-        case "gelu_new" | "gelu_fast" | "bloom_gelu":
-            return {"gelu_new": gelu_new, "gelu_fast": gelu_fast, "bloom_gelu": bloom_gelu}[name](x)
-        case "glu":
-            return f.glu(x, 1)
-        case "gelu_python":
-            return f.mul(f.scale(x), f.shift(f.erf(f.scale(x))))
-        case "silu" | "swish":
-            return f.silu(x)
-        case "relu" | "tanh" | "sigmoid":
-            return {"relu": f.relu, "tanh": f.tanh, "sigmoid": f.sigmoid}[name](x)
-        case "relu2":
-            return f.squared(f.relu(x))
-        case "quick_gelu":
-            return f.mul(x, f.sigmoid(f.scale(x)))
-        case "linear" | "identity" | "none":
-            return x
-        case _:
-            return f.gelu(x)
-
-
-def gelu_new(x: Value) -> Value:
-    """NewGELUActivation: 0.5 * x * (1 + tanh(c * (x + 0.044715 * x.pow(3))))."""
-    half = f.scale(x)
-    return f.mul(half, f.shift(f.tanh(f.scale(f.add(x, f.scale(f.power(x)))))))
-
-
-def gelu_fast(x: Value) -> Value:
-    """FastGELUActivation: 0.5 * x * (1 + tanh(x * c * (1 + 0.044715 * x * x)))."""
-    half = f.scale(x)
-    return f.mul(half, f.shift(f.tanh(f.mul(f.scale(x), f.shift(f.mul(f.scale(x), x))))))
-
-
-def bloom_gelu(x: Value) -> Value:
-    """GeLUFunction: a function of its own that saves its input and works in many temporaries (modeling_bloom.py)."""
-    node = record(x.tape, _bloom_gelu_backward, (x,), (x,))
-    with x.tape.no_grad():
-        half = f.scale(x)
-        inner = f.mul(f.scale(x), f.shift(f.mul(f.scale(x), x)))
-        out = f.mul(half, f.shift(f.tanh(inner)))
-    out.node = node
-    return out
-
-
-def _bloom_gelu_backward(node: Node, g: Value) -> Gradients:
-    """bloom_gelu_back."""
-    (x,) = node.load()
-    tanh = f.tanh(f.mul(f.scale(x), f.shift(f.mul(f.scale(x), x))))
-    slope = f.mul(f.scale(x), f.mul(f.shift(f.mul(tanh, tanh)), f.shift(f.mul(f.scale(x), x))))
-    slope = f.add(slope, f.scale(f.shift(tanh)))
-    return (f.mul(slope, g),)

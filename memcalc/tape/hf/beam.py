@@ -8,8 +8,8 @@ from memcalc.blocks.attention import Attention
 from memcalc.blocks.beam import WeighedResidual
 from memcalc.blocks.mlp import Mlp
 from memcalc.tape import functions as f
+from memcalc.tape.hf.activations import activate
 from memcalc.tape.hf.attention import attend, separate
-from memcalc.tape.hf.basic import activate
 from memcalc.tape.hf.rotary import rotate
 from memcalc.tape.rules import Around, rule, run
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.joint import SingleBlock
 from memcalc.blocks.streams import Approximator, PickedVectors
 from memcalc.tape import functions as f
-from memcalc.tape.hf.basic import activate
+from memcalc.tape.hf.activations import activate
 from memcalc.tape.hf.diffusion import sinusoids
 from memcalc.tape.hf.dit import clipped, modulated, norm, vectors
 from memcalc.tape.rules import Around, rule, run

@@ -8,9 +8,9 @@ from memcalc.blocks.attention import Attention
 from memcalc.blocks.mla import CompressedAttention, Compressor, CompressorIndexer
 from memcalc.blocks.mlp import Mlp, Router
 from memcalc.tape import functions as f
+from memcalc.tape.hf.activations import activate
 from memcalc.tape.hf.adapters import adapted_matrix
 from memcalc.tape.hf.attention import eager
-from memcalc.tape.hf.basic import activate
 from memcalc.tape.hf.hyper import frequencies, half_tables, unweighted_norm
 from memcalc.tape.hf.rotary import rotate_pairs
 from memcalc.tape.rules import Around, inside, rule, run

@@ -8,7 +8,7 @@ from memcalc.blocks.basic import Norm
 from memcalc.blocks.image import Axes, Excite, Local, Pool, ResponseNorm, Shortcut
 from memcalc.tape import functions as f
 from memcalc.tape.functions import maps
-from memcalc.tape.hf.basic import activate
+from memcalc.tape.hf.activations import activate
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from memcalc.blocks.disentangled import (
     RelativeTable,
 )
 from memcalc.tape import functions as f
+from memcalc.tape.hf.activations import activate
 from memcalc.tape.hf.attention import project
-from memcalc.tape.hf.basic import activate
 from memcalc.tape.hf.combinators import sequence
 from memcalc.tape.rules import Around, inside, rule, run
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.attention import DynamicAttention
 from memcalc.blocks.doge import NeuronExperts, ScaledResidual
 from memcalc.tape import functions as f
+from memcalc.tape.hf.activations import activate
 from memcalc.tape.hf.attention import eager, project, repeat_kv, sdpa, separate
-from memcalc.tape.hf.basic import activate
 from memcalc.tape.hf.rotary import rotate
 from memcalc.tape.rules import Around, rule, run
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.ssm import Mamba2
 from memcalc.tape import functions as f
-from memcalc.tape.hf.basic import activate
+from memcalc.tape.hf.activations import activate
 from memcalc.tape.rules import Around, inside, rule, run
 
 if TYPE_CHECKING:

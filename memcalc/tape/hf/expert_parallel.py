@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import record
-from memcalc.tape.hf.basic import activate
+from memcalc.tape.hf.activations import activate
 from memcalc.tape.units import called
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from memcalc.blocks.basic import Linear
 from memcalc.blocks.mlp import Experts, Mlp, Moe
 from memcalc.tape import functions as f
 from memcalc.tape.hf import liger
+from memcalc.tape.hf.activations import activate
 from memcalc.tape.hf.adapters import adapted_weight
-from memcalc.tape.hf.basic import activate
 from memcalc.tape.rules import Around, inside, rule, run
 from memcalc.tensors import numbers
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.mlp import Mlp
 from memcalc.tape import functions as f
 from memcalc.tape.hf import kernels
-from memcalc.tape.hf.activations import xielu
-from memcalc.tape.hf.basic import activate, stored
+from memcalc.tape.hf.activations import activate, xielu
+from memcalc.tape.hf.basic import stored
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:

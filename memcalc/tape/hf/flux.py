@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.joint import AxialRotary, JointAttention, SingleBlock
 from memcalc.tape import functions as f
-from memcalc.tape.hf.basic import activate
+from memcalc.tape.hf.activations import activate
 from memcalc.tape.hf.dit import both, by_head, clipped, modulated, norm, normed, text, vectors
 from memcalc.tape.rules import Around, rule, run
 

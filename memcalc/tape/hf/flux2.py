@@ -8,7 +8,7 @@ from memcalc.blocks.attention import Attention
 from memcalc.blocks.joint import JointAttention, JointBlock, OneRow, SingleBlock
 from memcalc.blocks.mlp import Mlp
 from memcalc.tape import functions as f
-from memcalc.tape.hf.basic import activate
+from memcalc.tape.hf.activations import activate
 from memcalc.tape.hf.dit import by_head, clipped, joint, modulated, norm, normed, text, through
 from memcalc.tape.hf.flux import flux_attend
 from memcalc.tape.rules import Around, rule, run

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.ssm import RgLru
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Gradients, Node, record
-from memcalc.tape.hf.basic import activate
+from memcalc.tape.hf.activations import activate
 from memcalc.tape.hf.dual import causal_conv
 from memcalc.tape.loops import loop
 from memcalc.tape.rules import Around, rule, run

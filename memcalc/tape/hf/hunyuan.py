@@ -9,8 +9,8 @@ from memcalc.blocks.diffusion import Condition, ModulatedBlock
 from memcalc.blocks.joint import JointAttention, JointBlock, SingleBlock
 from memcalc.blocks.streams import GridAngles, TokenRefiner
 from memcalc.tape import functions as f
+from memcalc.tape.hf.activations import activate
 from memcalc.tape.hf.attention import heads
-from memcalc.tape.hf.basic import activate
 from memcalc.tape.hf.diffusion import through as conditioned
 from memcalc.tape.hf.dit import by_head, joint, modulated, norm, normed, text, through, vectors
 from memcalc.tape.hf.flux import rotated

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.mlp import Experts, LinearRouter, Moe
 from memcalc.tape import functions as f
+from memcalc.tape.hf.activations import activate
 from memcalc.tape.hf.attention import attend
-from memcalc.tape.hf.basic import activate
 from memcalc.tape.hf.rotary import rotated
 from memcalc.tape.hf.routers import logits_of
 from memcalc.tape.rules import Around, inside, rule, run

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.ssm import Lightning
 from memcalc.tape import functions as f
-from memcalc.tape.hf.basic import activate
+from memcalc.tape.hf.activations import activate
 from memcalc.tape.loops import EXPLICIT, loop
 from memcalc.tape.recorder import RESIDENT
 from memcalc.tape.rules import Around, rule, run

@@ -9,9 +9,10 @@ from memcalc.blocks.basic import Norm
 from memcalc.blocks.mlp import Moe
 from memcalc.tape import functions as f
 from memcalc.tape.hf import token_choice
+from memcalc.tape.hf.activations import activate
 from memcalc.tape.hf.attention import attend, project
-from memcalc.tape.hf.basic import activate, rms_norm
 from memcalc.tape.hf.latent import complex_rotated
+from memcalc.tape.hf.norms import rms_norm
 from memcalc.tape.rules import Around, inside, rule, run
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.tape import functions as f
+from memcalc.tape.hf.activations import activate
 from memcalc.tape.hf.adapters import adapted_weight
-from memcalc.tape.hf.basic import activate
 from memcalc.tape.hf.experts import TRANSPOSED, expert_weight, gate
 from memcalc.tape.loops import loop
 

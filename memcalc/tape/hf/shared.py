@@ -10,8 +10,8 @@ from memcalc.blocks.mlp import Mlp
 from memcalc.blocks.shared import Hybrid
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Node
+from memcalc.tape.hf.activations import activate
 from memcalc.tape.hf.attention import attend, heads, project
-from memcalc.tape.hf.basic import activate
 from memcalc.tape.hf.rotary import rotated
 from memcalc.tape.rules import Around, inside, rule, run
 from memcalc.tensors import numbers

@@ -12,8 +12,8 @@ from memcalc.blocks.mlp import Mlp
 from memcalc.blocks.unet import BasicBlock, Divided, ResBlock
 from memcalc.tape import functions as f
 from memcalc.tape.functions import maps
+from memcalc.tape.hf.activations import activate
 from memcalc.tape.hf.attention import heads
-from memcalc.tape.hf.basic import activate
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:

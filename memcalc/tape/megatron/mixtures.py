@@ -12,7 +12,7 @@ from memcalc.blocks.mlp import Router
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Gradients, Node, record
 from memcalc.tape.checkpoint import checkpointed
-from memcalc.tape.hf.basic import activate
+from memcalc.tape.hf.activations import activate
 from memcalc.tape.megatron import engine
 from memcalc.tape.megatron.engine import Product
 from memcalc.tape.megatron.modules import recomputes, ways_of

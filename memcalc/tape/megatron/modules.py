@@ -19,7 +19,7 @@ from memcalc.blocks.megatron import (
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Gradients, Node
 from memcalc.tape.checkpoint import checkpointed
-from memcalc.tape.hf.basic import activate
+from memcalc.tape.hf.activations import activate
 from memcalc.tape.megatron import engine
 from memcalc.tape.megatron.adapters import adapted
 from memcalc.tape.megatron.discarding import Discarded
