@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from memcalc.curve import Curve
     from memcalc.plan import Plan
     from memcalc.run import Companion
-    from memcalc.timeline import Phase, Timeline
+    from memcalc.slices import Phase
+    from memcalc.timeline import Timeline
 
 STAYS = {
     "reference": "one log-probability of each token stays",

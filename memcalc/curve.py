@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memcalc.timeline import Slice
+    from memcalc.slices import Slice
 
 SAMPLES = 44  # of the forward and the backward pass, shared out by how much happens in each
 STEP = 4  # of the optimizer step

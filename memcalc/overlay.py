@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from memcalc.timeline import Part, Slice
+    from memcalc.slices import Slice
+    from memcalc.timeline import Part
 
 
 class Laid(NamedTuple):

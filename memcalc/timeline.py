@@ -9,34 +9,25 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from itertools import accumulate
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from memcalc.curve import EMPTY, Curve, curve
 from memcalc.known import Known
 from memcalc.overlay import Heights, alone, part_of, spread
 from memcalc.overlay import parts as parts_laid
 from memcalc.signed import signed_sizes
+from memcalc.slices import Phase, Slice, schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from memcalc.overlay import Overlay
     from memcalc.signed import Moved
-    from memcalc.tape.recorder import Layers
     from memcalc.tape.step import Recording
 
-Phase: TypeAlias = Literal["forward", "backward", "optimizer"]
 Part: TypeAlias = Literal["activations", "gradients", "buffers", "temporary"]
 PARTS: tuple[Part, ...] = ("activations", "gradients", "buffers", "temporary")
-
-
-class Slice(NamedTuple):
-    """A stretch of the log, [start, stop), as the real step would run it; `phase` is the one it belongs to."""
-
-    start: int
-    stop: int
-    phase: Phase
 
 
 @dataclass(frozen=True)
@@ -225,32 +216,6 @@ def _highest(tops: list[int], start: int, stop: int) -> tuple[int, int]:
     """(number of the slice, bytes) where a phase is at its highest."""
     highest = max(tops[start:stop])
     return tops.index(highest, start, stop), highest
-
-
-def schedule(recording: Recording) -> list[Slice]:
-    """The log in the order of the real step: the record of a layer wherever a layer like it runs."""
-    forward = list(_forward(recording.stacks, recording.forward_end))
-    return forward + list(_backward(recording.stacks, recording.forward_end, recording.end))
-
-
-def _forward(stacks: list[Layers], end: int) -> Iterator[Slice]:
-    at = 0
-    for stack in stacks:
-        yield Slice(at, stack.events[0], "forward")
-        records = [Slice(start, stop, "forward") for start, stop in pairwise(stack.events)]
-        yield from map(records.__getitem__, stack.order)
-        at = stack.events[-1]
-    yield Slice(at, end, "forward")
-
-
-def _backward(stacks: list[Layers], start: int, end: int) -> Iterator[Slice]:
-    at = start
-    for stack in reversed(stacks):
-        yield Slice(at, stack.returns[0], "backward")
-        records = [Slice(start, stop, "backward") for start, stop in pairwise(stack.returns)][::-1]
-        yield from map(records.__getitem__, reversed(stack.order))
-        at = stack.returns[-1]
-    yield Slice(at, end, "backward")
 
 
 def _measured(signed: list[int], slices: list[Slice]) -> dict[Slice, tuple[int, int]]:

@@ -10,7 +10,7 @@ from memcalc import estimate
 from memcalc.curve import SAMPLES, STEP, Curve, curve
 from memcalc.render.curve import chart
 from memcalc.report import Report
-from memcalc.timeline import Slice
+from memcalc.slices import Slice
 
 RUNS: list[dict[str, object]] = [
     {"model": "llama-2-7b", "optimizer": "adamw-8bit"},

@@ -10,7 +10,7 @@ import pytest
 from memcalc import estimate, negligible
 from memcalc.known import forget
 from memcalc.negligible import LITTLE, SHARE, below, by_size, stretches
-from memcalc.timeline import schedule
+from memcalc.slices import schedule
 
 if TYPE_CHECKING:
     from memcalc.tape.step import Recording

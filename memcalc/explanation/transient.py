@@ -18,8 +18,9 @@ from memcalc.overlay import Heights
 from memcalc.overlay import parts as parts_laid
 from memcalc.signed import signed_sizes
 from memcalc.simulation import simulate
+from memcalc.slices import Slice, schedule
 from memcalc.tape.step import Recording, record_step
-from memcalc.timeline import Slice, Timeline, fates, schedule
+from memcalc.timeline import Timeline, fates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from memcalc.timeline import schedule
+from memcalc.slices import schedule
 
 if TYPE_CHECKING:
     from memcalc.explanation.kinds import Kinds

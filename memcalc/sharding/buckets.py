@@ -14,8 +14,8 @@ from memcalc.cycles import Stream
 from memcalc.dtypes import BITS
 from memcalc.overlay import Laid, alike
 from memcalc.sharding.marks import Marking, events
+from memcalc.slices import schedule
 from memcalc.tape.values import rounded
-from memcalc.timeline import schedule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

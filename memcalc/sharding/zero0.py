@@ -14,8 +14,8 @@ from memcalc.sharding.marks import Marking
 from memcalc.sharding.strategy import Local, Staged
 from memcalc.sharding.zero import Zero
 from memcalc.sharding.zero12 import trained
+from memcalc.slices import schedule
 from memcalc.tape.values import rounded
-from memcalc.timeline import schedule
 
 if TYPE_CHECKING:
     from memcalc.model import Model
