@@ -124,17 +124,22 @@ def _walk(block: Block, prefix: str, count: int, *, idle: bool = False, still: b
 
 
 def listed(group: Iterable[Tensor], registered: Sequence[str]) -> tuple[Tensor, ...]:
-    """The tensors in the order of Module.parameters(): of the modules in one, the registered come last, in that order."""
+    """The tensors in the order of Module.parameters(): of the modules in one, the registered come last, in that order.
+
+    A module's own parameters come before those of the modules in it.
+    """
     places = {name: place for place, name in enumerate(registered, 1)}
-    met: dict[str, int] = {}
+    met: dict[str, tuple[tuple[int, int], ...]] = {"": ()}
 
-    def order(tensor: Tensor) -> list[tuple[int, int]]:
-        """Of each module that it lies in: its place, and when it was met first."""
-        parts = tensor.name.split(".")
-        paths = itertools.accumulate(parts, lambda path, part: f"{path}.{part}")
-        return [(places.get(part, 0), met.setdefault(path, len(met))) for part, path in zip(parts, paths, strict=True)]
+    def order(path: str) -> tuple[tuple[int, int], ...]:
+        """Of each module down to this one: its place, and when it was met first."""
+        if path not in met:
+            above, _, part = path.rpartition(".")
+            met[path] = (*order(above), (places.get(part, 0), len(met)))
+        return met[path]
 
-    return tuple(sorted(group, key=order))
+    numbered = list(enumerate(group))
+    return tuple(tensor for _, tensor in sorted(numbered, key=lambda one: (*order(one[1].module), (-1, one[0]))))
 
 
 def parameter_count(group: Iterable[Tensor]) -> int:

@@ -108,9 +108,20 @@ def test_modules_that_are_registered_in_another_order_than_they_run_are_listed_i
     assert [tensor.name for tensor in listed(group, ("layers",))] == [names[0], names[3], names[1], names[2]]
 
 
+def test_the_parameters_of_a_module_itself_are_listed_before_those_of_its_modules() -> None:
+    names = ["attn.q.weight", "attn.sinks", "norm.weight", "scale"]
+    group = [Tensor(name, (1,)) for name in names]
+    assert [tensor.name for tensor in listed(group, ("norm",))] == [
+        "scale",
+        "attn.sinks",
+        "attn.q.weight",
+        "norm.weight",
+    ]
+
+
 def test_a_registered_module_comes_last_among_its_own_siblings_alone() -> None:
     names = ["embed", "layers.0.norm", "layers.0.attn.q", "layers.0.mlp.up", "layers.1.norm", "layers.1.mlp.up", "norm"]
-    ordered = [tensor.name for tensor in listed([Tensor(name, (1,)) for name in names], ("norm",))]
+    ordered = [tensor.module for tensor in listed([Tensor(f"{name}.weight", (1,)) for name in names], ("norm",))]
     assert ordered == [
         "embed", "layers.0.attn.q", "layers.0.mlp.up", "layers.0.norm", "layers.1.mlp.up", "layers.1.norm", "norm"
     ]  # fmt: skip
