@@ -8,7 +8,8 @@ from memcalc.blocks.attention import Attention
 from memcalc.blocks.basic import Embedding
 from memcalc.blocks.disentangled import RelativeTable
 from memcalc.tape import functions as f
-from memcalc.tape.hf.attention import attend, buckets, heads, project, separate
+from memcalc.tape.hf.attention import attend, heads, project, separate
+from memcalc.tape.hf.position_biases import buckets
 from memcalc.tape.hf.rotary import rotate, rotate_pairs
 from memcalc.tape.rules import Around, rule, run
 

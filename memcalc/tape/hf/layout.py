@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.layout import Boxes, Page, PlaceBiases, WordsAlone
 from memcalc.tape import functions as f
-from memcalc.tape.hf.attention import buckets, project, separate
+from memcalc.tape.hf.attention import project, separate
+from memcalc.tape.hf.position_biases import buckets
 from memcalc.tape.rules import Around, inside, rule, run
 
 if TYPE_CHECKING:

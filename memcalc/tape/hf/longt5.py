@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.attention import Attention
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Leaf
-from memcalc.tape.hf.attention import buckets
 from memcalc.tape.hf.masks import local_mask, local_shape
+from memcalc.tape.hf.position_biases import buckets
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from memcalc.blocks.speech import (
     WeightNormConv,
 )
 from memcalc.tape import functions as f
-from memcalc.tape.hf.attention import looked_up
+from memcalc.tape.hf.position_biases import looked_up
 from memcalc.tape.rules import Around, inside, rule, run
 
 if TYPE_CHECKING:
