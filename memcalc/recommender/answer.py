@@ -10,9 +10,9 @@ from memcalc.recommender.changes import changes, hints, intrusion, plain
 from memcalc.recommender.cost import price_of, usd_per_million
 from memcalc.recommender.evaluate import outside, tokens
 from memcalc.recommender.heights import slowest
+from memcalc.recommender.legality import data_parallel, named
 from memcalc.recommender.rank import WHY
 from memcalc.recommender.search import Search, rated, run_of
-from memcalc.recommender.space import data_parallel, named
 from memcalc.recommender.throughput import pace
 from memcalc.recommender.values import Choice, Cost, Rejected, Switch, Throughput
 from memcalc.recommender.where import binding

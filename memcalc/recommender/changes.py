@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, get_args
 
 from memcalc.precision import recipe
-from memcalc.recommender.space import named
+from memcalc.recommender.legality import named
 from memcalc.recommender.values import Intrusion, Level, Switch
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from memcalc.errors import RunInvalid
 from memcalc.explanation.kinds import Kinds
 from memcalc.gpus import communicator_bytes
 from memcalc.recommender.heights import Family, Ground, Grounds, Heights, Standing, Steps
+from memcalc.recommender.legality import degrees, divided, named
 from memcalc.recommender.loads import load
-from memcalc.recommender.space import degrees, divided, named
 from memcalc.recommender.work import Work, by_kind, work
 from memcalc.resolve import resolve
 from memcalc.run import Checkpointing, Loss

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.dtypes import BITS, nbytes
-from memcalc.recommender.space import data_parallel
+from memcalc.recommender.legality import data_parallel
 from memcalc.recommender.throughput import Load
 
 if TYPE_CHECKING:

@@ -18,8 +18,9 @@ from memcalc.recommender.changes import intrusion, switch
 from memcalc.recommender.cost import price_of, usd_per_million
 from memcalc.recommender.evaluate import Evaluator, outside
 from memcalc.recommender.heights import bound, exact, slowest
+from memcalc.recommender.legality import data_parallel, divided, goes_with, runs_on
 from memcalc.recommender.rank import ORDERS, PRICED, Scored, labels, near
-from memcalc.recommender.space import SHAPE, data_parallel, divided, goes_with, runs_on
+from memcalc.recommender.space import SHAPE
 from memcalc.recommender.throughput import pace
 from memcalc.units import parse_margin
 

@@ -10,8 +10,9 @@ from memcalc.errors import RunInvalid, UnknownName, UsageError
 from memcalc.gpus import gpu
 from memcalc.models import load_model
 from memcalc.presets import find, names
+from memcalc.recommender.legality import goes_with, named, runs_on
 from memcalc.recommender.pareto import front, thinned
-from memcalc.recommender.space import Space, goes_with, named, runs_on, space
+from memcalc.recommender.space import Space, space
 from memcalc.recommender.tasks import task_of
 from memcalc.recommender.wishes import Wishes, by_method, cards_of, counts_of, methods, numbers, suited
 from memcalc.validation import parse_run
