@@ -7,16 +7,13 @@ third, 16-bit weights get a master copy in fp32 whatever the stage, and `auto` i
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from memcalc.configs.follow import find, follow
+from memcalc.configs.deepspeed_files import AUTO, followed
 from memcalc.configs.names import model
 from memcalc.configs.table import Sheet
 from memcalc.configs.words import text, truth, whole
-from memcalc.errors import UnreadableInput
-from memcalc.presets import find as find_preset
 
 if TYPE_CHECKING:
     from memcalc.configs.documents import Document
@@ -33,8 +30,6 @@ OTHERS: Final = frozenset({
     "pipe_parallel_size", "model_parallel_size", "num_layers", "hidden_size", "base_model", "vocab_file", "data_path", "model_type",
     "model_name_or_path", "per_device_train_batch_size", "pretrain", "seq_length",
 })  # fmt: skip
-AUTO: Final = "auto"
-_STAGE: Final = re.compile(r"z(?:e?ro)?(?:[_-]?stage)?[_-]?([0-3])(?![0-9])")
 
 # keys of zero_optimization that the strategy knows by the same names
 _NUMBERS: Final = (
@@ -118,7 +113,7 @@ def attach(sheet: Sheet, key: str, half: str = "", gpus: int = 1) -> bool:
     given = sheet.get(key)
     if not given or given in ("no", "none", "null"):
         return False
-    document = sheet.document.part(key, given) if isinstance(given, dict) else _followed(sheet, key, text(given))
+    document = sheet.document.part(key, given) if isinstance(given, dict) else followed(sheet, key, text(given))
     inner = Sheet(document, sheet.asked, NAME, TITLE)
     _say(inner, half, gpus)
     said = inner.reading(IGNORED)
@@ -129,48 +124,6 @@ def attach(sheet: Sheet, key: str, half: str = "", gpus: int = 1) -> bool:
         sheet.run.pop(name, None)
     sheet.adopt(replace(said, assumptions=tuple(note for note in said.assumptions if note.path not in batch)))
     return True
-
-
-def _followed(sheet: Sheet, key: str, name: str) -> Document:
-    """The file that is named; where it is not there, what its name says (zero3_bf16_cpuoffload_all.json)."""
-    try:
-        return follow(sheet.document, name)
-    except UnreadableInput as error:
-        said = _shipped(name)
-        if said is not None and find(sheet.document, name) is None:
-            sheet.assume(key, "shipped", f"{name} is not here; read as the file of that name that the framework ships")
-            return sheet.document.part(key, said)
-        said = _by_its_name(name)
-        if find(sheet.document, name) is not None or (said is None and "sharding" not in sheet.asked.flags):
-            raise sheet.refuse(key, f"{error}; put it there, or say --sharding zero3") from error
-        sheet.warn(key, "not-found", f"{error}: its name is taken to say what is in it")
-        return sheet.document.part(key, said or {})
-
-
-def _shipped(name: str) -> dict[str, Any] | None:
-    """What a trainer's own config of that path, or of the end of it, holds; None where no framework ships one."""
-    word = name.replace("\\", "/").removeprefix("./")
-    files = find_preset("frameworks", "deepspeed-configs")["files"]
-    held = next((found for path, found in files.items() if word == path or word.endswith(f"/{path}")), None)
-    auto = {"bf16": {"enabled": AUTO}, "fp16": {"enabled": AUTO}, "train_micro_batch_size_per_gpu": AUTO}
-    return None if held is None else {**auto, **held}
-
-
-def _by_its_name(name: str) -> dict[str, Any] | None:
-    """The sections that a file of that name is taken to hold; None where the name says no stage of ZeRO."""
-    word = name.replace("\\", "/").rpartition("/")[2].lower()
-    stage = _STAGE.search(word)
-    if stage is None:
-        return None
-    made: dict[str, Any] = {"stage": int(stage[1])}
-    if "offload" in word:
-        made["offload_optimizer"] = {"device": "cpu"}
-        if "param" in word or "all" in word:
-            made["offload_param"] = {"device": "cpu"}
-        if "param" in word and "all" not in word:
-            del made["offload_optimizer"]
-    return {"zero_optimization": made, "bf16": {"enabled": AUTO}, "fp16": {"enabled": AUTO},
-            "train_micro_batch_size_per_gpu": AUTO}  # fmt: skip
 
 
 def engine(sheet: Sheet) -> None:
