@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from memcalc.blocks.base import Sum
-from memcalc.blocks.basic import Conv, Linear, Norm
-from memcalc.blocks.diffusion import Condition, Modulation
+from memcalc.blocks.basic import Conv, Linear
+from memcalc.blocks.diffusion import Condition
 from memcalc.blocks.image import ChannelScale, Excite, Flatten, Positions, Prefix, ResponseNorm, Windows
-from memcalc.blocks.joint import JointAttention, JointBlock, SingleBlock
 from memcalc.blocks.multimodal import ConvTokens, Images
-from memcalc.blocks.unet import ResBlock
 from memcalc.tensors import Tensor, tensors
 
 
@@ -54,22 +52,3 @@ def test_blocks_within_windows_sums_and_images_keep_their_names() -> None:
 def test_excitation_reduces_before_it_expands() -> None:
     block = Excite("se", Conv("reduce", 8, 2, (1, 1)), Conv("expand", 2, 8, (1, 1)))
     assert list(shapes(tensors(block))) == ["se.reduce.weight", "se.reduce.bias", "se.expand.weight", "se.expand.bias"]
-
-
-def test_the_parts_of_a_residual_block_run_in_order_and_may_be_absent() -> None:
-    norm, conv = Norm("norm1", 4, "group"), Conv("conv1", 4, 4, (3, 3))
-    assert ResBlock("", norm, conv).parts() == (norm, conv)
-    assert ResBlock("", norm, conv, shortcut=Conv("short", 4, 4, (1, 1))).parts()[-1].name == "short"
-
-
-def test_a_modulation_makes_its_condition_first() -> None:
-    linear, vector = Linear("linear", 4, 24), Linear("emb", 4, 4)
-    assert Modulation("norm1", linear, 6, vector).parts() == (vector, linear)
-
-
-def test_joint_attention_projects_both_streams() -> None:
-    q, added, out, back = (Linear(name, 4, 4) for name in ("to_q", "add_q_proj", "to_out.0", "to_add_out"))
-    mixer = JointAttention("attn", q=q, out=out, context=(added,), context_out=back)
-    assert mixer.parts() == (q, added, out, back)
-    assert JointBlock("", attention=mixer).parts() == (mixer,)
-    assert SingleBlock("", up=q, out=out).parts() == (q, out)
