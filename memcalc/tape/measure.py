@@ -106,13 +106,10 @@ def _measured(
         steps_here = "optimizer_states" not in strategy.offloaded
         trained = [held(tensor, optimizer, setting) for tensor in _trained(local.states)] if steps_here else []
         there, grows = _there(local, setting, strategy, recording.inputs), setting.expandable_segments
-        earlier = None
-        if recording.unreduced:
-            from memcalc.tape.earlier import without_reduction  # noqa: PLC0415 - few strategies have any
-
-            earlier = without_reduction(recording, recording.unreduced)
-        elif inner.accumulating and local.accumulated is None:
-            earlier = _first(recording, lambda: record(model, replace(inner, accumulating=False), weights, attach))
+        adds = inner.accumulating and local.accumulated is None
+        earlier = _earlier(
+            recording, lambda: record(model, replace(inner, accumulating=False), weights, attach), adds=adds
+        )
         opening = None
         if inner.spends:
             opening = record(model, replace(inner, starting=True), weights_of(starting=True), attach)
@@ -126,10 +123,19 @@ def _measured(
     return timeline(recording, base, strategy.step(plain, local, optimizer, setting), replay)
 
 
-def _first(recording: Recording, record: Callable[[], Recording]) -> Recording:
-    """The micro batch that makes the gradients: recorded only where it does not follow from the one that adds to them."""
+def _earlier(recording: Recording, first: Callable[[], Recording], *, adds: bool) -> Recording | None:
+    """The micro batch before the recorded one, where it is another: without a reduction, or the one that makes gradients.
+
+    What makes the gradients that this one `adds` to is recorded (`first`) only where it does not follow from this one.
+    """
+    if recording.unreduced:
+        from memcalc.tape.earlier import without_reduction  # noqa: PLC0415 - few strategies have any
+
+        return without_reduction(recording, recording.unreduced)
+    if not adds:
+        return None
     if recording.added is None:
-        return record()
+        return first()
     from memcalc.tape.earlier import first_micro_batch  # noqa: PLC0415 - many runs have one micro batch a step
 
     return first_micro_batch(recording, recording.added)
