@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from memcalc.run import Run
 
 SIZED: Known[Model] = Known()
-LIMIT = "their processor shrinks what is larger than its own limits"
 
 
 def pictured(model: Model, run: Run) -> Model:

@@ -6,15 +6,14 @@ from typing import Any
 
 import pytest
 
-from memcalc.errors import RunInvalid, UnknownName, UsageError
+from memcalc.errors import UnknownName, UsageError
 from memcalc.gpus import gpu
 from memcalc.models import load_model
 from memcalc.presets import find, names
 from memcalc.recommender.legality import goes_with, named, runs_on
-from memcalc.recommender.pareto import front, thinned
 from memcalc.recommender.space import Space, space
 from memcalc.recommender.tasks import task_of
-from memcalc.recommender.wishes import Wishes, by_method, cards_of, counts_of, methods, numbers, suited
+from memcalc.recommender.wishes import by_method
 from memcalc.validation import parse_run
 
 
@@ -94,70 +93,7 @@ def test_an_unknown_task_or_method_names_the_nearest() -> None:
         by_method(run, "qlor")
 
 
-def test_methods_in_order_of_intrusiveness() -> None:
-    assert methods(parse_run({"model": "gpt2"}), None) == ("full", "lora", "qlora")
-    assert methods(parse_run({"model": "gpt2", "lora": 8}), None) == ("lora", "qlora")
-    assert methods(parse_run({"model": "gpt2", "lora": 8}), "full") == ("full",)
-
-
 def test_tuning_is_opt_in() -> None:
     drop_in = {named(spec).name for spec in around().optimizers}
     assert {"adafactor", "lion", "came"} & drop_in == set()
     assert {"adafactor", "lion", "came"} <= {named(spec).name for spec in around(tuning=True).optimizers}
-
-
-NUMBERS = [
-    ("8", (8,)),
-    ("1,2,4", (1, 2, 4)),
-    ("8..64", (8, 16, 32, 64)),
-    ("3..20", (3, 6, 12, 20)),
-    ("1,8..16", (1, 8, 16)),
-]
-
-
-@pytest.mark.parametrize(("text", "expected"), NUMBERS)
-def test_numbers_of_gpus(text: str, expected: tuple[int, ...]) -> None:
-    assert numbers(text, "gpus") == expected
-
-
-@pytest.mark.parametrize("text", ["", "0", "-1", "8..4", "a", "1,,2", "8..", "1e99"])
-def test_what_is_no_number(text: str) -> None:
-    with pytest.raises(RunInvalid, match="gpus"):
-        numbers(text, "gpus")
-
-
-def test_how_many_gpus_without_being_told() -> None:
-    """A node first, then a cluster; one GPU where the GPU itself is the question."""
-    run = parse_run({"model": "gpt2", "gpu": "h100-80gb"})
-    assert counts_of(run, Wishes(), cards_of(run, Wishes())) == ((1, 2, 4, 8), (16, 32, 64))
-    assert counts_of(parse_run({"model": "gpt2", "gpu": "h100-80gb", "gpus": 4}), Wishes(), ()) == ((4,), ())
-    open_ = parse_run({"model": "gpt2"})
-    assert counts_of(open_, Wishes(), cards_of(open_, Wishes()))[0] == (1,)
-    assert {card.vendor for card in cards_of(open_, Wishes())} == {"nvidia", "amd", "intel"}
-
-
-def test_a_front_is_what_no_other_beats() -> None:
-    points = [(float(a), float(b), float((a * 7 + b * 3) % 5)) for a in range(7) for b in range(7)]
-    kept = front(points, lambda p: p)
-    for point in points:
-        beaten = any(all(x <= y for x, y in zip(other, point, strict=True)) and other != point for other in points)
-        assert (point in kept) != beaten
-    assert front(points, lambda p: p, lambda p: p[2]) == sorted(kept, key=lambda p: (p[2], p)) or sorted(
-        front(points, lambda p: p, lambda p: p[2])
-    ) == sorted(kept)
-
-
-def test_equal_points_stay_once() -> None:
-    assert front([(1.0, 1.0), (1.0, 1.0), (2.0, 0.0)], lambda p: p) == [(1.0, 1.0), (2.0, 0.0)]
-    assert thinned(list(range(100)), 4) == [0, 33, 66, 99]
-
-
-def test_adapters_go_where_a_model_takes_them() -> None:
-    """All linear layers; of Falcon-H1, whose kernels bypass out_proj, those of attention."""
-    plain = by_method(parse_run({"model": "llama-3-8b"}), "lora")
-    assert suited(plain, None) == plain
-    assert plain.lora
-    assert plain.lora.targets == "all-linear"
-    hybrid = suited(by_method(parse_run({"model": "falcon-h1-3b"}), "lora"), None)
-    assert hybrid.lora
-    assert hybrid.lora.targets == ("q_proj", "k_proj", "v_proj", "o_proj")
