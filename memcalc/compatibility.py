@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.base import Stack
 from memcalc.blocks.basic import Conv, Embedding
 from memcalc.errors import Fault
+from memcalc.model import OF_IMAGES
 from memcalc.presets import find
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def _flash(model: Model, recipe: Recipe) -> Iterator[Fault]:
 
 def _positions(run: Run, model: Model) -> Iterator[Fault]:
     """A table of learned positions has no row for a token beyond it: `IndexError: index out of range in self`."""
-    if model.kind in ("image", "segmentation", "masked-image", "image-autoencoder", "detection", "diffusion", "tensors"):
+    if model.kind in OF_IMAGES or model.kind in ("diffusion", "tensors"):
         return
     rows = [table.rows for table in _tables(model.body)]
     if not rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.errors import Fault, RunInvalid
+from memcalc.model import OF_IMAGES
 
 if TYPE_CHECKING:
     from memcalc.model import Model
@@ -21,7 +22,7 @@ def assumed_length(model: Model) -> int:
 
 def sequence(run: Run, model: Model, notes: Notes) -> int:
     """The sequence length: as asked, else 2048 or the model's limit; 0 for images, whose model says their size."""
-    if model.kind in ("image", "segmentation", "masked-image", "image-autoencoder", "detection"):
+    if model.kind in OF_IMAGES:
         notes.assume("model", "input", _input(model))
         return 0
     if model.kind == "diffusion":

@@ -20,6 +20,8 @@ Kind = Literal[
     "causal-lm", "masked-lm", "seq2seq", "encoder", "classifier", "image", "segmentation", "masked-image", "image-autoencoder",
     "detection", "image-text", "speech", "diffusion", "tensors"
 ]  # fmt: skip
+# kinds of models that read images and nothing else
+OF_IMAGES = frozenset({"image", "segmentation", "masked-image", "image-autoencoder", "detection"})
 
 
 @dataclass(frozen=True)

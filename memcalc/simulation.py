@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from memcalc.adapters.cards import completed
 from memcalc.assumptions import assumed
 from memcalc.implementations import kernels
+from memcalc.model import OF_IMAGES
 from memcalc.tape import Setting, measure
 from memcalc.tape.step import record_step
 from memcalc.units import format_bytes
@@ -20,22 +21,9 @@ if TYPE_CHECKING:
     from memcalc.timeline import Timeline
 
 # kinds of models whose whole forward pass has rules
-RUNNABLE = frozenset(
-    {
-        "causal-lm",
-        "masked-lm",
-        "seq2seq",
-        "encoder",
-        "classifier",
-        "speech",
-        "image",
-        "segmentation",
-        "masked-image",
-        "image-autoencoder", "detection",
-        "image-text",
-        "diffusion",
-    }
-)
+RUNNABLE = OF_IMAGES | {
+    "causal-lm", "masked-lm", "seq2seq", "encoder", "classifier", "speech", "image-text", "diffusion"
+}  # fmt: skip
 
 
 def simulate(plan: Plan, record: Record = record_step, *, evaluating: bool = False) -> Timeline | None:

@@ -88,7 +88,8 @@ def test_a_model_that_learns_has_all_a_model_has() -> None:
     assert value.phases.optimizer - held.phases.optimizer >= 3 * own
 
 
-T5 = {"model_type": "t5", "vocab_size": 32_128, "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8}
+T5 = {"model_type": "t5", "vocab_size": 32_128, "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6,
+      "num_heads": 8}  # fmt: skip
 T5_ENCODER = 35_330_816  # the published 60,506,624 of t5-small without its decoder's 25,175,808
 VAE = 83_653_863  # published, of encoder and decoder
 

@@ -36,7 +36,9 @@ def spectrogram_transformer(c: Dimensions) -> Model:
 def _embeddings(c: Dimensions) -> Sequence:
     high, wide = c.frequency_stride, c.time_stride
     across, along = (c.num_mel_bins - c.patch_size) // high + 1, (c.max_length - c.patch_size) // wide + 1
-    project = Conv("patch_embeddings.projection", 1, c.hidden_size, (c.patch_size,) * 2, stride=(high, wide), embeds=True)
+    project = Conv(
+        "patch_embeddings.projection", 1, c.hidden_size, (c.patch_size,) * 2, stride=(high, wide), embeds=True
+    )
     return sequence(
         project, Flatten(""), Prefix("distillation_token", (1, 1, c.hidden_size)),
         Prefix("cls_token", (1, 1, c.hidden_size)), Positions("position_embeddings", (1, across * along + 2, c.hidden_size)),

@@ -66,7 +66,8 @@ def bart(c: Dimensions) -> Model:
     if c.get("use_prompt"):
         raise fault("model.use_prompt", "layer-wise prompts are not known; set it to false")
     style = _STYLES[c.model_type]
-    plain = c.but(activation_dropout=0.0) if "attention_type" in c else c  # which the layers of BigBird-Pegasus do without
+    # the layers of BigBird-Pegasus do without it
+    plain = c.but(activation_dropout=0.0) if "attention_type" in c else c
     return seq2seq(
         c, style, lambda: repeat("layers", c.encoder_layers, encoder_layer(plain, _mixer(c), pre_norm=style.pre_norm))
     )

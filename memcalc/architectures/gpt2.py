@@ -70,7 +70,8 @@ def _crossing(c: Dimensions) -> Block | None:
         return None
     hidden, heads = c.hidden_size, c.num_attention_heads
     if c.get("reads_encoder"):  # within an encoder-decoder
-        both, query, out = conv1d("c_attn", hidden, 2 * hidden), conv1d("q_attn", hidden, hidden), conv1d("c_proj", hidden, hidden)
+        both, query = conv1d("c_attn", hidden, 2 * hidden), conv1d("q_attn", hidden, hidden)
+        out = conv1d("c_proj", hidden, hidden)
         mixer = Attention(
             "crossattention", heads, heads, hidden // heads, query, qkv=both, out=out, cross=True, causal=False,
             dropout=float(c.attn_pdrop), out_dropout=float(c.resid_pdrop), softmax="values", formula="gpt2-cross",

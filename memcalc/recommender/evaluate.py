@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from memcalc.errors import RunInvalid
 from memcalc.explanation.kinds import Kinds
 from memcalc.gpus import communicator_bytes
+from memcalc.model import OF_IMAGES
 from memcalc.recommender.heights import Family, Ground, Grounds, Heights, Standing, Steps
 from memcalc.recommender.legality import degrees, divided, named
 from memcalc.recommender.loads import load
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from memcalc.timeline import Timeline
 
 
-SAMPLED = frozenset({"image", "diffusion", "speech", "classifier"})  # kinds of models whose pace is in samples
+SAMPLED = OF_IMAGES | {"diffusion", "speech", "classifier"}  # kinds of models whose pace is in samples
 LARGE = (4096, 4096)  # a parameter whose states are paged if any are
 
 
