@@ -30,6 +30,8 @@ def on_experts(lora: Lora, model_type: str, modules: Mapping[str, Module], heads
     family = _family(model_type)
     if family is None or lora.method not in ("lora", "dora") or lost(lora, model_type):
         return lora
+    if lora.targets is None and not lora.parameters:
+        return lora
     renamed: dict[str, str] = family["modules"]
     asked = lora.targets or ()
     names = _leaves(lora, asked, renamed, modules, heads) if isinstance(asked, str) else asked

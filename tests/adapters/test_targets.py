@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from memcalc import estimate
 from memcalc.adapters.targets import library_choice
 from memcalc.errors import RunInvalid
 from tests.adapters.reference import adapted
@@ -83,6 +84,13 @@ def test_a_choice_that_peft_loses_is_counted_and_told() -> None:
     made = adapted("mixtral", {})
     assert {site.module.rpartition(".")[2] for site in made.sites} == {"q_proj", "v_proj"}
     assert "loses its own choice of targets for mixtral" in made.warnings[0]
+
+
+@pytest.mark.parametrize("model", ["qwen3-30b-a3b", "deepseek-v3", "olmoe-1b-7b"])
+def test_experts_without_a_choice_of_peft_are_said_to_have_none(model: str) -> None:
+    """TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING (peft, utils/constants.py) has none of these types."""
+    with pytest.raises(RunInvalid, match="no default targets of lora for .*; name the modules"):
+        estimate({"model": model, "lora": 8})
 
 
 def test_dropout_on_parameters_is_warned_of() -> None:
