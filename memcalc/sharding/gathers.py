@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from memcalc.tensors import Tensor
 
 
-class Gathering(Marking):
+class Fetching(Marking):
     """Notes when modules run and gradients are there."""
 
     def __init__(self, tape: Tape, strategy: ZeroThree, model: Model, tensors: tuple[Tensor, ...]) -> None:

@@ -171,9 +171,9 @@ class ZeroThree(Zero):
 
     def attach(self, tape: Tape, model: Model, tensors: tuple[Tensor, ...]) -> Sharder:
         """Hooks on every module with parameters of its own."""
-        from memcalc.sharding.gathers import Gathering  # noqa: PLC0415 - only a step that is run needs it
+        from memcalc.sharding.gathers import Fetching  # noqa: PLC0415 - only a step that is run needs it
 
-        return Gathering(tape, self, model, tensors)
+        return Fetching(tape, self, model, tensors)
 
     def step(self, plain: int, local: Local, optimizer: Optimizer, setting: Setting) -> int:  # noqa: ARG002
         """One sub-group at a time: its gradients flattened and cast, then what the optimizer needs; what is gathered goes."""

@@ -89,7 +89,7 @@ def test_a_choice_that_peft_loses_is_counted_and_told() -> None:
 @pytest.mark.parametrize("model", ["qwen3-30b-a3b", "deepseek-v3", "olmoe-1b-7b"])
 def test_experts_without_a_choice_of_peft_are_said_to_have_none(model: str) -> None:
     """TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING (peft, utils/constants.py) has none of these types."""
-    with pytest.raises(RunInvalid, match="no default targets of lora for .*; name the modules"):
+    with pytest.raises(RunInvalid, match=r"no default targets of lora for .*; name the modules"):
         estimate({"model": model, "lora": 8})
 
 
