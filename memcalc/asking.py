@@ -13,7 +13,7 @@ from memcalc.paths import exists, is_dir
 from memcalc.presets import index
 from memcalc.question import Draft
 from memcalc.run import keys
-from memcalc.spelling import SHORTHAND
+from memcalc.spelling import LISTS, SHORTHAND
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,8 @@ def question_of(source: str | None, told: Sequence[tuple[str, Any]], form: str =
     """The run of a file or a model's name, with what is `told` of it besides: (dotted key, value), the last wins."""
     over: dict[str, Any] = {}
     for key, item in told:
-        put(over, key, item)
+        if not _counts(key):  # an item of a list is changed where the list is
+            put(over, key, item)
     start = _from_source(source, Asked(over, hub), form)
     given = dict(start.given)
     for key, item in told:
@@ -104,23 +105,44 @@ def _is_path(source: str) -> bool:
 
 
 def put(given: dict[str, Any], key: str, item: object) -> None:
-    """Set a dotted key; a bare word on the way ('lora: 16') becomes the mapping it stands for."""
+    """Set a dotted key; a bare word on the way ('lora: 16') becomes the mapping it stands for, a number counts in a list."""
     first, *rest = key.replace("-", "_").split(".")
-    if first not in keys():
-        given[first] = item  # an unknown key: the validation names it, with the nearest
-        return
-    if not rest:
+    if first not in keys() or not rest:  # an unknown key: the validation names it, with the nearest
         given[first] = item
-        return
-    inner = given.get(first)
-    if not isinstance(inner, dict):
-        inner = {_SPELLED.get(first, "name"): inner} if inner not in (None, False, True) else {}
-    given[first] = inner = dict(inner)
-    for step in rest[:-1]:
+    elif _counts(key):
+        given[first] = _counted(first, given.get(first), rest, item)
+    else:
+        given[first] = _within(given.get(first), _SPELLED.get(first, "name"), rest, item)
+
+
+def _counts(key: str) -> bool:
+    """Whether a dotted key names an item of a list by its place."""
+    first, _, rest = key.replace("-", "_").partition(".")
+    return first in LISTS and rest.partition(".")[0].isdecimal()
+
+
+def _within(value: object, spelled: str, steps: Sequence[str], item: object) -> dict[str, Any]:
+    """The mapping that a value is, or stands for by its key `spelled`, with one key of it changed."""
+    plain = value in (None, False, True)
+    made: dict[str, Any] = dict(value) if isinstance(value, dict) else {} if plain else {spelled: value}
+    inner = made
+    for step in steps[:-1]:
         inner[step] = dict(inner.get(step) or {})
         inner = inner[step]
-    inner[rest[-1]] = item
+    inner[steps[-1]] = item
+    return made
+
+
+def _counted(key: str, value: object, steps: Sequence[str], item: object) -> list[Any]:
+    """The list that a value is, or is one item of, with one item, or a key of it, changed; UsageError past its end."""
+    listed = list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
+    place, *rest = int(steps[0]), *steps[1:]
+    if place >= len(listed):
+        raise UsageError(f"{key}.{place}: the run lists {len(listed)}, counted from 0")
+    listed[place] = _within(listed[place], _SPELLED.get(key, "name"), rest, item) if rest else item
+    return listed
 
 
 # the key that a bare word stands for where a mapping may stand
-_SPELLED = {**SHORTHAND, "precision": "recipe", "optimizer": "name", "quantize": "name", "model": "preset"}
+_SPELLED = {**SHORTHAND, "precision": "recipe", "optimizer": "name", "quantize": "name", "model": "preset",
+            "companions": "role"}  # fmt: skip

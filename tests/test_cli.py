@@ -115,6 +115,24 @@ def test_flags_win_over_the_file_and_set_over_both(run: Callable[..., Outcome], 
     assert (asked["batch_size"], asked["seq_len"], asked["lora"]["rank"]) == (3, 256, 8)
 
 
+@pytest.mark.parametrize(
+    ("companions", "words", "found"),
+    [
+        ("reference", "companions.0.role=teacher", [("teacher", None)]),
+        ("[reference, ema]", "companions.1.dtype=fp32", [("reference", None), ("ema", "fp32")]),
+        ("[{role: ema, dtype: fp32}]", "companions.0.role=teacher", [("teacher", "fp32")]),
+        ("[reference, ema]", "companions.0=teacher", [("teacher", None), ("ema", None)]),
+    ],
+)
+def test_set_counts_in_a_list(
+    run: Callable[..., Outcome], tmp_path: Path, companions: str, words: str, found: list[tuple[str, str | None]]
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(f"model: gpt2\ncompanions: {companions}\n", "utf-8")
+    asked = json.loads(run("estimate", str(file), "--set", words, "--format", "json")[1])["run"]
+    assert [(one["role"], one.get("dtype")) for one in asked["companions"]] == found
+
+
 WRONG: list[tuple[str, int, str]] = [  # command line, exit code, what stderr says
     ("estimate llama-8x", 2, "unknown model 'llama-8x'. Did you mean"),
     ("estimate --model llama-7b --gpu h101", 2, "unknown GPU 'h101'. Did you mean h100"),
@@ -126,6 +144,7 @@ WRONG: list[tuple[str, int, str]] = [  # command line, exit code, what stderr sa
     ("estimat", 2, "did you mean estimate?"),
     ("estimate", 2, "which model?"),
     ("estimate llama-7b --set rank", 2, "write key=value"),
+    ("estimate llama-7b --set companions.1.role=ema", 2, "companions.1: the run lists 0, counted from 0"),
     ("optimizers adamw-8bit --shape 4kx4k", 2, "4096x4096"),
     ("optimizers adamw-8bit --shape 4096x", 2, "4096x4096"),
     ("gpus zzzz", 2, "unknown GPU 'zzzz'"),

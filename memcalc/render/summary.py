@@ -63,9 +63,15 @@ def subtitle(report: Report | Explanation) -> str:
     length = f" x {run['seq_len']} tokens" if run["seq_len"] else ""
     length += ", packed" if run.get("packing") else ""
     length += _pictures(report)
-    length += "".join(f" · beside it {companion['role']}" for companion in run.get("companions") or ())
+    length += "".join(f" · beside it {_companion(one)}" for one in run.get("companions") or ())
     return (f"{format_count(model.parameters)} parameters{active}, {trained}{lora}{stored}"
             f" · batch {run['batch_size']}{length}")  # fmt: skip
+
+
+def _companion(companion: dict[str, Any]) -> str:
+    """Its role, and its model's name where it has one of its own."""
+    model = companion.get("model", "same")
+    return f"{companion['role']} {model}" if isinstance(model, str) and model != "same" else str(companion["role"])
 
 
 def _pictures(report: Report | Explanation) -> str:
