@@ -40,12 +40,11 @@ def about_a_run(main: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(main)
     def command(**given: Any) -> None:  # noqa: ANN401 - whatever typer read
-        of_run = {name: given.pop(name) for name in shared}
-        main(_asked(**of_run), **given)
+        main(_asked({name: given.pop(name) for name in shared}), **given)
 
-    shared = inspect.signature(_asked).parameters
+    shared = inspect.signature(_flags).parameters
     own = list(inspect.signature(main).parameters.values())[1:]
-    hints = {**get_type_hints(_asked, include_extras=True), **get_type_hints(main, include_extras=True)}
+    hints = {**get_type_hints(_flags, include_extras=True), **get_type_hints(main, include_extras=True)}
     both = [
         parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
         for parameter in (*shared.values(), *own)
@@ -55,6 +54,13 @@ def about_a_run(main: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _asked(given: dict[str, Any]) -> Asked:
+    """What typer read for `_flags`, as texts; a switch that is on is `true`."""
+    source, form, hub, changes = (given.pop(name) for name in ("source", "form_of", "hub", "change"))
+    flags = {key: {True: "true", False: None}.get(value, value) for key, value in given.items()}
+    return Asked(source, flags, tuple(changes or ()), form or "", hub)
+
+
 def _flag(
     help_text: str, *names: str, metavar: str = "TEXT", completes: Callable[[str], list[str]] | None = None
 ) -> typer.models.OptionInfo:
@@ -62,7 +68,7 @@ def _flag(
     return option
 
 
-def _asked(
+def _flags(
     source: Annotated[
         str | None,
         typer.Argument(
@@ -154,14 +160,5 @@ def _asked(
     change: Annotated[
         list[str] | None, typer.Option("--set", help="Any key of a run file: --set lora.rank=16", metavar="KEY=VALUE")
     ] = None,
-) -> Asked:
-    flags = {
-        "model": model, "precision": precision, "optimizer": optimizer, "batch_size": batch_size, "seq_len": seq_len,
-        "target_len": target_len, "images": images, "image_size": image_size, "frames": frames,
-        "packing": "true" if packing else None, "grad_accum": grad_accum,
-        "checkpointing": checkpointing, "attention": attention, "loss": loss,
-        "keep_outputs": "true" if keep_outputs else None, "implementation": implementation, "lora": lora,
-        "quantize": quantize, "gpu": gpu, "gpus": gpus, "sharding": sharding, "offload": offload,
-        "expandable_segments": "true" if expandable_segments else None, "margin": margin,
-    }  # fmt: skip
-    return Asked(source, flags, tuple(change or ()), form_of or "", hub)
+) -> None:
+    """The flags themselves, to be read off the signature: all but the source and the last three are keys of a run file."""
