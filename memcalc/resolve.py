@@ -171,6 +171,9 @@ def _trained_tensors(
         notes.warn_all("lora", adapted.warnings)
         notes.assume("lora", "frozen-base", f"the base model is frozen and stored in {run.quantize or chosen.frozen}")
     elif run.quantize:
+        from memcalc.quantization.storage import scheme  # noqa: PLC0415
+
+        scheme(run.quantize)  # a name that there is not is said first
         raise RunInvalid(
             [Fault("quantize", "quantised weights can't be trained; add `lora: {rank: 16}` to train adapters")]
         )
