@@ -13,7 +13,7 @@ from memcalc.blocks.base import Block, Sequence, Sum, residual, sequence
 from memcalc.blocks.basic import Activation, Embedding, Linear, Norm, Raw, Scale, Softcap
 from memcalc.blocks.image import ChannelScale
 from memcalc.blocks.mlp import LinearRouter, Moe
-from memcalc.blocks.multimodal import Images, PerLayerEmbeddings, PerLayerInput
+from memcalc.blocks.multimodal import Images, PerLayerEmbeddings, PerLayerInput, Sounds
 
 if TYPE_CHECKING:
     from memcalc.blocks.attention import Attention
@@ -33,11 +33,30 @@ class Kind(NamedTuple):
 @architecture("gemma4")
 def gemma4(c: Dimensions) -> Model:
     """The text with its towers: images, and sound in the small models."""
-    given = [(name, c[f"{name}_config"]) for name in ("vision", "audio") if _present(c, name)]
-    towers = [tower(d, f"{name}_tower") for name, d in given]
-    into = [sequence(_projection(c, d), name=f"embed_{name}") for name, d in given]
-    images = Images("", (*towers, *into))
-    return image_text(c, images, tower(c.text_config, "language_model"), tie=bool(c.tie_word_embeddings))
+    extra = (_read(c, "audio", Sounds("")),) if _present(c, "audio") else ()
+    masked = c.text_config.get("use_bidirectional_attention") == "vision"
+    images = (
+        _read(c, "vision", _images(c, masked="windows" if masked else False)) if _present(c, "vision") else sequence()
+    )
+    return image_text(c, images, tower(c.text_config, "language_model"), tie=bool(c.tie_word_embeddings), extra=extra,
+                      logits=_cap(c.text_config))  # fmt: skip
+
+
+def _images(c: Dimensions, *, masked: Literal["windows", False]) -> Images:
+    """As its processor makes them: patches for `max_soft_tokens` tokens, those of a smaller image filled up."""
+    v = c.vision_config
+    rows = TOKENS * v.pooling_kernel_size**2
+    return Images("", (), (rows, 3 * v.patch_size**2), TOKENS, scattered=True, masked=masked, listed=True)
+
+
+TOKENS = 280  # max_soft_tokens of the image processor (image_processing_gemma4.py)
+
+
+def _read(c: Dimensions, name: str, into: Sequence) -> Sequence:
+    """A tower, a norm without a weight and a projection of what it yields."""
+    d = c[f"{name}_config"]
+    normed = Norm("", d.get("output_proj_dims") or d.hidden_size, "rms-no-weight", "gemma4")
+    return replace(into, blocks=(tower(d, f"{name}_tower"), sequence(normed, _projection(c, d), name=f"embed_{name}")))
 
 
 def _present(c: Dimensions, name: str) -> bool:
@@ -57,11 +76,15 @@ def gemma4_text(c: Dimensions) -> Model:
     """Five local layers to a global one; embeddings of every layer's own where hidden_size_per_layer_input is set."""
     embed = Embedding("embed_tokens", c.vocab_size, c.hidden_size, scaled=True)
     layers = interleaved("layers", _kinds(c), lambda kind: _layer(c, kind))
-    cap = float(c.get("final_logit_softcapping") or 0.0)
     return causal_lm(
         c, embed, _per_layer(c) if c.hidden_size_per_layer_input else None, layers, _norm(c, "norm"),
-        tie="embed_tokens", logits=Softcap("", cap) if cap else None, registered=REGISTERED,
+        tie="embed_tokens", logits=_cap(c), registered=REGISTERED,
     )  # fmt: skip
+
+
+def _cap(c: Dimensions) -> Softcap | None:
+    cap = float(c.get("final_logit_softcapping") or 0.0)
+    return Softcap("", cap) if cap else None
 
 
 def _kinds(c: Dimensions) -> list[Kind]:

@@ -10,8 +10,8 @@ from memcalc.architectures.decoder import attention, gated_mlp, rms
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Param, Sequence, repeat, residual, sequence
 from memcalc.blocks.basic import Activation, Conv, Linear, Norm, Raw
-from memcalc.blocks.image import Pool, Positions
 from memcalc.blocks.mlp import Mlp
+from memcalc.blocks.padded import AxialRotary, Clipped, PaddedRows, PooledRows
 from memcalc.model import Model
 
 if TYPE_CHECKING:
@@ -23,27 +23,30 @@ _BOUNDS = ("input_min", "input_max", "output_min", "output_max")
 def clipped(c: Dimensions, linear: Linear) -> Block:
     """Gemma4ClippableLinear: the linear one level below, beside the bounds of its values where they are clipped."""
     inner = replace(linear, name="linear")
-    bounds = tuple(Raw(name, (), buffer=True) for name in _BOUNDS) if c.use_clipped_linears else ()
-    return Sequence(linear.name, (*bounds, inner))
+    if not c.use_clipped_linears:
+        return Sequence(linear.name, (inner,))
+    return Clipped(linear.name, (*(Raw(name, (), buffer=True) for name in _BOUNDS), inner))
 
 
 @architecture("gemma4_vision")
 def gemma4_vision(c: Dimensions) -> Model:
     """Gemma's sandwich layers over patches of any image, a table of positions per axis, pooled at the end."""
     dim, size = c.head_dim, c.patch_size
-    table = Positions("position_embedding_table", (2, c.position_embedding_size, c.hidden_size))
-    start = sequence(Linear("input_proj", 3 * size**2, c.hidden_size), table, name="patch_embedder")
-    layers = sequence(repeat("layers", c.num_hidden_layers, _layer(c, dim)), name="encoder")
-    bounds = (Raw(name, (c.hidden_size,), buffer=True) for name in ("std_bias", "std_scale"))
-    end = Pool("", "average", c.pooling_kernel_size, c.pooling_kernel_size)
-    return Model(sequence(start, layers, end, *(bounds if c.standardize else ())), "encoder")
+    rows = Linear("input_proj", 3 * size**2, c.hidden_size)
+    start = PaddedRows("patch_embedder", (rows,), c.position_embedding_size, c.hidden_size)
+    layers = sequence(AxialRotary("", dim), repeat("layers", c.num_hidden_layers, _layer(c, dim)), name="encoder")
+    end = PooledRows("", c.pooling_kernel_size, c.hidden_size, bool(c.standardize))
+    return Model(sequence(start, layers, end), "encoder")
 
 
 def _layer(c: Dimensions, dim: int) -> Sequence:
     """x + norm(attention(norm(x))), then the same with the MLP, every linear one clippable."""
-    plain = attention(c, causal=False, rotary_dim=dim, formula="gemma4")
+    plain = attention(c, causal=False, rotary_dim=dim, formula="gemma4-vision", rotation="own")
     normed = replace(
-        plain, q_norm=_norm("q_norm", dim), k_norm=_norm("k_norm", dim), v_norm=Norm("v_norm", dim, "rms-no-weight")
+        plain,
+        q_norm=_norm("q_norm", dim),
+        k_norm=_norm("k_norm", dim),
+        v_norm=Norm("v_norm", dim, "rms-no-weight", "gemma4"),
     )
     mixer = replace(normed, q=_clip(c, plain.q), k=_clip(c, plain.k), v=_clip(c, plain.v), out=_clip(c, plain.out))
     feed = gated_mlp(c)

@@ -51,8 +51,18 @@ def tied(c: Dimensions) -> bool:
     return bool(c.get("tie_word_embeddings")) or bool(c.text_config.get("tie_word_embeddings"))
 
 
-def image_text(c: Dimensions, images: Block, text: Sequence, *, tie: bool, extra: tuple[Block, ...] = ()) -> Model:
+def image_text(
+    c: Dimensions,
+    images: Block,
+    text: Sequence,
+    *,
+    tie: bool,
+    extra: tuple[Block, ...] = (),
+    logits: Block | None = None,
+) -> Model:
     """`extra` tensors, the images and the text under `model`, and the head of the config's class.
+
+    `logits` is what becomes of the head's output.
 
     A class that ends in ForCausalLM is the language model alone, with its own names.
     """
@@ -64,7 +74,7 @@ def image_text(c: Dimensions, images: Block, text: Sequence, *, tie: bool, extra
     if name.endswith("ForConditionalGeneration"):
         source = f"model.{text.name}.embed_tokens.weight" if tie else ""
         head = Linear("lm_head", t.hidden_size, t.vocab_size, tied_to=source)
-        return Model(sequence(base, head), context=context)
+        return Model(sequence(base, head, logits), context=context)
     if name.endswith("ForSequenceClassification"):
         score = Linear("score", t.hidden_size, labels(c))
         return Model(sequence(base, score, Select("", "last")), "classifier", context)

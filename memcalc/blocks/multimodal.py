@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from memcalc.blocks.base import Block, Sequence, Stack
 from memcalc.blocks.basic import Embedding, Raw
@@ -93,8 +93,8 @@ class Images(Sequence):
     * `shrinks` where images of any size are taken as they are: into how many times fewer rows and columns of tokens; one more
       token is their mean.
     * `listed` where what comes of each image is put together again by a copy, `masked` where a mask tells image tokens
-      apart, `axes` where every token of the text has a place on three axes. `returned` where what comes of the images is an
-      output of the model, too (image_hidden_states).
+      apart ("windows": in layers with a window alone), `axes` where every token of the text has a place on three axes.
+      `returned` where what comes of the images is an output of the model, too (image_hidden_states).
     * `asks` where the library knows the tower's input embedding, which adapters under checkpointing make ask for a gradient.
     """
 
@@ -105,7 +105,7 @@ class Images(Sequence):
     feature: int | None = None
     without_first: bool = False
     listed: bool = False
-    masked: bool = False
+    masked: bool | Literal["windows"] = False
     scattered: bool = False
     grid: Grid | None = None
     crops: Crops | None = None

@@ -67,7 +67,8 @@ def masks(t: Tape, mixers: list[Attention | Mla], x: Value, seq: int, around: Ar
         around.masks[0] = built(t, batch, seq, seq, x.dtype, eager=False)
     if around.sighted:
         eagerly = attention == "eager"
-        around.masks = {window: built(t, batch, seq, seq, x.dtype, eager=eagerly) for window in around.masks}
+        made = [window for window in around.masks if window or around.sighted != "windows"]
+        around.masks |= {window: built(t, batch, seq, seq, x.dtype, eager=eagerly) for window in made}
     if formula in _BLOCKED and isinstance(first, Attention):
         around.masks[0] = _BLOCKED[formula](t, first, x)
     if isinstance(first, Attention) and first.padded and not around.masks[first.window]:
