@@ -34,7 +34,7 @@ class Model:
     are (BERT, T5, BART).
     `image` is one input image or latent: (channels, height, width), or (channels, frames, height, width) of a video.
     `scale` is how many pixels a side, and frames, a latent one stands for.
-    `text` is how many tokens of text a denoiser's pipeline gives it.
+    `text` is how many tokens of text a denoiser's pipeline gives it; `edits` where it may see images beside the one it makes.
     `checkpoints` where the library's class supports activation checkpointing.
     `unread` names the part whose steps are not known, and so not counted.
     `choices` is how many sequences there are of each in a batch, one of which is to be chosen.
@@ -53,6 +53,7 @@ class Model:
     notes: tuple[str, ...] = field(default=())
     image: tuple[int, ...] = ()
     text: int = 0
+    edits: bool = False
     checkpoints: bool = True
     scale: tuple[int, int] = (1, 1)
     unread: str = ""

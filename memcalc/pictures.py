@@ -24,7 +24,7 @@ def pictured(model: Model, run: Run) -> Model:
     """The model as one that reads the images of a run; RunInvalid where it reads none, or none of that size."""
     if run.images is None and run.image_size is None and run.frames is None:
         return model
-    key = id(model), run.images == 0, run.image_size, run.frames
+    key = id(model), run.images, run.image_size, run.frames
     return SIZED.get(key, model, lambda: _pictured(model, run))
 
 
@@ -32,7 +32,7 @@ def _pictured(model: Model, run: Run) -> Model:
     seen = tower(model.body)
     if seen is not None:
         return blind(model, seen) if run.images == 0 else _checked(model, seen, run)
-    if run.images is not None:
+    if run.images is not None and not model.edits:
         raise fault("images", f"{model.name} reads no images beside text; `image_size` is for models of images alone")
     changes = _latents(model, run) if model.kind == "diffusion" else _pixels(model, run)
     from memcalc.architectures import build  # noqa: PLC0415 - most runs leave the size to the model
@@ -75,6 +75,9 @@ def _latents(model: Model, run: Run) -> dict[str, Any]:
     """The size of a denoiser's latents: so many pixels and frames each (`scale`), as its autoencoder makes them."""
     if model.dimensions is None:
         raise fault("image_size", f"{model.name} is listed by its blocks: its size is the one written there")
+    beside = {"references": run.images} if run.images else {}
+    if run.image_size is None and run.frames is None:
+        return beside
     pixels, together = model.scale
     moving = len(model.image) == 4 or together > 1
     faults = [Fault("frames", f"{model.name} makes single images")] if run.frames and not moving else []
@@ -86,7 +89,7 @@ def _latents(model: Model, run: Run) -> dict[str, Any]:
     if faults:
         raise RunInvalid(faults)
     frames = (run.frames - 1) // together + 1 if run.frames else model.latent_frames
-    return {"latents": [frames, *(side // pixels for side in sides)]}
+    return {"latents": [frames, *(side // pixels for side in sides)], **beside}
 
 
 def tower(block: Block) -> Images | None:

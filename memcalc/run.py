@@ -99,8 +99,8 @@ class Run:
 
     * `batch_size` is the micro batch of one GPU; `seq_len` None means 2048, capped by the model. With `packing` the
       sequences of a batch lie in one row, without padding.
-    * `images` is how many each sequence holds (0: text alone), `image_size` their height and width in pixels, `frames`
-      how many of them make up a video; None is what the model's own config says.
+    * `images` is how many each sequence holds (0: text alone), or a denoiser is shown to change; `image_size` their height
+      and width in pixels, `frames` how many of them make up a video; None is what the model's own config says.
     * `train` and `freeze` are patterns of tensor names: only what `train` matches learns, where it names any, and nothing
       that `freeze` matches.
     * `companions` are further models on the GPU.

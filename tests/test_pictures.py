@@ -51,6 +51,8 @@ def test_what_is_no_size_is_told_how_to_write_one(given: Any) -> None:
         ("sdxl-unet", {"image_size": 768}, (4, 96, 96)),
         ("sd-vae", {"image_size": 512}, (3, 512, 512)),
         ("flux.1-dev", {"image_size": [512, 1024]}, (32 * 64, 64)),
+        ("flux.1-kontext-dev", {"image_size": [512, 1024], "images": 1}, (2 * 32 * 64, 64)),
+        ("qwen-image-edit", {"images": 2}, (3 * 64 * 64, 64)),  # shown two images, it makes a third
         ({"_class_name": "WanTransformer3DModel"}, {"image_size": [480, 832], "frames": 33}, (16, 9, 60, 104)),
         ({"_class_name": "LTXVideoTransformer3DModel"}, {"image_size": 512, "frames": 33}, (5 * 16 * 16, 128)),
     ],
@@ -67,6 +69,7 @@ def test_what_a_model_is_given(model: Any, run: dict[str, Any], image: tuple[int
         ("llama-2-7b", {"image_size": 224}, "image_size"),
         ("sdxl-unet", {"image_size": 500}, "image_size"),  # no whole number of latent pixels
         ("sdxl-unet", {"frames": 8}, "frames"),
+        ("sdxl-unet", {"images": 1}, "images"),
         ("llava-1.5-7b", {"image_size": 500}, "image_size"),  # its processor makes them 336 x 336
         ("llava-1.5-7b", {"frames": 8}, "frames"),
         ("qwen2.5-vl-3b", {"images": 2}, "image_size"),  # of any size: which?

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, Sum, sequence
 from memcalc.blocks.basic import Activation, Conv, Linear, Norm
-from memcalc.blocks.diffusion import Condition
+from memcalc.blocks.diffusion import Condition, FirstTokens
 from memcalc.blocks.image import Flatten, Unflatten
 from memcalc.blocks.mlp import Mlp
 from memcalc.blocks.unet import ResBlock
@@ -38,12 +38,17 @@ def denoiser(
     text: int = 0,
     image: tuple[int, ...] = (),
     scale: tuple[int, int] = (8, 1),
+    edits: bool = False,
 ) -> Model:
     """A model that reads latents of `sample_size`, a time step and a context; `text` tokens where a run says nothing.
 
-    A latent pixel and frame stand for `scale` of the autoencoder's images and videos.
+    A latent pixel and frame stand for `scale` of the autoencoder's images and videos. One that `edits` reads rows of
+    tokens, those of as many images as the run says (`references`) behind those of the one it makes.
     """
-    return Model(sequence(*blocks), "diffusion", image=image or latent(c), text=text, scale=scale)
+    image, beside = image or latent(c), c.get("references") or 0
+    if edits and beside:
+        blocks, image = (*blocks, FirstTokens("", image[0])), ((1 + beside) * image[0], *image[1:])
+    return Model(sequence(*blocks), "diffusion", image=image, text=text, scale=scale, edits=edits)
 
 
 def embedded(

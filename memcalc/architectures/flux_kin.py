@@ -89,5 +89,5 @@ def _flux(c: Dimensions, width: int, time: Block, context: Block, *, gated: bool
         c, Linear("x_embedder", c.in_channels, width, bias=True), time, context, AxialRotary("", tuple(c.axes_dims_rope)),
         repeat("transformer_blocks", c.num_layers, joint),
         repeat("single_transformer_blocks", c.num_single_layers, single), *unpatched(width, out, 0),
-        text=512, image=packed(c),
+        text=512, image=packed(c), edits=True,
     )  # fmt: skip

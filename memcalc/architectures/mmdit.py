@@ -130,7 +130,7 @@ def flux(c: Dimensions) -> Model:
         AxialRotary("", tuple(c.axes_dims_rope)), repeat("transformer_blocks", c.num_layers, joint),
         repeat("single_transformer_blocks", c.num_single_layers, flux_single(c, width, rotary)),
         *unpatched(width, c.patch_size**2 * (c.get("out_channels") or c.in_channels), 0), text=512,
-        image=packed(c),
+        image=packed(c), edits=True,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from memcalc.architectures.mmdit import joint_attention, packed, qk_norms, unpat
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, Stray, repeat, sequence
 from memcalc.blocks.basic import Embedding, Linear, Norm
-from memcalc.blocks.diffusion import Condition, Cut, Modulate, ModulatedBlock, Modulation
+from memcalc.blocks.diffusion import Condition, Cut, FirstHalf, Modulate, ModulatedBlock, Modulation
 from memcalc.blocks.image import Unflatten
 from memcalc.blocks.joint import (
     AxialRotary,
@@ -44,25 +44,27 @@ def qwen_image(c: Dimensions) -> Model:
         Norm("txt_norm", c.joint_attention_dim, "rms", "t5"),
         Linear("txt_in", c.joint_attention_dim, width, bias=True),
     )
-    ends = [i == c.num_layers - 1 for i in range(c.num_layers)]
+    ends, twice = [i == c.num_layers - 1 for i in range(c.num_layers)], bool(c.get("zero_cond_t"))
     blocks = interleaved("transformer_blocks", ends, lambda last: _qwen_block(c, width, rotary, last=last))
     return denoiser(
         c, Linear("img_in", c.in_channels, width, bias=True), Condition("", text, tokens=True),
-        sequence(time_embedder(width), extra, name="time_text_embed"), ComplexRotary("", rotary), blocks,
+        sequence(replace(time_embedder(width), rows=2 if twice else 1), extra, name="time_text_embed"),
+        ComplexRotary("", rotary), blocks, FirstHalf("") if twice else None,
         *unpatched(width, c.patch_size**2 * (c.get("out_channels") or c.in_channels), 0),
-        text=QWEN_TOKENS, image=packed(c),
+        text=QWEN_TOKENS, image=packed(c), edits=True,
     )  # fmt: skip
 
 
 def _qwen_block(c: Dimensions, width: int, rotary: int, *, last: bool) -> JointBlock:
-    """The last one's text tokens are brought up to date for nothing."""
+    """The last one's text tokens are brought up to date for nothing. Of two times each image token has the one that is its own."""
     mixer = replace(joint_attention(c, width, "rms_norm", rotary=rotary), formula="qwen-image")
     feed, other = (feed_forward(f"{name}_mlp", width, act="gelu-approximate") for name in ("img", "txt"))
     context: Block = Stray("", (other,)) if last else other
     if last and mixer.context_out:
         mixer = replace(mixer, context_out=Stray("", (mixer.context_out,)))
     vectors = _listed("img_mod", width), _listed("txt_mod", width)
-    return JointBlock("", width, *vectors, mixer, None, feed, context, "qwen-image")
+    formula = "qwen-image-edit" if c.get("zero_cond_t") else "qwen-image"
+    return JointBlock("", width, *vectors, mixer, None, feed, context, formula)
 
 
 def _listed(name: str, width: int) -> Modulation:
@@ -90,7 +92,7 @@ def flux2(c: Dimensions) -> Model:
         repeat("transformer_blocks", c.num_layers, joint), OneRow(""),
         repeat("single_transformer_blocks", c.num_single_layers, _flux2_single(c, width, inner, rotary)),
         OneRow("", back=True), _unbiased("norm_out", width, 2), bare_norm(width), Modulate(""),
-        Linear("proj_out", width, out), text=512, image=packed(c),
+        Linear("proj_out", width, out), text=512, image=packed(c), edits=True,
     )  # fmt: skip
 
 

@@ -102,5 +102,17 @@ class Cut(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class FirstTokens(Block):
+    """The first `count` tokens of a row alone: those of the image that is made, without the ones it is made of."""
+
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FirstHalf(Block):
+    """The conditioning vectors of the first half of the rows alone."""
+
+
+@dataclass(frozen=True, slots=True)
 class GatedMap(Block):
     """The first half of a map's channels times the activated second (Sana)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from memcalc.tape.autograd import Formula, Gradients, Node, record, save
 from memcalc.tape.functions.arithmetic import binary, mul, result
 from memcalc.tape.functions.casts import upper
-from memcalc.tape.values import Value, broadcast, dense_like
+from memcalc.tape.values import Value, broadcast, dense_like, promoted
 
 
 def _of_input(formula: Formula, x: Value) -> Value:
@@ -184,8 +184,11 @@ def _maximum_backward(node: Node, g: Value) -> Gradients:
 
 
 def where(condition: Value, a: Value, b: Value) -> Value:
-    """torch.where: saves the condition; each gradient is another where."""
-    return binary(a, b, record(a.tape, _where_backward, (a, b), (condition,)))
+    """torch.where, of the shape that all three are stretched to: saves the condition; each gradient is another where."""
+    node = record(a.tape, _where_backward, (a, b), (condition,))
+    shape = broadcast(a.shape, b.shape)
+    whole = broadcast(shape, condition.shape)
+    return binary(a, b, node) if whole == shape else result(a, node, whole, promoted(a.dtype, b.dtype))
 
 
 def _where_backward(node: Node, g: Value) -> Gradients:

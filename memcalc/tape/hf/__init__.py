@@ -35,7 +35,7 @@ HOMES = {
     "laguna": ("attention_gated", "routers"),
     "mimo": ("attention_gated",),
     "minimax_m3": ("attention_gated",),
-    "qwen-image": ("qwen_image",),
+    **dict.fromkeys(("qwen-image", "qwen-image-edit"), ("qwen_image",)),
     "qwen3_next": ("gated_delta",),
     "step": ("attention_gated",),
     "attention": ("attention_families", "attention_encoders", "contrastive"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.diffusion import Modulate, ModulatedBlock, Modulation, TablePositions
+from memcalc.blocks.diffusion import FirstHalf, FirstTokens, Modulate, ModulatedBlock, Modulation, TablePositions
 from memcalc.blocks.joint import JointAttention, JointBlock
 from memcalc.tape import functions as f
 from memcalc.tape.hf.attention import heads
@@ -75,6 +75,19 @@ def modulate_stream(_: Tape, block: Modulate, x: Value, around: Around) -> Value
         return f.mul(x, f.shift(shift))
     scale = scale[0]
     return modulated(x, scale, shift)
+
+
+@rule(FirstTokens)
+def first_tokens(_: Tape, block: FirstTokens, x: Value, __: Around) -> Value:
+    """model_pred[:, : packed_noisy_model_input.size(1)] (diffusers, examples/dreambooth)."""
+    return f.narrow(x, 1, block.count)
+
+
+@rule(FirstHalf)
+def first_half(_: Tape, __: FirstHalf, x: Value, around: Around) -> Value:
+    """temb.chunk(2, dim=0)[0]."""
+    around.scene.vector = f.chunk(around.scene.vector, 2, 0)[0]
+    return x
 
 
 def modulated(x: Value, scale: Value, shift: Value) -> Value:

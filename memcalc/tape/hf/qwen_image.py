@@ -14,24 +14,23 @@ if TYPE_CHECKING:
     from memcalc.tape.values import Value
 
 
-@rule(JointBlock, "qwen-image")
+@rule(JointBlock, "qwen-image", "qwen-image-edit")
 def qwen_block(t: Tape, block: JointBlock, x: Value, around: Around) -> Value:
     """QwenImageTransformerBlock.forward, whose steps all have names of their own, which last to its end."""
     assert block.modulation and block.context_modulation and block.attention  # noqa: S101, PT018
-    own, other = vectors(t, block.modulation, x, around), vectors(t, block.context_modulation, x, around)
-    context = text(around)
+    own, other, context = *both_vectors(t, block, x, around), text(around)
     names = [norm(x)]
-    y = modulated(names[0], own[1], own[0])
+    y, gate = placed(t, block, names[0], own[:3])
     names += y, norm(context)
     z = modulated(names[2], other[1], other[0])
     attended, context_attended = joint(t, block.attention, y, z, around)
     assert context_attended is not None  # noqa: S101 - its text tokens go on
-    x = f.add(x, f.mul(own[2], attended))
+    x = f.add(x, f.mul(gate, attended))
     context = f.add(context, f.mul(other[2], context_attended))
-    names += z, attended, context_attended, norm(x)
-    y = modulated(names[-1], own[4], own[3])
+    names += z, attended, context_attended, norm(x), gate
+    y, gate = placed(t, block, names[-2], own[3:])
     fed = through(t, block.mlp, y, around)
-    x = f.add(x, f.mul(own[5], fed))
+    x = f.add(x, f.mul(gate, fed))
     names += y, fed, norm(context)
     z = modulated(names[-1], other[4], other[3])
     fed = through(t, block.context_mlp, z, around)
@@ -39,6 +38,29 @@ def qwen_block(t: Tape, block: JointBlock, x: Value, around: Around) -> Value:
     x = clipped(x)
     names.clear()
     return x
+
+
+def both_vectors(t: Tape, block: JointBlock, x: Value, around: Around) -> tuple[list[Value], list[Value]]:
+    """img_mod(temb) and txt_mod(temb); where there are two times, the text has the first."""
+    scene, before = around.scene, around.scene.vector
+    own = vectors(t, block.modulation, x, around)  # type: ignore[arg-type]  # it has one
+    if block.formula == "qwen-image-edit":
+        scene.vector = f.chunk(before, 2, 0)[0]
+    other = vectors(t, block.context_modulation, x, around)  # type: ignore[arg-type]  # it has one
+    scene.vector = before
+    return own, other
+
+
+def placed(t: Tape, block: JointBlock, x: Value, parts: list[Value]) -> tuple[Value, Value]:
+    """_modulate: x (1 + scale) + shift, and the gate; of two times' vectors each token takes those of its own (`index`)."""
+    if block.formula == "qwen-image-edit":
+        batch, tokens = x.shape[:2]
+        parts = [
+            f.where(t.new((batch, tokens, 1), "bool"), f.narrow(part, 0, batch), f.narrow(part, 0, batch))
+            for part in parts
+        ]
+    shift, scale, gate = parts
+    return modulated(x, scale, shift), gate
 
 
 @rule(JointAttention, "qwen-image")
