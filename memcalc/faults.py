@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, Union, cast, get_args, get_origi
 
 from pydantic import TypeAdapter, ValidationError
 
+from memcalc.elsewhere import own_word
 from memcalc.errors import Fault, RunInvalid, nearest_names, shorten
-from memcalc.run import Run, Sharding
+from memcalc.run import Parallel, Run, Sharding
 from memcalc.spelling import LISTS, SHORTHAND, spelled_out
 
 if TYPE_CHECKING:
@@ -80,15 +81,20 @@ def _unknown(kind: type, given: Mapping[str, Any], path: str) -> Iterator[Fault]
         where = f"{path}{key}"
         if key not in known:
             if kind is not Sharding:
-                near = nearest_names(str(key), known)
-                hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
-                yield Fault(shorten(where), f"unknown key; {hint}")
+                yield Fault(shorten(where), f"unknown key; {_instead(kind, str(key), known)}")
         elif isinstance(value, dict) and (inner := _dataclass_of(kind, key)):
             yield from _unknown(inner, value, f"{where}.")
         elif isinstance(value, (list, tuple)) and (inner := _item_of(kind, key)):
             for i, item in enumerate(value):
                 if isinstance(item, dict):
                     yield from _unknown(inner, item, f"{where}.{i}.")
+
+
+def _instead(kind: type, key: str, known: list[str]) -> str:
+    """The key that may be meant: another tool's word for it, or one that reads like it."""
+    own = own_word(key) if kind in (Run, Parallel) else None
+    near = [own.removeprefix("parallel.") if kind is Parallel else own] if own else nearest_names(key, known)
+    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
 
 
 def _booleans(kind: type, given: Mapping[str, Any], path: str) -> Iterator[Fault]:

@@ -7,7 +7,7 @@ from inspect import getdoc
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from memcalc import __version__
 from memcalc.errors import UsageError, nearest_names, shorten
@@ -33,6 +33,27 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+class Command(TyperCommand):
+    """A command that knows what other tools call its flags."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401, D102 - typer's own click is private
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            if hasattr(error, "possibilities") and hasattr(error, "option_name"):  # there is no such option
+                error.possibilities = self._instead(error.option_name) or error.possibilities
+            raise
+
+    def _instead(self, flag: str) -> list[str]:
+        """The flag that another tool's word stands for; `--set` for a key that has none."""
+        from memcalc.elsewhere import own_word  # noqa: PLC0415 - only on the way to an error
+
+        own = own_word(flag)
+        flags = {name for parameter in self.params for name in parameter.opts}
+        found = [] if own is None else [f"--{own.replace('_', '-')}", f"--set {own}=VALUE"]
+        return [name for name in found if name.split(" ")[0] in flags][:1]
+
+
 class LazyGroup(TyperGroup):
     """Commands that are imported when they run or help lists them, and not before."""
 
@@ -49,8 +70,8 @@ class LazyGroup(TyperGroup):
 
 def command(name: str, main: Callable[..., None]) -> Any:  # noqa: ANN401
     """The command of one function, under its name and its line of help."""
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(name, help=f"{COMMANDS[name][1]}\n\n{getdoc(main) or ''}", short_help=COMMANDS[name][1])(main)
+    app, line = typer.Typer(add_completion=False, rich_markup_mode=None), COMMANDS[name][1]
+    app.command(name, cls=Command, help=f"{line}\n\n{getdoc(main) or ''}", short_help=line)(main)
     return typer.main.get_command(app)
 
 

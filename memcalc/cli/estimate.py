@@ -43,6 +43,7 @@ def main(
     """Every flag is also a key of a run file (memcalc schema run); a flag wins over the file.
 
     Examples: memcalc estimate --model llama-7b --opt adamw8bit; memcalc estimate run.yaml --gpu h100 --set lora.rank=64
+
     With --format jsonl: a run per line (JSON, standard input or a file) gives a report per line.
     """
     from memcalc.pipeline import estimate_run  # noqa: PLC0415 - not for --help
