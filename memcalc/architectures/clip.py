@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture, dimensions
@@ -25,6 +26,7 @@ from memcalc.blocks.base import Block, Param, Residual, Sequence, repeat, sequen
 from memcalc.blocks.basic import Embedding, Linear, Norm, Raw, Select
 from memcalc.blocks.image import Aside, Prefix
 from memcalc.blocks.seq2seq import Fork
+from memcalc.blocks.towers import FilledRows
 from memcalc.model import Model
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ def tower(c: Dimensions, key: str) -> Dimensions:
 def _both(c: Dimensions, body: Block, text: Dimensions, vision: Dimensions) -> Model:
     if not class_name(c).endswith("Model"):
         raise unknown_class(c)
-    return Model(body, "image-text", context=text.max_position_embeddings, image=image(vision))
+    return Model(body, "image-text", context=text.max_position_embeddings, image=_rows(vision) or image(vision))
 
 
 @architecture("clip_text_model")
@@ -134,7 +136,8 @@ def siglip(c: Dimensions) -> Model:
     tower = Sequence("vision_model", siglip_vision_tower(vision))
     if name.endswith("ForImageClassification"):
         base = _without_head(siglip_vision_tower(vision))
-        return image_classifier(vision.but(num_labels=labels(c)), base, vision.hidden_size, "mean")
+        model = image_classifier(vision.but(num_labels=labels(c)), base, vision.hidden_size, "mean")
+        return replace(model, image=_rows(vision) or model.image)
     towers = Fork("", (Sequence("text_model", siglip_text_tower(text)), tower))
     return _both(c, sequence(towers, Raw("logit_scale", (1,)), Raw("logit_bias", (1,))), text, vision)
 
@@ -149,8 +152,10 @@ def siglip_text(c: Dimensions) -> Model:
 def siglip_vision(c: Dimensions) -> Model:
     """SigLIP's image tower: a ViT without class token, pooled by an attention of one learned query."""
     if class_name(c).endswith("ForImageClassification"):
-        return image_classifier(c, _without_head(siglip_vision_tower(c)), c.hidden_size, "mean")
-    return made(c, sequence(*siglip_vision_tower(c)), "encoder")
+        model = image_classifier(c, _without_head(siglip_vision_tower(c)), c.hidden_size, "mean")
+    else:
+        model = made(c, sequence(*siglip_vision_tower(c)), "encoder")
+    return replace(model, image=_rows(c) or model.image)
 
 
 def _without_head(tower: tuple[Block, ...]) -> Sequence:
@@ -165,13 +170,20 @@ def siglip_text_tower(c: Dimensions) -> tuple[Block, ...]:
     return (text_embeddings(c), layers(c), Norm("final_layer_norm", c.hidden_size, "layer"), Select("", "last"), head)
 
 
+def _rows(c: Dimensions) -> tuple[int, ...]:
+    """(patches, pixels of each) of an image that comes cut into patches, of any aspect ratio; () for others (SigLIP 2)."""
+    return (c.num_patches, pair(c.patch_size)[0] ** 2 * c.num_channels) if "num_patches" in c else ()
+
+
 def siglip_vision_tower(c: Dimensions) -> tuple[Block, ...]:
     """Patches, positions, layers, a norm, and the pooling head where the config has one."""
-    flat = "num_patches" in c  # SigLIP 2: images come cut into patches, of any aspect ratio
-    pixels = pair(c.patch_size)[0] ** 2 * c.num_channels if flat else 0
-    cut = Linear("patch_embedding", pixels, c.hidden_size, bias=True) if flat else patches(c, "patch_embedding")
-    rows = c.num_patches if flat else grid(c)
-    start = sequence(cut, Embedding("position_embedding", rows, c.hidden_size, index="positions"), name="embeddings")
+    rows = _rows(c)
+    if rows:
+        cut = Linear("patch_embedding", rows[1], c.hidden_size, bias=True)
+        start: Block = FilledRows("embeddings", (cut, Embedding("position_embedding", c.num_patches, c.hidden_size)))
+    else:
+        places = Embedding("position_embedding", grid(c), c.hidden_size, index="positions")
+        start = sequence(patches(c, "patch_embedding"), places, name="embeddings")
     after = Norm("post_layernorm", c.hidden_size, "layer")
     return (start, layers(c), after, *((pooling_head(c),) if c.get("vision_use_head", True) else ()))
 

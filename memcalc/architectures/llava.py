@@ -22,6 +22,7 @@ from memcalc.blocks.multimodal import (
     SecondGates,
     Unfolded,
 )
+from memcalc.blocks.towers import EachImage
 
 if TYPE_CHECKING:
     from memcalc.blocks.base import Block
@@ -179,14 +180,22 @@ def idefics3(c: Dimensions) -> Model:
     return image_text(c, images, tower(c.text_config, "text_model"), tie=bool(c.tie_word_embeddings))
 
 
+PATCHES = 1024  # of a tile, or of a small image filled up (tile_size, max_image_tokens of image_processing_lfm2_vl.py)
+
+
 @architecture("lfm2_vl")
 def lfm2_vl(c: Dimensions) -> Model:
     """SigLIP 2's patches shuffled `downsample_factor`² to one, normed and projected; LFM2 on top."""
     inputs, wide, bias = c.vision_config.hidden_size * c.downsample_factor**2, c.projector_hidden_size, c.projector_bias
     normed = (Norm("layer_norm", inputs, "layer"),) if c.projector_use_layernorm else ()
     first, second = Linear("linear_1", inputs, wide, bias), Linear("linear_2", wide, c.text_config.hidden_size, bias)
-    layers = (MergeNeighbours("", c.downsample_factor), *normed, first, Activation("", c.projector_hidden_act), second)
-    images = _images(c, sequence(*layers, name="multi_modal_projector"))
+    shuffle = MergeNeighbours("", c.downsample_factor, shuffled=True, loose=True)
+    project = sequence(
+        shuffle, *normed, first, Activation("", c.projector_hidden_act), second, name="multi_modal_projector"
+    )
+    pixels = pair(c.vision_config.patch_size)[0] ** 2 * (c.vision_config.get("num_channels") or 3)
+    tower_and_more = tower(c.vision_config, "vision_tower"), EachImage("", (project,))
+    images = Images("", tower_and_more, (PATCHES, pixels), PATCHES // c.downsample_factor**2, scattered=True)
     return image_text(c, images, tower(c.text_config, "language_model"), tie=bool(c.tie_word_embeddings))
 
 

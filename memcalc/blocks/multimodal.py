@@ -95,6 +95,7 @@ class Images(Sequence):
     * `listed` where what comes of each image is put together again by a copy, `masked` where a mask tells image tokens
       apart ("windows": in layers with a window alone), `axes` where every token of the text has a place on three axes.
       `returned` where what comes of the images is an output of the model, too (image_hidden_states).
+    * `outer` where the function that reads them also runs the head and the loss: their names last to its end (Llama 4).
     * `asks` where the library knows the tower's input embedding, which adapters under checkpointing make ask for a gradient.
     """
 
@@ -114,6 +115,7 @@ class Images(Sequence):
     axes: bool = False
     returned: bool = True
     shrinks: int = 0
+    outer: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ def looked_at(t: Tape, block: Images, shape: tuple[int, ...], path: str, around:
     inner.read = None
     if block.without_first:
         y = f.narrow(y, 1, y.shape[1] - 1)
-    around.grid = inner.grid
+    around.grid, state = inner.grid, y
     for part in rest:
         y = run(t, part, y, around)
     y = f.reshape(y, y.shape[0], -1, y.shape[-1]) if len(y.shape) > 3 else y
@@ -54,6 +54,7 @@ def looked_at(t: Tape, block: Images, shape: tuple[int, ...], path: str, around:
     around.sighted = block.masked
     around.grid = None
     t.held = [*outer, *t.held, y, around.images, *inner.deep, *deepened(t, inner, around)]
+    t.outputs += (state, y) if block.outer else ()
     around.named.append(around.images)
     if block.returned:
         t.outputs.append(around.images)

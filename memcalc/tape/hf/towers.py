@@ -1,0 +1,106 @@
+"""Towers within models of images and text: Llama 4's, SigLIP 2's (modeling_llama4.py, modeling_siglip2.py)."""
+
+from __future__ import annotations
+
+from math import isqrt
+from typing import TYPE_CHECKING, cast
+
+from memcalc.blocks.attention import Attention
+from memcalc.blocks.towers import ComplexRotary, EachImage, FilledRows, UnfoldedPatches, WithoutLast
+from memcalc.tape import functions as f
+from memcalc.tape.functions import maps
+from memcalc.tape.hf.attention import attend, project
+from memcalc.tape.hf.basic import asking
+from memcalc.tape.hf.latent import complex_rotated
+from memcalc.tape.rules import Around, inside, rule, run
+
+if TYPE_CHECKING:
+    from memcalc.blocks.basic import Embedding
+    from memcalc.tape.recorder import Tape
+    from memcalc.tape.values import Value
+
+
+@rule(UnfoldedPatches)
+def unfolded_patches(t: Tape, block: UnfoldedPatches, x: Value, around: Around) -> Value:
+    """Llama4UnfoldConvolution.forward: [images, patches, width]."""
+    images, channels, rows, columns = x.shape
+    patch = block.patch
+    x = maps.unfold(x, (images, channels * patch**2, (rows // patch) * (columns // patch)))
+    x = f.permute(x, 0, 2, 1)
+    for part in block.blocks:
+        x = run(t, part, x, around)
+    return asking(t, x) if t.weights.adapters else x
+
+
+@rule(ComplexRotary)
+def complex_rotary(t: Tape, block: ComplexRotary, x: Value, around: Around) -> Value:
+    """Llama4VisionRotaryEmbedding.forward: a buffer, of two fp32 numbers each."""
+    table = t.given((1, x.shape[1], block.dim), "fp32", ".freqs_ci")
+    around.rotary = table, table
+    return x
+
+
+@rule(WithoutLast)
+def without_last(_: Tape, __: WithoutLast, x: Value, around: Around) -> Value:
+    """hidden_state[:, :-1, :]."""
+    return f.narrow(x, 1, x.shape[1] - 1)
+
+
+@rule(Attention, "llama4-vision")
+def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """Llama4VisionAttention.forward: rotated before the heads are transposed."""
+    b, s = x.shape[:2]
+    q, k, v = (f.view(run(t, part, x, around), b, s, -1, block.head_dim) for part in (block.q, block.k, block.v))
+    assert around.rotary  # noqa: S101 - ComplexRotary has made it
+    q, k = complex_rotated(q, k, around.rotary, 2)
+    q, k, v = (f.transpose(part, 1, 2) for part in (q, k, v))
+    return project(t, block, attend(t, block, q, k, v, around), around)
+
+
+@rule(FilledRows)
+def filled_rows(t: Tape, block: FilledRows, x: Value, around: Around) -> Value:
+    """Siglip2VisionEmbeddings.forward, and the mask of what fills up, which is made behind it."""
+    linear, table = block.blocks
+    images, patches = x.shape[:2]
+    x = run(t, linear, f.to(x, t.setting.weights), around)
+    with inside(t, table):
+        places = _stretched(t, cast("Embedding", table), images, patches)
+    x = f.add(x, places)
+    around.masks, around.ready = {0: _mask(t, images, patches, x.dtype)}, True
+    around.named.append(x)
+    return asking(t, x) if t.weights.adapters else x
+
+
+def _stretched(t: Tape, table: Embedding, images: int, patches: int) -> Value:
+    """resize_positional_embeddings: of each image by itself, its first row also where it is filled up."""
+    side, width = isqrt(table.rows), table.width
+    weight = f.reshape(t.weight("weight", (table.rows, width)), side, side, width)
+    out = t.new((images, patches, width), weight.dtype)
+    picture = f.unsqueeze(f.permute(weight, 2, 0, 1), 0)
+    for _ in range(images):
+        one = maps.interpolate(picture, (1, patches))
+        one = f.transpose(f.reshape(one, width, patches), 0, 1)
+        out = f.assign(out, one)
+    return out
+
+
+def _mask(t: Tape, images: int, patches: int, dtype: str) -> Value | None:
+    """create_bidirectional_mask of images of which some are filled up."""
+    if t.setting.attention == "flash":
+        return None
+    shape = (images, 1, patches, patches)
+    allowed = t.new(shape, "bool")
+    return t.new(shape, dtype) if t.setting.attention == "eager" else allowed
+
+
+@rule(EachImage)
+def each_image(t: Tape, block: EachImage, x: Value, around: Around) -> Value:
+    """Lfm2VlModel.get_image_features: a list of what comes of every image, and the copy that puts it together."""
+    found = []
+    for _ in range(x.shape[0]):
+        one = f.unsqueeze(f.select(x, 0), 0)
+        for part in block.blocks:
+            one = run(t, part, one, around)
+        found.append(f.reshape(one, -1, one.shape[-1]))
+    t.held += found
+    return f.cat(found, 0)
