@@ -126,16 +126,18 @@ def _walk(block: Block, prefix: str, count: int, *, idle: bool = False, still: b
 def listed(group: Iterable[Tensor], registered: Sequence[str]) -> tuple[Tensor, ...]:
     """The tensors in the order of Module.parameters(): of the modules in one, the registered come last, in that order.
 
-    A module's own parameters come before those of the modules in it.
+    A module's own parameters come before those of the modules in it. `a.b` is the module b of those called a.
     """
     places = {name: place for place, name in enumerate(registered, 1)}
+    qualified = any("." in name for name in registered)
     met: dict[str, tuple[tuple[int, int], ...]] = {"": ()}
 
     def order(path: str) -> tuple[tuple[int, int], ...]:
         """Of each module down to this one: its place, and when it was met first."""
         if path not in met:
             above, _, part = path.rpartition(".")
-            met[path] = (*order(above), (places.get(part, 0), len(met)))
+            place = places.get(part) or (qualified and places.get(f"{above.rpartition('.')[2]}.{part}")) or 0
+            met[path] = (*order(above), (place, len(met)))
         return met[path]
 
     numbered = list(enumerate(group))

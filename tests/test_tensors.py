@@ -119,6 +119,12 @@ def test_the_parameters_of_a_module_itself_are_listed_before_those_of_its_module
     ]
 
 
+def test_a_module_may_be_named_with_the_one_it_is_in() -> None:
+    names = ["embed.norm", "embed.word", "head.norm", "head.dense"]
+    ordered = [tensor.module for tensor in listed([Tensor(f"{name}.weight", (1,)) for name in names], ("embed.norm",))]
+    assert ordered == ["embed.word", "embed.norm", "head.norm", "head.dense"]
+
+
 def test_a_registered_module_comes_last_among_its_own_siblings_alone() -> None:
     names = ["embed", "layers.0.norm", "layers.0.attn.q", "layers.0.mlp.up", "layers.1.norm", "layers.1.mlp.up", "norm"]
     ordered = [tensor.module for tensor in listed([Tensor(f"{name}.weight", (1,)) for name in names], ("norm",))]

@@ -6,6 +6,12 @@ import pytest
 
 from memcalc.architectures import build
 
+
+def both(module: str, *names: str) -> list[str]:
+    """The weights and biases of those in a module."""
+    return [f"{module}.{name}.{kind}".removeprefix(".") for name in names for kind in ("weight", "bias")]
+
+
 # of one layer: its named_parameters() in transformers 5.23
 ATTENTION = ["self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight", "self_attn.o_proj.weight"]
 NORMS = ["input_layernorm.weight", "post_attention_layernorm.weight"]
@@ -23,7 +29,22 @@ LAYERS = {
         "attn.attention.q_proj.weight", "attn.attention.out_proj.weight", "attn.attention.out_proj.bias", "ln_2.weight",
         "ln_2.bias", "mlp.c_fc.weight", "mlp.c_fc.bias", "mlp.c_proj.weight", "mlp.c_proj.bias",
     ],
+    "whisper": [
+        "self_attn.k_proj.weight", *both("self_attn", "v_proj", "q_proj", "out_proj"), *both("", "self_attn_layer_norm"),
+        "encoder_attn.k_proj.weight", *both("encoder_attn", "v_proj", "q_proj", "out_proj"),
+        *both("", "encoder_attn_layer_norm", "fc1", "fc2", "final_layer_norm"),
+    ],
+    "wavlm": [
+        "attention.gru_rel_pos_const", *both("attention", "k_proj", "v_proj", "q_proj", "out_proj", "gru_rel_pos_linear"),
+        *both("", "layer_norm", "feed_forward.intermediate_dense", "feed_forward.output_dense", "final_layer_norm"),
+    ],
 }  # fmt: skip
+# of the embeddings
+EMBEDDINGS = {
+    "bert": ["word_embeddings.weight", "position_embeddings.weight", "token_type_embeddings.weight"],
+    "electra": ["word_embeddings.weight", "position_embeddings.weight", "token_type_embeddings.weight"],
+    "longformer": ["word_embeddings.weight", "token_type_embeddings.weight", "LayerNorm.weight", "LayerNorm.bias"],
+}
 
 
 @pytest.mark.parametrize("model_type", LAYERS)
@@ -31,3 +52,22 @@ def test_a_layers_parameters_are_listed_as_they_are_registered(model_type: str) 
     layer, names = LAYERS[model_type], [tensor.name for tensor in build(model_type, {}).tensors if not tensor.buffer]
     last = next(name.removesuffix(layer[0]) for name in reversed(names) if name.endswith(layer[0]))
     assert [name.removeprefix(last) for name in names if name.startswith(last)] == layer
+
+
+@pytest.mark.parametrize("model_type", EMBEDDINGS)
+def test_tables_are_listed_as_they_are_registered(model_type: str) -> None:
+    names, want = [tensor.name for tensor in build(model_type, {}).tensors if not tensor.buffer], EMBEDDINGS[model_type]
+    first = next(place for place, name in enumerate(names) if name.endswith(want[0]))
+    above = names[first].removesuffix(want[0])
+    assert [name.removeprefix(above) for name in names[first : first + len(want)]] == want
+
+
+def test_a_model_of_two_lists_each_ones_as_it_registers_them() -> None:
+    decoder = {"model_type": "bert", "is_decoder": True, "add_cross_attention": True}
+    names = [
+        tensor.name
+        for tensor in build("encoder-decoder", {"encoder": {"model_type": "bert"}, "decoder": decoder}).tensors
+    ]
+    for above in ("encoder.", "decoder.bert."):
+        found = [name.removeprefix(f"{above}embeddings.") for name in names if name.startswith(f"{above}embeddings.")]
+        assert found[:3] == EMBEDDINGS["bert"]
