@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from memcalc.cli.output import FormatOption, OutputOption, UnitsOption, choose, page, summarise, write
+from memcalc.cli.output import OutputOption, UnitsOption, choose, format_option, page, summarise, write
 
 
 def main(
@@ -35,7 +35,7 @@ def main(
     change: Annotated[
         list[str] | None, typer.Option("--set", help="Any key of a run, for all configs.", metavar="KEY=VALUE")
     ] = None,
-    form: FormatOption = "table",
+    form: Annotated[str, format_option("table, json, yaml, markdown, github or junit.")] = "table",
     output: OutputOption = None,
     units: UnitsOption = "GiB",
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memcalc.cli.output import FormatOption, OutputOption, UnitsOption, choose, page, write
+from memcalc.cli.output import OutputOption, UnitsOption, choose, format_option, page, write
 from memcalc.errors import MemcalcError, UsageError
 from memcalc.paths import exists
 
@@ -41,7 +41,7 @@ def main(
     marker: Annotated[
         str, typer.Option("--marker", help="The hidden mark of a Markdown comment.", metavar="WORD")
     ] = MARKER,
-    form: FormatOption = "table",
+    form: Annotated[str, format_option("table, json, yaml or markdown.")] = "table",
     output: OutputOption = None,
     units: UnitsOption = "GiB",
 ) -> None:

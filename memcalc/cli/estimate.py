@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memcalc.cli.flags import Asked, about_a_run
-from memcalc.cli.output import FormatOption, OutputOption, UnitsOption, choose, page, write
+from memcalc.cli.output import OutputOption, UnitsOption, choose, format_option, page, write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +36,7 @@ def main(
     origins: Annotated[
         bool, typer.Option("--origins", help="Where each value of another tool's config is written.")
     ] = False,
-    form: FormatOption = "table",
+    form: Annotated[str, format_option("table, json, jsonl, yaml, csv, markdown or html.")] = "table",
     output: OutputOption = None,
     units: UnitsOption = "GiB",
 ) -> None:

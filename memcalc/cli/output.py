@@ -7,7 +7,7 @@ import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,9 +18,13 @@ from memcalc.units import unit_name
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-FormatOption = Annotated[
-    str, typer.Option("--format", "-f", help="table, json, yaml, csv or markdown.", metavar="FORMAT")
-]
+
+def format_option(known: str) -> Any:
+    """The flag for the format; `known` is for its help."""
+    return typer.Option("--format", "-f", help=known, metavar="FORMAT")
+
+
+FormatOption = Annotated[str, format_option("table, json, yaml, csv or markdown.")]
 OutputOption = Annotated[str | None, typer.Option("--output", "-o", help="Write to this file.", metavar="FILE")]
 UnitsOption = Annotated[str, typer.Option("--units", help="GiB, GB, MiB, MB, B … or auto.", metavar="UNIT")]
 

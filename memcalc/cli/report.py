@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memcalc.cli.output import FormatOption, OutputOption, UnitsOption, choose, page, write
+from memcalc.cli.output import OutputOption, UnitsOption, choose, format_option, page, write
 from memcalc.errors import Fault, RunInvalid
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def main(
     origins: Annotated[
         bool, typer.Option("--origins", help="Where each value of another tool's config is written.")
     ] = False,
-    form: FormatOption = "table",
+    form: Annotated[str, format_option("table, json, yaml, csv, markdown or html.")] = "table",
     output: OutputOption = None,
     units: UnitsOption = "GiB",
 ) -> None:
