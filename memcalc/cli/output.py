@@ -7,7 +7,7 @@ import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def format_option(known: str) -> Any:
+def format_option(known: str) -> typer.models.OptionInfo:
     """The flag for the format; `known` is for its help."""
-    return typer.Option("--format", "-f", help=known, metavar="FORMAT")
+    option: typer.models.OptionInfo = typer.Option("--format", "-f", help=known, metavar="FORMAT")
+    return option
 
 
 FormatOption = Annotated[str, format_option("table, json, yaml, csv or markdown.")]
