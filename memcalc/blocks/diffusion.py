@@ -109,6 +109,11 @@ class FirstTokens(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class ActiveVector(Block):
+    """silu(vector), once for all modulations (CogView4)."""
+
+
+@dataclass(frozen=True, slots=True)
 class FirstHalf(Block):
     """The conditioning vectors of the first half of the rows alone."""
 

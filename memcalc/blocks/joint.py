@@ -22,6 +22,14 @@ class AxialRotary(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class HostAngles(Block):
+    """Tables of `dim` channels that rotate the squares of an image; on the host, copied for every use (CogView4)."""
+
+    dim: int = 0
+    patch: int = 2
+
+
+@dataclass(frozen=True, slots=True)
 class ComplexRotary(Block):
     """Complex numbers that rotate image tokens, put together for each step, and text tokens: `dim` channels (Qwen-Image)."""
 
@@ -67,7 +75,7 @@ class JointBlock(Block):
     width: int = 0
     modulation: Block | None = None
     context_modulation: Block | None = None
-    attention: JointAttention | None = None
+    attention: Attention | None = None
     dual: Block | None = None
     mlp: Block | None = None
     context_mlp: Block | None = None

@@ -89,8 +89,9 @@ def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     if around.scene.rotary:
         q, k = placed(q, size, around), placed(k, size, around)
     out = f.transpose(f.attention(q, k, v), 1, 2)
+    out = f.reshape(out, *out.shape[:2], -1)
     del row
-    return run(t, block.out, f.reshape(out, *out.shape[:2], -1), around)
+    return run(t, block.out, out, around)
 
 
 def with_norm(t: Tape, norm: Block | None, x: Value, around: Around) -> Value:

@@ -46,6 +46,7 @@ class Scene:
         self.mask: Value | None = None  # of the text's padding
         self.pair: Value | None = None  # vectors of a layer's two streams
         self.pieces: list[Value] = []
+        self.turns = 0  # channels of tables that are copied from the host
         self.image = 0  # states of an image before the text's
 
 

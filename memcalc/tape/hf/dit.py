@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.diffusion import FirstHalf, FirstTokens, Modulate, ModulatedBlock, Modulation, TablePositions
+from memcalc.blocks.diffusion import (
+    ActiveVector,
+    FirstHalf,
+    FirstTokens,
+    Modulate,
+    ModulatedBlock,
+    Modulation,
+    TablePositions,
+)
 from memcalc.blocks.joint import JointAttention, JointBlock
 from memcalc.tape import functions as f
 from memcalc.tape.hf.attention import heads
@@ -81,6 +89,13 @@ def modulate_stream(_: Tape, block: Modulate, x: Value, around: Around) -> Value
 def first_tokens(_: Tape, block: FirstTokens, x: Value, __: Around) -> Value:
     """model_pred[:, : packed_noisy_model_input.size(1)] (diffusers, examples/dreambooth)."""
     return f.narrow(x, 1, block.count)
+
+
+@rule(ActiveVector)
+def active_vector(_: Tape, __: ActiveVector, x: Value, around: Around) -> Value:
+    """F.silu(temb)."""
+    around.scene.vector = f.silu(around.scene.vector)
+    return x
 
 
 @rule(FirstHalf)
@@ -181,7 +196,7 @@ def norm(x: Value) -> Value:
     return f.layer_norm(x, None, None)
 
 
-def joint(t: Tape, block: JointAttention, x: Value, context: Value, around: Around) -> tuple[Value, Value | None]:
+def joint(t: Tape, block: Block, x: Value, context: Value, around: Around) -> tuple[Value, Value | None]:
     """The attention of both streams, by the path of its own name."""
     before, around.encoder = around.encoder, context
     out = run(t, block, x, around)
