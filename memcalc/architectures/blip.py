@@ -25,8 +25,7 @@ from memcalc.blocks.base import Block, Sequence, Sum, repeat, sequence, stack
 from memcalc.blocks.basic import Activation, Embedding, Linear, Norm, Raw
 from memcalc.blocks.image import Positions, Prefix
 from memcalc.blocks.mlp import Mlp
-from memcalc.blocks.multimodal import Images
-from memcalc.blocks.querying import QueriedImages
+from memcalc.blocks.querying import AttendedImages, QueriedImages, ShiftedLogits
 from memcalc.model import Model
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def blip_vision(c: Dimensions) -> Model:
     mixer = Attention(
         "self_attn", heads, heads, hidden // heads, qkv=Linear("qkv", hidden, 3 * hidden, bool(c.get("qkv_bias", True))),
         out=Linear("projection", hidden, hidden, bias=True), causal=False, dropout=float(c.attention_dropout),
-        softmax="scores",
+        softmax="scores", formula="blip" if c.model_type == "blip_vision_model" else "",
     )  # fmt: skip
     layer = encoder_layer(mixer, mlp(c), layer_norms(c, "layer_norm1", "layer_norm2"))
     layers = sequence(repeat("layers", c.num_hidden_layers, layer), name="encoder")
@@ -114,7 +113,7 @@ def blip(c: Dimensions) -> Model:
     if not class_name(c).endswith("ForConditionalGeneration"):
         raise unknown_class(c)
     v, t = c.vision_config, c.text_config.but(add_cross_attention=True, encoder_hidden_size=c.vision_config.hidden_size)
-    images = Images("", (tower(v, "vision_model"),), image(v), grid(v) + 1)
+    images = AttendedImages("", (tower(v, "vision_model"),), image(v), 0, scattered=True)
     tie = bool(c.tie_word_embeddings or t.tie_word_embeddings)
     text = under("text_decoder", sequence(_text(t), _text_head(t, tied=tie)))
     return Model(sequence(images, text), "causal-lm", t.max_position_embeddings, loss_fp32=False)
@@ -140,18 +139,16 @@ def _text(t: Dimensions) -> Sequence:
 
 
 def _text_layer(t: Dimensions) -> Sequence:
-    layer = post_norm_layer(t)
-    return layer if t.encoder_hidden_size == t.hidden_size else _wider_cross(t, layer)
-
-
-def _wider_cross(t: Dimensions, layer: Sequence) -> Sequence:
-    """The layer with keys and values of the image's width."""
-    wide = t.encoder_hidden_size
-    cross = self_attention(t, "crossattention", cross=True)
+    """A layer whose attentions are never fused, keys and values of the second of the image's width."""
+    layer, wide = post_norm_layer(t, self_attention(t, **_EAGER)), t.encoder_hidden_size
+    cross = self_attention(t, "crossattention", cross=True, **_EAGER)
     cross = replace(cross, k=Linear("self.key", wide, t.hidden_size, bias=True),
                     v=Linear("self.value", wide, t.hidden_size, bias=True))  # fmt: skip
     first, _, last = layer.blocks
     return sequence(first, post_norm(t, cross, "crossattention.output.LayerNorm"), last)
+
+
+_EAGER = {"eager_only": True, "formula": "rembert"}
 
 
 def _text_head(t: Dimensions, *, tied: bool) -> Sequence:
@@ -161,4 +158,4 @@ def _text_head(t: Dimensions, *, tied: bool) -> Sequence:
     change = sequence(Linear("dense", hidden, hidden, bias=True), Activation("", t.hidden_act),
                       Norm("LayerNorm", hidden, "layer"), name="transform")  # fmt: skip
     decoder = Linear("decoder", hidden, t.vocab_size, bias=True, tied_to=words, bias_tied_to=shared)
-    return sequence(Raw("bias", (t.vocab_size,)), change, decoder, name="cls.predictions")
+    return sequence(Raw("bias", (t.vocab_size,)), change, decoder, ShiftedLogits(""), name="cls.predictions")

@@ -1,10 +1,11 @@
-"""Images that learned queries read for a language model (modeling_blip_2.py)."""
+"""Images that a text attends to, or that learned queries read for it (modeling_blip.py, modeling_blip_2.py)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from memcalc.blocks.querying import QueriedImages
+from memcalc.blocks.attention import Attention
+from memcalc.blocks.querying import AttendedImages, QueriedImages, ShiftedLogits
 from memcalc.tape import functions as f
 from memcalc.tape.rules import Around, rule, run
 
@@ -36,3 +37,40 @@ def queried_images(t: Tape, block: QueriedImages, x: Value, around: Around) -> V
     around.named += states, read, made
     around.sight = lambda _: made
     return x
+
+
+@rule(AttendedImages)
+def attended_images(t: Tape, block: AttendedImages, x: Value, around: Around) -> Value:
+    """BlipForConditionalGeneration.forward, ahead of its decoder."""
+    s = t.setting
+    if not s.images:
+        return x
+    inner, outer, t.held = Around(), t.held, []
+    pixels = t.given((x.shape[0], *block.image), s.inputs or s.weights)
+    states = run(t, block.blocks[0], f.to(pixels, s.weights), inner)
+    t.held = outer
+    t.outputs.append(states)
+    around.encoder, around.follows = states, True
+    return x
+
+
+@rule(ShiftedLogits)
+def shifted_logits(t: Tape, block: ShiftedLogits, x: Value, around: Around) -> Value:
+    """BlipTextLMHeadModel.forward."""
+    t.outputs.append(x)
+    return f.contiguous(f.narrow(x, 1, x.shape[1] - 1))
+
+
+@rule(Attention, "blip")
+def blip_attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """BlipAttention.forward: never fused; scores and probabilities keep their names to its end."""
+    b, s, width = x.shape
+    qkv = f.reshape(run(t, block.qkv, x, around), b, s, 3, block.heads, block.head_dim)
+    qkv = f.permute(qkv, 2, 0, 3, 1, 4)
+    q, k, v = (f.select(qkv, 0) for _ in range(3))
+    scores = f.scale(f.matmul(q, f.swap(k)))
+    weights = f.dropout(f.softmax(scores), block.dropout)
+    context = f.reshape(f.permute(f.matmul(weights, v), 0, 2, 1, 3), b, s, width)
+    out = run(t, block.out, context, around)
+    del q, k, v, qkv, scores, weights, context  # names of the function
+    return out
