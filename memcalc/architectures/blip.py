@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memcalc.architectures import architecture, model_of
 from memcalc.architectures.encoder import dropout as bert_dropout
@@ -148,7 +148,7 @@ def _text_layer(t: Dimensions) -> Sequence:
     return sequence(first, post_norm(t, cross, "crossattention.output.LayerNorm"), last)
 
 
-_EAGER = {"eager_only": True, "formula": "rembert"}
+_EAGER: dict[str, Any] = {"eager_only": True, "formula": "rembert"}
 
 
 def _text_head(t: Dimensions, *, tied: bool) -> Sequence:
