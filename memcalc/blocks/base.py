@@ -108,9 +108,10 @@ class Residual(Sequence):
 
 @dataclass(frozen=True, slots=True)
 class PostNorm(Sequence):
-    """norm(x + f(x)), the order of the first transformer."""
+    """norm(x + f(x)), the order of the first transformer; `rebound` where the sum takes the name of f(x)."""
 
     norm: Block | None = None
+    rebound: bool = False
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         return (*self.blocks, self.norm) if self.norm else self.blocks

@@ -170,3 +170,21 @@ def shared_bias(t: Tape, table: Embedding, x: Value) -> Value:
     values = f.permute(f.embedding(bucket, rows(t, table)), 2, 0, 1)
     del context, memory, distances, bucket
     return f.contiguous(f.expand(f.unsqueeze(values, 0), batch, -1, seq, seq))
+
+
+@rule(Attention, "squeezebert")
+def squeezebert(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """SqueezeBertSelfAttention.forward: tokens behind the channels, [batch, width, seq] (modeling_squeezebert.py)."""
+    b, width, s = x.shape
+    cut = (b, block.heads, block.head_dim, s)
+    q, k, v = (run(t, part, x, around) for part in (block.q, block.k, block.v))
+    read, keys, values = f.permute(f.view(q, *cut), 0, 1, 3, 2), f.view(k, *cut), f.permute(f.view(v, *cut), 0, 1, 3, 2)
+    scores = f.matmul(read, keys)
+    scores = f.scale(scores)
+    mask = around.mask(block.window)
+    scores = f.add(scores, mask) if mask is not None else scores
+    weights = f.softmax(scores)
+    weights = f.dropout(weights, block.dropout)
+    out = f.matmul(weights, values)
+    out = f.contiguous(f.permute(out, 0, 1, 3, 2))
+    return f.view(out, b, width, s)

@@ -83,6 +83,8 @@ def post_norm(t: Tape, block: PostNorm, x: Value, around: Around) -> Value:
     for part in block.blocks:
         y = run(t, part, y, around)
     out = f.add(y, x)
+    if block.rebound:
+        del y
     out = run(t, block.norm, out, around) if block.norm else out
     gone(around.handed)
     return out
