@@ -64,6 +64,8 @@ def _pixels(model: Model, run: Run) -> dict[str, Any]:
         return frames
     high, wide = run.image_size
     size = high if high == wide else [high, wide]
+    if known is not None and "pixels" in known:  # its tables are of image_size, whatever it is shown
+        return {"pixels": size, **frames}
     if known is not None and "image_size" in known and model.image:
         return {"image_size": size, **frames}
     if known is not None and model.kind == "image-text" and "vision_config" in known:

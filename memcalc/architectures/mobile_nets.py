@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from memcalc.architectures import architecture
 from memcalc.architectures.convnets import convnet
 from memcalc.architectures.vision import attention, dropout, encoder_layer, labels, layer_norms, mlp
-from memcalc.blocks.base import Block, Recomputed, Sequence, Stack, residual, sequence, stack
+from memcalc.blocks.base import Block, Recomputed, Sequence, Stack, Stage, residual, sequence, stack
 from memcalc.blocks.basic import Activation, Conv, Linear, Norm
 from memcalc.blocks.image import Excite, Join, Keep, Local, Pad, PixelGroups, Pool, SamePad
 from memcalc.dimensions import DEEPEST
@@ -93,7 +93,7 @@ def mobilenet_v2(c: Dimensions) -> Model:
     last = 1280 if c.finegrained_output and c.depth_multiplier < 1 else scaled(1280)
     end = conv_layer("conv_1x1", widths[-1], last, 1, act=c.hidden_act, same=bool(c.tf_padding))
     inner = Stack("layer", tuple(layers), resizing=True)
-    body = sequence(_mobile_stem(c, scaled(32), widths[0]), inner, end, Pool(""))
+    body = sequence(Stage("", (_mobile_stem(c, scaled(32), widths[0]), inner, end, Pool(""))))
     return convnet(c, "mobilenet_v2", body, _classifier(c, last))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memcalc.blocks.base import Block, Param, given
-from memcalc.blocks.basic import Conv
+from memcalc.blocks.basic import Conv, Raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +58,25 @@ class SetDetector(Block):
 @dataclass(frozen=True, slots=True)
 class LooksFinite(Block):
     """A look whether all of x is finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class StretchedPositions(Raw):
+    """A table of positions, of which those of the patches are stretched to every image's size (YOLOS).
+
+    `around` is (tokens in front of the patches, tokens behind them, rows and columns of the table's patches).
+    """
+
+    around: tuple[int, int, int, int] = (0, 0, 1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class BetweenLayers(StretchedPositions):
+    """Tables of positions [layers - 1, 1, tokens, width], each added between two layers (YOLOS)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastTokens(Block):
+    """The last `count` tokens; all of them are an output."""
+
+    count: int = 1

@@ -12,7 +12,7 @@ from memcalc.tape.hf.attention import attend, heads, project
 from memcalc.tape.hf.masks import bidirectional_mask
 from memcalc.tape.hf.programs import measured
 from memcalc.tape.hf.vision import conv
-from memcalc.tape.rules import Around, rule, run
+from memcalc.tape.rules import Around, gone, rule, run
 
 if TYPE_CHECKING:
     from memcalc.model import Model
@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 
 
 def detect(t: Tape, model: Model) -> tuple[Value, Value]:
-    """DetrForObjectDetection.forward; the loss of the boxes that are matched is small, here their mean."""
+    """DetrForObjectDetection.forward, YolosForObjectDetection's; the loss of matched boxes is small, here their mean."""
     base, classes, boxes = model.body.parts()
     t.layers = model.depth
     x = run(t, base, measured(t, (t.setting.batch, *model.image)), Around())
+    gone(t.held)
     logits = run(t, classes, x, Around())
     found = f.sigmoid(run(t, boxes, x, Around()))
+    gone(t.held)
     labels = t.given(logits.shape[:2], "int64")
     matched = f.cross_entropy(f.reshape(logits, -1, logits.shape[-1]), labels)
     return f.add(matched, f.mean(found, 0, 1, 2, keep=False)), x
