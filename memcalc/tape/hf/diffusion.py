@@ -8,6 +8,7 @@ from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Stack
 from memcalc.blocks.basic import Embedding, Linear, Norm
 from memcalc.blocks.diffusion import Condition, Modulate, Sample
+from memcalc.blocks.sounding import StreamTexts
 from memcalc.blocks.streams import PaddedTokens, TokenRefiner
 from memcalc.tape import functions as f
 from memcalc.tape.hf.layers import under_name
@@ -47,6 +48,7 @@ class Scene:
         self.pair: Value | None = None  # vectors of a layer's two streams
         self.pieces: list[Value] = []
         self.turns = 0  # channels of tables that are copied from the host
+        self.beside: Value | None = None  # what a second stream yields
         self.image = 0  # states of an image before the text's
 
 
@@ -59,7 +61,9 @@ def denoise(t: Tape, model: Model) -> tuple[Value, Value]:
     if width and s.seq:
         around.encoder = t.given((s.batch, s.seq, width), s.weights)
     out = body(t, model.body, x, around)
-    return f.mse_loss(out, t.given(out.shape, s.weights)), out
+    loss = f.mse_loss(out, t.given(out.shape, s.weights))
+    beside = around.scene.beside
+    return (loss if beside is None else f.add(loss, f.mse_loss(beside, t.given(beside.shape, s.weights)))), out
 
 
 def body(t: Tape, block: Block, x: Value, around: Around) -> Value:
@@ -96,6 +100,8 @@ def _text_widths(block: Block) -> Iterator[int]:
         yield getattr(block.blocks[0], "width", 0) if block.text else 0
     elif isinstance(block, TokenRefiner) and isinstance(block.into, Linear):
         yield block.into.inputs
+    elif isinstance(block, StreamTexts):
+        yield block.widths[0]
     elif isinstance(block, Attention) and block.cross and isinstance(block.k, Linear):
         yield block.k.inputs
     else:
