@@ -5,31 +5,28 @@ A period that leaves the pool as it has found it takes nothing from the device h
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 from memcalc.allocator import END, CachingAllocator, ExpandableAllocator, parted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from memcalc.allocator import Block, Parted, Pool
 
-FEW = 8  # times that a period is followed without a look at what it changes
-Place: TypeAlias = "tuple[int, int]"  # of a block: the segment's name, which block of it
+FEW = 16  # times that a period is followed without a look at what it changes
 
 
 class Again(NamedTuple):
     """The moves [start, stop) come `times` more.
 
-    They make `births` blocks; `alive` are the numbers of those that are there when they end, which each time stand for
-    what the time before had left.
+    `alive` are the numbers of what is there when they begin, and of what stands for it when they end.
     """
 
     start: int
     stop: int
     times: int
-    births: int
-    alive: tuple[int, ...]
+    alive: tuple[tuple[int, int], ...]
 
 
 class Stream(NamedTuple):
@@ -84,38 +81,29 @@ def _repeated(allocator: CachingAllocator, moves: Parted, sizes: list[int], aliv
 
 
 def _period(allocator: CachingAllocator, moves: Parted, sizes: list[int], alive: list[Block], again: Again) -> None:
-    for number in again.alive:
-        alive[number - again.births], alive[number] = alive[number], END
+    ended = [alive[end] for _, end in again.alive]
+    for _, end in again.alive:
+        alive[end] = END
+    for (begun, _), block in zip(again.alive, ended, strict=True):
+        alive[begun] = block
     _follow(allocator, moves, sizes, alive)
 
 
 def layout(allocator: CachingAllocator, alive: list[Block]) -> object:
-    """What tells two states of an allocator apart: its segments, who has what of them, and the order of what is free.
+    """What tells two states of an allocator apart: who has what, beside whom, and what is free, between whom and in which order.
 
-    Segments are named by what they hold; one that is free as a whole is like any other of its size.
+    What is free as a whole segment is like any other of its size; no two free blocks are neighbours.
     """
-    owners = {id(block): number for number, block in enumerate(alive) if block is not END}
-    segments: dict[int, tuple[int, ...]] = {}
-    places: dict[int, Place] = {}
-    for block in alive:
-        if block is not END and id(block) not in places:
-            name = owners[id(block)]
-            segments[name] = tuple(_named(block, name, owners, places))
+    owners = {block: number for number, block in enumerate(alive) if block is not END}
+    owner = owners.get
+    taken = [(number, block.size, owner(block.before)) for block, number in owners.items()]
     pools = (allocator.small, allocator.large)
-    free = [[(size, [places.get(id(b), (-1, 0)) for b in blocks]) for size, blocks in _waiting(pool)] for pool in pools]
-    return allocator.reserved, segments, free
-
-
-def _named(block: Block, name: int, owners: dict[int, int], places: dict[int, Place]) -> Iterator[int]:
-    """The sizes of a segment's blocks, and each one's owner; where they are is noted in `places`."""
-    one, count = block, 0
-    while one.before is not END:
-        one = one.before
-    while one is not END:
-        places[id(one)] = name, count
-        yield one.size
-        yield owners.get(id(one), -1)
-        one, count = one.behind, count + 1
+    free = [
+        (size, [(owner(block.before), owner(block.behind)) for block in blocks])
+        for pool in pools
+        for size, blocks in _waiting(pool)
+    ]
+    return allocator.reserved, taken, free
 
 
 def _waiting(pool: Pool) -> Iterable[tuple[int, list[Block]]]:

@@ -26,7 +26,7 @@ def spelled(before: list[int], period: list[int], times: int) -> Stream:
 @given(period=st.lists(SIZES, min_size=1, max_size=5), times=st.integers(1, 40), expandable=st.booleans())
 def test_as_if_every_period_were_followed(period: list[int], times: int, *, expandable: bool) -> None:
     whole, once, width = spelled(period, period, times + 1), spelled(period, period, 1), len(period)
-    again = Again(width, len(once.moves), times, width, tuple(range(width, 2 * width)))
+    again = Again(width, len(once.moves), times, tuple((number, number + width) for number in range(width)))
     short = Stream(once.moves, (again,))
     assert pooled(short, expandable=expandable) == pooled(whole, expandable=expandable)
 
@@ -38,5 +38,5 @@ def test_nothing_but_moves() -> None:
 
 @pytest.mark.parametrize("times", [1, 8, 9, 10_000])
 def test_many_periods_take_no_more_than_a_few(times: int) -> None:
-    period = Again(1, 3, times, 1, (1,))
+    period = Again(1, 3, times, ((0, 1),))
     assert pooled(Stream((12 * MIB, 12 * MIB, ~0, ~1), (period,))) == 24 * MIB

@@ -36,6 +36,11 @@ class Handle:
         self.params, self.buffer = params, buffer
         self.done, self.waiting = False, len(params)
 
+    @property
+    def state(self) -> tuple[int, int, bool]:
+        """What tells it from others."""
+        return self.buffer, self.waiting, self.done
+
 
 class Whole:
     """A parameter that is gathered and let go of: `nbytes` whole, `part` elements in a shard.
@@ -255,32 +260,26 @@ class Coordinator:
         self.pool.death(param)
         self.lay(-param.nbytes)
 
-    def state(self, names: Container[str], place: Callable[[int], int]) -> object:
-        """What it decides by, with the layers of parameters of these `names` as `place` sees them.
+    def state(self, names: Container[str], place: Callable[[int], int]) -> tuple[object, list[int]]:
+        """What it decides by, with the layers of parameters of these `names` as `place` sees them; births of what is there.
 
         Of what is let go of it decides by nothing but the calls to come; slices of it, and second shards, are there from its
         own layer forward to its own layer backward.
         """
-        step, pool = self.step, self.pool
-        handles: dict[int, object] = {}
-        found = []
+        step = self.step
+        handles: dict[Handle, int] = {}
+        there: list[Whole | Handle] = []
+        found: list[object] = []
         for (name, layer), param in self.known.items():
             if param.state != ABSENT or param.fetched_for >= step:
-                moves, born = layer >= 0 and name in names, pool.alive.get(param)
-                born = pool.made - born if moves and born is not None else born
-                handle = self._label(param.handle, handles)
-                found.append((name, place(layer) if moves else layer, born, param.state,
-                              max(param.fetched_for - step, -1), param.sliced, param.second, handle))  # fmt: skip
+                under_way = param.handle and (handles.setdefault(param.handle, len(handles)), *param.handle.state)
+                found.append((name, place(layer) if layer >= 0 and name in names else layer, param.state,
+                              max(param.fetched_for - step, -1), param.sliced, param.second, under_way))  # fmt: skip
+                there.append(param)
         number = self.queue[0][1] if self.queue else -1
         waiting = sum(1 for _ in takewhile(lambda entry: entry[1] == number, self.queue))
-        return found, number - step, waiting, self.available, self.live - self.seconds - self.slices
-
-    def _label(self, handle: Handle | None, known: dict[int, object]) -> object:
-        """What tells a gather under way from others, in the order in which they are met."""
-        if handle is None:
-            return None
-        age = self.pool.made - self.pool.alive.get(handle, self.pool.made)
-        return known.setdefault(id(handle), (len(known), handle.buffer, handle.waiting, handle.done, age))
+        births = [born for one in (*there, *handles) if (born := self.pool.alive.get(one)) is not None]
+        return (found, number - step, waiting, self.available, self.live - self.seconds - self.slices), births
 
     def finish(self) -> None:
         """The step is over: whatever is still gathered goes (release_backward_leftovers, partition_all_parameters).

@@ -84,14 +84,14 @@ def regions(recording: Recording) -> Iterator[Region]:
 
 
 def _cut(region: Region, slices: Slices, settings: Settings) -> Cut | None:
-    """The layers in the middle: what is gathered at most has gone through twice by then, and nothing waits for its next use."""
+    """The layers in the middle: what is gathered at most has gone through by then, and nothing waits for its next use."""
     kinds = [tuple(id(slices[number][0]) for number in region.slices(layer)) for layer in range(region.layers)]
     period, start, stop = _alike(kinds)
     scripts = [slices[region.forward + layer][0] for layer in range(start, start + period)]
     elements = sum(call.elements for script in scripts for act in script.acts for call in act.calls)
     if not elements:
         return None
-    settled = -(-2 * settings.stage3_max_live_parameters * period // elements)
+    settled = -(-settings.stage3_max_live_parameters * period // elements)
     apart = -(-settings.stage3_max_reuse_distance * period // (2 * elements))
     first = start + settled + period + 1
     last = stop - max(settled, apart) - period - 1
@@ -122,7 +122,7 @@ class Watch:
 
     def __post_init__(self) -> None:
         self.before: object = None
-        self.start = self.made = 0
+        self.start, self.births = 0, list[int]()
 
     @property
     def places(self) -> tuple[int, int]:
@@ -143,15 +143,15 @@ class Watch:
 
         LookupError where it is not.
         """
-        pool = coordinator.pool
+        moves = len(coordinator.pool.moves)
+        state, births = self._state(coordinator, int(number != self.places[0]))
         if number == self.places[0]:
-            self.before, self.start, self.made = self._state(coordinator, 0), len(pool.moves), pool.made
+            self.before, self.births, self.start = state, births, moves
             return None
-        if self._state(coordinator, 1) != self.before or not self._near(coordinator):
+        if state != self.before or not self._near(coordinator):
             raise LookupError
-        stays = {whole for (name, layer), whole in coordinator.known.items() if layer < 0 or name not in self.names}
-        alive = sorted(born for key, born in pool.alive.items() if key not in stays)
-        return Again(self.start, len(pool.moves), self.cut.times, pool.made - self.made, tuple(alive))
+        alive = tuple(dict.fromkeys(pair for pair in zip(self.births, births, strict=True) if pair[0] != pair[1]))
+        return Again(self.start, moves, self.cut.times, alive)
 
     def _near(self, coordinator: Coordinator) -> bool:
         """Whether nothing was kept for a use behind the cut, and nothing behind the like layers gathered in advance."""
@@ -160,8 +160,8 @@ class Watch:
             bool(queue) and queue[0][1] <= coordinator.starts[self.end] and all(use < step for use in coordinator.kept)
         )
 
-    def _state(self, coordinator: Coordinator, periods: int) -> object:
-        """The state as the next layer sees it, so many periods later."""
+    def _state(self, coordinator: Coordinator, periods: int) -> tuple[object, list[int]]:
+        """The state as the next layer sees it, so many periods later; and the numbers of what is alive."""
         cut, gap = self.cut, self.cut.last - self.cut.first
         following = cut.first + cut.period * (1 - periods) - 1 if self.back else cut.first + cut.period * (periods - 1)
 

@@ -9,20 +9,20 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from functools import cached_property
-from itertools import groupby, repeat
+from itertools import groupby
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from memcalc.known import Known
 from memcalc.tensors import expand
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from memcalc.tensors import Tensor
 
 ALIGNMENT = 2
-_STACK = re.compile(r"(.*?\.|)(\d+|\{[^{}]*\})(?:\.|$)")
+_STACK = re.compile(r"(?<![^.])(\d+|\{[^{}]*\})(?:\.|$)")
 
 
 class Piece(NamedTuple):
@@ -51,7 +51,7 @@ class Flat:
         self.pieces: list[Piece] = []
         self.named: dict[str, list[tuple[tuple[int, ...], Piece]]] = {}  # with its number in each stack around it
         self._found: dict[tuple[str, int], dict[int, list[Piece]]] = {}
-        listed = list(ordered(tensors))
+        listed = ordered(tensors)
         if round_robin:
             listed = [entry for first in range(ranks) for entry in listed[first::ranks]]
         end = 0
@@ -153,29 +153,44 @@ class Member(NamedTuple):
     times: int
 
 
-def ordered(tensors: Iterable[Tensor]) -> Iterator[tuple[Tensor, tuple[int, ...], int]]:
-    """(tensor, its number in each stack around it, elements) of every parameter, layers one after the other."""
-    return _walk([_member(tensor) for tensor in tensors], ())
+Entry: TypeAlias = "tuple[Tensor, tuple[int, ...], int]"  # a parameter's number in each stack around it, its elements
 
 
-def _member(tensor: Tensor) -> Member:
-    found = list(_STACK.finditer(tensor.name))
-    numbers = tuple(frozenset(map(int, expand(match[2]))) for match in found)
-    return Member(tensor, tensor.elements, tuple(f"{match[1]}#" for match in found), numbers,
-                  tensor.count // prod(map(len, numbers)))  # fmt: skip
+def ordered(tensors: Iterable[Tensor]) -> list[Entry]:
+    """Every parameter, layers one after the other."""
+    numbers: dict[str, frozenset[int]] = {}
+    return _walk([_member(tensor, numbers) for tensor in tensors], ())
 
 
-def _walk(members: list[Member], above: tuple[int, ...]) -> Iterator[tuple[Tensor, tuple[int, ...], int]]:
-    depth = len(above)
-    for stack, group in groupby(members, lambda member: member.stacks[depth] if depth < len(member.stacks) else ""):
+def _member(tensor: Tensor, numbers: dict[str, frozenset[int]]) -> Member:
+    """A tensor by its name; `numbers` are those that the patterns met so far stand for."""
+    *parts, _ = _STACK.split(tensor.name)
+    paths, patterns = parts[::2], parts[1::2]
+    for pattern in patterns:
+        if pattern not in numbers:
+            numbers[pattern] = frozenset(map(int, expand(pattern)))
+    own = tuple([numbers[pattern] for pattern in patterns])
+    return Member(tensor, tensor.elements, tuple(paths), own, tensor.count // prod(map(len, own)))
+
+
+def _walk(members: list[Member], above: tuple[int, ...]) -> list[Entry]:
+    depth, found = len(above), list[Entry]()
+    if max([len(member.stacks) for member in members], default=0) == depth:
+        return _listed(members, above)
+    for stack, group in groupby(members, lambda member: member.stacks[depth] if depth < len(member.stacks) else None):
         inside = list(group)
-        if not stack:
-            for member in inside:
-                yield from repeat((member.tensor, above, member.elements), member.times)
+        if stack is None:
+            found += _listed(inside, above)
             continue
         layers: dict[int, list[Member]] = {}
         for member in inside:
             for number in member.numbers[depth]:
                 layers.setdefault(number, []).append(member)
         for number in sorted(layers):
-            yield from _walk(layers[number], (*above, number))
+            found += _walk(layers[number], (*above, number))
+    return found
+
+
+def _listed(members: list[Member], above: tuple[int, ...]) -> list[Entry]:
+    """What is in no further stack."""
+    return [(member.tensor, above, member.elements) for member in members for _ in range(member.times)]

@@ -207,6 +207,7 @@ class ZeroThree(Zero):
 
 
 LISTS: Known[tuple[tuple[int, bool], ...]] = Known()
+GROUPS: Known[tuple[tuple[int, bool], ...]] = Known()
 SHARDS: Known[Shards] = Known()
 
 
@@ -221,7 +222,10 @@ def shards_of(every: tuple[tuple[int, bool], ...], ways: int) -> Shards:
 
 def listed(tensors: tuple[Tensor, ...]) -> tuple[tuple[int, bool], ...]:
     """(elements, whether it is trained) of every parameter, in their order."""
-    own = parameters(tensors)
+    return GROUPS.get(id(tensors), tensors, lambda: _listed(parameters(tensors)))
+
+
+def _listed(own: tuple[Tensor, ...]) -> tuple[tuple[int, bool], ...]:
     return LISTS.get(own, None, lambda: tuple([(n, tensor.trainable) for tensor, _, n in ordered(own)]))
 
 

@@ -115,3 +115,8 @@ def test_llama_2_7b() -> None:
     assert flat.partition == 842_301_952
     assert max(flat.whole(rank) for rank in range(8)) == 899_710_976
     assert min(flat.whole(rank) for rank in range(8)) == 843_087_872
+
+
+def test_a_number_within_a_name_is_no_layer() -> None:
+    listed = [Tensor("mlp.fc2.weight", (2,)), Tensor("mlp.fc1.weight", (3,)), Tensor("norm1.weight", (4,))]
+    assert [(numbers, elements) for _, numbers, elements in ordered(listed)] == [((), 2), ((), 3), ((), 4)]
