@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memcalc.blocks.base import Block
+from memcalc.blocks.base import Block, Param, Sequence, given
 from memcalc.blocks.multimodal import Images
 
 
@@ -21,3 +21,27 @@ class AttendedImages(Images):
 @dataclass(frozen=True, slots=True)
 class ShiftedLogits(Block):
     """A contiguous copy of all logits but the last, which the loss reads; those of all tokens are an output."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatentLayer(Block):
+    """Latents, normed, attend to the image's tokens, normed, and themselves; then an MLP (Idefics 2)."""
+
+    norm: Block | None = None
+    context_norm: Block | None = None
+    mixer: Block | None = None
+    feed: Block | None = None
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return given(self.norm, self.context_norm, self.mixer, self.feed)
+
+
+@dataclass(frozen=True, slots=True)
+class Resampled(Sequence):
+    """`latents` learned tokens of `width` channels, through layers that show them the image's tokens, and a norm."""
+
+    latents: int = 0
+    width: int = 0
+
+    def own(self) -> tuple[Param, ...]:  # noqa: D102
+        return (Param("latents", (self.latents, self.width)),)

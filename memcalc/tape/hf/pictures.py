@@ -172,6 +172,7 @@ def grid_attention(t: Tape, block: Attention, x: Value, around: Around) -> Value
     qkv = f.reshape(run(t, block.qkv, x, around), patches, 3, block.heads, block.head_dim)
     q, k, v = f.unbind(f.permute(qkv, 1, 0, 2, 3), 0)
     del qkv
+    q, k = run(t, block.q_norm, q, around), run(t, block.k_norm, k, around)
     q, k = turned(q, k, around)
     q, k, v = (f.unsqueeze(f.transpose(part, 0, 1), 0) for part in (q, k, v))
     out = flash(t, q, k, v) if t.setting.attention == "flash" else f.cat(apart(t, block, (q, k, v), around), 1)
