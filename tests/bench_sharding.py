@@ -1,7 +1,7 @@
 """What sharding adds to `estimate()`, in numbers: `python tests/bench_sharding.py`. Nothing here passes or fails.
 
 CPU milliseconds of a run under a strategy, asked for the first time, over those of the same run on one GPU without any
-(transformers' modules), the best of several turns of both. One row a strategy, one column a model; a cell shows the
+(transformers' modules), the best of several turns of both in turn. One row a strategy, one column a model; a cell shows the
 largest factor over VARIANTS of a run, which `--each` prints one by one. Words select strategies, `--models a,b` models.
 """
 
@@ -123,16 +123,20 @@ def _spelled(run: dict[str, Any]) -> list[dict[str, Any]]:
     return runs
 
 
-def milliseconds(run: dict[str, Any]) -> float:
-    """CPU milliseconds of one estimate, nothing known but what files say: the best of some turns."""
-    estimate(run)
-    best = float("inf")
-    for _ in range(TURNS):
-        forget()
-        start = time.process_time()
+def milliseconds(*runs: dict[str, Any]) -> list[float]:
+    """CPU milliseconds of one estimate of each, nothing known but what files say: the best of some turns of them all."""
+    for run in runs:
         estimate(run)
-        best = min(best, 1000 * (time.process_time() - start))
-    return best
+    turns = [[spent(run) for run in runs] for _ in range(TURNS)]
+    return [min(column) for column in zip(*turns, strict=True)]
+
+
+def spent(run: dict[str, Any]) -> float:
+    """CPU milliseconds of one estimate."""
+    forget()
+    start = time.process_time()
+    estimate(run)
+    return 1000 * (time.process_time() - start)
 
 
 def first(runs: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
@@ -151,25 +155,21 @@ def alone(run: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in run.items() if key not in ("gpus", "sharding", "parallel", "implementation")}
 
 
-def cell(model: str, spelled: list[dict[str, Any]], bases: dict[str, float]) -> dict[str, tuple[float, float]]:
-    """(factor, milliseconds) of every variant that is not refused; `bases` are milliseconds of runs on one GPU."""
+def cell(model: str, spelled: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
+    """(factor, milliseconds) of every variant that is not refused."""
     found = {}
     for name, variant in VARIANTS.items():
         run = first({"model": model, "gpu": "h100", **variant, **more} for more in spelled)
-        if run is None:
-            continue
-        plain = alone(run)
-        if repr(plain) not in bases:
-            bases[repr(plain)] = milliseconds(plain)
-        spent = milliseconds(run)
-        found[name] = spent / bases[repr(plain)], spent
+        if run is not None:
+            plain, sharded = milliseconds(alone(run), run)
+            found[name] = sharded / plain, sharded
     return found
 
 
 def slowest(model: str) -> float:
     """Milliseconds of the slowest variant on one GPU."""
     runs = [first([{"model": model, "gpu": "h100", **variant}]) for variant in VARIANTS.values()]
-    return max(milliseconds(run) for run in runs if run)
+    return max(milliseconds(*[run for run in runs if run]))
 
 
 def main() -> None:
@@ -179,13 +179,12 @@ def main() -> None:
     parser.add_argument("--each", action="store_true", help="every variant by itself")
     asked = parser.parse_args()
     models = asked.models.split(",")
-    bases: dict[str, float] = {}
     print(f"{'':34}", *(f"{model[:13]:>13}" for model in models))
     print(f"{'one GPU, ms':34}", *(f"{slowest(model):13.1f}" for model in models))
     for name, spelled in _strategies():
         if asked.words and not any(word in name for word in asked.words):
             continue
-        cells = [cell(model, spelled, bases) for model in models]
+        cells = [cell(model, spelled) for model in models]
         rows = [*VARIANTS] if asked.each else [""]
         for row in rows:
             shown = [max((both for key, both in found.items() if row in ("", key)), default=None) for found in cells]
