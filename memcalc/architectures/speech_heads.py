@@ -30,7 +30,7 @@ def speech_heads(c: Dimensions) -> Heads:
     }
     if c.get("vocab_size"):
         heads["ForCTC"] = (drop, Linear("lm_head", ctc_width(c), c.vocab_size, bias=True))
-    if c.model_type not in {"hubert", "unispeech"}:
+    if c.model_type not in {"hubert", "sew", "sew-d", "unispeech"}:
         heads["ForXVector"] = (*sums, *_x_vector(c))
     if c.model_type == "wav2vec2":
         heads["ForPreTraining"] = _pre_training(c)

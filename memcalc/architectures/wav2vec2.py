@@ -72,7 +72,7 @@ def _encoder(c: Dimensions) -> Sequence:
     """x + gelu(conv(x)) for positions; the norm stands before the layers, or behind them where they are "stable"."""
     stable, drop = bool(c.get("do_stable_layer_norm")), Dropout("", float(c.hidden_dropout))
     places = LocalPositions("", _position_convs(c))
-    first, rest = _layer(c, first=True), _layer(c, first=False)
+    first, rest = layer(c, first=True), layer(c)
     layers = Stack("layers", (first, *[rest] * (c.num_hidden_layers - 1)), captured=task(c) in CAPTURING)
     norm = _norm(c, "layer_norm")
     return sequence(places, None if stable else norm, drop, layers, norm if stable else None, name="encoder")
@@ -103,7 +103,8 @@ def _norm(c: Dimensions, name: str) -> Norm:
     return layer_norm(name, c.hidden_size)
 
 
-def _layer(c: Dimensions, *, first: bool) -> Sequence:
+def layer(c: Dimensions, *, first: bool = False) -> Sequence:
+    """Attention and feed-forward, before their norms or ("stable") behind them; the first may hold a table of biases."""
     mixer, drop = _attention(c, first=first), Dropout("", float(c.hidden_dropout))
     if c.get("do_stable_layer_norm"):
         return sequence(

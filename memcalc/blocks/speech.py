@@ -78,11 +78,12 @@ class ConformerConvolution(Sequence):
     """Norm, a pointwise convolution twice as wide and its gated half, a depthwise one, norm, activation, pointwise, dropout.
 
     `ahead` frames are put before the first, so that the depthwise one sees past frames only (0: its own padding).
-    `turned` where the second norm reads the channels last.
+    `turned` where the second norm reads the channels last; `masked` where frames of padding are blanked out before.
     """
 
     ahead: int = 0
     turned: bool = True
+    masked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,3 +123,33 @@ class Frames(Block):
 
     size: int = 1
     dilation: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Squeezed(Sequence):
+    """Layers over the means of every `factor` frames, to which a `places` convolution of that stride adds positions.
+
+    What they yield is `spread` over as many frames again (SEW; Wu et al. 2021).
+    """
+
+    factor: int = 1
+    places: WeightNormConv | None = None
+    spread: Block | None = None
+    activation: str = "gelu"
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return given(self.places, *self.blocks, self.spread)
+
+
+@dataclass(frozen=True, slots=True)
+class Subsampled(Sequence):
+    """Frames of `frames` channels through strided convolutions as a map, then one linear layer (Fast Conformer).
+
+    `masked` where it is told which frames are padding. Sinusoids of all distances are made of what it yields; `dropout`
+    is of that, `places_dropout` of them.
+    """
+
+    frames: int = 0
+    masked: bool = False
+    dropout: float = 0.0
+    places_dropout: float = 0.0

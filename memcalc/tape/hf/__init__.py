@@ -20,6 +20,7 @@ HOMES = {
     "relative": ("xlnet", "fourier", "funnel"),
     **dict.fromkeys(("longt5-local", "longt5-transient-global"), ("longt5",)),
     **dict.fromkeys(("conformer-relative", "conformer-relative_key", "conformer-rotary"), ("conformer",)),
+    "parakeet": ("conformer",),
     "gated": ("attention_gated",),
     "beam": ("beam",),
     "layoutlmv3": ("layout",),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.speech import ConformerConvolution
+from memcalc.blocks.basic import Conv
+from memcalc.blocks.speech import ConformerConvolution, Subsampled
 from memcalc.tape import functions as f
-from memcalc.tape.hf.attention import attend, heads
+from memcalc.tape.hf.attention import attend, heads, project, separate
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:
@@ -79,6 +80,11 @@ def convolution(t: Tape, block: ConformerConvolution, x: Value, around: Around) 
     x = f.transpose(run(t, first, x, around), 1, 2)
     x = run(t, wide, x, around)
     x = f.glu(x, 1)
+    if block.masked and around.padding is not None:
+        seen = f.compare(around.padding)  # torch.all(~attention_mask, dim=2)
+        padded = t.new((x.shape[0], 1, x.shape[2]), "bool")
+        del seen
+        x = f.masked_fill(x, padded)
     if block.ahead:
         x = f.pad(x, -1, block.ahead)
     x = run(t, deep, x, around)
@@ -88,3 +94,60 @@ def convolution(t: Tape, block: ConformerConvolution, x: Value, around: Around) 
     for part in rest:
         x = run(t, part, x, around)
     return f.transpose(x, 1, 2)
+
+
+@rule(Subsampled)
+def subsampled(t: Tape, block: Subsampled, x: Value, around: Around) -> Value:
+    """ParakeetEncoderSubsamplingConv2D.forward, then ParakeetEncoder.forward up to its layers (modeling_parakeet.py)."""
+    out = f.unsqueeze(x, 1)
+    *maps, project_out = block.blocks
+    for part in maps:
+        out = run(t, part, out, around)
+        if block.masked and isinstance(part, Conv):
+            out = f.mul_(out, t.new((out.shape[0], 1, out.shape[2], 1), "bool"))
+    out = f.reshape(f.transpose(out, 1, 2), out.shape[0], out.shape[2], -1)
+    out = f.scale(run(t, project_out, out, around))
+    around.table = f.dropout(distances(t, out), block.places_dropout)
+    out = f.dropout(out, block.dropout)
+    if block.masked:
+        frames = out.shape[1]
+        around.padding = t.new((out.shape[0], 1, frames, frames), "bool")
+    around.holds, around.ready = True, True
+    return out
+
+
+def distances(t: Tape, x: Value) -> Value:
+    """ParakeetEncoderRelPositionalEncoding.forward: sines and cosines of all distances, for every sequence."""
+    batch, rows, half = x.shape[0], 2 * x.shape[1] - 1, x.shape[2] // 2
+    with t.no_grad():
+        angles = t.new((rows, half), "fp32")
+        sines, cosines = t.new((batch, rows, half), "fp32"), t.new((batch, rows, half), "fp32")
+        table = f.view(f.stack((sines, cosines), -1), batch, rows, 2 * half)
+        del angles
+        return f.to(table, x.dtype)
+
+
+@rule(Attention, "parakeet")
+def parakeet(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """ParakeetEncoderAttention.forward: scores against distances are handed on as a mask (modeling_parakeet.py)."""
+    assert around.table is not None  # noqa: S101 - the subsampling has run
+    n, d = block.heads, block.head_dim
+    q, k, v = separate(t, block, x, around)
+    contents, places = (f.add(q, f.view(t.weight(f"bias_{name}", (n, d)), 1, n, 1, d)) for name in "uv")
+    keys = run(t, block.bias_table, around.table, Around())
+    keys = f.view(keys, x.shape[0], -1, n, d)
+    scores = shifted(f.matmul(places, f.permute(keys, 0, 2, 3, 1)))
+    scores = f.scale(f.narrow(scores, -1, x.shape[1]))
+    if around.padding is not None:
+        scores = f.masked_fill_(scores, f.compare(around.padding))
+    around.bias = scores
+    out = attend(t, block, contents, k, v, around)
+    around.bias = None
+    return project(t, block, out, around)
+
+
+def shifted(scores: Value) -> Value:
+    """_rel_shift: one column more in front, cut into rows of another length, of which the first is left out."""
+    b, n, rows, columns = scores.shape
+    scores = f.view(f.pad(scores, -1, 1), b, n, columns + 1, rows)
+    return f.view(f.narrow(scores, 2, columns), b, n, rows, columns)

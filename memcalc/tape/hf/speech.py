@@ -13,10 +13,14 @@ from memcalc.blocks.speech import (
     LayerSum,
     LocalPositions,
     OddFrames,
+    Squeezed,
     WeightNormConv,
 )
 from memcalc.tape import functions as f
+from memcalc.tape.functions import maps
+from memcalc.tape.hf.activations import activate
 from memcalc.tape.hf.position_biases import looked_up
+from memcalc.tape.hf.vision import sizes
 from memcalc.tape.rules import Around, inside, rule, run
 
 if TYPE_CHECKING:
@@ -29,15 +33,38 @@ if TYPE_CHECKING:
 @rule(WeightNormConv)
 def position_conv(t: Tape, block: WeightNormConv, x: Value, _: Around) -> Value:
     """Wav2Vec2PositionalConvEmbedding.forward: over time, the one frame too many of an even kernel cut off."""
+    return f.transpose(placed(t, block, f.transpose(x, 1, 2)), 1, 2)
+
+
+def placed(t: Tape, block: WeightNormConv, x: Value) -> Value:
+    """The convolution over time of [batch, width, frames], its weight normalised, and the cut behind it."""
     direction = t.weight(
         "parametrizations.weight.original1", (block.outputs, block.inputs // block.conv_groups, *block.kernel)
     )
     length = t.weight("parametrizations.weight.original0", (1, 1, block.kernel[-1]))
     weight = f.weight_norm(direction, length)
-    frames = x.shape[1]
-    longer = frames + 1 - block.kernel[-1] % 2
-    out = f.conv(f.transpose(x, 1, 2), weight, t.weight("bias", (block.outputs,)) if block.bias else None, (longer,))
-    return f.transpose(f.narrow(out, -1, frames), 1, 2)
+    (longer,) = sizes(block, x.shape[2:])
+    out = f.conv(x, weight, t.weight("bias", (block.outputs,)) if block.bias else None, (longer,))
+    return f.narrow(out, -1, longer - 1 + block.kernel[-1] % 2)
+
+
+@rule(Squeezed)
+def squeezed(t: Tape, block: Squeezed, x: Value, around: Around) -> Value:
+    """SEWEncoder.forward; what the model and it have names for is held to its end."""
+    assert isinstance(block.places, WeightNormConv)  # noqa: S101 - it is made with one
+    frames, turned = x.shape[1], f.transpose(x, 1, 2)
+    with inside(t, block.places):
+        places = activate(block.activation, placed(t, block.places, turned))
+    pooled = maps.average_pool(turned, (frames // block.factor,))
+    least = min(places.shape[-1], pooled.shape[-1])
+    t.held += (x, places, pooled)
+    around.holds = True
+    out = f.transpose(f.add(f.narrow(pooled, -1, least), f.narrow(places, -1, least)), 1, 2)
+    for part in block.blocks:
+        out = run(t, part, out, around)
+    out = activate(block.activation, run(t, block.spread, out, around))
+    out = f.reshape(out, out.shape[0], -1, x.shape[2])
+    return f.pad(out, 1, frames - out.shape[1]) if out.shape[1] < frames else out
 
 
 @rule(FeatureProjection)
