@@ -78,6 +78,11 @@ def recipe(spec: str | int | bool | Mapping[str, Any] | None = None) -> Recipe:
     return _named(str(spec))
 
 
+def says_frozen(spec: object) -> bool:
+    """Whether a run's precision says itself what is kept of weights that do not learn: {recipe: amp-fp16, frozen: fp16}."""
+    return isinstance(spec, Mapping) and "frozen" in spec
+
+
 def _named(name: str) -> Recipe:
     wanted = name.strip().lower().removeprefix("torch.")
     dashed = wanted.replace("_", "-").replace(" ", "-")

@@ -16,7 +16,7 @@ from memcalc.optimizers import Optimizer
 from memcalc.optimizers import resolve as find_optimizer
 from memcalc.pictures import pictured, remarks
 from memcalc.plan import Plan
-from memcalc.precision import Recipe, recipe
+from memcalc.precision import Recipe, recipe, says_frozen
 from memcalc.presets import find, has
 from memcalc.refusals import refuse_unmodelled
 from memcalc.run import Sharding
@@ -50,7 +50,9 @@ def resolve(run: Run, beside: Path | None = None) -> Plan:
     if run.sharding and run.sharding.strategy != "none" and place.name == "none":
         notes.assume("sharding", "one-rank", f"sharding {run.sharding.strategy} over one rank shares nothing")
     chosen = place.recipe_of(chosen)
-    if not run.lora:  # what does not learn is kept as the rest of the model is: fixed tables of positions
+    if not run.lora and not says_frozen(
+        run.precision
+    ):  # what does not learn is kept as the rest is: tables of positions
         chosen = replace(chosen, frozen=chosen.weights)
     tensors, adapted = _trained_tensors(_worded(run), model, chosen, notes)
     _note_presets(run, model, chosen, card, place, notes)

@@ -90,6 +90,12 @@ def _scheme(spec: Spec) -> Scheme:
     return scheme(spec)
 
 
+def _inputs(plan: Plan) -> str:
+    """The dtype of latents and text of a denoiser whose frozen part is kept in one of its own: that (diffusers, examples)."""
+    apart = plan.model.kind == "diffusion" and not plan.run.lora and plan.recipe.frozen != plan.recipe.weights
+    return plan.recipe.frozen if apart else ""
+
+
 def setting_of(plan: Plan, *, evaluating: bool = False) -> Setting:
     """What decides a step's allocations, in the tape's words."""
     run, recipe = plan.run, plan.recipe
@@ -106,6 +112,7 @@ def setting_of(plan: Plan, *, evaluating: bool = False) -> Setting:
         image_size=run.image_size or (),
         frames=run.frames or 1,
         weights=recipe.weights,
+        inputs=_inputs(plan),
         frozen=recipe.frozen,
         master="" if run.lora and not plan.placement.masters else recipe.master,
         gradients=recipe.gradients,

@@ -136,3 +136,11 @@ def test_a_pattern_may_be_of_another_rank_of_a_pipeline() -> None:
     """The head is on the last stage alone: the first has nothing to freeze."""
     frozen = report(freeze=["lm_head"], gpus=2, parallel={"pipeline": 2}, grad_accum=2)
     assert frozen.model.trainable == report(freeze=["lm_head"]).model.trainable
+
+
+def test_frozen_tensors_are_kept_in_a_dtype_of_their_own_where_the_run_says_so() -> None:
+    """A UNet in fp16 beside a ControlNet that trains in fp32 (diffusers, examples/controlnet/train_controlnet.py)."""
+    whole = report(precision="amp-fp16", freeze=["model.layers.*"])
+    lower = report(precision={"recipe": "amp-fp16", "frozen": "fp16"}, freeze=["model.layers.*"])
+    layers = 12 * (4 * 512 * 512 + 3 * 512 * 1408 + 2 * 512)
+    assert whole.memory.components.weights - lower.memory.components.weights == 2 * layers

@@ -54,7 +54,7 @@ def _widths(c: Dimensions) -> tuple[int, int]:
 
 def _sound(c: Dimensions, frames: int) -> int:
     """Tokens of sound that last as long as the video: so many of them a second (its pipeline, audio_latents_per_second)."""
-    second = c.audio_sampling_rate / c.audio_hop_length / c.audio_scale_factor
+    second: float = c.audio_sampling_rate / c.audio_hop_length / c.audio_scale_factor
     return round(((frames - 1) * 8 + 1) / RATE * second)
 
 

@@ -44,9 +44,13 @@ class Step:
         length = f"x{run['seq_len']}" if "seq_len" in run else ""
         kept = "outputs kept" if run.get("keep_outputs") else ""
         mode = run.get("attention", "sdpa"), _word(run.get("checkpointing", "none"))
-        words = (run["precision"], *mode, f"{run['batch_size']}{length}", _optimizer(run.get("optimizer", "adamw")),
+        words = (_recipe(run["precision"]), *mode, f"{run['batch_size']}{length}", _optimizer(run.get("optimizer", "adamw")),
                  _lora(run.get("lora")), kept, *_switches(run))  # fmt: skip
         return " · ".join((self.model, *(word for word in words if word)))
+
+
+def _recipe(precision: str | dict[str, Any]) -> str:
+    return precision if isinstance(precision, str) else ", ".join(f"{key} {value}" for key, value in precision.items())
 
 
 def _word(checkpointing: str | dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def condition_image(t: Tape, block: ConditionImage, x: Value, around: Around) -> Value:
     """ControlNetConditioningEmbedding.forward; sample + controlnet_cond."""
     rows, columns = (size * block.scale for size in x.shape[2:])
-    made = t.given((x.shape[0], block.channels, rows, columns), t.setting.weights)
+    made = t.given((x.shape[0], block.channels, rows, columns), t.setting.inputs or t.setting.weights)
     for part in block.blocks:
         made = run(t, part, made, around)
     return f.add(x, made)
@@ -33,7 +33,11 @@ def control_net(t: Tape, block: ControlNet, x: Value, around: Around) -> Value:
         parts = [f.mean(state, *range(4), keep=False) for state in states]
         return f.total(f.stack(parts), 0)
     around.scene = Scene()
-    around.scene.controls = states
+    if (
+        t.setting.inputs
+    ):  # of a UNet that is kept lower: outputs in fp32, as accelerate makes them of autocast's, and cast
+        states = [f.to(state, "fp32") if t.autocast else state for state in states]
+    around.scene.controls = [f.to(state, t.setting.inputs or state.dtype) for state in states]
     return run(t, block.base, x, around)
 
 
@@ -51,11 +55,13 @@ def _states(t: Tape, block: ControlNet, x: Value, around: Around) -> list[Value]
 
 @rule(Controlled)
 def controlled(t: Tape, block: Controlled, x: Value, around: Around) -> Value:
-    """UNet2DConditionModel.forward, whose layers no checkpoint recomputes."""
-    before, t.setting = t.setting, replace(t.setting, checkpoint=False)
+    """UNet2DConditionModel.forward, whose layers no checkpoint recomputes; outside of autocast where it is kept lower."""
+    before, t.setting = (t.setting, t.autocast), replace(t.setting, checkpoint=False)
+    if t.setting.inputs:
+        t.autocast, t.setting = "", replace(t.setting, weights=x.dtype)
     for part in block.blocks:
         x = run(t, part, x, around)
-    t.setting = before
+    t.setting, t.autocast = before
     return x
 
 

@@ -55,13 +55,14 @@ class Scene:
 def denoise(t: Tape, model: Model) -> tuple[Value, Value]:
     """mse_loss(model(latents, time step, text), target), the target as large as the output: (loss, output)."""
     s = t.setting
-    x, around = t.given((s.batch, *model.image), s.weights), Around()
+    dtype, around = s.inputs or s.weights, Around()
+    x = t.given((s.batch, *model.image), dtype)
     around.ready, around.scene = True, Scene()
     width = text_width(model.body)
     if width and s.seq:
-        around.encoder = t.given((s.batch, s.seq, width), s.weights)
+        around.encoder = t.given((s.batch, s.seq, width), dtype)
     out = body(t, model.body, x, around)
-    loss = f.mse_loss(out, t.given(out.shape, s.weights))
+    loss = f.mse_loss(out, t.given(out.shape, dtype))
     beside = around.scene.beside
     return (loss if beside is None else f.add(loss, f.mse_loss(beside, t.given(beside.shape, s.weights)))), out
 
