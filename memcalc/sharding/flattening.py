@@ -42,7 +42,8 @@ class Handle:
 class Flattening(Grouping):
     """The hooks of one step, around the modules that FSDP1 wraps.
 
-    `ahead` is what forward prefetch has gathered for the unit that comes next. Of storages, `kept` are the flat gradients
+    `ahead` is what forward prefetch has gathered for the unit that comes next, `late` the unit whose gradients wait for the
+    backward pass of the one before. Of storages, `kept` are the flat gradients
     that are added to those of earlier micro batches, `reduced` what is made of the sums.
     """
 
@@ -55,11 +56,13 @@ class Flattening(Grouping):
         self.handles: dict[Group, list[Handle]] = {}
         self.order: list[Group] = []
         self.ahead: list[Value] = []
+        self.late: Group | None = None
         self.returning = False
         self.kept: list[int] = []
         self.reduced: list[int] = []
         ahead = how.word not in ("SHARD_GRAD_OP", "_HYBRID_SHARD_ZERO2")  # the one before is gathered, going back
         self.neighbours = (-1, 1) if how.forward_prefetch else (-1,) if ahead else ()
+        self.reach = 2 if how.forward_prefetch else 1
 
     def before_forward(self, unit: Unit) -> None:
         """_pre_forward."""
@@ -94,8 +97,23 @@ class Flattening(Grouping):
             self._prefetch(group)
 
     def after_backward(self, unit: Unit) -> None:
-        """_post_backward_hook, once the gradients of a flat parameter's views have come together."""
+        """_post_backward_hook, once the gradients of a flat parameter's views have come together.
+
+        Views that forward prefetch has made are older than the unit before: autograd comes to them behind it.
+        """
+        self._overdue()
         group = cast("Group", unit)
+        if self.how.forward_prefetch and group.kind == "layer":
+            self.late = group
+        else:
+            self._reduced(group)
+
+    def _overdue(self) -> None:
+        late, self.late = self.late, None
+        if late:
+            self._reduced(late)
+
+    def _reduced(self, group: Group) -> None:
         group.state = "reduced"
         trained = next((handle for handle in self._of(group) if handle.trainable), None)
         flat = self._together(group, trained) if trained and group.gradients else None
@@ -117,6 +135,7 @@ class Flattening(Grouping):
 
     def finish(self) -> None:
         """Units whose inputs asked for no gradient, the root last; then gradients go where the optimizer looks for them."""
+        self._overdue()
         root, *others = self.groups.all()
         for group in (*others, root):
             if group.state != "reduced":

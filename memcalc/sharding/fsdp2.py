@@ -112,10 +112,14 @@ class FullyShard(Strategy):
         return replace(setting, weights=seen, frozen=frozen, inputs=setting.weights, accumulating=False)
 
     def gathered(self, tensor: Tensor, stored: str, setting: Setting) -> str:
-        """Every floating-point parameter is cast to param_dtype, adapters in fp32 included; buffers stay as they are kept."""
+        """Every floating-point parameter is cast to param_dtype, adapters in fp32 included; buffers stay as they are kept.
+
+        Without a param_dtype, of its own or the recipe's, each stays what it is.
+        """
         if tensor.buffer:
             return self.buffered(tensor, setting)
-        return stored if stored not in FLOATS or setting.autocast else setting.weights
+        casts = bool(self.param_dtype) or setting.weights != setting.inputs
+        return setting.weights if casts and stored in FLOATS and not setting.autocast else stored
 
     def buffered(self, tensor: Tensor, setting: Setting) -> str:
         """The dtype that modules see a buffer in."""

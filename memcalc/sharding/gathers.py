@@ -42,7 +42,7 @@ class Fetching(Marking):
 
     def laid(self, recording: Recording) -> Recording:
         """What is gathered and reduced over the real step."""
-        slices, reducer = list(self.scripts(recording)), Reducer(self.strategy)
+        slices, reducer = list(self.scripts(recording)), Reducer(self.strategy, recording.events, recording.sizes)
         gathered, stream = self.gathered(recording, slices)
         overlay: dict[int, list[Laid]] = {}
         known: dict[tuple[int, int], list[Laid]] = {}

@@ -14,6 +14,8 @@ from memcalc.overlay import Laid
 from memcalc.tape.values import rounded
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from memcalc.sharding.scripts import Act, Script
     from memcalc.sharding.zero3 import ZeroThree
     from memcalc.timeline import Part
@@ -23,10 +25,13 @@ DOUBLE, NORMED = 8, 250_000_000  # bytes of an element of a norm; elements of on
 
 
 class Reducer:
-    """The bucket of gradients, which is there all along: sent when full, each message a copy of what it holds."""
+    """The bucket of gradients, which is there all along: sent when full, each message a copy of what it holds.
 
-    def __init__(self, zero: ZeroThree) -> None:
-        self.zero, self.size = zero, zero.settings.reduce_bucket_size
+    `events` and `sizes` are the log of the tape that yields the gradients.
+    """
+
+    def __init__(self, zero: ZeroThree, events: Sequence[int] = (), sizes: Sequence[int] = ()) -> None:
+        self.zero, self.size, self.events, self.sizes = zero, zero.settings.reduce_bucket_size, events, sizes
         self.contiguous = zero.settings.contiguous_gradients
         self.ways, self.item = zero.ways, zero.item
         self.bucket: list[int] = []
@@ -51,7 +56,15 @@ class Reducer:
         return made
 
     def _laid(self, act: Act) -> list[Laid]:
-        return [Laid(act.at, *item) for item in (self.gradient(act.gradient) if act.gradient else self.send())]
+        if not act.gradient:
+            return [Laid(act.at, *item) for item in self.send()]
+        return [self._own(Laid(act.at, *item)) for item in self.gradient(act.gradient)]
+
+    def _own(self, laid: Laid) -> Laid:
+        """A gradient that keeps its storage takes over from the tape, which lets go of it next."""
+        event = self.events[laid.at] if laid.at < len(self.events) else 0
+        again = laid.part == "gradients" and event < 0 and self.sizes[~event] == laid.nbytes
+        return laid._replace(at=laid.at + 1) if again else laid
 
     def gradient(self, elements: int) -> list[tuple[Part, int]]:
         """A gradient goes into the bucket, which is sent first where it would be too full."""
