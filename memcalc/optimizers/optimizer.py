@@ -105,8 +105,7 @@ class Optimizer:
         """What `count` parameters like this one need when it is their turn."""
         found = self.temporaries(parameter.shape, parameter.dtype, parameter.role, parameter.name)
         layer, vector = parameter.name[: parameter.name.rfind("}") + 1], len(parameter.shape) < 2
-        module, _, name = parameter.name.rpartition(".")
-        return Turn(found, count, layer, vector=vector, module="" if vector and name != "bias" else module)
+        return Turn(found, count, layer, vector=vector)
 
     def for_model(self, dimensions: Mapping[str, Any]) -> Optimizer:
         """The same for a model of these dimensions: they set the options that stand for them and were not given."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class StepTemporaries:
     """The temporaries of one parameter: `together` with those of all others, `each` alone, `held` into the next turn.
 
-    `lasting` are those that names hold which only a matrix's turn gives to something else.
+    `lasting` are those, besides, that names hold which only a matrix's turn gives to something else.
     """
 
     together: tuple[StateTensor, ...] = ()
@@ -68,34 +68,27 @@ def total(tensors: Iterable[StateTensor]) -> int:
 class Turn(NamedTuple):
     """Like parameters: the temporaries of each, how many there are (`times`), the layer they lie in, whether they are vectors.
 
-    `layer` is the pattern of names up to the number of the layer ('' outside of layers), `module` that of a matrix's or a
-    bias's module.
+    `layer` is the pattern of names up to the number of the layer ('' outside of layers).
     """
 
     temporaries: StepTemporaries
     times: int
     layer: str = ""
     vector: bool = False
-    module: str = ""
 
 
 def peak(group: Sequence[Turn]) -> int:
     """The most bytes of temporaries alive at once while one group of parameters steps.
 
-    `group` lists the parameters in their order. Those of one layer follow each other, and begin again with the next
-    one; a layer's vectors may lie elsewhere in it (but for a bias, which lies behind its matrix), so that what comes before
-    one is taken for what comes before the next.
+    `group` lists the parameters in their order. Those of one layer follow each other, and begin again with the next one.
     """
     together = sum(turn.temporaries.bytes[0] * turn.times for turn in group)
-    most, before, lasting, module, names = 0, 0, 0, "", ()  # type: int, int, int, str, tuple[int, ...]
+    most, before, lasting, names = 0, 0, 0, ()  # type: int, int, int, tuple[int, ...]
     for turn in _in_order(group):
         _, own, held, after = turn.temporaries.bytes
         most = max(most, _in_turn(before, names, turn.temporaries.renamed, own))
-        elsewhere = turn.vector and turn.layer and not (module and turn.module == module)
-        if not turn.vector:
-            lasting, module = after, turn.module
-        if not elsewhere or held > before:
-            before, names = max(lasting, held), turn.temporaries.renamed
+        lasting = lasting if turn.vector else after
+        before, names = lasting + held, turn.temporaries.renamed
     return together + most
 
 

@@ -37,7 +37,8 @@ def adapted(t: Tape, x: Value, out: Value, weight: Callable[[], Value] | None = 
         dtype = out.dtype
         if t.setting.adapter in WIDENED and t.weights.added(t.path):
             out = f.to(out, "fp32")  # here, where nobody else holds it
-        return f.to(other(t, x, out, weight), dtype)
+            return f.to(other(t, x, out, weight), dtype)
+        return other(t, x, out, weight)
     first = t.weights.adapter(t.path, "lora_A.default.weight")
     second = t.weights.adapter(t.path, "lora_B.default.weight")
     if first is None or second is None:

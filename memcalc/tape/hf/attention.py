@@ -222,15 +222,20 @@ def eager(t: Tape, block: Attention, q: Value, k: Value, v: Value, mask: Value |
 
 def with_sinks(t: Tape, block: Attention, weights: Value, values: Value, around: Around) -> Value:
     """The rest of GptOssAttention's eager_attention_forward: a logit per head joins the scores, and is dropped again."""
-    b, h, s, columns = weights.shape
-    sinks = f.expand(f.reshape(t.weight("sinks", (h,)), 1, h, 1, 1), b, h, s, 1)
-    scores = f.cat((weights, sinks))
+    columns = weights.shape[-1]
+    scores = f.cat((weights, sink_column(t, weights)))
     scores = f.subtract(scores, f.largest(scores))
     scores = f.narrow(f.softmax(scores, scores.dtype), -1, columns)
     weights = around.weights = f.to(f.dropout(scores, block.dropout), values.dtype)
     out = f.matmul(weights, values)
     out = f.contiguous(f.transpose(out, 1, 2))
     return out  # noqa: RET504 - the name lets go of what it stood for before the others do
+
+
+def sink_column(t: Tape, weights: Value) -> Value:
+    """The sink of each head, as one more column of its scores."""
+    b, h, s, _ = weights.shape
+    return f.expand(f.reshape(t.weight("sinks", (h,)), 1, h, 1, 1), b, h, s, 1)
 
 
 def sdpa(t: Tape, block: Attention, q: Value, k: Value, v: Value, mask: Value | None, around: Around) -> Value:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
 from memcalc.tape import functions as f
-from memcalc.tape.hf.attention import attend, heads, normed, project, repeat_kv, separate, with_sinks
+from memcalc.tape.hf.attention import attend, heads, normed, project, repeat_kv, separate, sink_column
 from memcalc.tape.hf.rotary import rotate, rotated_part
 from memcalc.tape.rules import Around, rule, run
 
@@ -64,12 +64,14 @@ def mimo(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     mask = around.mask(block.window)
     if mask is not None:
         weights = f.add(weights, mask)
+    columns = weights.shape[-1]
     if block.sinks:
-        out = with_sinks(t, block, weights, values, around)
-    else:
-        weights = f.subtract(weights, f.largest(weights))
-        weights = around.weights = f.to(f.dropout(f.softmax(weights, weights.dtype), block.dropout), values.dtype)
-        out = f.contiguous(f.transpose(f.matmul(weights, values), 1, 2))
+        weights = f.cat((weights, sink_column(t, weights)))
+    weights = f.subtract(weights, f.largest(weights))
+    chances = f.softmax(weights, weights.dtype)
+    chances = f.narrow(chances, -1, columns) if block.sinks else chances
+    weights = around.weights = f.to(f.dropout(chances, block.dropout), values.dtype)
+    out = f.contiguous(f.transpose(f.matmul(weights, values), 1, 2))
     return run(t, block.out, f.reshape(out, b, s, -1), around)
 
 

@@ -19,7 +19,7 @@ def randlora(t: Tape, x: Value, out: Value, _: Weight) -> Value:
     """Linear.forward: two products with the bases in line, the smaller one scaled in every entry (get_scaled_bases)."""
     inner, outer = needed(t, "randlora_lambda.default"), needed(t, "randlora_gamma.default")
     (rank, bases), least = inner.shape, outer.shape[1]
-    most, dtype = max(x.shape[-1], out.shape[-1]), out.dtype
+    most, dtype = max(x.shape[-1], out.shape[-1]), x.dtype
     large = f.expand(t.new((), inner.dtype).detach(), most, bases * rank)
     small = f.reshape(scaled(t, inner, outer), rank * bases, least)
     first, second = (small, large) if least == x.shape[-1] else (f.swap(large), f.swap(small))
@@ -51,7 +51,7 @@ def _scaled_backward(node: Node, g: Value) -> Gradients:
 def pvera(t: Tape, x: Value, out: Value, _: Weight) -> Value:
     """Linear.forward of PVeRA: VeRA's inner vector is drawn from a mean and a variance."""
     after, between = needed(t, "pvera_lambda_b.default"), needed(t, "pvera_lambda_d.default")
-    rank, dtype = between.shape[0] // 2, out.dtype
+    rank, dtype = between.shape[0] // 2, x.dtype
     shapes = (2 * rank, x.shape[-1]), (after.shape[0], rank)
     down, up = (f.expand(t.new((), between.dtype).detach(), *shape) for shape in shapes)
     x = f.dropout(f.to(x, between.dtype), t.setting.lora_dropout)
@@ -142,8 +142,8 @@ def fourierft(t: Tape, x: Value, out: Value, _: Weight) -> Value:
     real.node = node
     update = f.scale(real)
     del numbers, dense, real
-    x = f.to(x, update.dtype)
-    return f.to(f.add(out, f.linear(x, update)), out.dtype)
+    dtype, x = x.dtype, f.to(x, update.dtype)
+    return f.to(f.add(out, f.linear(x, update)), dtype)
 
 
 def _spectrum_backward(node: Node, g: Value) -> Gradients:
@@ -159,7 +159,7 @@ def _spectrum_backward(node: Node, g: Value) -> Gradients:
 
 def c3a(t: Tape, x: Value, out: Value, _: Weight) -> Value:
     """C3ALinear.forward: BlockCircularConvolution saves its inputs; its products are complex, twice as large."""
-    kernel, dtype = needed(t, "c3a_kernel.default"), out.dtype
+    kernel, dtype = needed(t, "c3a_kernel.default"), x.dtype
     x = f.to(x, "fp32")
     node = record(t, _circular_backward, (x, kernel), (x, kernel))
     inside, factors = t.new((*x.shape, 2), "fp32"), t.new((*kernel.shape, 2), "fp32")
@@ -170,7 +170,7 @@ def c3a(t: Tape, x: Value, out: Value, _: Weight) -> Value:
     made = t.new(out.shape, "fp32")
     del turned
     made.node = node
-    return f.to(f.add_(out, f.to(f.scale(made), dtype)), dtype)
+    return f.to(f.add_(out, f.to(f.scale(made), out.dtype)), dtype)
 
 
 def _circular_backward(node: Node, g: Value) -> Gradients:
@@ -189,8 +189,8 @@ def _circular_backward(node: Node, g: Value) -> Gradients:
 
 def supertuning(t: Tape, x: Value, out: Value, weight: Weight) -> Value:
     """Linear.forward of SuperTuning: a copy of the weight with the entries that learn added, in its dtype."""
-    values, dtype = needed(t, "supertuning_values.default"), out.dtype
-    values, plain = f.to(values, dtype), base(t, weight, (out.shape[-1], x.shape[-1]))
+    plain, dtype = base(t, weight, (out.shape[-1], x.shape[-1])), out.dtype
+    values = f.to(needed(t, "supertuning_values.default"), plain.dtype)
     places = t.new(values.shape, "int64")
     node = record(t, _entries_backward, (values,), (places,), values.shape)
     changed = t.new(plain.shape, plain.dtype)
@@ -212,7 +212,7 @@ def _entries_backward(node: Node, g: Value) -> Gradients:
 
 def unilora(t: Tape, x: Value, out: Value, _: Weight) -> Value:
     """Linear.forward of UniLoRA: A and B are entries of one vector, scaled (_get_lora_matrices)."""
-    vector, dtype = next(iter(t.weights.common("unilora"))), out.dtype
+    vector, dtype = next(iter(t.weights.common("unilora"))), x.dtype
     whole = t.weight(f".{vector.name}", vector.shape, vector.name)
     factors = []
     for letter in "AB":
@@ -224,7 +224,7 @@ def unilora(t: Tape, x: Value, out: Value, _: Weight) -> Value:
 
 def vblora(t: Tape, x: Value, out: Value, _: Weight) -> Value:
     """Linear.forward of VB-LoRA: each stretch of A and B is a mixture of the bank's best vectors."""
-    bank, dtype = next(iter(t.weights.common("vblora"))), out.dtype
+    bank, dtype = next(iter(t.weights.common("vblora"))), x.dtype
     vectors = t.weight(f".{bank.name}", bank.shape, bank.name)
     down = mixed(t, needed(t, "vblora_logits_A.default"), vectors)
     down = f.reshape(down, down.shape[0], -1)
@@ -264,7 +264,11 @@ def _blocks_backward(node: Node, g: Value) -> Gradients:
     return (g.tape.new(node.meta, g.dtype),)
 
 
-def boft(t: Tape, _x: Value, out: Value, _: Weight) -> Value:
-    """Linear.forward of BOFT after the base layer: every output scaled."""
-    scales = needed(t, "boft_s.default")
-    return f.to(f.mul(out, f.reshape(f.scale(scales), -1)), out.dtype)
+def boft(t: Tape, x: Value, out: Value, _: Weight) -> Value:
+    """Linear.forward of BOFT after the base layer: every output scaled, but for the bias."""
+    scales, bias = needed(t, "boft_s.default"), t.weights.find(f"{t.path}.bias")
+    shift = t.weight("bias", bias.shape) if bias else None
+    out = f.subtract(out, shift) if shift else out
+    out = f.mul(out, f.reshape(f.scale(scales), -1))
+    out = f.add(out, shift) if shift else out
+    return f.to(out, x.dtype)

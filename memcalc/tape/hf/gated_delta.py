@@ -20,27 +20,56 @@ if TYPE_CHECKING:
 
 
 class Mixed(NamedTuple):
-    """What the projections yield: queries, keys and values in one, the output's gate, write strengths and decays."""
+    """What the projections yield: queries, keys and values in one, the output's gate, write strengths and decays.
+
+    `wide` are what names of the forward pass hold besides.
+    """
 
     qkv: Value
     z: Value
     b: Value
     a: Value
+    wide: tuple[Value, ...] = ()
 
 
 @rule(GatedDelta)
 def gated_delta(t: Tape, block: GatedDelta, x: Value, around: Around) -> Value:
-    """Qwen3NextGatedDeltaNet.forward, and Qwen3_5GatedDeltaNet's."""
-    b, s = x.shape[:2]
-    mixed = MIXING[len(block.projections)](t, block, x, around)
-    qkv = causal_conv(t, block.conv, f.transpose(mixed.qkv, 1, 2), block.activation)  # type: ignore[arg-type]
-    keys, values = block.key_heads * block.key_dim, block.value_heads * block.value_dim
+    """Qwen3NextGatedDeltaNet.forward, Qwen3_5GatedDeltaNet's, and OlmoHybridGatedDeltaNet's."""
+    if len(block.projections) == EACH:
+        return each(t, block, x, around)
+    qkv, z, write, a, _wide = MIXING[len(block.projections)](t, block, x, around)
+    qkv = causal_conv(t, block.conv, f.transpose(qkv, 1, 2), block.activation)  # type: ignore[arg-type]
+    q, k, v = by_head(block, qkv)
+    beta = f.sigmoid(write)
+    g = decay(t, block, a)
+    out = chunks(t, block, q, k, v, g, beta)
+    return put_out(t, block, out, z, around)
+
+
+def each(t: Tape, block: GatedDelta, x: Value, around: Around) -> Value:
+    """OlmoHybridGatedDeltaNet.forward: queries, keys and values too have projections of their own, the gate comes last."""
+    *mixing, decays, writing, gate = block.projections
+    qkv = f.cat([run(t, part, x, around) for part in mixing])
+    qkv = causal_conv(t, block.conv, f.transpose(qkv, 1, 2), block.activation)  # type: ignore[arg-type]
+    q, k, v = by_head(block, qkv)
+    beta = f.sigmoid(run(t, writing, x, around))
+    g = decay(t, block, run(t, decays, x, around))
+    out = chunks(t, block, q, k, v, g, beta)
+    return put_out(t, block, out, run(t, gate, x, around), around)
+
+
+def by_head(block: GatedDelta, qkv: Value) -> tuple[Value, Value, Value]:
+    """Queries, keys and values [batch, seq, heads, width] of what the convolution yields."""
+    (b, _, s), keys, values = qkv.shape, block.key_heads * block.key_dim, block.value_heads * block.value_dim
     q, k, v = f.split(f.transpose(qkv, 1, 2), (keys, keys, values))
     q, k = (f.reshape(part, b, s, -1, block.key_dim) for part in (q, k))
-    v = f.reshape(v, b, s, -1, block.value_dim)
-    beta = f.sigmoid(mixed.b)
-    out = chunks(t, block, q, k, v, decay(t, block, mixed.a), beta)
-    out = gated_norm(t, block.norm, f.reshape(out, -1, block.value_dim), f.reshape(mixed.z, -1, block.value_dim))  # type: ignore[arg-type]
+    return q, k, f.reshape(v, b, s, -1, block.value_dim)
+
+
+def put_out(t: Tape, block: GatedDelta, out: Value, z: Value, around: Around) -> Value:
+    """The gated norm of every head, and the last projection."""
+    b, s = out.shape[:2]
+    out = gated_norm(t, block.norm, f.reshape(out, -1, block.value_dim), f.reshape(z, -1, block.value_dim))  # type: ignore[arg-type]
     return run(t, block.out_proj, f.reshape(out, b, s, -1), around)
 
 
@@ -58,7 +87,8 @@ def fused(t: Tape, block: GatedDelta, x: Value, around: Around) -> Mixed:
     q, k, v, z = f.split(qkvz, (block.key_dim, block.key_dim, times * block.value_dim, times * block.value_dim), 3)
     beta, a = (f.reshape(part, b, s, block.value_heads) for part in f.split(ba, (times, times), 3))
     v, z = (f.reshape(part, b, s, -1, block.value_dim) for part in (v, z))
-    return Mixed(f.cat([f.reshape(part, b, s, -1) for part in (q, k, v)]), z, beta, a)
+    q, k, v = (f.reshape(part, b, s, -1) for part in (q, k, v))
+    return Mixed(f.cat((q, k, v)), z, beta, a, (q, k, v, qkvz, ba))
 
 
 def apart(t: Tape, block: GatedDelta, x: Value, around: Around) -> Mixed:
@@ -67,28 +97,28 @@ def apart(t: Tape, block: GatedDelta, x: Value, around: Around) -> Mixed:
     return Mixed(qkv, f.reshape(z, *x.shape[:2], -1, block.value_dim), b, a)
 
 
-def each(t: Tape, block: GatedDelta, x: Value, around: Around) -> Mixed:
-    """OlmoHybridGatedDeltaNet.forward: queries, keys and values too have projections of their own."""
-    q, k, v, a, b, z = (run(t, part, x, around) for part in block.projections)
-    return Mixed(f.cat((q, k, v)), z, b, a)
-
-
-MIXING = {2: fused, 4: apart, 6: each}  # by the number of projections
+EACH = 6  # projections where each has one
+MIXING = {2: fused, 4: apart}  # by the number of projections
 
 
 def chunks(t: Tape, block: GatedDelta, q: Value, k: Value, v: Value, g: Value, beta: Value) -> Value:
-    """torch_chunk_gated_delta_rule up to its scan: everything in fp32, by heads, padded to whole chunks."""
+    """torch_chunk_gated_delta_rule: everything in fp32, by heads, padded to whole chunks."""
     dtype, seq, times = q.dtype, q.shape[1], block.value_heads // block.key_heads
     if times > 1:
         q, k = f.repeat_interleave(q, times, 2), f.repeat_interleave(k, times, 2)
     q, k, v, beta, g = (f.to_contiguous(f.transpose(part, 1, 2), "fp32") for part in (q, k, v, beta, g))
-    q, k = f.scale(l2_norm(q)), l2_norm(k)
+    q, k = l2_norm(q), l2_norm(k)
+    q = f.scale(q)
     extra = -seq % block.chunk
     q, k, v, beta, g = (f.pad(part, 2, extra) for part in (q, k, v, beta, g))
     v_beta, k_beta = f.mul(v, f.unsqueeze(beta, -1)), f.mul(k, f.unsqueeze(beta, -1))
     q, k, k_beta, v_beta = (by_chunk(part, block.chunk) for part in (q, k, k_beta, v_beta))
     sums = f.cumsum(f.reshape(g, *g.shape[:2], -1, block.chunk))
-    out = delta_rule(t, q, k, v_beta, k_beta, sums)
+    within, values, cumulated, _names = solved(t, q, k, v_beta, k_beta, sums)
+    out = t.new(values.shape, values.dtype, values.strides)
+    q = f.mul(q, f.unsqueeze(f.exp(sums), -1))
+    k = f.mul(k, f.unsqueeze(f.exp(f.subtract(f.narrow(sums, -1, 1), sums)), -1))
+    out = scan(t, (q, k, values, cumulated, within), sums, out)
     out = f.reshape(out, out.shape[0], out.shape[1], -1, out.shape[-1])
     out = f.narrow(out, 2, seq) if extra else out
     return f.to_contiguous(f.transpose(out, 1, 2), dtype)
@@ -104,20 +134,26 @@ def l2_norm(x: Value) -> Value:
     return f.mul(x, f.rsqrt(f.shift(f.total(f.mul(x, x), -1, keep=True))))
 
 
-def delta_rule(t: Tape, q: Value, k: Value, v_beta: Value, k_beta: Value, sums: Value) -> Value:
-    """The two phases of torch_chunk_gated_delta_rule: within all chunks at once, then from chunk to chunk."""
+def solved(
+    t: Tape, q: Value, k: Value, v_beta: Value, k_beta: Value, sums: Value
+) -> tuple[Value, Value, Value, tuple[Value, ...]]:
+    """The first phase of torch_chunk_gated_delta_rule, within all chunks at once; last is what names hold besides."""
     size = q.shape[3]
     triangle = t.new((size, size), "bool")
     pairs = f.subtract(f.unsqueeze(sums, 4), f.unsqueeze(sums, 3))
-    pairs = f.exp(f.masked_fill(pairs, triangle))
+    pairs = f.masked_fill(pairs, triangle)
+    pairs = f.exp(pairs)
     system = f.mul(f.matmul(k_beta, f.swap(k)), pairs)
     within = f.mul(f.matmul(q, f.swap(k)), pairs)
     decayed = f.mul(k_beta, f.unsqueeze(f.exp(sums), -1))
     values, cumulated = f.solve_triangular(system, v_beta), f.solve_triangular(system, decayed)
-    out = t.new(values.shape, values.dtype, values.strides)
+    return within, values, cumulated, (triangle, pairs, system, decayed)
+
+
+def scan(t: Tape, mixed: tuple[Value, ...], sums: Value, out: Value) -> Value:
+    """The second phase, from chunk to chunk."""
+    q, k, values, cumulated, within = mixed
     state = t.new((*q.shape[:2], q.shape[-1], values.shape[-1]), values.dtype)
-    q = f.mul(q, f.unsqueeze(f.exp(sums), -1))
-    k = f.mul(k, f.unsqueeze(f.exp(f.subtract(f.narrow(sums, -1, 1), sums)), -1))
     decays = f.unsqueeze(f.unsqueeze(f.exp(f.select(sums, -1)), -1), -1)
 
     def step(carried: tuple[Value, Value]) -> tuple[Value, Value]:
@@ -145,8 +181,7 @@ def gated_norm(t: Tape, block: Norm, x: Value, gate: Value) -> Value:
 def gated_attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """Qwen3NextAttention.forward: the second half of each query head is a gate for its output."""
     b, s = x.shape[:2]
-    wide = f.view(run(t, block.q, x, around), b, s, -1, 2 * block.head_dim)
-    q, gate = f.chunk(wide, 2)
+    q, gate = f.chunk(f.view(run(t, block.q, x, around), b, s, -1, 2 * block.head_dim), 2)
     gate = f.reshape(gate, b, s, -1)
     q = f.transpose(run(t, block.q_norm, q, around), 1, 2)
     k = heads(normed(t, block.k_norm, run(t, block.k, x, around), around), block.kv_heads)

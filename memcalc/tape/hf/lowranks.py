@@ -40,13 +40,14 @@ def hira(t: Tape, x: Value, out: Value, weight: Weight) -> Value:
 
 
 def deft(t: Tape, x: Value, out: Value, _: Weight) -> Value:
-    """Linear.forward, all in fp32: the output less its projection, plus what R puts in that place."""
-    place, dtype, wide = needed(t, "deft_P.default"), out.dtype, "fp32"
-    product, x = f.to(out, wide), f.to(x, wide)
-    place = f.to(place, wide)
+    """Linear.forward, all in fp32: the output less the projection of its product, plus what R puts in that place."""
+    place, dtype, wide = needed(t, "deft_P.default"), x.dtype, "fp32"
+    result, bias = f.to(out, wide), t.weights.find(f"{t.path}.bias")
+    product = f.subtract(result, f.to(t.weight("bias", bias.shape), wide)) if bias else result
+    x, place = f.to(x, wide), f.to(place, wide)
     right = f.relu(place)
     correction = f.linear(f.linear(product, f.swap(right)), place)
-    result = f.subtract(product, correction)
+    result = f.subtract(result, correction)
     injected = parameter(t, "deft_R.default")
     if injected is not None:
         injected = f.scale(f.to(injected, wide))
@@ -109,12 +110,12 @@ def delora(t: Tape, x: Value, out: Value, _: Weight) -> Value:
     """DeloraLinear.forward: B(scaling * A(x * w_norm)), added into zeros of the output's dtype."""
     down, up, bound = (needed(t, f"delora_{name}.default") for name in ("A", "B", "lambda"))
     norms = needed(t, "delora_w_norm.default")
-    added = t.new(out.shape, out.dtype)
+    added, dtype = t.new(out.shape, out.dtype), x.dtype
     inner = f.linear(f.mul(f.dropout(x, t.setting.lora_dropout), norms), down)
     lengths = f.mul(f.clamp(f.vector_norm(down, 1)), f.clamp(f.vector_norm(up, 0)))
     inner = f.mul(inner, f.div(f.scale(bound), lengths))
     added = f.add_(added, f.linear(inner, up))
-    return f.to(f.add(out, f.to(added, out.dtype)), out.dtype)
+    return f.to(f.add(out, f.to(added, out.dtype)), dtype)
 
 
 def osf(t: Tape, x: Value, out: Value, _: Weight) -> Value:
@@ -123,15 +124,15 @@ def osf(t: Tape, x: Value, out: Value, _: Weight) -> Value:
     first = [needed(t, f"_osf_{name}_low_init.default") for name in "USV"]
     up = f.cat([f.mul(u, f.unsqueeze(s, 0)), f.neg(f.mul(first[0], f.unsqueeze(first[1], 0)))], 1)
     down = f.cat([v, first[2]], 0)
-    x = f.to(x, up.dtype)
+    dtype, x = x.dtype, f.to(x, up.dtype)
     inner = f.linear(x, down)
     added = f.linear(inner, up)
-    return f.add(out, f.to(added, out.dtype))
+    return f.add(out, f.to(added, dtype))
 
 
 def miss(t: Tape, x: Value, out: Value, _: Weight) -> Value:
     """MissLinear.forward: the sum of the stretches of r inputs, times the block; `mini` repeats a narrow one."""
-    block, dtype, width = needed(t, "miss_block.default"), out.dtype, out.shape[-1]
+    block, dtype, width = needed(t, "miss_block.default"), x.dtype, out.shape[-1]
     if len(block.shape) == 3:
         return bat(t, x, out, block)
     if block.shape[1] < width:
@@ -153,7 +154,7 @@ def bat(t: Tape, x: Value, out: Value, block: Value) -> Value:
     changed = f.add(f.bmm(parts, block), f.repeat(block, shape[1] // rank, 1))
     whole = f.add(plain, f.contiguous(f.reshape(changed, *shape)))
     del changed, parts
-    return f.to(f.linear(f.to(x, block.dtype), whole), out.dtype)
+    return f.to(f.linear(f.to(x, block.dtype), whole), x.dtype)
 
 
 def tinylora(t: Tape, x: Value, out: Value, _: Weight) -> Value:
@@ -161,10 +162,10 @@ def tinylora(t: Tape, x: Value, out: Value, _: Weight) -> Value:
     down, up, mixtures = (needed(t, f"tinylora_{name}.default") for name in "ABP")
     weights = next(iter(t.weights.common("tinylora")))
     mixed = f.einsum("i,ijk->jk", t.weight(f".{weights.name}", weights.shape, weights.name), mixtures)
-    x = f.to(f.dropout(x, t.setting.lora_dropout), down.dtype)
+    dtype, x = x.dtype, f.to(f.dropout(x, t.setting.lora_dropout), down.dtype)
     inner = f.linear(f.linear(x, down), mixed)
     added = f.linear(inner, up)
-    return f.to(f.add(out, added), out.dtype)
+    return f.to(f.add(out, added), dtype)
 
 
 def gralora(t: Tape, x: Value, out: Value, _: Weight) -> Value:
@@ -180,9 +181,9 @@ def gralora(t: Tape, x: Value, out: Value, _: Weight) -> Value:
     del inner, wide
     first, second = parameter(t, "gralora_A_general.default.weight"), parameter(t, "gralora_B_general.default.weight")
     if first is None or second is None:
-        return out
+        return f.to(out, x.dtype)
     beside = f.linear(f.linear(f.dropout(f.to(x, first.dtype), t.setting.lora_dropout), first), second)
-    return f.add_(out, f.scale(f.to(beside, dtype)))
+    return f.to(f.add_(out, f.scale(f.to(beside, dtype))), x.dtype)
 
 
 def hra(t: Tape, x: Value, out: Value, weight: Weight) -> Value:
@@ -195,5 +196,6 @@ def hra(t: Tape, x: Value, out: Value, weight: Weight) -> Value:
         turn = f.subtract(turn, f.linear(f.linear(f.scale(turn), f.swap(one)), one))
     turn = f.linear(t.new((shape[1], shape[1]), unit.dtype), f.swap(turn))
     changed = f.linear(f.to(base(t, weight, shape), unit.dtype), f.swap(turn))
-    x = f.to(x, changed.dtype)
-    return f.to(f.linear(x, changed), out.dtype)
+    bias, dtype, x = t.weights.find(f"{t.path}.bias"), x.dtype, f.to(x, changed.dtype)
+    shift = f.to(t.weight("bias", bias.shape), changed.dtype) if bias else None
+    return f.to(f.linear(x, changed, shift), dtype)

@@ -115,14 +115,14 @@ def vera(t: Tape, x: Value, out: Value) -> Value:
     after, between = parameter(t, "vera_lambda_b.default"), parameter(t, "vera_lambda_d.default")
     if after is None or between is None:
         return out
-    rank, dtype = between.shape[0], out.dtype
+    rank, dtype, wanted = between.shape[0], out.dtype, x.dtype
     down, up = (
         f.expand(t.new((), between.dtype).detach(), *shape) for shape in ((rank, x.shape[-1]), (after.shape[0], rank))
     )
     x = f.to(x, between.dtype)
     added = f.linear(f.mul(between, f.linear(f.dropout(x, t.setting.lora_dropout), down)), up)
     added = f.mul(after, added)
-    return f.to(f.add(out, added), dtype)
+    return f.to(f.to(f.add(out, added), dtype), wanted)
 
 
 def oft(t: Tape, x: Value) -> Value:
