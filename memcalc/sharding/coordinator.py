@@ -8,7 +8,7 @@ AllGatherCoalescedHandle).
 from __future__ import annotations
 
 from collections import deque
-from itertools import takewhile
+from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING
 
 from memcalc.overlay import Laid, Pool
@@ -77,32 +77,32 @@ class Coordinator:
         self.at, self.made = 0, list[Laid]()
         self.pool = Pool()
         self.queue: deque[tuple[Whole, int]] = deque()
-        self.calls: dict[int, list[tuple[tuple[int, ...], int]]] = {}  # of each script, by identity
+        self.calls: dict[int, tuple[list[tuple[int, tuple[int, ...]]], list[int]]] = {}  # of each script, by identity
         self.starts: dict[int, int] = {}  # the first call of each slice
         self.kept: list[int] = []  # the uses that parameters were not let go of for
 
     def plan(self, slice_: int, script: Script, layer: int) -> list[Whole]:
         """The parameters of the slice of that number; its calls come into the trace."""
-        self.starts[slice_] = len(self.needed)
+        self.starts[slice_] = number = len(self.needed)
         known, numbered = self.known, enumerate(script.keys(layer))
         own = [known.get(key) or self._new(key, script.params[place]) for place, key in numbered]
-        needs, before, queue, number = self.needed, self.before, self.queue, len(self.needed)
-        total = before[-1]
-        for places, elements in self._calls(script):
-            needed = [own[place] for place in places] if places else NONE
-            for param in needed:
-                param.uses.append(number)
-                queue.append((param, number))
-            needs.append(needed)
-            total += elements
-            before.append(total)
-            number += 1
+        needs, passed = self._calls(script)
+        self.needed += [NONE] * len(passed)
+        for place, needed in needs:
+            self.needed[number + place] = params = [own[one] for one in needed]
+            for param in params:
+                param.uses.append(number + place)
+                self.queue.append((param, number + place))
+        total = self.before[-1]
+        self.before += [total + elements for elements in passed]
         return own
 
-    def _calls(self, script: Script) -> list[tuple[tuple[int, ...], int]]:
-        """What each call of a script needs, and the elements of its module."""
+    def _calls(self, script: Script) -> tuple[list[tuple[int, tuple[int, ...]]], list[int]]:
+        """Which of a script's calls need what, and the elements of all modules up to each call."""
         if id(script) not in self.calls:
-            self.calls[id(script)] = [(call.needed, call.elements) for act in script.acts for call in act.calls]
+            calls = [call for act in script.acts for call in act.calls]
+            needs = [(place, call.needed) for place, call in enumerate(calls) if call.needed]
+            self.calls[id(script)] = needs, list(accumulate([call.elements for call in calls]))
         return self.calls[id(script)]
 
     def _new(self, key: tuple[str, int], param: Param) -> Whole:
