@@ -19,9 +19,10 @@ from memcalc.architectures.vision import (
     patches,
 )
 from memcalc.blocks.base import repeat, sequence
-from memcalc.blocks.basic import Activation, Conv, Embedding, Linear, Norm
-from memcalc.blocks.image import Flatten, MergeNeighbours, Positions, Unflatten
-from memcalc.blocks.multimodal import ConvTokens, Images
+from memcalc.blocks.basic import Activation, Conv, Linear, Norm
+from memcalc.blocks.image import Flatten, MergeNeighbours
+from memcalc.blocks.multimodal import ConvTokens, Grid, GridRotary, Images
+from memcalc.blocks.towers import EachImage, GatheredPositions, MeanOfFrames, SquareMap, SquareRotary, WholeTable
 from memcalc.model import Model
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ def step3p7(c: Dimensions) -> Model:
     """A ViT whose map is halved twice, a projection, Step's mixture of experts."""
     v = _renamed(c.vision_config)
     project = Linear("multi_modal_projector", 4 * v.hidden_size, c.text_config.hidden_size, bool(c.projector_bias))
-    images = Images("", (tower(v, "vision_model"), project), image(v), grid(v) // 16)
+    parts = tower(v, "vision_model"), project, EachImage("", ())
+    side = -(-pair(v.image_size)[0] // pair(v.patch_size)[0] // 4)
+    images = Images("", parts, image(v), side**2, scattered=True)
     tie = bool(c.get("tie_word_embeddings"))
     if class_name(c).endswith("ForCausalLM"):  # the name in hub files; transformers has the class with images only
         c = c.but(architectures=["Step3p7ForConditionalGeneration"])
@@ -45,14 +48,15 @@ def step_vision(c: Dimensions) -> Model:
     """ViT with LayerScale and rotary positions besides a learned table; two strided convolutions at the end."""
     c = _renamed(c)
     hidden = c.hidden_size
-    places = Embedding("position_embedding", grid(c), hidden, index="positions")
+    places, dim = WholeTable("position_embedding", grid(c), hidden), hidden // c.num_attention_heads
     start = sequence(patches(c, "patch_embedding", bias=False), places, name="embeddings")
-    mixer = attention(c, "self_attn", out="out_proj", rotary_dim=hidden // c.num_attention_heads)
+    mixer = attention(c, "self_attn", out="out_proj", rotary_dim=dim, rotation="own", formula="step-vision")
     norms, scales = layer_norms(c, "layernorm_before", "layernorm_after"), layer_scales(c, "lambda_1", "lambda_2")
     layer = encoder_layer(mixer, mlp(c, int(hidden * c.mlp_ratio)), norms, scales)
     shrink = (Conv(f"downsampler{i}", i * hidden, 2 * i * hidden, (3, 3), 2, padding=1) for i in (1, 2))
     layers = repeat("layers", c.num_hidden_layers, layer)
-    body = sequence(start, Norm("pre_layernorm", hidden, "layer"), layers, Unflatten(""), *shrink, Flatten(""))
+    norm, side = Norm("pre_layernorm", hidden, "layer"), pair(c.image_size)[0] // c.patch_size
+    body = sequence(start, norm, SquareRotary("", dim), layers, SquareMap("", side), *shrink, Flatten(""))
     return Model(body, "encoder", image=image(c))
 
 
@@ -73,7 +77,8 @@ def kimi_k25(c: Dimensions) -> Model:
     into, out = Linear("in_proj", wide, wide, bias=True), Linear("out_proj", wide, text.hidden_size, bias=True)
     norm = Norm("pre_norm", c.projection_hidden_size, "layer")
     project = sequence(norm, MergeNeighbours("", rows), into, Activation("", "gelu"), out, name="mm_projector")
-    images = Images("", (tower(v, "vision_tower"), project))
+    grid = Grid(pair(v.patch_size)[0], rows, up=True)
+    images = Images("", (tower(v, "vision_tower"), project), grid=grid, scattered=True, listed=True, returned=False)
     return image_text(c, images, tower(text, "language_model"), tie=bool(c.tie_word_embeddings))
 
 
@@ -81,9 +86,11 @@ def kimi_k25(c: Dimensions) -> Model:
 def kimi_vision(c: Dimensions) -> Model:
     """A ViT for images and frames of any size: a learned table stretched to each, and rotary positions."""
     hidden, kernel = c.hidden_size, pair(c.patch_size)
-    table = Positions("pos_emb.position_embeddings", (c.pos_emb_height, c.pos_emb_width, hidden))
+    table = GatheredPositions("pos_emb.position_embeddings", (c.pos_emb_height, c.pos_emb_width, hidden))
     start = sequence(ConvTokens("", Conv("proj", 3, hidden, kernel, kernel)), table, name="patch_embed")
-    mixer = attention(c, "attn", out="proj", rotary_dim=hidden // c.num_attention_heads)
+    dim = hidden // c.num_attention_heads
+    mixer = attention(c, "attn", out="proj", rotary_dim=dim, rotation="own", formula="kimi-vision")
     layer = encoder_layer(mixer, mlp(c), layer_norms(c, "norm1", "norm2"))
     layers = repeat("layers", c.num_hidden_layers, layer)
-    return Model(sequence(start, layers, Norm("final_layernorm", hidden, "layer")), "encoder")
+    end = Norm("final_layernorm", hidden, "layer"), MeanOfFrames("", c.merge_kernel_size[0])
+    return Model(sequence(start, GridRotary("", dim), layers, *end), "encoder")

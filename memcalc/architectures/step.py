@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
@@ -15,7 +16,7 @@ from memcalc.architectures.decoder import (
     rotary_dim,
     tokens,
 )
-from memcalc.architectures.experts import mixture, per_layer, router
+from memcalc.architectures.experts import mixture, per_layer, router, stacked_experts
 from memcalc.blocks.base import residual, sequence
 from memcalc.blocks.basic import Linear
 
@@ -44,7 +45,7 @@ def step_layers(c: Dimensions) -> Stack:
     count, hidden = c.num_hidden_layers, c.hidden_size
 
     def layer(kind: tuple[str, str]) -> Block:
-        feed = _mixture(c) if kind[1] == "sparse" else gated_mlp(c, bias=c.mlp_bias)
+        feed = _mixture(c) if kind[1] == "sparse" else replace(gated_mlp(c, bias=c.mlp_bias), formula="step")
         mixer = residual(_norm("input_layernorm", hidden), _attention(c, slides=kind[0] == "sliding_attention"))
         return sequence(mixer, residual(_norm("post_attention_layernorm", hidden), feed))
 
@@ -75,8 +76,9 @@ def _attention(c: Dimensions, *, slides: bool) -> Attention:
 
 def _mixture(c: Dimensions) -> Moe:
     gate = router(c, c.n_routed_experts, scores="sigmoid", correction="e_score_correction_bias", formula="minimax_m2")
-    shared = gated_mlp(c, "shared_experts", c.share_expert_dim, bias=c.mlp_bias)
-    return mixture(c, gate, c.moe_intermediate_size, shared=shared)
+    shared = replace(gated_mlp(c, "shared_experts", c.share_expert_dim, bias=c.mlp_bias), formula="step")
+    experts = replace(stacked_experts(c, gate.experts, c.moe_intermediate_size), formula="step")
+    return mixture(c, gate, c.moe_intermediate_size, shared=shared, experts=experts)
 
 
 def _norm(name: str, width: int) -> Norm:

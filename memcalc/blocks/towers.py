@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memcalc.blocks.base import Block, Sequence
+from memcalc.blocks.basic import Embedding, Raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +35,34 @@ class FilledRows(Sequence):
 @dataclass(frozen=True, slots=True)
 class EachImage(Sequence):
     """Blocks that run for one image after the other; what comes of them is put together as one row of tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class WholeTable(Embedding):
+    """A table of positions that is added as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class SquareRotary(Block):
+    """Tables of `dim` channels in fp32 that rotate patches by rows and columns, the same for every image (Step 3.7)."""
+
+    dim: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SquareMap(Block):
+    """Tokens seen as a map of `side` rows."""
+
+    side: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class GatheredPositions(Raw):
+    """A table [rows, columns, width] stretched to every image: sixteen of its rows, weighed, to each patch (Kimi K2.5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeanOfFrames(Block):
+    """Patches put in the order of squares of `merge` x `merge`, and averaged over frames: [squares, merge², width]."""
+
+    merge: int = 2

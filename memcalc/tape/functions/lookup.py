@@ -27,6 +27,16 @@ def _embedding_backward(node: Node, g: Value) -> Gradients:
     return (g.tape.new(node.shape(0), g.dtype),)
 
 
+def embedding_bag(index: Value, weight: Value, factors: Value) -> Value:
+    """F.embedding_bag of [rows, n] indices, summed: saves them and their factors; the gradient is as large as the table."""
+    tape, rows = weight.tape, index.shape[0]
+    bags = tape.new((rows,), "int64"), tape.new((rows,), "int64"), tape.new((index.elements,), "int64")
+    node = record(tape, _embedding_backward, (weight,), (index, factors, *bags))
+    out = tape.new((rows, weight.shape[1]), weight.dtype)
+    out.node = node
+    return out
+
+
 def gather(x: Value, index: Value, shape: Shape) -> Value:
     """x.gather / x[index] / index_select of `shape`: saves the indices; the gradient is as large as x."""
     node = record(x.tape, _embedding_backward, (x,), (index,))

@@ -225,7 +225,7 @@ def expert_linear(t: Tape, block: Experts, which: int, x: Value, offsets: Value,
 
 
 TRANSPOSED = frozenset({"gpt_oss", "aria"})
-CLAMPED = frozenset({"gpt_oss", "minimax_m3", "deepseek_v4"})
+CLAMPED = frozenset({"gpt_oss", "minimax_m3", "deepseek_v4", "step"})
 
 
 @rule(Mlp, "gpt_oss")
@@ -233,6 +233,16 @@ def clamped_mlp(t: Tape, block: Mlp, x: Value, around: Around) -> Value:
     """MiniMaxM3VLDenseMLP.forward: gpt-oss' gate of two clamped halves."""
     first, up = f.chunk(run(t, block.up, x, around), 2)
     return run(t, block.down, swiglu(f.clamp(first), f.clamp(up)), around)
+
+
+@rule(Mlp, "step")
+def late_clamped(t: Tape, block: Mlp, x: Value, around: Around) -> Value:
+    """Step3p7MLP.forward: both factors clamped, one behind its activation."""
+    first = f.clamp(activate(block.activation, run(t, block.gate, x, around)))
+    up = f.clamp(run(t, block.up, x, around))
+    out = run(t, block.down, f.mul(first, up), around)
+    del first, up  # names of the function
+    return out
 
 
 def swiglu(first: Value, up: Value) -> Value:
@@ -254,6 +264,8 @@ def gate(block: Experts, x: Value) -> Value:
         first, up = f.narrow(x, -1, half), f.narrow(x, -1, half)
     else:
         first, up = f.chunk(x, 2)
+    if block.formula == "step":
+        return f.mul(f.clamp(activate(block.activation, first)), f.clamp(up))
     first, up = f.clamp(first), f.clamp(up)
     if block.formula == "deepseek_v4":
         return f.mul(activate(block.activation, first), up)
