@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from memcalc.architectures import architecture
 from memcalc.architectures.diffusers import attention, denoiser, embedded, feed_forward, latent
 from memcalc.architectures.dit import bare_norm, heads, projected_caption, shared_modulation
+from memcalc.architectures.vace import controlled
 from memcalc.blocks.base import Block, Sequence, repeat, sequence
 from memcalc.blocks.basic import Conv, Linear, Norm, Raw
 from memcalc.blocks.diffusion import Condition, Modulate, ModulatedBlock, Modulation
@@ -26,26 +27,30 @@ WAN_TOKENS = 512  # of UMT5, to which its pipeline cuts and pads every prompt
 WIDE = 48  # channels of the autoencoder of Wan 2.2's 5B, which makes one of 16 x 16 pixels
 
 
-@architecture("WanTransformer3DModel", "ChronoEditTransformer3DModel")
+@architecture("WanTransformer3DModel", "ChronoEditTransformer3DModel", "WanVACETransformer3DModel")
 def wan(c: Dimensions) -> Model:
     """One modulation for all layers, each with a table of its own; cross attention to text (and an image)."""
-    width, patch = c.num_attention_heads * c.attention_head_dim, tuple(c.patch_size)
-    extra = c.get("added_kv_proj_dim") or 0
-    feed = feed_forward("ffn", width, act="gelu-approximate", inner=c.ffn_dim)
-    norms = (bare_norm(width), *((Norm("norm2", width, "layer", "fp32-layer"),) if c.cross_attn_norm else ()))
-    block = ModulatedBlock(
-        "", None, Raw("scale_shift_table", (1, 6, width)), norms, _wan_attention(c, "attn1", width),
-        _wan_attention(c, "attn2", width, width, extra), feed, "wan",
-    )  # fmt: skip
+    width, patch, block = c.num_attention_heads * c.attention_head_dim, tuple(c.patch_size), _wan_block(c)
+    control = controlled(c, block, width, patch) if "vace_layers" in c else (None, None)
     tables = GridTables("", c.attention_head_dim, patch, c.rope_max_seq_len)
     pixels, size = (16, (21, 44, 80)) if c.in_channels == WIDE else (8, (21, 60, 104))
     out = (c.get("out_channels") or c.in_channels) * math.prod(patch)
     return denoiser(
         c, tables, Conv("patch_embedding", c.in_channels, width, patch, patch), Flatten("", copied=True),
-        _wan_conditions(c, width), repeat("blocks", c.num_layers, block),
+        control[0], _wan_conditions(c, width), control[1], repeat("blocks", c.num_layers, block),
         Modulation("", None, 2, table=Raw("scale_shift_table", (1, 2, width))), WideModulate(""),
         Linear("proj_out", width, out, bias=True), Unflatten("", patch[-1]),
         text=WAN_TOKENS, image=latent(c, size), scale=(pixels, 4),
+    )  # fmt: skip
+
+
+def _wan_block(c: Dimensions) -> ModulatedBlock:
+    width, extra = c.num_attention_heads * c.attention_head_dim, c.get("added_kv_proj_dim") or 0
+    feed = feed_forward("ffn", width, act="gelu-approximate", inner=c.ffn_dim)
+    norms = (bare_norm(width), *((Norm("norm2", width, "layer", "fp32-layer"),) if c.cross_attn_norm else ()))
+    return ModulatedBlock(
+        "", None, Raw("scale_shift_table", (1, 6, width)), norms, _wan_attention(c, "attn1", width),
+        _wan_attention(c, "attn2", width, width, extra), feed, "wan",
     )  # fmt: skip
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from memcalc.blocks.base import Block, Sequence, given
+
+if TYPE_CHECKING:
+    from memcalc.blocks.base import Stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +70,37 @@ class VideoTables(Block):
     """Tables of `width` channels, all heads', that rotate the tokens of a video by their coordinates (LTX)."""
 
     width: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ControlPatches(Block):
+    """A video that controls another, of `channels` for each of its patches, embedded (VACE)."""
+
+    conv: Block | None = None
+    channels: int = 0
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return given(self.conv)
+
+
+@dataclass(frozen=True, slots=True)
+class ControlLayers(Block):
+    """Layers of the controlling stream, before all others: what each yields is added behind one of those, by `places` (VACE)."""
+
+    layers: Stack | None = None
+    places: tuple[int, ...] = ()
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return given(self.layers)
+
+
+@dataclass(frozen=True, slots=True)
+class ControlLayer(Block):
+    """One of them: the first reads both streams' sum, through `into`; `out` is what goes to the other stream."""
+
+    into: Block | None = None
+    layer: Block | None = None
+    out: Block | None = None
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return given(self.into, self.layer, self.out)

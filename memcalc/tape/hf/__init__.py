@@ -52,7 +52,7 @@ HOMES = {
     "cogview4": ("cogview",),
     **dict.fromkeys(("sounding", "ltx2"), ("ltx2",)),
     "joint": ("dit", "flux", "flux2", "qwen_image", "auraflow", "cogview"),
-    "video": ("cogvideox", "lean_dit"),
+    "video": ("cogvideox", "lean_dit", "vace"),
     "control": ("control",),
     "diffusers": ("unet",),
     "streams": ("chroma", "hunyuan", "lumina", "z_image"),

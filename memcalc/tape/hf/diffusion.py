@@ -45,6 +45,9 @@ class Scene:
         self.tables: dict[int, Value] = {}  # by how many tokens they are for
         self.controls: list[Value] = []  # what a ControlNet adds
         self.mask: Value | None = None  # of the text's padding
+        self.control: Value | None = None  # the stream that steers this one, or what it yields last
+        self.stream: Value | None = None  # that it begins with
+        self.hints: list[Value] = []
         self.pair: Value | None = None  # vectors of a layer's two streams
         self.pieces: list[Value] = []
         self.turns = 0  # channels of tables that are copied from the host
