@@ -18,7 +18,7 @@ from memcalc.architectures.decoder import (
     tokens,
     window,
 )
-from memcalc.architectures.deepseek import dense_then_sparse, mlp_types
+from memcalc.architectures.deepseek import mlp_types, sparse
 from memcalc.architectures.experts import corrected_router, mixture, per_layer, router
 from memcalc.architectures.qwen_moe import qk_normed
 from memcalc.blocks.base import Param, repeat, residual, sequence
@@ -110,9 +110,17 @@ def exaone_moe(c: Dimensions) -> Model:
 
 @architecture("dots1")
 def dots1(c: Dimensions) -> Model:
-    """Queries and keys normalised per head in front of DeepSeek-V3's experts (arXiv:2506.05767)."""
-    gate = corrected_router(c, c.n_routed_experts)
-    return decoder(c, dense_then_sparse(c, qk_normed(c, bias=bool(c.attention_bias)), gate))
+    """Queries and keys normalised per head in front of DeepSeek-V3's experts; late layers may slide (arXiv:2506.05767)."""
+    gate, count = corrected_router(c, c.n_routed_experts), c.num_hidden_layers
+
+    def layer(kind: tuple[str, bool]) -> Block:
+        mixer = qk_normed(c, bias=bool(c.attention_bias), window=window(c) if kind[0] == "sliding_attention" else 0)
+        return pre_norm_layer(c, mixer, sparse(c, gate) if kind[1] else gated_mlp(c))
+
+    slides = [bool(window(c)) and i >= c.max_window_layers for i in range(count)]
+    kinds = per_layer(c, "layer_types", ["sliding_attention" if s else "full_attention" for s in slides])
+    mixed = [i >= c.first_k_dense_replace for i in range(count)]
+    return decoder(c, interleaved("layers", list(zip(kinds, mixed, strict=True)), layer))
 
 
 def _wide(name: str, width: int) -> Block:

@@ -195,7 +195,7 @@ def hra(t: Tape, x: Value, out: Value, weight: Weight) -> Value:
         one = f.reshape(f.select(unit, 1), -1, 1)
         turn = f.subtract(turn, f.linear(f.linear(f.scale(turn), f.swap(one)), one))
     turn = f.linear(t.new((shape[1], shape[1]), unit.dtype), f.swap(turn))
-    changed = f.linear(f.to(base(t, weight, shape), unit.dtype), f.swap(turn))
+    changed = f.linear(f.to(base(t, weight, shape), turn.dtype), f.swap(turn))
     bias, dtype, x = t.weights.find(f"{t.path}.bias"), x.dtype, f.to(x, changed.dtype)
     shift = f.to(t.weight("bias", bias.shape), changed.dtype) if bias else None
     return f.to(f.linear(x, changed, shift), dtype)
