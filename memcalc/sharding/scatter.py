@@ -38,7 +38,10 @@ class Reducer:
         self.filled = 0  # elements in it
         self.own = 0  # bytes of gradients in it that have storage of their own
         self.messages: dict[int, None] = {}  # sizes of copies
-        self._known: dict[tuple[int, tuple[int, ...]], tuple[list[list[Laid]], tuple[list[int], int, int]]] = {}
+        self.place = 0  # the name of what is in it
+        self._places: dict[tuple[int, ...], int] = {(): 0}
+        self._silent: dict[int, list[list[Laid]]] = {}  # of scripts where nothing comes or goes
+        self._known: dict[tuple[int, int], tuple[list[list[Laid]], tuple[int, list[int], int, int]]] = {}
 
     @property
     def stream(self) -> Stream:
@@ -47,11 +50,14 @@ class Reducer:
 
     def follow(self, script: Script) -> list[list[Laid]]:
         """What comes and goes with each gradient of a slice, and with the end of the step; once for slices that find the same."""
-        key = id(script), tuple(self.bucket)
+        key = id(script), self.place
         if key not in self._known:
             made = [self._laid(act) for act in script.acts if act.gradient or act.ends]
-            self._known[key] = made, (self.bucket, self.filled, self.own)
-        made, (bucket, self.filled, self.own) = self._known[key]
+            made = made if any(made) else self._silent.setdefault(id(script), made)
+            told = tuple(self.bucket) if len(self.bucket) <= len(made) else key  # a long one by how it came to be
+            place = self._places.setdefault(told, len(self._places)) if made else self.place
+            self._known[key] = made, (place, self.bucket, self.filled, self.own)
+        made, (self.place, bucket, self.filled, self.own) = self._known[key]
         self.bucket = list(bucket)
         return made
 
