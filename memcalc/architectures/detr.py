@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from memcalc.architectures import architecture, model_of
+from memcalc.architectures.conditional_detr import conditional_decoder
 from memcalc.architectures.vision import class_name, image, labels, unknown_class
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, PostNorm, Sequence, repeat, sequence, stack
@@ -22,20 +23,24 @@ if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
 
 
-@architecture("detr")
+@architecture("detr", "conditional_detr")
 def detr(c: Dimensions) -> Model:
-    """A ResNet whose norms are frozen, a small encoder and decoder, a class and a box for every query."""
+    """A ResNet whose norms are frozen, a small encoder and decoder, a class and a box for every query.
+
+    Conditional DETR's queries look near points of their own (Meng et al. 2021).
+    """
     backbone, channels, kept = _backbone(c)
     width = c.d_model
+    conditional = c.model_type == "conditional_detr"
     body = SetDetector(
         "model", backbone, Conv("input_projection", channels, width, (1, 1)),
-        sequence(repeat("layers", c.encoder_layers, _encoder_layer(c)), name="encoder"),
-        sequence(repeat("layers", c.decoder_layers, _decoder_layer(c)), name="decoder"),
+        sequence(repeat("layers", c.encoder_layers, encoder_layer(c)), name="encoder"),
+        conditional_decoder(c) if conditional else sequence(repeat("layers", c.decoder_layers, _decoder_layer(c)), name="decoder"),
         Norm("decoder.layernorm", width, "layer"), float(c.dropout), c.num_queries, width, kept,
     )  # fmt: skip
     if not class_name(c).endswith("ForObjectDetection"):
         raise unknown_class(c)
-    classes = Linear("class_labels_classifier", width, labels(c) + 1, bias=True)
+    classes = Linear("class_labels_classifier", width, labels(c) + (not conditional), bias=True)
     hidden = sequence(Linear("", width, width, bias=True), Activation("", "relu"))
     layers = stack("layers", [hidden, hidden, sequence(Linear("", width, 4, bias=True))], "never")
     return Model(
@@ -132,7 +137,7 @@ def _timm_layer(before: int, width: int, wide: int, stride: int, number: int) ->
     return sequence(Shortcut("", layer, down), act)
 
 
-def _encoder_layer(c: Dimensions) -> Sequence:
+def encoder_layer(c: Dimensions) -> Sequence:
     mixer = _attention(c, "self_attn", c.encoder_attention_heads)
     return sequence(*_post(c, mixer, _mlp(c, c.encoder_ffn_dim)), LooksFinite(""))
 

@@ -80,3 +80,15 @@ class LastTokens(Block):
     """The last `count` tokens; all of them are an output."""
 
     count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionalDecoder(Block):
+    """A point of the image for every query, whose sinusoids each layer reads, scaled by the layer before (Conditional DETR)."""
+
+    points: Block | None = None
+    scale: Block | None = None
+    layers: Block | None = None
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return given(self.points, self.scale, self.layers)
