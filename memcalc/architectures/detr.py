@@ -34,7 +34,7 @@ def detr(c: Dimensions) -> Model:
     conditional = c.model_type == "conditional_detr"
     body = SetDetector(
         "model", backbone, Conv("input_projection", channels, width, (1, 1)),
-        sequence(repeat("layers", c.encoder_layers, encoder_layer(c)), name="encoder"),
+        sequence(repeat("layers", c.encoder_layers, _encoder_layer(c)), name="encoder"),
         conditional_decoder(c) if conditional else sequence(repeat("layers", c.decoder_layers, _decoder_layer(c)), name="decoder"),
         Norm("decoder.layernorm", width, "layer"), float(c.dropout), c.num_queries, width, kept,
     )  # fmt: skip
@@ -137,7 +137,7 @@ def _timm_layer(before: int, width: int, wide: int, stride: int, number: int) ->
     return sequence(Shortcut("", layer, down), act)
 
 
-def encoder_layer(c: Dimensions) -> Sequence:
+def _encoder_layer(c: Dimensions) -> Sequence:
     mixer = _attention(c, "self_attn", c.encoder_attention_heads)
     return sequence(*_post(c, mixer, _mlp(c, c.encoder_ffn_dim)), LooksFinite(""))
 
