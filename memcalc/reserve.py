@@ -14,6 +14,7 @@ from memcalc import moves as moving
 from memcalc.allocator import END, LARGE_SEGMENT, CachingAllocator, ExpandableAllocator, without
 from memcalc.moves import Moves
 from memcalc.negligible import below
+from memcalc.stepping import Turn, loop, makes_states
 from memcalc.tape.values import rounded
 from memcalc.turns import keep
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from memcalc.allocator import Block
     from memcalc.sharding.strategy import Staged
+    from memcalc.stepping import Act
     from memcalc.tape.step import Recording
 
 
@@ -31,7 +33,8 @@ Turns: TypeAlias = "tuple[list[int], int]"  # bytes of blocks, how many times ov
 class Held(NamedTuple):
     """What is held for each of `times` like trained tensors: bytes of states, and of temporaries of the optimizer step.
 
-    Of those of `each` tensor alone so many of the last stay until the next one's are there.
+    Of those of `each` tensor alone so many of the last stay until the next one's are there. `acts` are a turn's in their
+    order, where that is known.
     """
 
     times: int
@@ -39,6 +42,7 @@ class Held(NamedTuple):
     together: tuple[int, ...]
     each: tuple[int, ...]
     stay: int = 0
+    acts: tuple[Act, ...] = ()
 
 
 class Begun(NamedTuple):
@@ -80,7 +84,8 @@ def reserved(
     _begin(allocator, begun.tried, floor)
     _place(allocator, begun.kept, floor)
     weights = [*weights, *begun.kept]
-    states = _in_turn([(held.states, held.times) for held in trained], floor)
+    turns = [Turn(held.acts, held.states, held.times) for held in trained if held.acts]
+    states = _in_turn([(held.states, held.times) for held in trained if not makes_states(held.acts)], floor)
     together = _in_turn([(held.together, held.times) for held in trained], floor)
     outputs = END
     others: dict[int, CachingAllocator] = {}
@@ -97,9 +102,11 @@ def reserved(
             _keep(allocator, states)
             temporaries = allocator.several(size for sizes, times in together for size in sizes * times)
             last = _each(allocator, trained, floor)
+            loop(allocator, turns, floor, first=True)
             allocator.free(*last, *reversed(temporaries), *wide, *gradients, *alive)
     _keep(allocator, together)  # nothing comes behind them
     _each(allocator, trained, floor)
+    loop(allocator, turns, floor, first=False)
     streams = sum(other.reserved for other in others.values())
     return allocator.reserved + streams + _small(weights, trained, floor) + others_hold
 

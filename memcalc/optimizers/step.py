@@ -24,13 +24,16 @@ if TYPE_CHECKING:
 class StepTemporaries:
     """The temporaries of one parameter: `together` with those of all others, `each` alone, `held` into the next turn.
 
-    `lasting` are those, besides, that names hold which only a matrix's turn gives to something else.
+    `lasting` are those, besides, that names hold which only a matrix's turn gives to something else. `turn` are the acts of a
+    parameter's turn in their order, where that is known: what is bound to a name, `-name` for one that is let go of,
+    `name=other` for one that takes another's tensor over, `states` where these are made.
     """
 
     together: tuple[StateTensor, ...] = ()
     each: tuple[StateTensor, ...] = ()
     held: tuple[StateTensor, ...] = ()
     lasting: tuple[StateTensor, ...] = ()
+    turn: tuple[StateTensor, ...] = ()
 
     @cached_property
     def bytes(self) -> tuple[int, int, int, int]:
@@ -53,10 +56,11 @@ class StepRules:
     each: tuple[Rule, ...] = ()
     held: tuple[Rule, ...] = ()
     lasting: tuple[Rule, ...] = ()
+    turn: tuple[Rule, ...] = ()
 
     def of(self, scene: Scene) -> StepTemporaries:
         """The temporaries of one parameter."""
-        kinds = (self.together, self.each, self.held, self.lasting)
+        kinds = (self.together, self.each, self.held, self.lasting, self.turn)
         return StepTemporaries(*(tuple(apply(rules, scene)) for rules in kinds))
 
 

@@ -11,6 +11,7 @@ from memcalc.known import Known
 from memcalc.optimizers.values import Parameter, StateTensor
 from memcalc.reserve import Begun, Held, reserved
 from memcalc.sharding.strategy import Strategy
+from memcalc.stepping import Act
 from memcalc.tape.spending import Spent
 from memcalc.tape.step import record_step
 from memcalc.tape.values import rounded
@@ -185,7 +186,8 @@ def held(tensor: Tensor, optimizer: Optimizer, setting: Setting) -> Held:
         return Held(tensor.count, _gpu(states), (), ())
     temporaries = optimizer.temporaries(tensor.shape, dtype, tensor.role, tensor.name)
     together, each, stay = (_gpu(group) for group in (temporaries.together, temporaries.each, temporaries.held))
-    return Held(tensor.count, _gpu(states), together, each, len(stay))
+    acts = tuple(Act(act.name, rounded(act.bytes)) for act in temporaries.turn)
+    return Held(tensor.count, _gpu(states), together, () if acts else each, 0 if acts else len(stay), acts)
 
 
 def spent(tensor: Tensor, optimizer: Optimizer, setting: Setting, *, starting: bool = False) -> Spent:

@@ -1,0 +1,87 @@
+"""An optimizer's loop over the parameters, replayed: what its local names hold, and when they let go of it.
+
+Python gives a name's tensor away only when the name is bound again, after the new one is there. So temporaries of one
+parameter lie beside those of the next, and states that are made within the loop lie among them.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from memcalc.allocator import Block, CachingAllocator
+
+STATES = "states"  # where in a turn a parameter's states are made, the first time
+FEW = 2  # turns of a kind that show what all take, once there are states
+
+
+class Act(NamedTuple):
+    """What a turn does: `name` is bound to a new tensor, `-name` let go of, `name=other` bound to the other name's tensor."""
+
+    name: str
+    nbytes: int
+
+
+class Turn(NamedTuple):
+    """The acts of a parameter's turn and the bytes of its states; how many like it there are, one in each layer."""
+
+    acts: tuple[Act, ...]
+    states: tuple[int, ...]
+    times: int
+
+
+class Names:
+    """The local names of a step; tensors of at most `floor` bytes are not followed."""
+
+    def __init__(self, allocator: CachingAllocator, floor: int) -> None:
+        self.allocator, self.floor = allocator, floor
+        self.held: dict[str, list[Block]] = {}
+
+    def take(self, turn: Turn, *, first: bool) -> None:
+        """A parameter's turn; in the first step its states are made where the loop makes them."""
+        for name, nbytes in turn.acts:
+            if name == STATES:
+                self._made(turn.states if first else ())
+            elif name[0] == "-":
+                self._gone(self.held.pop(name[1:], []))
+            elif "=" in name:
+                to, _, other = name.partition("=")
+                self._bind(to, self.held.pop(other, []))
+            else:
+                self._bind(name, self._made((nbytes,)))
+
+    def leave(self) -> None:
+        """The step returns."""
+        for blocks in self.held.values():
+            self._gone(blocks)
+        self.held = {}
+
+    def _bind(self, name: str, blocks: list[Block]) -> None:
+        before = self.held.get(name, [])
+        self.held[name] = blocks
+        self._gone(before)
+
+    def _made(self, sizes: Iterable[int]) -> list[Block]:
+        return self.allocator.several(size for size in sizes if size > self.floor)
+
+    def _gone(self, blocks: list[Block]) -> None:
+        self.allocator.free(*blocks)
+
+
+def loop(allocator: CachingAllocator, turns: Iterable[Turn], floor: int, *, first: bool) -> None:
+    """A step that takes the parameters in turn, layer after layer: all of them where their states are made on the way."""
+    names = Names(allocator, floor)
+    for times, alike in groupby(turns, key=lambda turn: turn.times):
+        layer = list(alike)
+        for _ in range(times if first and any(makes_states(turn.acts) for turn in layer) else min(times, FEW)):
+            for turn in layer:
+                names.take(turn, first=first)
+    names.leave()
+
+
+def makes_states(acts: tuple[Act, ...]) -> bool:
+    """Whether the loop makes the states, and not something before it."""
+    return any(name == STATES for name, _ in acts)
