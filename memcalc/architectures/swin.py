@@ -64,6 +64,11 @@ def donut_swin(c: Dimensions) -> Model:
     return made(c, sequence(*body, Select("", "mean")), "encoder")
 
 
+def stages_with_indices(c: Dimensions) -> Block:
+    """Stages of layers that keep the places of their biases as a buffer (Donut's, CLAP's)."""
+    return _stages(c, _layer_donut)
+
+
 def _swin(c: Dimensions, layer: Layer, more_positions: int) -> Model:
     name, last = class_name(c), c.embed_dim * 2 ** (len(c.depths) - 1)
     body = (
@@ -158,7 +163,7 @@ def _layer_donut(c: Dimensions, stage: Stage, shifted: bool, first: bool) -> Win
         c, int(c.mlp_ratio * stage.width), name="", names=("intermediate.dense", "output.dense"), hidden=stage.width
     )
     mixer = replace(mixer, formula="donut-swin", softmax="scores", out_dropout=float(c.attention_probs_dropout_prob))
-    return replace(layer, mixer=mixer, mlp=feed, size=side, named=True)
+    return replace(layer, mixer=mixer, mlp=sequence(feed, dropout(c)), dropout=None, size=side, named=True)
 
 
 def _attention(c: Dimensions, stage: Stage, names: tuple[str, str, str, str], *biases: Block) -> Attention:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from memcalc.blocks.attention import Attention
+from memcalc.blocks.sounds import Heard
 from memcalc.tape import functions as f
 from memcalc.tape.rules import Around, rule, run
 
@@ -24,6 +25,10 @@ def contrast(t: Tape, model: Model) -> tuple[Value, Value]:
     s = t.setting
     ids, image = t.given((s.batch, s.seq), "int64"), t.given((s.batch, *model.image), s.weights)
     seen, read = tower(t, pixels, image), tower(t, words, ids)
+    if isinstance(fork, Heard):
+        from memcalc.tape.hf.sounds import compared  # noqa: PLC0415 - few models hear
+
+        return compared(t, read[0], seen[0])
     images, texts = unit(seen[0]), unit(read[0])
     learned = [t.weight(raw.name, cast("Raw", raw).shape) for raw in raws]
     cosines = f.matmul(texts, f.swap(images))
