@@ -27,12 +27,24 @@ def test_in_a_chain_each_record_follows_one_of_the_kind_that_its_layer_follows()
         assert kinds[sample - 1] == kinds[before]
 
 
+def test_in_a_chain_of_kinds_told_by_those_beside_them_a_record_has_beside_it_what_its_layer_has() -> None:
+    alone = [0, 0, 0, 1] * 4  # three of a kind and one of another, in turn
+    kinds = [0, 1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 5]
+    samples, order = samples_of(kinds, chained=True, alone=alone)
+    assert samples == [0, 1, 2, 3, 4, 14, 15]
+    for layer, record in enumerate(order):
+        for side in (-1, 1):
+            if layer + side in range(len(alone)):
+                assert alone[samples[record + side]] == alone[layer + side]
+
+
 RUNS: list[dict[str, Any]] = [
     {"model": "deepseek-v2-lite", "offload": "activations"},  # the first layer is dense, its saved values larger
     {"model": "phi-2", "offload": "activations", "lora": 64},  # the first layer's input needs no gradient
     {"model": "stablelm-base-alpha-3b", "offload": "activations"},
     {"model": "bloom-560m", "checkpointing": {"mode": "full", "every": 3}},
     {"model": "bloom-560m", "checkpointing": {"mode": "selective", "every": 5}, "gpus": 4, "sharding": "fsdp"},
+    {"model": "qwen3.5-9b", "gpus": 4, "sharding": "fsdp"},
     {"model": "deepseek-moe-16b"},  # what a mixture puts out has the dtype of what it was given
     {"model": "gpt-oss-20b", "offload": "activations", "precision": "amp-bf16"},
     {"model": "llava-1.5-7b", "freeze": ["vision_tower"]},  # one hidden state of its tower is read
@@ -49,7 +61,7 @@ def test_a_record_of_each_kind_is_as_good_as_one_of_every_layer(
     asked = {"precision": "bf16", "batch_size": 2, "seq_len": 64, **run}
     sampled = estimate(asked).memory
     forget()
-    monkeypatch.setattr(alike, "sampled", lambda kinds, chained: (list(range(len(kinds))),) * 2)  # noqa: ARG005
+    monkeypatch.setattr(alike, "sampled", lambda kinds, **_: (list(range(len(kinds))),) * 2)
     every = estimate(asked).memory
     forget()
     assert (sampled.phases, sampled.at_peak) == (every.phases, every.at_peak)

@@ -41,7 +41,8 @@ def planned(t: Tape, block: Stack, passes: list[tuple[Block, str]], around: Arou
         kinds = _ends_apart(kinds)
     reads = None if around.feature is None else around.feature % (len(kinds) + 1)
     kinds = _followed(_alone_of_its_kind(kinds, reads), around)
-    return Plan(passes, *sampled(_neighbours(kinds, beside), chained=bool(beside)), reads)
+    alone = kinds if t.sharder is not None and beside == t.sharder.neighbours else None
+    return Plan(passes, *sampled(_neighbours(kinds, beside), chained=bool(beside), alone=alone), reads)
 
 
 def named(block: Stack) -> list[tuple[Block, str]]:
@@ -124,10 +125,11 @@ def _neighbours(kinds: list[int], beside: tuple[int, ...]) -> list[int]:
     return [seen[key] for key in around]
 
 
-def sampled(kinds: list[int], *, chained: bool) -> tuple[list[int], list[int]]:
+def sampled(kinds: list[int], *, chained: bool, alone: list[int] | None = None) -> tuple[list[int], list[int]]:
     """(layers to record, for each layer which record stands for it): the first, one of each kind between, the last.
 
-    In a chain each record follows one of the kind that its layer follows; what lies between is recorded once more.
+    In a chain each record follows one of the kind that its layer follows; what lies between is recorded once more. Where
+    kinds are told apart by no more than those beside them, it is enough that these are what they are `alone`.
     """
     last = len(kinds) - 1
     if last < 3:
@@ -138,7 +140,7 @@ def sampled(kinds: list[int], *, chained: bool) -> tuple[list[int], list[int]]:
             order.append(known[kind])
             continue
         since = index - 1
-        while chained and kinds[since] != kinds[samples[-1]]:
+        while chained and kinds[since] != kinds[samples[-1]] and not (alone and _beside(alone, samples[-1], since + 1)):
             since -= 1
         for between in range(since + 1, index):
             order[between] = len(samples)
@@ -147,3 +149,8 @@ def sampled(kinds: list[int], *, chained: bool) -> tuple[list[int], list[int]]:
         order.append(len(samples))
         samples.append(index)
     return samples, order
+
+
+def _beside(alone: list[int], one: int, other: int) -> bool:
+    """Whether two layers, one behind the other, have each what their own neighbours are beside them."""
+    return alone[one] == alone[other - 1] and alone[one + 1] == alone[other]
