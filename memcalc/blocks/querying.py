@@ -20,7 +20,9 @@ class AttendedImages(Images):
 
 @dataclass(frozen=True, slots=True)
 class ShiftedLogits(Block):
-    """A contiguous copy of all logits but the last, which the loss reads; those of all tokens are an output."""
+    """A contiguous copy of all logits but the last, which the loss reads, behind the first `ahead`; all are an output."""
+
+    ahead: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +47,8 @@ class Resampled(Sequence):
 
     def own(self) -> tuple[Param, ...]:  # noqa: D102
         return (Param("latents", (self.latents, self.width)),)
+
+
+@dataclass(frozen=True, slots=True)
+class LeadingImages(Images):
+    """An image whose tokens come before those of the text: its parts are the tower and a projection (GIT)."""

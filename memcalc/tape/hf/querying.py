@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.querying import AttendedImages, QueriedImages, ShiftedLogits
+from memcalc.blocks.querying import AttendedImages, LeadingImages, QueriedImages, ShiftedLogits
 from memcalc.tape import functions as f
 from memcalc.tape.rules import Around, rule, run
 
@@ -56,9 +56,10 @@ def attended_images(t: Tape, block: AttendedImages, x: Value, around: Around) ->
 
 @rule(ShiftedLogits)
 def shifted_logits(t: Tape, block: ShiftedLogits, x: Value, around: Around) -> Value:
-    """BlipTextLMHeadModel.forward."""
+    """BlipTextLMHeadModel.forward; GitForCausalLM's leaves out the image's tokens."""
     t.outputs.append(x)
-    return f.contiguous(f.narrow(x, 1, x.shape[1] - 1))
+    ahead = block.ahead if t.setting.images else 0
+    return f.contiguous(f.narrow(x, 1, x.shape[1] - 1 - ahead))
 
 
 @rule(Attention, "blip")
@@ -74,3 +75,19 @@ def blip_attention(t: Tape, block: Attention, x: Value, around: Around) -> Value
     out = run(t, block.out, context, around)
     del q, k, v, qkv, scores, weights, context  # names of the function
     return out
+
+
+@rule(LeadingImages)
+def leading_images(t: Tape, block: LeadingImages, x: Value, around: Around) -> Value:
+    """GitModel.forward, behind the embeddings."""
+    s = t.setting
+    if not s.images:
+        return x
+    tower, project = block.blocks
+    inner, outer, t.held = Around(), t.held, []
+    pixels = t.given((x.shape[0], *block.image), s.inputs or s.weights)
+    states = run(t, tower, f.to(pixels, s.weights), inner)
+    t.held = outer
+    made = f.repeat(run(t, project, states, around), 1)
+    around.named += states, made
+    return f.cat((made, x), 1)
