@@ -73,9 +73,12 @@ class Flattened(FullyShard):
     paths: tuple[str, ...] = ()
 
     def recipe_of(self, recipe: Recipe) -> Recipe:
-        """Gradients in the compute dtype where they are to stay low, or FSDP2's."""
+        """Gradients in the compute dtype where they are to stay low (as reduced, without shards), or FSDP2's."""
         made = super().recipe_of(recipe)
-        return replace(made, gradients=self.param_dtype or recipe.compute) if self.narrow else made
+        if not self.narrow:
+            return made
+        seen = self.param_dtype or (made.weights if recipe.autocast else recipe.compute)
+        return replace(made, gradients=(self.reduce_dtype or seen) if self.word == "NO_SHARD" else seen)
 
     def buffered(self, tensor: Tensor, setting: Setting) -> str:
         """Floating-point buffers are cast to buffer_dtype where there is one (_cast_buffers_to_dtype_and_device)."""

@@ -116,7 +116,8 @@ class Gathering(Grouping):
         if leaf.unit is None:
             return False
         group = cast("Group", leaf.unit)
-        added = leaf in group.gradients or (leaf.name in group.accumulated and not self.how.reduce_dtype)
+        plain = self.how.reduce_dtype in ("", gradient.dtype)  # what autograd left is kept as it is
+        added = leaf in group.gradients or (leaf.name in group.accumulated and plain)
         if not added:
             group.gradients[leaf] = gradient
             self.tape.gradients.append(gradient.storage.id)

@@ -123,13 +123,19 @@ class Unsharding:
         ]
 
     def reshard(self, group: Group, reshards: bool | int) -> None:
-        """FSDPParamGroup.reshard: shards over fewer ranks, in the place of parameters that go."""
+        """FSDPParamGroup.reshard: shards over fewer ranks, each in the place of a parameter that goes."""
         if reshards is False:
             return
         if reshards is not True:
-            group.parted = [
-                self.tape.buffer(self.portions.part(tensor, reshards), self.portions.seen(tensor))
-                for tensor in group.tensors
-                for _ in range(tensor.count)
-            ]
+            self._parted(group, reshards)
         gone(group.unsharded)
+
+    def _parted(self, group: Group, ranks: int) -> None:
+        """FSDPParam.to_sharded_post_forward, one parameter after the other."""
+        wholes, group.unsharded, group.parted = group.unsharded[::-1], [], []
+        for tensor in group.tensors:
+            for _ in range(tensor.count):
+                shard = self.tape.buffer(self.portions.part(tensor, ranks), self.portions.seen(tensor))
+                group.parted.append(shard)
+                if wholes:
+                    wholes.pop()

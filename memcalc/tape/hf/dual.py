@@ -20,7 +20,8 @@ def dual(t: Tape, block: Mamba2, x: Value, around: Around) -> Value:
     """Mamba2Mixer.forward, and those of Bamba, Falcon-H1 (`scaled`), Granite 4, Nemotron-H and Zamba2."""
     projected = run(t, block.in_proj, f.scale(x) if block.scaled else x, around)
     if block.scaled:
-        projected = f.mul(projected, t.given((1, 1, projected.shape[-1]), t.setting.weights, "mup_vector"))
+        kept = t.setting.inputs or t.setting.weights  # a buffer, which FSDP does not cast
+        projected = f.mul(projected, t.given((1, 1, projected.shape[-1]), kept, "mup_vector"))
     decay = f.neg(f.exp(f.to(t.weight("A_log", (block.heads,)), "fp32")))
     gate, mixed, step = f.split(projected, (block.inner, channels(block), block.heads))
     mixed = causal_conv(t, block.conv, f.transpose(mixed, 1, 2), block.activation)  # type: ignore[arg-type]
