@@ -82,14 +82,14 @@ def attention(
     **more: Any,  # noqa: ANN401 - fields of Attention
 ) -> Attention:
     """diffusers' Attention: to_q, to_k, to_v, to_out.0; keys and values of a context `context` wide where given."""
-    inner, source = heads * head_dim, context or width
+    inner, source, out = heads * head_dim, context or width, str(more.pop("out", "to_out.0"))
     kv = int(more.pop("kv_heads", 0)) or heads
     return Attention(
         name, heads, kv, head_dim,
         q=Linear("to_q", width, inner, bias),
         k=Linear("to_k", source, kv * head_dim, bias),
         v=Linear("to_v", source, kv * head_dim, bias),
-        out=Linear("to_out.0", inner, width, out_bias),
+        out=Linear(out, inner, width, out_bias),
         causal=False, cross=bool(context), **{"formula": "diffusers", **more},
     )  # fmt: skip
 

@@ -37,6 +37,7 @@ class Around:
         "cross_bias",
         "deep",
         "distances",
+        "each",
         "encoder",
         "feature",
         "follows",
@@ -100,7 +101,9 @@ class Around:
         self.images: Value | None = None  # as tokens of the text
         self.seen: tuple[Value, Value, Value] | None = None  # states of images that layers attend to, and two masks
         self.sight: Callable[[Around], Value] | None = None  # looks at the images, once tokens are embedded
-        self.sighted: bool | str = False  # where a mask tells the tokens of images from others ("windows": of those alone)
+        self.sighted: bool | str = (
+            False  # where a mask tells the tokens of images from others ("windows": of those alone)
+        )
         self.scene: Any = None  # of a denoiser
         self.kept: Value | None = None  # what a stage yields beside its output, until the next stage has run
         self.bias: Value | None = None
@@ -119,6 +122,7 @@ class Around:
         self.named: list[Value] = []  # local variables of the function that runs the layers
         self.grid: tuple[int, int, int, int] | None = None  # images of any size: how many; frames, rows, columns
         self.after: dict[int, Callable[[Value], Value]] = {}  # what the model does with the output of some layers
+        self.each: Callable[[int, Value], Value] | None = None  # and alike with that of every layer
         self.after_first: Callable[[Value, Value], Value] | None = None
         self.positions: Value | None = None
         self.placed: str | None = None  # the module that has added positions to the embeddings

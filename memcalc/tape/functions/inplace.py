@@ -20,3 +20,18 @@ def _addcmul_backward(node: Node, g: Value) -> Gradients:
     second = g.tape.new(node.shape(1), g.dtype) if part else None
     del scaled, cut
     return (whole if node.edges[0] else None, second)
+
+
+def put_(x: Value, where: Value, rows: Value) -> Value:
+    """x[where] = rows, in place: saves the indices; the gradient is copied with zeros there, and the rows' picked from it."""
+    node = record(x.tape, _put_backward, (x, rows), (where,))
+    return Value(x.tape, x.storage, x.shape, x.dtype, x.strides, node or x.node, 0 if node else x.slot)
+
+
+def _put_backward(node: Node, g: Value) -> Gradients:
+    _where = node.load()
+    whole, part = node.edges
+    zeros = g.tape.new(node.shape(1), g.dtype) if whole and part else None
+    first = g.tape.new(g.shape, g.dtype) if whole else None
+    del zeros
+    return first, g.tape.new(part.shape, g.dtype) if part else None

@@ -50,6 +50,7 @@ HOMES = {
     "segmenting": ("segmenting", "sam"),
     "diffusion": ("dit", "unet", "lean_dit"),
     "cogview4": ("cogview",),
+    "hidream": ("hidream",),
     **dict.fromkeys(("sounding", "ltx2"), ("ltx2",)),
     "joint": ("dit", "flux", "flux2", "qwen_image", "auraflow", "cogview"),
     "video": ("cogvideox", "lean_dit", "vace"),

@@ -8,6 +8,7 @@ from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Stack
 from memcalc.blocks.basic import Embedding, Linear, Norm
 from memcalc.blocks.diffusion import Condition, Modulate, Sample
+from memcalc.blocks.hidream import LayerTexts
 from memcalc.blocks.sounding import StreamTexts
 from memcalc.blocks.streams import PaddedTokens, TokenRefiner
 from memcalc.tape import functions as f
@@ -47,6 +48,8 @@ class Scene:
         self.mask: Value | None = None  # of the text's padding
         self.control: Value | None = None  # the stream that steers this one, or what it yields last
         self.stream: Value | None = None  # that it begins with
+        self.texts: list[Value] = []  # of every layer's own
+        self.turning: Value | None = None  # a table of two by two numbers
         self.hints: list[Value] = []
         self.pair: Value | None = None  # vectors of a layer's two streams
         self.pieces: list[Value] = []
@@ -106,6 +109,8 @@ def _text_widths(block: Block) -> Iterator[int]:
         yield block.into.inputs
     elif isinstance(block, StreamTexts):
         yield block.widths[0]
+    elif isinstance(block, LayerTexts):
+        yield block.widths[1]
     elif isinstance(block, Attention) and block.cross and isinstance(block.k, Linear):
         yield block.k.inputs
     else:

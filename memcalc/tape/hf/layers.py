@@ -195,6 +195,8 @@ def _afterwards(around: Around, index: int, given: Value | None, x: Value) -> Va
     """What the model makes of a layer's output before the next one; `given` is what the first layer was."""
     if index in around.after:
         x = around.after[index](x)
+    if around.each:
+        x = around.each(index, x)
     return around.after_first(given, x) if given is not None and not index and around.after_first else x
 
 
@@ -246,7 +248,7 @@ def _again(t: Tape, layer: Block, around: Around) -> Callable[..., Value]:
     if t.setting.reentrant and _alone(around) and not t.setting.offload_inputs:
         for name in names:  # which the checkpoint saves
             _give(given, name, None)
-    given.kept = given.read = given.images = None
+    given.kept = given.read = given.images = given.each = None
     given.again = True
     given.named, given.deep, given.after, given.outputs = [], [], {}, []
 
