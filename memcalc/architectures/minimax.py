@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
-from memcalc.architectures.decoder import activation, attention, decoder, head_dim, interleaved, rms
+from memcalc.architectures.decoder import activation, attention, decoder, head_dim, interleaved, rms, window
 from memcalc.architectures.experts import mixture, noises, per_layer, router
 from memcalc.blocks.base import residual, sequence
 from memcalc.blocks.basic import Linear, Scale
@@ -24,7 +24,7 @@ def minimax(c: Dimensions) -> Model:
     feed = sequence(rms("post_attention_layernorm", c.hidden_size), residual(experts, Scale("")), Scale(""))
 
     def layer(kind: str) -> Block:
-        mixer = _lightning(c) if kind == "linear_attention" else attention(c)
+        mixer = _lightning(c) if kind == "linear_attention" else attention(c, window=window(c))
         return sequence(rms("input_layernorm", c.hidden_size), residual(mixer, Scale("")), Scale(""), feed)
 
     default = ["linear_attention" if i % 2 else "full_attention" for i in range(c.num_hidden_layers)]

@@ -41,7 +41,8 @@ def fused_linear_cross_entropy(t: Tape, hidden: Value, weight: Value) -> Value:
 
     Logits are made chunk by chunk and become their own gradient; those of the input and of the weight, in the weight's
     dtype, are added up at once and saved (liger_kernel 0.8.5, ops/fused_linear_cross_entropy.py). Where input and weight
-    are of one dtype a single buffer serves all chunks, else (autocast) the weight is cast anew for each.
+    are of one dtype a single buffer serves all chunks, else (autocast) the weight is cast anew for each. In fp32 what a
+    chunk adds to the weight's gradient is made before it is added.
     """
     rows = hidden.shape[0]
     chunk = chunk_rows(rows, weight.shape[0], weight.shape[1] * t.setting.chunk_size, t.setting.chunks)
@@ -54,7 +55,8 @@ def fused_linear_cross_entropy(t: Tape, hidden: Value, weight: Value) -> Value:
         _cast_chunks(t, weight, hidden.dtype, chunk, count=-(-rows // chunk))
     else:
         buffer = t.new((chunk, weight.shape[0]), hidden.dtype)
-        del buffer
+        added = t.new(weight.shape, "fp32") if towards_weight and hidden.dtype == "fp32" else None
+        del buffer, added
     loss = t.new((), "fp32")
     del losses, mask
     save(t, node, towards_input if hidden.node else None)

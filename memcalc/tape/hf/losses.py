@@ -131,6 +131,7 @@ def chunked_loss(t: Tape, heads: tuple[Block, ...], hidden: Value, labels: Value
         return loss, loss
     parts = chunks(t, hidden)
     logits = [headed(t, heads, part) for part in parts]
+    hidden.storage = logits[-1].storage  # the model has returned: no name of it holds its last states any more
     del parts, hidden
     return chunked_cross_entropy(t, logits, labels), logits[-1]
 
