@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from memcalc.errors import fault
 from memcalc.sharding import placement
 from memcalc.sharding.ranks import has_experts, ranks
 from memcalc.sharding.tensor_parallel import MIXERS, has
@@ -65,8 +66,19 @@ def _ways(run: Run, model: Model) -> tuple[Mapping[str, Any], Ways]:
     mixtures = p.tensor > 1 and has_experts(model.body)
     return {}, Ways(
         tensor=p.tensor, sequence=p.sequence, context=p.context, expert=p.expert,
-        expert_tensor=experts_tensor(run) if mixtures else 1, multiple=0, replicates_heads=False,
+        expert_tensor=experts_tensor(run) if mixtures else 1, multiple=0, replicates_heads=False, overlapped=_overlapped(run),
     )  # fmt: skip
+
+
+def _overlapped(run: Run) -> bool:
+    """Whether collectives of tensor parallelism go piece by piece beside the products (torchtitan, maybe_enable_async_tp)."""
+    word = "enable_async_tensor_parallel"
+    if run.parallel.tensor == 1 or not (run.sharding and run.sharding.options.get(word)):
+        return False
+    if not run.implementation.endswith("compiled"):
+        raise fault(f"sharding.{word}", "Async TP requires 'model' in --compile.components and --compile.enable; "
+                                        "write implementation: torchtitan-compiled")  # fmt: skip
+    return True
 
 
 def experts_tensor(run: Run) -> int:

@@ -208,6 +208,10 @@ def _outside(plan: Plan) -> Outside:
         least, most = (format_bytes(nbytes) for nbytes in communicators_measured())
         plan.notes.assume("gpus", "communicator",
                           f"{count}, from sizes measured on like links; they range from {least} to {most} each")  # fmt: skip
+    if plan.ways is not None and plan.ways.overlapped:
+        from memcalc.sharding.symmetric import workspace  # noqa: PLC0415 - few runs have one
+
+        nccl += workspace(plan)
     return Outside(context=plan.gpu.context, communicators=nccl)
 
 

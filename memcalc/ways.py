@@ -15,6 +15,7 @@ class Ways:
     * `words` is the size of the vocabulary, of which each rank's part is padded to a `multiple` (0: not at all, the parts
       may differ by one), `width` that of the hidden states.
     * `replicates_heads` where ranks may share a key/value head.
+    * `overlapped` where parts of the sequence are sent one by one beside the products (async tensor parallelism).
 
     Megatron-LM's choices:
 
@@ -42,6 +43,7 @@ class Ways:
     width: int = 0
     multiple: int = 128
     replicates_heads: bool = True
+    overlapped: bool = False
     fused_loss: Literal["", "native", "te"] = ""
     accumulates: bool = True
     fuses_activation: bool = True

@@ -9,16 +9,24 @@ from memcalc.blocks.base import Block
 
 @dataclass(frozen=True, slots=True)
 class Gather(Block):
-    """All-gather along the sequence, of as many parts as there are `ranks`; its gradient is reduce-scattered."""
+    """All-gather along the sequence, of as many parts as there are `ranks`; its gradient is reduce-scattered.
+
+    `overlapped` where each part goes into the products behind it as it comes.
+    """
 
     ranks: int = 1
+    overlapped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Scatter(Block):
-    """Partial sums are summed over the ranks, each of which keeps its part of the sequence; gradients are gathered."""
+    """Partial sums are summed over the ranks, each of which keeps its part of the sequence; gradients are gathered.
+
+    `overlapped` where each part is sent as soon as the product before has made it.
+    """
 
     ranks: int = 1
+    overlapped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ _IGNORED: Final = (
     "training.classifier_free*", "training.img_size", "training.test_mode", "training.timesteps*",
     "model.norm_type", "model.tokenizer_path", "model.hf_assets_path", "model.print_after_conversion", "model.tokenizer*",
     "optimizer.lr", "optimizer.beta*", "optimizer.eps", "optimizer.weight_decay", "optimizer.fused", "float8", "quantize*",
-    "parallelism.*async_tensor_parallel", "parallelism.*rotate_method", "parallelism.pipeline_parallel_*", "experimental.*async*",
+    "parallelism.*rotate_method", "parallelism.pipeline_parallel_*", "experimental.*async*",
     "parallelism.module_fqns*", "parallelism.context_parallel_load*", "experimental.pipeline_parallel_*", "experimental.custom*",
     "experimental.context_parallel_rotate*", "parallelism.expert_parallel_comm*", "activation_checkpoint.*",
     "mx*", "symmetric_memory*",
@@ -243,6 +243,9 @@ def _sharding(sheet: Sheet) -> None:
     }
     if _float8_gathers(sheet):
         options["enable_fsdp_float8_all_gather"] = True
+    overlapped = sheet.read(truth, *_places("enable_async_tensor_parallel"), default=False)
+    if overlapped and _degree(sheet, "tensor_parallel_degree") > 1:
+        options["enable_async_tensor_parallel"] = True
     if sheet.read(truth, "training.enable_cpu_offload", *_places("enable_cpu_offload"), default=False):
         options["cpu_offload"] = True
     sheet.put("sharding", options, *_places("data_parallel_shard_degree"),

@@ -50,6 +50,7 @@ OPTIONS: dict[str, Reader] = {
     "reduce_scatter_max_input_buffers": options.count,
     "replicate": options.count,
     "enable_fsdp_float8_all_gather": options.flag,
+    "enable_async_tensor_parallel": options.flag,
 }
 
 

@@ -75,7 +75,8 @@ class Cutter:
         """The rank's part of a block between parts of the sequence: gathered before it, scattered behind it."""
         ranks = self.ways.spread
         if isinstance(block, Attention | Mla | Mlp | Moe):
-            return Sequence("", (Gather("", ranks), made, Scatter("", ranks)))
+            whole = self.ways.overlapped and not isinstance(block, Moe)
+            return Sequence("", (Gather("", ranks, whole), made, Scatter("", ranks, whole)))
         if made is block:
             return made
         if isinstance(block, Embedding):

@@ -42,6 +42,10 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
     # two layouts of the same degrees
     (BASE + "[parallelism]\ntensor_parallel_degree = 2\ndata_parallel_shard_degree = 4\n",
      {"parallel": {"tensor": 2, "sequence": True}}),
+    (BASE + "[parallelism]\ntensor_parallel_degree = 2\nenable_async_tensor_parallel = true\ndata_parallel_shard_degree = 4\n",
+     {"sharding.enable_async_tensor_parallel": True}),
+    (BASE + "[parallelism]\nenable_async_tensor_parallel = true\ndata_parallel_shard_degree = 4\n",
+     {"sharding.enable_async_tensor_parallel": None}),  # nothing to overlap
     (BASE + "tensor_parallel_degree = 2\ndata_parallel_shard_degree = -1\n[experimental]\ncontext_parallel_degree = 2\n",
      {"parallel": {"tensor": 2, "sequence": True, "context": 2}}),
     ('[model]\nname = "llama4"\nflavor = "17bx16e"\n[parallelism]\nexpert_parallel_degree = 8\n',

@@ -18,18 +18,20 @@ if TYPE_CHECKING:
 
 @rule(Gather)
 def gather(t: Tape, block: Gather, x: Value, _: Around) -> Value:
-    """Shard(1) to Replicate."""
+    """Shard(1) to Replicate; fused_all_gather_matmul has the parts where the products read them (_symmetric_memory)."""
     node = record(t, _gather_backward, (x,), (), x.shape)
-    out = _gathered_rows(x, (*x.shape[:-2], x.shape[-2] * block.ranks, x.shape[-1]))
+    shape = (*x.shape[:-2], x.shape[-2] * block.ranks, x.shape[-1])
+    out = t.new(shape, x.dtype) if block.overlapped else _gathered_rows(x, shape)
     out.node = node
     return out
 
 
 @rule(Scatter)
 def scatter(t: Tape, block: Scatter, x: Value, _: Around) -> Value:
-    """Partial to Shard(1)."""
-    node = record(t, _scatter_backward, (x,), (), x.shape)
-    out = _scattered_rows(x, (*x.shape[:-2], x.shape[-2] // block.ranks, x.shape[-1]))
+    """Partial to Shard(1); fused_matmul_reduce_scatter makes the parts in a row, and its gradient's are read as above."""
+    node = record(t, _overlapped_backward if block.overlapped else _scatter_backward, (x,), (), x.shape)
+    shape = (*x.shape[:-2], x.shape[-2] // block.ranks, x.shape[-1])
+    out = t.new(shape, x.dtype) if block.overlapped else _scattered_rows(x, shape)
     out.node = node
     return out
 
@@ -55,6 +57,10 @@ def _gather_backward(node: Node, g: Value) -> Gradients:
 
 def _scatter_backward(node: Node, g: Value) -> Gradients:
     return (_gathered_rows(g, node.meta),)
+
+
+def _overlapped_backward(node: Node, g: Value) -> Gradients:
+    return (g.tape.new(node.meta, g.dtype),)
 
 
 def _gathered_rows(x: Value, shape: Shape) -> Value:
