@@ -7,15 +7,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
+from memcalc.architectures.decoder import interleaved
 from memcalc.architectures.diffusers import attention, denoiser, embedded, feed_forward, latent
 from memcalc.architectures.dit import bare_norm, heads, time_embedder
 from memcalc.architectures.mmdit import flux_single, joint_attention, modulation, time_and_text
-from memcalc.blocks.base import Sequence, sequence, stack
-from memcalc.blocks.basic import Conv, Linear, Norm
+from memcalc.blocks.base import Sequence, Stray, Unused, sequence, stack
+from memcalc.blocks.basic import Activation, Conv, Embedding, Linear, Norm
 from memcalc.blocks.diffusion import Modulate, ModulatedBlock, Modulation
 from memcalc.blocks.image import Flatten, Unflatten
-from memcalc.blocks.joint import JointBlock, SingleBlock
-from memcalc.blocks.streams import GridAngles, TokenRefiner
+from memcalc.blocks.joint import JointAttention, JointBlock, SingleBlock
+from memcalc.blocks.streams import GridAngles, MixedTexts, TokenRefiner
 
 if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
@@ -42,6 +43,60 @@ def hunyuan_video(c: Dimensions) -> Model:
         modulation("norm_out", width, 2), bare_norm(width), Modulate(""),
         Linear("proj_out", width, math.prod(patch) * out, bias=True), Unflatten("", c.patch_size),
         text=TOKENS, image=latent(c, FRAMES), scale=(8, 4),
+    )  # fmt: skip
+
+
+GLYPHS, SEMANTICS = 256, 729  # states of ByT5 and of an image, as its pipeline has them
+LATENTS = (31, 30, 53)  # of 121 frames of 480 x 848 pixels
+LONG_TOKENS = 1000  # tokenizer_max_length of its pipeline
+
+
+@architecture("HunyuanVideo15Transformer3DModel")
+def hunyuan_video_15(c: Dimensions) -> Model:
+    """Joint layers alone; texts of two encoders and an image's states in one row."""
+    width, patch = c.num_attention_heads * c.attention_head_dim, (c.patch_size_t, c.patch_size, c.patch_size)
+    ends = [i == c.num_layers - 1 for i in range(c.num_layers)]
+    layers = interleaved("transformer_blocks", ends, lambda last: _text_ends(_joint(c, width), last=last))
+    time = (time_embedder(width), replace(time_embedder(width), name="timestep_embedder_r") if c.use_meanflow else None)
+    return denoiser(
+        c, GridAngles("", tuple(c.rope_axes_dim), patch), Sequence("time_embed", time[:1]),
+        Unused("time_embed", time[1:]) if time[1] else None,  # type: ignore[arg-type]  # it is there
+        sequence(Conv("proj", c.in_channels, width, patch, patch), Flatten(""), name="x_embedder"),
+        _refiner(c, width), _mixed(c, width), layers,
+        modulation("norm_out", width, 2), bare_norm(width), Modulate(""),
+        Linear("proj_out", width, math.prod(patch) * (c.get("out_channels") or c.in_channels), bias=True),
+        Unflatten("", c.patch_size), text=LONG_TOKENS, image=latent(c, LATENTS), scale=(16, 4),
+    )  # fmt: skip
+
+
+def _text_ends(block: JointBlock, *, last: bool) -> JointBlock:
+    """The last one's text tokens are brought up to date for nothing."""
+    block = replace(block, formula="hunyuan-video")
+    if (
+        not last
+        or not isinstance(block.attention, JointAttention)
+        or not (block.attention.context_out and block.context_mlp)
+    ):
+        return block
+    mixer = replace(block.attention, context_out=Stray("", (block.attention.context_out,)))
+    return replace(block, attention=mixer, context_mlp=Stray("", (block.context_mlp,)))
+
+
+def _mixed(c: Dimensions, width: int) -> MixedTexts:
+    """HunyuanVideo15ImageProjection, HunyuanVideo15ByT5TextProjection, and what tells the three kinds apart."""
+    image, glyphs = c.image_embed_dim, c.text_embed_2_dim
+    return MixedTexts(
+        "",
+        sequence(
+            Norm("norm_in", image, "layer"), Linear("linear_1", image, image, bias=True), Activation("", "gelu"),
+            Linear("linear_2", image, width, bias=True), Norm("norm_out", width, "layer"), name="image_embedder",
+        ),
+        sequence(
+            Norm("norm", glyphs, "layer"), Linear("linear_1", glyphs, 2048, bias=True), Activation("", "gelu"),
+            Linear("linear_2", 2048, 2048, bias=True), Activation("", "gelu"),
+            Linear("linear_3", 2048, width, bias=True), name="context_embedder_2",
+        ),
+        Embedding("cond_type_embed", 3, width), (SEMANTICS, GLYPHS), (image, glyphs),
     )  # fmt: skip
 
 

@@ -42,6 +42,23 @@ class TokenRefiner(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class MixedTexts(Block):
+    """The text's states behind those of glyphs and before those of an image, put together sample by sample (HunyuanVideo 1.5).
+
+    `glyphs` and `image` project `counts` states of `widths` channels; a row of `kinds` is added to each of the three.
+    """
+
+    image: Block | None = None
+    glyphs: Block | None = None
+    kinds: Block | None = None
+    counts: tuple[int, int] = (0, 0)
+    widths: tuple[int, int] = (0, 0)
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return given(self.image, self.glyphs, self.kinds)
+
+
+@dataclass(frozen=True, slots=True)
 class GridAngles(Block):
     """Tables that rotate the patches of a video by frame, row and column, of `axes` channels each (HunyuanVideo)."""
 

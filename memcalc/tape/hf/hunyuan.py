@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
+from memcalc.blocks.basic import Embedding
 from memcalc.blocks.diffusion import Condition, ModulatedBlock
 from memcalc.blocks.joint import JointAttention, JointBlock, SingleBlock
-from memcalc.blocks.streams import GridAngles, TokenRefiner
+from memcalc.blocks.streams import GridAngles, MixedTexts, TokenRefiner
 from memcalc.tape import functions as f
 from memcalc.tape.hf.activations import activate
 from memcalc.tape.hf.attention import heads
@@ -66,6 +67,36 @@ def _pooled(t: Tape, block: TokenRefiner, mean: Value, around: Around) -> Value:
     assert isinstance(embedder, Condition)  # noqa: S101 - as its architecture makes it
     with inside(t, block.pooled), inside(t, embedder):
         return conditioned(t, embedder, mean, around)
+
+
+@rule(MixedTexts)
+def mixed_texts(t: Tape, block: MixedTexts, x: Value, around: Around) -> Value:
+    """HunyuanVideo15Transformer3DModel.forward, without an image to begin with, and no padding."""
+    own = [text(around)]
+    around.encoder = None
+    own[0] = marked(t, block, own[0], around)
+    for into, count, width in zip((block.glyphs, block.image), block.counts[::-1], block.widths[::-1], strict=True):
+        made = run(t, into, t.given((x.shape[0], count, width), t.setting.weights), around)
+        made = f.scale(made) if into is block.image else made
+        own.append(marked(t, block, made, around))
+        del made
+    rows = []
+    for parts in zip(*(f.unbind(states) for states in own), strict=True):
+        rows.append(f.cat([f.index(part, t.new((part.shape[0],), "bool"), part.shape) for part in parts], 0))
+        del parts
+    around.encoder = f.stack(rows)
+    around.named += [*own[1:], *rows]
+    around.scene.mask = t.new(around.encoder.shape[:2], "bool")
+    return x
+
+
+def marked(t: Tape, block: MixedTexts, states: Value, around: Around) -> Value:
+    """states + cond_type_embed(kind), whose rows keep their name."""
+    assert isinstance(block.kinds, Embedding)  # noqa: S101 - as its architecture makes it
+    with inside(t, block.kinds):
+        kind = f.embedding(t.new(states.shape[:2], "int64"), t.weight("weight", (block.kinds.rows, block.kinds.width)))
+    around.named.append(kind)
+    return f.add(states, kind)
 
 
 @rule(ModulatedBlock, "refiner")
@@ -130,18 +161,29 @@ def joint_attention(t: Tape, block: JointAttention, x: Value, around: Around) ->
     other = normed(t, [by_head(part, block.heads) for part in other], block.context_norms, around)
     for i, part in enumerate(other):
         own[i] = f.cat((own[i], part), 1)
-    out = attended_under_mask(own, around)
+    masks = of_pairs(around.scene.mask, own[0].shape[1])
+    out = attended_under_mask(own, masks)
     mine, rest = f.narrow(out, 1, x.shape[1]), f.narrow(out, 1, context.shape[1])
     mine = run(t, block.out, mine, around)
     around.encoder = run(t, block.context_out, rest, around) if block.context_out else None
+    del masks
     return mine
 
 
-def attended_under_mask(parts: list[Value], around: Around) -> Value:
+def attended_under_mask(parts: list[Value], masks: tuple[Value, ...]) -> Value:
     """dispatch_attention_fn with a mask of padding: [batch, tokens, width]."""
     q, k, v = (f.transpose(part, 1, 2) for part in parts)
-    out = f.transpose(f.attention(q, k, v, around.scene.mask), 1, 2)
+    out = f.transpose(f.attention(q, k, v, masks[0]), 1, 2)
     return f.to(f.reshape(out, *out.shape[:2], -1), q.dtype)
+
+
+def of_pairs(mask: Value, tokens: int) -> tuple[Value, ...]:
+    """A mask of the text's padding; of one [batch, tokens] a mask of all pairs, and what it is made of (HunyuanVideo 1.5)."""
+    if len(mask.shape) > 2:
+        return (mask,)
+    shape = (mask.shape[0], 1, tokens, tokens)
+    once = mask.tape.new(shape, "bool")
+    return mask.tape.new(shape, "bool"), once
 
 
 @rule(SingleBlock, "hunyuan-video")
@@ -176,6 +218,6 @@ def single_attention(t: Tape, block: Attention, x: Value, around: Around) -> Val
         turned = rotated(f.narrow(own[i], 1, size), around.scene.rotary)
         own[i] = f.cat((turned, f.narrow(own[i], 1, rest)), 1)
         del turned
-    out = attended_under_mask(own, around)
+    out = attended_under_mask(own, (around.scene.mask,))
     del row
     return out
