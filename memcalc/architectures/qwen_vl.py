@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 @architecture("qwen2_vl", "qwen2_5_vl")
 def qwen2_vl(c: Dimensions) -> Model:
     """Qwen2-VL (Wang et al. 2024) and Qwen2.5-VL (Bai et al. 2025)."""
-    return image_text(c, _images(c), tower(c.text_config, "language_model"), tie=tied(c))
+    return image_text(c, images(c), tower(c.text_config, "language_model"), tie=tied(c))
 
 
 @architecture("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 def qwen3_vl(c: Dimensions) -> Model:
     """Qwen3-VL, whose tower also feeds the first layers of the text (DeepStack), and Qwen3.5."""
-    return image_text(c, _images(c), tower(c.text_config, "language_model"), tie=bool(c.tie_word_embeddings))
+    return image_text(c, images(c), tower(c.text_config, "language_model"), tie=bool(c.tie_word_embeddings))
 
 
-@architecture("qwen2_vl_text", "qwen2_5_vl_text")
+@architecture("qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text")
 def qwen2_vl_text(c: Dimensions) -> Model:
     """Qwen 2's decoder, its rotary positions on three axes."""
     return qwen2(c.but(position_axes=3))
@@ -51,7 +51,8 @@ def qwen3_vl_moe_text(c: Dimensions) -> Model:
     return qwen3_moe(c.but(position_axes=3))
 
 
-def _images(c: Dimensions) -> Images:
+def images(c: Dimensions) -> Images:
+    """The tower of images and videos of any size."""
     v = c.vision_config
     grid = Grid(pair(v.patch_size)[0], v.spatial_merge_size, _first(v.temporal_patch_size))
     asks = "2" in c.model_type.split("_")[0]  # whose classes name it: _input_embed_layer
@@ -66,7 +67,7 @@ def qwen2_vl_vision(c: Dimensions) -> Model:
     return _visual(v, (repeat("blocks", c.depth, layer), _merger(v, c.hidden_size, "layer")), bias=False)
 
 
-@architecture("qwen2_5_vl_vision")
+@architecture("qwen2_5_vl_vision", "qwen2_5_omni_vision_encoder")
 def qwen2_5_vl_vision(c: Dimensions) -> Model:
     """RMSNorms, gated MLPs, attention within windows but for a few layers."""
     hidden, width = c.hidden_size, c.intermediate_size
@@ -102,11 +103,12 @@ def _first(value: int | list[int]) -> int:
 
 
 def _layer(c: Dimensions, feed: Block, norm: str, local: int = 0) -> Sequence:
-    """norm1, attn (qkv fused), norm2, mlp; attention among the patches of an image, or of a window of it."""
-    hidden, heads = c.hidden_size, c.num_heads
+    """norm1, attn (qkv fused but in Omni), norm2, mlp; attention among the patches of an image, or of a window of it."""
+    hidden, heads, apart = c.hidden_size, c.num_heads, c.model_type == "qwen2_5_omni_vision_encoder"
+    q, k, v = (Linear(name, hidden, hidden, bias=True) if apart else None for name in "qkv")
     mixer = Attention(
-        "attn", heads, heads, hidden // heads,
-        qkv=Linear("qkv", hidden, 3 * hidden, bias=True), out=Linear("proj", hidden, hidden, bias=True),
+        "attn", heads, heads, hidden // heads, q, k, v,
+        qkv=None if apart else Linear("qkv", hidden, 3 * hidden, bias=True), out=Linear("proj", hidden, hidden, bias=True),
         rotary_dim=hidden // heads, causal=False, window=local, formula="qwen-vision",
     )  # fmt: skip
     first, second = Norm("norm1", hidden, norm), Norm("norm2", hidden, norm)  # type: ignore[arg-type]

@@ -169,9 +169,12 @@ def joined(t: Tape, deep: Value, x: Value) -> Value:
 def grid_attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """Qwen2_5_VLVisionAttention.forward: every frame, or window of it, attends to itself alone."""
     patches = x.shape[0]
-    qkv = f.reshape(run(t, block.qkv, x, around), patches, 3, block.heads, block.head_dim)
-    q, k, v = f.unbind(f.permute(qkv, 1, 0, 2, 3), 0)
-    del qkv
+    if block.q:
+        q, k, v = (f.reshape(run(t, part, x, around), patches, block.heads, -1) for part in (block.q, block.k, block.v))
+    else:
+        qkv = f.reshape(run(t, block.qkv, x, around), patches, 3, block.heads, block.head_dim)
+        q, k, v = f.unbind(f.permute(qkv, 1, 0, 2, 3), 0)
+        del qkv
     q, k = run(t, block.q_norm, q, around), run(t, block.k_norm, k, around)
     q, k = turned(q, k, around)
     q, k, v = (f.unsqueeze(f.transpose(part, 0, 1), 0) for part in (q, k, v))
