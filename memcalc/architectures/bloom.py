@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
@@ -22,7 +23,7 @@ def bloom(c: Dimensions) -> Model:
     mixer = fused_attention(
         c, "self_attention", "query_key_value", "dense", bias=True, rotary_dim=0, alibi=True, formula="bloom"
     )
-    mlp = plain_mlp(c.but(hidden_act="bloom_gelu"), "dense_h_to_4h", "dense_4h_to_h", 4 * hidden)
+    mlp = replace(plain_mlp(c.but(hidden_act="bloom_gelu"), "dense_h_to_4h", "dense_4h_to_h", 4 * hidden), adds=True)
     layer = sequence(_step(c, "input_layernorm", mixer), _step(c, "post_attention_layernorm", mlp))
     return causal_lm(
         c,
@@ -39,4 +40,4 @@ def _step(c: Dimensions, name: str, block: Block) -> Block:
     norm, inner = layer_norm(name, c.hidden_size), (block, dropout(c, "hidden_dropout"))
     if c.apply_residual_connection_post_layernorm:
         return sequence(norm, residual(*inner, within=True))
-    return residual(norm, *inner, named=(0,), within=True)
+    return residual(norm, *inner, named=(), within=True, renamed=True)

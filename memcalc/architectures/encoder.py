@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 
 EAGER_ONLY = frozenset({"megatron-bert", "rembert", "roformer"})  # classes without _supports_sdpa
+# classes whose embeddings of words and types take those of positions in (`embeddings += position_embeddings`)
+GROWING = frozenset({
+    "align_text_model", "big_bird", "bros", "canine", "chinese_clip_text_model", "fnet",
+    "layoutlmv3", "lilt", "megatron-bert", "mra", "nystromformer", "rembert", "splinter",
+    "vilt", "visual_bert", "yoso",
+})  # fmt: skip
 
 
 def dropout(c: Dimensions) -> Dropout:
@@ -33,7 +39,8 @@ def embeddings(
     places = Embedding("position_embeddings", c.max_position_embeddings, width, index=positions or "positions")
     terms = (words, types, places) if positions else (words, types) if c.type_vocab_size else (words,)
     after = Norm("LayerNorm", width, "layer") if norm else None
-    return sequence(Sum("", terms), after, dropout(c), name="embeddings")
+    summed = Sum("", terms, grows=c.model_type in GROWING)
+    return sequence(summed, after, dropout(c), name="embeddings")
 
 
 def self_attention(c: Dimensions, name: str = "attention", *, cross: bool = False, **more: Any) -> Attention:  # noqa: ANN401

@@ -97,6 +97,7 @@ class Residual(Sequence):
     * `named` are the blocks whose outputs keep a name until the sum is there (None: not looked at that closely), `lasting`
       those whose outputs do so as long as the layer runs.
     * `within` where the module that f ends with adds up.
+    * `renamed` where the output of f's first block has a name that only the layer's next sum gives to something else.
     """
 
     fp32: bool = False
@@ -104,6 +105,7 @@ class Residual(Sequence):
     named: tuple[int, ...] | None = None
     lasting: tuple[int, ...] = ()
     within: bool = False
+    renamed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +137,12 @@ class Parallel(Block):
 class Sum(Block):
     """f(x) + g(x) + …: branches that all read x, without x itself (a ResNet block with a projected shortcut).
 
-    `in_place` where the later ones take the earlier in (Falcon).
+    `in_place` where the later ones take the earlier in (Falcon); `grows` where the first two's sum takes the others in.
     """
 
     branches: tuple[Block, ...] = ()
     in_place: bool = False
+    grows: bool = False
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         return self.branches
@@ -208,10 +211,11 @@ def residual(
     named: tuple[int, ...] | None = None,
     lasting: tuple[int, ...] = (),
     within: bool = False,
+    renamed: bool = False,
 ) -> Residual:
     """x + the blocks in a row."""
     named = () if named is None and (lasting or within) else named
-    return Residual("", given(*blocks), kept=kept, named=named, lasting=lasting, within=within)
+    return Residual("", given(*blocks), kept=kept, named=named, lasting=lasting, within=within, renamed=renamed)
 
 
 def parallel(*branches: Block | None, norm: Block | None = None) -> Parallel:

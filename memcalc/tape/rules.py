@@ -50,6 +50,7 @@ class Around:
         "kept",
         "masks",
         "named",
+        "normed",
         "original",
         "outputs",
         "padding",
@@ -95,6 +96,7 @@ class Around:
         self.original: Value | None = None  # a copy of the embeddings (Zamba)
         self.per_layer: Value | None = None  # every layer's own embeddings (Gemma 3n and 4)
         self.shared: dict[bool, tuple[Value, Value]] = {}  # keys and values that later layers take (of a window or not)
+        self.normed: Value | None = None  # what the layer's last norm put out, until the next one's takes the name
         self.residual: Value | None = None  # what the layer's last sum began with, until the next one's takes the name
         self.handed: list[Value] = []  # to a module under way, by a function that holds on to it until that returns
         self.outputs: list[Value] = []  # what the base model's output holds beside its last hidden state

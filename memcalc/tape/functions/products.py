@@ -123,14 +123,17 @@ def matmul(a: Value, b: Value) -> Value:
     n, p, q, r = prod(lead), a.shape[-2], a.shape[-1], b.shape[-1]
     left = reshape(expand(lower(a), *lead, p, q), n, p, q)
     right = reshape(expand(lower(b), *lead, q, r), n, q, r)
-    return reshape(bmm(left, right), *lead, p, r)
+    out = bmm(left, right)
+    del right  # before the other, as C++ ends the life of locals
+    return reshape(out, *lead, p, r)
 
 
-def baddbmm(bias: Value, a: Value, b: Value) -> Value:
-    """bias + a b in one kernel: saves a and b."""
+def baddbmm(bias: Value, a: Value, b: Value, *, scaled: bool = False) -> Value:
+    """bias + a b in one kernel: saves a and b. `scaled` where alpha isn't 1: the gradients are multiplied by it."""
     a, b = lower(a), lower(b)
     flops = 2 * a.elements * b.shape[2]
-    node = record(a.tape, _baddbmm_backward, (bias, a, b), (a if b.node else None, b if a.node else None), flops)
+    saved = (a if b.node else None, b if a.node else None)
+    node = record(a.tape, _scaled_backward if scaled else _baddbmm_backward, (bias, a, b), saved, flops)
     a.tape.multiplied(flops)
     out = a.tape.new((a.shape[0], a.shape[1], b.shape[2]), a.dtype)
     out.node = node
@@ -141,6 +144,14 @@ def _baddbmm_backward(node: Node, g: Value) -> Gradients:
     _saved = node.load()
     _multiplied(node, g, 1)
     made = [g.tape.new(edge.shape, g.dtype) if edge else None for edge in node.edges[1:]]
+    return (g if node.edges[0] else None, *made)
+
+
+def _scaled_backward(node: Node, g: Value) -> Gradients:
+    """maybe_multiply(grad.bmm(…), alpha), for either factor."""
+    _saved = node.load()
+    _multiplied(node, g, 1)
+    made = [scale(g.tape.new(edge.shape, g.dtype)) if edge else None for edge in node.edges[1:]]
     return (g if node.edges[0] else None, *made)
 
 

@@ -64,9 +64,7 @@ def bloom_gelu(x: Value) -> Value:
     """GeLUFunction: a function of its own that saves its input and works in many temporaries (modeling_bloom.py)."""
     node = record(x.tape, _bloom_gelu_backward, (x,), (x,))
     with x.tape.no_grad():
-        half = f.scale(x)
-        inner = f.mul(f.scale(x), f.shift(f.mul(f.scale(x), x)))
-        out = f.mul(half, f.shift(f.tanh(inner)))
+        out = f.mul(f.scale(x), f.shift(f.tanh(f.mul(f.scale(x), f.shift(f.mul(f.scale(x), x))))))
     out.node = node
     return out
 
@@ -75,6 +73,7 @@ def _bloom_gelu_backward(node: Node, g: Value) -> Gradients:
     """bloom_gelu_back."""
     (x,) = node.load()
     tanh = f.tanh(f.mul(f.scale(x), f.shift(f.mul(f.scale(x), x))))
-    slope = f.mul(f.scale(x), f.mul(f.shift(f.mul(tanh, tanh)), f.shift(f.mul(f.scale(x), x))))
-    slope = f.add(slope, f.scale(f.shift(tanh)))
+    slope = f.add(
+        f.mul(f.scale(x), f.mul(f.shift(f.mul(tanh, tanh)), f.shift(f.mul(f.scale(x), x)))), f.scale(f.shift(tanh))
+    )
     return (f.mul(slope, g),)

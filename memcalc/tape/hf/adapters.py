@@ -53,9 +53,9 @@ def adapted(t: Tape, x: Value, out: Value, weight: Callable[[], Value] | None = 
     added = f.scale(f.linear(f.linear(f.dropout(x, t.setting.lora_dropout), down), up))
     if packed:  # tuners/lora/bnb.py: cast back before the sum, and not at all under autocast
         return f.add(out, f.to(added, dtype) if converts else added)
-    out = f.add(out, added)
-    del added  # peft has let go of both summands before it casts
-    return f.to(out, dtype)
+    whole = f.add(out, added)
+    del added, out  # peft has let go of both summands before it casts, the nameless one first
+    return f.to(whole, dtype)
 
 
 def dora(t: Tape, x: Value, out: Value, pair: tuple[Value, Value], weight: Callable[[], Value] | None) -> Value:

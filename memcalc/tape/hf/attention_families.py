@@ -95,15 +95,16 @@ def bloom(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     b, s = x.shape[:2]
     h, d = block.heads, block.head_dim
     qkv = f.view(run(t, block.qkv, x, around), b, s, h, 3, d)
+    whole = qkv.detach()
     q, k, v = (f.reshape(f.transpose(f.select(qkv, 3), 1, 2), b * h, s, d) for _ in range(3))
     bias = around.bias or t.new((b * h, 1, s), x.dtype)
-    scores = f.view(f.baddbmm(bias, q, f.swap(k)), b, h, s, s)
+    scores = f.view(f.baddbmm(bias, q, f.swap(k), scaled=True), b, h, s, s)
     mask = around.mask(0)
     masked = scores if mask is None else f.add(scores, mask)
     weights = around.weights = around.returned = f.dropout(f.to(f.softmax(masked, "fp32"), q.dtype), block.dropout)
     out = f.bmm(f.lower(f.view(weights, b * h, s, s)), f.lower(v))
     out = f.reshape(f.transpose(f.view(out, b, h, s, d), 1, 2), b, s, h * d)
-    around.handed += (q, k, v, bias, scores, masked, out)  # names that last until the module has added its input
+    around.handed += (whole, q, k, v, bias, scores, masked, out)  # names that last until the module has added its input
     return run(t, block.out, out, around)
 
 

@@ -63,6 +63,8 @@ def _named_residual(t: Tape, block: Residual, x: Value, around: Around) -> Value
             y = closed(t, part, half, around)
         else:
             y = run(t, part, y, around)
+        if block.renamed and not index:
+            around.normed = y
         if index in named:
             names.append(y)
         if index in block.lasting:
@@ -108,10 +110,11 @@ def total(t: Tape, block: Sum, x: Value, around: Around) -> Value:
     """The sum of branches that all read x."""
     out = run(t, block.branches[0], x, around)
     around.summed.append(out)
-    for branch in block.branches[1:]:
+    for number, branch in enumerate(block.branches[1:]):
         later = run(t, branch, x, around)
         around.summed.append(later)
-        out = f.add_(later, out) if block.in_place else f.add(out, later)
+        added = f.add_ if block.grows and number else f.add
+        out = f.add_(later, out) if block.in_place else added(out, later)
     return out
 
 

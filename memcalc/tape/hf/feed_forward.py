@@ -49,7 +49,10 @@ def closed(t: Tape, block: Mlp, activated: list[Value], around: Around) -> Value
         x = f.to(x, stored(t))
     if block.down and "." in block.down.name:  # of another module: its caller holds on to what it reads (BertOutput)
         around.handed.append(x)
-    return run(t, block.down, x, around)
+    out = run(t, block.down, x, around)
+    if block.adds:
+        around.handed += x, out
+    return out
 
 
 def inner(t: Tape, block: Mlp, x: Value, around: Around) -> Value:

@@ -71,7 +71,7 @@ def _layered(t: Tape, block: Stack, given: list[Value], around: Around) -> Value
         marks.mark(t)
         t.like = order.count(number)
         x = _kept_or_run(t, block, (path, index, name), layer, x, around)
-        around.weights = around.residual = None
+        around.weights = around.normed = around.residual = None
         gone(around.summed)
         before, around.returned = around.returned, None
         x = _afterwards(around, index, first, x)
@@ -79,6 +79,8 @@ def _layered(t: Tape, block: Stack, given: list[Value], around: Around) -> Value
         if not number:
             marks.shared = around.storages()
     _capture(block, x, around)
+    if before is not None:  # the last layer's outputs have a name in the function that calls it
+        around.summed.append(before)
     del before
     marks.mark(t)
     t.like = 1
@@ -139,7 +141,7 @@ def _inner(t: Tape, block: Stack, passes: list[tuple[Block, str]], given: list[V
         else:
             x = _plain(t, (path, index, name), layer, x, around)
         if not outer:  # else the layer around them has names of its own
-            around.weights = around.residual = None
+            around.weights = around.normed = around.residual = None
     t.path, t.instance = path, outer
     return x
 
@@ -253,7 +255,8 @@ def _again(t: Tape, layer: Block, around: Around) -> Callable[..., Value]:
     given.named, given.deep, given.after, given.outputs = [], [], {}, []
 
     def again(x: Value, *others: Value) -> Value:
-        now = first.pop() if first else given.copy()
+        anew = not first
+        now = given.copy() if anew else first.pop()
         for name, value in zip(names, others, strict=False):
             _give(now, name, value)
         within, t.within = t.within, True
@@ -262,6 +265,8 @@ def _again(t: Tape, layer: Block, around: Around) -> Callable[..., Value]:
         finally:
             t.within = within
         t.beside = tuple(_beside(now).values())
+        if anew:  # the stack sees to it the first time
+            gone(now.summed)
         return out
 
     return again

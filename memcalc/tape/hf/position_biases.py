@@ -9,6 +9,8 @@ from memcalc.tape.autograd import Leaf
 from memcalc.tape.rules import Around, run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from memcalc.blocks.attention import Attention
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
@@ -35,12 +37,12 @@ def position_bias(t: Tape, block: Attention, q: Value, k: Value, around: Around)
     return bias
 
 
-def looked_up(t: Tape, block: Attention, q: Value, k: Value) -> Value:
+def looked_up(t: Tape, block: Attention, q: Value, k: Value, bucketed: Callable[[Value], Value] | None = None) -> Value:
     """T5Attention.compute_bias: a table [buckets, heads] read by the bucket of every distance: [1, heads, seq, seq]."""
     rows, columns = q.shape[-2], k.shape[-2]
     context, memory = t.new((rows,), "int64"), t.new((columns,), "int64")
     distances = t.new((rows, columns), "int64")
-    bucket = buckets(distances, both=not block.causal)
+    bucket = bucketed(distances) if bucketed else buckets(distances, both=not block.causal)
     values = run(t, block.bias_table, bucket, Around())
     del context, memory
     return f.unsqueeze(f.permute(values, 2, 0, 1), 0)
@@ -57,6 +59,19 @@ def buckets(distances: Value, *, both: bool) -> Value:
     far = f.shift(f.to(f.scale(f.scale(f.scale(f.scale(f.to(distances, "fp32"))))), "int64"))
     far = f.add(far, f.scale(far))
     return f.add_(sides, f.add(distances, far)) if both else f.shift(f.add(distances, far))
+
+
+def log_buckets(distances: Value) -> Value:
+    """WavLMAttention._relative_positions_bucket: the same, with names for what is still in floats."""
+    sides = f.scale(f.to(f.compare(distances), "int64"))
+    distances = f.scale(distances)
+    small = f.compare(distances)
+    logs = f.scale(f.scale(f.scale(f.scale(f.to(distances, "fp32")))))
+    far = f.to(f.shift(logs), "int64")
+    far = f.add(far, f.scale(far))
+    sides = f.add_(sides, f.add(distances, far))
+    del distances, small, logs, far
+    return sides
 
 
 def blank(t: Tape, block: Attention, q: Value, k: Value) -> Value:

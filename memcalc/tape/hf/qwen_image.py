@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.joint import ComplexRotary, JointAttention, JointBlock
 from memcalc.tape import functions as f
 from memcalc.tape.hf.dit import both, clipped, joint, modulated, norm, text, through, vectors
-from memcalc.tape.rules import Around, rule, run
+from memcalc.tape.rules import Around, gone, rule, run
 
 if TYPE_CHECKING:
     from memcalc.tape.recorder import Tape
@@ -36,7 +36,9 @@ def qwen_block(t: Tape, block: JointBlock, x: Value, around: Around) -> Value:
     fed = through(t, block.context_mlp, z, around)
     around.encoder = clipped(f.add(context, f.mul(other[5], fed)))
     x = clipped(x)
-    names.clear()
+    names += z, fed
+    del y, z, fed, gate, attended, context_attended
+    gone(names)
     return x
 
 

@@ -19,7 +19,7 @@ from memcalc.blocks.speech import (
 from memcalc.tape import functions as f
 from memcalc.tape.functions import maps
 from memcalc.tape.hf.activations import activate
-from memcalc.tape.hf.position_biases import looked_up
+from memcalc.tape.hf.position_biases import log_buckets, looked_up
 from memcalc.tape.hf.vision import sizes
 from memcalc.tape.rules import Around, inside, rule, run
 
@@ -141,7 +141,7 @@ def gated_bias_attention(t: Tape, block: GatedBiasAttention, x: Value, around: A
     """WavLMAttention.forward: the bias of the first layer, each head's times a gate of its own queries."""
     b, s, _ = x.shape
     if around.bias is None:
-        around.bias = f.view(f.repeat(looked_up(t, block, x, x), b), b * block.heads, s, s)
+        around.bias = f.view(f.repeat(looked_up(t, block, x, x, log_buckets), b), b * block.heads, s, s)
     gate = run(t, block.gate_rows, f.transpose(f.view(x, b, s, block.heads, -1), 1, 2), around)
     first, second = f.chunk(f.sigmoid(f.total(f.view(gate, b, block.heads, s, 2, 4), -1)), 2)
     constant = t.weight("gru_rel_pos_const", (1, block.heads, 1, 1))
