@@ -169,7 +169,8 @@ def remarks(run: Run, model: Model, length: int) -> Iterator[tuple[bool, str, st
     each = tokens(run, seen)
     if run.images is None:
         shape = " x ".join(map(str, (3, *run.image_size) if run.image_size else seen.image))
-        yield False, "images", "default", f"every sequence holds one image of {shape}, which takes {each} of its tokens"
+        room = f", which takes {each} of its tokens" if each else ""
+        yield False, "images", "default", f"every sequence holds one image of {shape}{room}"
     if count * each > length:
         yield (
             True,
