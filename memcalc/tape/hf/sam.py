@@ -46,7 +46,7 @@ def sam_attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     tokens, heads = rows * columns, block.heads
     qkv = f.permute(f.reshape(run(t, block.qkv, x, around), batch, tokens, 3, heads, -1), 2, 0, 3, 1, 4)
     q, k, v = f.unbind(f.reshape(qkv, 3, batch * heads, tokens, -1), 0)
-    eagerly, weights, bias = t.setting.attention == "eager", None, None
+    eagerly, weights, bias = block.eager_only or t.setting.attention == "eager", None, None
     if eagerly:
         weights = f.matmul(f.scale(q), f.swap(k))
     if block.scores_bias:
