@@ -213,11 +213,11 @@ def rows(shape: Shape) -> int:
     return prod(shape[:-1])
 
 
-def vector_norm(x: Value, *axes: int) -> Value:
-    """torch.linalg.vector_norm over the axes, which are kept: saves its input and its output."""
+def vector_norm(x: Value, *axes: int, dtype: str = "") -> Value:
+    """torch.linalg.vector_norm over the axes, which are kept, in a `dtype` of its own: saves its input and its output."""
     x = upper(x)
     node = record(x.tape, _vector_norm_backward, (x,), (x,))
-    out = x.tape.new(_kept(x.shape, axes, keep=True), x.dtype)
+    out = x.tape.new(_kept(x.shape, axes, keep=True), dtype or x.dtype)
     out.node = node
     save(x.tape, node, out)
     return out
@@ -230,6 +230,6 @@ def _vector_norm_backward(node: Node, g: Value) -> Gradients:
     zero = g.tape.new(out.shape, "bool")
     filled = g.tape.new(out.shape, g.dtype)
     del ratio, zero
-    made = result(x, None)
+    made = result(x, None, dtype=g.dtype)
     del filled
     return (made,)

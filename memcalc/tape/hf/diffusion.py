@@ -48,6 +48,7 @@ class Scene:
         self.mask: Value | None = None  # of the text's padding
         self.control: Value | None = None  # the stream that steers this one, or what it yields last
         self.stream: Value | None = None  # that it begins with
+        self.places: Value | None = None  # added in every layer
         self.texts: list[Value] = []  # of every layer's own
         self.turning: Value | None = None  # a table of two by two numbers
         self.hints: list[Value] = []
