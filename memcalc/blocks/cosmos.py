@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from memcalc.blocks.base import Block, given
-from memcalc.blocks.basic import Raw
+
+if TYPE_CHECKING:
+    from memcalc.blocks.basic import Raw
 
 
 @dataclass(frozen=True, slots=True)
