@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from memcalc.architectures import architecture
 from memcalc.architectures.diffusers import attention, denoiser, feed_forward, latent
 from memcalc.architectures.dit import bare_norm, heads
-from memcalc.blocks.base import repeat, sequence
+from memcalc.blocks.base import repeat
 from memcalc.blocks.basic import Activation, Linear, Norm, Raw
 from memcalc.blocks.cosmos import CosmosLayer, FrameCubes, NarrowModulation, NormedTime
 from memcalc.blocks.diffusion import Condition, Modulate
