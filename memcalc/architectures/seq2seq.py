@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 # classes without _supports_sdpa
-EAGER_ONLY = frozenset({"bigbird_pegasus", "led", "mvp", "nllb-moe", "speech_to_text", "trocr"})
+EAGER_ONLY = frozenset({"bigbird_pegasus", "fsmt", "led", "mvp", "nllb-moe", "speech_to_text", "trocr"})
 
 
 # classes that fold heads into the batch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memcalc.blocks.attention import Attention
 from memcalc.blocks.seq2seq import (
     Aside,
     Bridge,
@@ -137,3 +138,34 @@ def sinusoids(t: Tape, block: Sinusoids, x: Value, _: Around) -> Value:
     del mask
     with t.no_grad():
         return f.gather(table, places, (batch, seq, block.width))
+
+
+@rule(Attention, "fsmt")
+def fsmt_attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """Attention.forward of [seq, batch, width], heads folded into the batch (modeling_fsmt.py)."""
+    s, b, width = x.shape
+    n, read = block.heads, f.transpose(around.encoder, 0, 1) if block.cross and around.encoder else x
+    k, v = run(t, block.k, read, around), run(t, block.v, read, around)
+    k, v = (f.permute(f.view(part, -1, b, n, block.head_dim), 1, 2, 0, 3) for part in (k, v))
+    q = f.scale(run(t, block.q, x, around))
+    q = f.transpose(f.view(q, -1, b * n, block.head_dim), 0, 1)
+    k, v = (f.reshape(part, b * n, -1, block.head_dim) for part in (k, v))
+    weights = f.bmm(f.lower(q), f.lower(f.swap(k)))
+    mask = None if block.cross else around.mask(block.window)
+    if mask is not None:
+        weights = f.view(f.add(f.view(weights, b, n, s, -1), mask), b * n, s, -1)
+    weights = f.softmax(weights)
+    dropped = f.dropout(weights, block.dropout)
+    out = f.bmm(f.lower(dropped), f.lower(v))
+    out = f.view(f.contiguous(f.transpose(out, 0, 1)), s, b, width)
+    return run(t, block.out, out, around)
+
+
+def triangle(t: Tape, block: Attention, x: Value) -> Value | None:
+    """_prepare_fsmt_decoder_inputs: a mask [seq, seq] of what comes later, none for the encoder."""
+    if not block.causal:
+        return None
+    zeros = t.new((x.shape[0], x.shape[0]), t.setting.weights)
+    filled = f.to(zeros, "fp32")
+    back = f.to(filled, t.setting.weights)
+    return f.scale(back)

@@ -71,6 +71,10 @@ def masks(t: Tape, mixers: list[Attention | Mla], x: Value, seq: int, around: Ar
         around.masks |= {window: built(t, batch, seq, seq, x.dtype, eager=eagerly) for window in made}
     if formula in _BLOCKED and isinstance(first, Attention):
         around.masks[0] = _BLOCKED[formula](t, first, x)
+    if formula == "fsmt" and isinstance(first, Attention):
+        from memcalc.tape.hf.seq2seq import triangle  # noqa: PLC0415 - it imports this file
+
+        around.masks[0] = triangle(t, first, x)
     if isinstance(first, Attention) and first.padded and not around.masks[first.window]:
         around.masks[first.window] = made_anyway(t, first, x, seq)
 
