@@ -30,8 +30,10 @@ def adapted(t: Tape, x: Value, out: Value, weight: Callable[[], Value] | None = 
     if not t.weights.adapters:
         return out
     if t.setting.adapter not in LORA:
-        from memcalc.tape.hf.methods import METHODS, WIDENED, other  # noqa: PLC0415 - most runs have LoRA, or no adapters
+        from memcalc.tape.hf.methods import METHODS, WIDENED, other, over_packed  # noqa: PLC0415 - most runs have LoRA, or none
 
+        if packed and (rule := over_packed(t)):
+            return rule(t, x, out)
         if t.setting.adapter in METHODS:
             return METHODS[t.setting.adapter](t, x, out)
         dtype = out.dtype

@@ -16,15 +16,20 @@ if TYPE_CHECKING:
 
 
 def randlora(t: Tape, x: Value, out: Value, _: Weight) -> Value:
-    """Linear.forward: two products with the bases in line, the smaller one scaled in every entry (get_scaled_bases)."""
+    """Linear.forward: the products with the bases in line, scaled, added to the output."""
+    dtype = x.dtype
+    return f.to(f.add(out, f.scale(between_bases(t, x, out.shape[-1]))), dtype)
+
+
+def between_bases(t: Tape, x: Value, width: int) -> Value:
+    """Two products with the bases in line, the smaller one scaled in every entry (get_scaled_bases)."""
     inner, outer = needed(t, "randlora_lambda.default"), needed(t, "randlora_gamma.default")
     (rank, bases), least = inner.shape, outer.shape[1]
-    most, dtype = max(x.shape[-1], out.shape[-1]), x.dtype
-    large = f.expand(t.new((), inner.dtype).detach(), most, bases * rank)
+    large = f.expand(t.new((), inner.dtype).detach(), max(x.shape[-1], width), bases * rank)
     small = f.reshape(scaled(t, inner, outer), rank * bases, least)
     first, second = (small, large) if least == x.shape[-1] else (f.swap(large), f.swap(small))
     x = f.dropout(f.to(x, inner.dtype), t.setting.lora_dropout)
-    return f.to(f.add(out, f.scale(f.linear(f.linear(x, first), second))), dtype)
+    return f.linear(f.linear(x, first), second)
 
 
 def scaled(t: Tape, inner: Value, outer: Value) -> Value:
@@ -49,18 +54,24 @@ def _scaled_backward(node: Node, g: Value) -> Gradients:
 
 
 def pvera(t: Tape, x: Value, out: Value, _: Weight) -> Value:
-    """Linear.forward of PVeRA: VeRA's inner vector is drawn from a mean and a variance."""
+    """Linear.forward of PVeRA."""
+    dtype = x.dtype
+    return f.to(f.add(out, drawn(t, x)), dtype)
+
+
+def drawn(t: Tape, x: Value) -> Value:
+    """VeRA's products, whose inner vector is drawn from a mean and a variance."""
     after, between = needed(t, "pvera_lambda_b.default"), needed(t, "pvera_lambda_d.default")
-    rank, dtype = between.shape[0] // 2, x.dtype
+    rank = between.shape[0] // 2
     shapes = (2 * rank, x.shape[-1]), (after.shape[0], rank)
     down, up = (f.expand(t.new((), between.dtype).detach(), *shape) for shape in shapes)
     x = f.dropout(f.to(x, between.dtype), t.setting.lora_dropout)
     mean, spread = f.split(f.mul(between, f.linear(x, down)), (rank, rank))
     spread = f.exp(f.scale(spread))
     noise = t.new(spread.shape, spread.dtype)
-    drawn = f.add(mean, f.mul(noise, spread))
+    found = f.add(mean, f.mul(noise, spread))
     del noise, spread
-    return f.to(f.add(out, f.mul(after, f.linear(drawn, up))), dtype)
+    return f.mul(after, f.linear(found, up))
 
 
 def lily(t: Tape, x: Value, out: Value, _: Weight) -> Value:

@@ -25,8 +25,13 @@ def needed(t: Tape, name: str) -> Value:
 
 
 def base(t: Tape, weight: Weight, shape: tuple[int, ...]) -> Value:
-    """The weight of the base layer: the parameter, or one made anew from what is packed."""
-    return weight().detach() if weight else t.new(shape, t.setting.compute or "bf16")
+    """The weight of the base layer: the parameter, or one made anew from what is packed (dequantize_bnb_weight)."""
+    if weight:
+        return weight().detach()
+    if t.setting.product != "int8":
+        return t.new(shape, t.setting.compute or "bf16")
+    _scaled = t.new(shape, "fp32")  # by rows, and then by 1/127
+    return t.new(shape, "fp32")
 
 
 def hira(t: Tape, x: Value, out: Value, weight: Weight) -> Value:

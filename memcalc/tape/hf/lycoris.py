@@ -21,19 +21,23 @@ def parameter(t: Tape, name: str) -> Value | None:
 def adalora(t: Tape, x: Value, out: Value) -> Value:
     """SVDLinear.forward: result += dropout(x) @ (A * E).T @ B.T * scaling / ranknum.
 
-    Over a packed weight (tuners/adalora/bnb.py) the product is cast before it is scaled, and not at all under autocast.
+    Over a packed weight (tuners/adalora/bnb.py) the product is cast before it is scaled, and not at all under autocast;
+    over 8 bits the sum is a new tensor, as wide as the number of ranks makes it.
     """
     first, up, values = parameter(t, "lora_A.default"), parameter(t, "lora_B.default"), parameter(t, "lora_E.default")
     count = parameter(t, "ranknum.default")
     if first is None or up is None or values is None or count is None:
         return out
-    count, packed = f.shift(count), t.weights.packed(t.path)
+    packed = t.weights.packed(t.path)
+    integers = packed and t.setting.product == "int8"
+    count = f.shift(count.detach() if integers else count)  # one that learns was cast to the base's dtype
     if packed and t.setting.product == "dequantize":
         out = f.clone(out)
     x = x if packed and t.autocast else f.to(x, first.dtype)
     added = f.linear(f.linear(f.dropout(x, t.setting.lora_dropout), f.mul(first, values)), up)
     added = f.to(added, out.dtype) if packed and not t.autocast else added
-    return f.add_(out, f.div(f.scale(added), count))
+    added = f.div(f.scale(added), count)
+    return f.add(out, added) if integers else f.add_(out, added)
 
 
 def loha(t: Tape, x: Value, out: Value) -> Value:

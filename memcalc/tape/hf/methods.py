@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.tape.hf import banked, lowranks
+from memcalc.tape.hf import banked, lowranks, packed_methods
 from memcalc.tape.hf.lycoris import adalora, ia3, loha, lokr, oft, turned, vera
 from memcalc.tape.hf.unfollowed import unfollowed
 
@@ -23,7 +23,15 @@ def read(t: Tape, x: Value) -> Value:
         return banked.turned(t, x) if t.weights.added(t.path) else x
     if t.setting.adapter == "oft":
         return oft(t, x)
+    if t.weights.packed(t.path) and over_packed(t):
+        return packed_methods.read(t, x)
     return ia3(t, x, before=True)
+
+
+def over_packed(t: Tape) -> Callable[[Tape, Value, Value], Value] | None:
+    """The method's forward pass over bitsandbytes' packed weights, where it differs and the module carries it."""
+    rule = packed_methods.METHODS.get(t.setting.adapter) if t.setting.unpacks_parameters else None
+    return rule if rule and t.weights.added(t.path) else None
 
 
 def other(t: Tape, x: Value, out: Value, weight: Callable[[], Value] | None) -> Value:
