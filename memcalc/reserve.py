@@ -86,7 +86,7 @@ def reserved(
     weights = [*weights, *begun.kept]
     turns = [Turn(held.acts, held.states, held.times) for held in trained if held.acts]
     states = _in_turn([(held.states, held.times) for held in trained if not makes_states(held.acts)], floor)
-    together = _in_turn([(held.together, held.times) for held in trained], floor)
+    together = _kind_by_kind(trained, floor)
     outputs = END
     others: dict[int, CachingAllocator] = {}
     for first in (True, False):
@@ -208,6 +208,13 @@ def _each(allocator: CachingAllocator, trained: list[Held], floor: int) -> list[
             allocator.free(*own, *before)
             before = stay
     return before
+
+
+def _kind_by_kind(trained: list[Held], floor: int) -> list[Turns]:
+    """What is made of all tensors together: the first temporary of each, then the second (one call of torch._foreach each)."""
+    most = max((len(held.together) for held in trained), default=0)
+    kinds = ([(held.together[kind : kind + 1], held.times) for held in trained] for kind in range(most))
+    return [turn for kind in kinds for turn in _in_turn(kind, floor)]
 
 
 def _in_turn(tensors: Iterable[tuple[tuple[int, ...], int]], floor: int) -> list[Turns]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
@@ -37,6 +38,7 @@ def opt(c: Dimensions) -> Model:
 def _layer(c: Dimensions) -> Sequence:
     attend = attention(c, bias=c.enable_bias, out="out_proj", rotary_dim=0, formula="opt")
     mlp = plain_mlp(c, "fc1", "fc2", c.ffn_dim, name="", bias=c.enable_bias)
+    mlp = replace(mlp, inline=True, stepwise=True)
     steps = (("self_attn_layer_norm", attend), ("final_layer_norm", mlp))
     return sequence(*(_step(c, _norm(c, name), block) for name, block in steps))
 
@@ -44,8 +46,8 @@ def _layer(c: Dimensions) -> Sequence:
 def _step(c: Dimensions, norm: Norm, block: Block) -> Block:
     """x + f(norm(x)) before, norm(x + f(x)) behind."""
     if c.do_layer_norm_before:
-        return residual(norm, block, dropout(c, "dropout"))
-    return sequence(residual(block, dropout(c, "dropout")), norm)
+        return residual(norm, block, dropout(c, "dropout"), named=())
+    return sequence(residual(block, dropout(c, "dropout"), named=()), norm)
 
 
 def _norm(c: Dimensions, name: str) -> Norm:

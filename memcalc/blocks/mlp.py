@@ -18,7 +18,8 @@ class Mlp(Block):
     A fused `up` of a gated MLP (`fused`) yields gate and up in one matrix [2 * width, hidden]. `norm`, where a family puts
     one inside, and a `dropout` (its probability) come just before `down`. `extra` are parameters of the activation function
     itself (xIELU). `widens` where what `down` reads is first cast to the dtype of its weight (T5). `inline` where its lines
-    stand among the layer's own, so that its input goes as soon as `up` has read it (BART). `adds` where the module adds its
+    stand among the layer's own, so that its input goes as soon as `up` has read it (BART), and
+    `stepwise` where that is before the activation runs (OPT). `adds` where the module adds its
     output to the residual itself: what `down` reads and puts out have names until then (BLOOM).
     """
 
@@ -34,6 +35,7 @@ class Mlp(Block):
     extra: tuple[Param, ...] = ()
     widens: bool = False
     inline: bool = False
+    stepwise: bool = False
     adds: bool = False
 
     def own(self) -> tuple[Param, ...]:  # noqa: D102

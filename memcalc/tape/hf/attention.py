@@ -35,10 +35,13 @@ def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
 
 
 def returns_first(block: Attention) -> bool:
-    """Whether the output projection is of a module that runs after the one with the others (BertSelfOutput)."""
+    """Whether the output projection is of a module that runs after the one with the others (BertSelfOutput).
+
+    What the others' own module lists, it runs itself (`to_out.0` of diffusers).
+    """
     first = block.q or block.qkv
     inner, outer = (part.name.rpartition(".")[0] if part else "" for part in (first, block.out))
-    return inner != outer
+    return inner not in {"", outer}
 
 
 def separate(t: Tape, block: Attention, x: Value, around: Around) -> tuple[Value, Value, Value]:

@@ -58,9 +58,9 @@ def _named_residual(t: Tape, block: Residual, x: Value, around: Around) -> Value
     around.residual = x
     for index, part in enumerate(block.blocks):
         if part.__class__ is Mlp and part.inline:
-            half = opened(t, part, y, around)
+            given = [y]
             y = x
-            y = closed(t, part, half, around)
+            y = closed(t, part, opened(t, part, given, around), around)
         else:
             y = run(t, part, y, around)
         if block.renamed and not index:

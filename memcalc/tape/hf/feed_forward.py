@@ -33,8 +33,11 @@ def mlp(t: Tape, block: Mlp, x: Value, around: Around) -> Value:
     return closed(t, block, [inner(t, block, x, around)], around)
 
 
-def opened(t: Tape, block: Mlp, x: Value, around: Around) -> list[Value]:
-    """The first half of one that stands inline: its caller lets go of the input before the second half."""
+def opened(t: Tape, block: Mlp, given: list[Value], around: Around) -> list[Value]:
+    """The first half of one that stands inline: its caller lets go of the input before the second half, or has done so."""
+    if block.stepwise:
+        return [activate(block.activation, run(t, block.up, given.pop(), around))]
+    x = given.pop()
     return [inner(t, block, x, around)]
 
 
