@@ -47,6 +47,8 @@ def _checked(model: Model, seen: Images, run: Run) -> Model:
         raise fault("frames", f"{model.name} reads single images: count the frames among its `images`")
     if run.images and (seen.grid or seen.crops or seen.shrinks) and not run.image_size:
         raise fault("image_size", f"{model.name} reads images of any size: say how large they are, in pixels")
+    if run.image_size and _filled(seen.image):
+        raise _whatever(model, seen.image, "; say in `images` how many")
     if run.image_size and seen.image and not seen.grid and seen.image[1:] != run.image_size:
         size = " x ".join(map(str, seen.image[1:]))
         raise fault("image_size", f"{model.name} is given images of {size}: its processor brings every image, or tile of one, "
@@ -70,7 +72,18 @@ def _pixels(model: Model, run: Run) -> dict[str, Any]:
         return {"image_size": size, **frames}
     if known is not None and model.kind == "image-text" and "vision_config" in known:
         return {"vision_config": {**known.vision_config.given(), "image_size": size}, **frames}
+    if _filled(model.image):
+        raise _whatever(model, model.image, "")
     raise fault("image_size", f"{model.name} reads no images")
+
+
+def _filled(image: tuple[int, ...]) -> bool:
+    """Whether images come as rows of pixels, of which each has as many (patches, pixels)."""
+    return len(image) == len(("patches", "pixels"))
+
+
+def _whatever(model: Model, image: tuple[int, ...], more: str) -> RunInvalid:
+    return fault("image_size", f"{model.name} is given every image as {image[0]} patches, whatever its size{more}")
 
 
 def _latents(model: Model, run: Run) -> dict[str, Any]:

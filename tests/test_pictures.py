@@ -120,3 +120,14 @@ def test_a_tower_that_sees_nothing_gets_no_gradient() -> None:
 def test_images_beyond_the_sequence_are_told() -> None:
     report = estimate({"model": QWEN, "image_size": 1024, "seq_len": 256})
     assert any(note.code == "beyond-the-sequence" for note in report.warnings)
+
+
+def test_images_that_are_filled_up_have_no_size_of_their_own() -> None:
+    with pytest.raises(RunInvalid, match="2520 patches, whatever its size"):
+        estimate({"model": "gemma-4-26b-a4b", "image_size": [448, 448]})
+
+
+def test_a_table_of_positions_keeps_its_size_whatever_is_shown() -> None:
+    small, large = (estimate({"model": "yolos-tiny", "image_size": side}) for side in (512, 800))
+    assert small.model.parameters == large.model.parameters
+    assert small.memory.peak_allocated < large.memory.peak_allocated
