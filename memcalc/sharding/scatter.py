@@ -6,7 +6,7 @@ partition_grads) and runtime/comm/coalesced_collectives.py (reduce_scatter_coale
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from memcalc.cycles import Stream
 from memcalc.dtypes import BITS
@@ -24,6 +24,15 @@ NODE = 8  # GPUs of a node, among which quantised gradients are exchanged first
 DOUBLE, NORMED = 8, 250_000_000  # bytes of an element of a norm; elements of one (_constant_buffered_norm2)
 
 
+class Coming(NamedTuple):
+    """Elements of the gradients of a slice (0: the step ends), of all of them, and that `nothing` is laid for each."""
+
+    elements: list[int]
+    total: int
+    nothing: list[list[Laid]]
+    ends: bool
+
+
 class Reducer:
     """The bucket of gradients, which is there all along: sent when full, each message a copy of what it holds.
 
@@ -38,10 +47,8 @@ class Reducer:
         self.filled = 0  # elements in it
         self.own = 0  # bytes of gradients in it that have storage of their own
         self.messages: dict[int, None] = {}  # sizes of copies
-        self.place = 0  # the name of what is in it
-        self._places: dict[tuple[int, ...], int] = {(): 0}
-        self._silent: dict[int, list[list[Laid]]] = {}  # of scripts where nothing comes or goes
-        self._known: dict[tuple[int, int], tuple[list[list[Laid]], tuple[int, list[int], int, int]]] = {}
+        self._coming: dict[int, Coming] = {}  # by script
+        self._known: dict[tuple[int, tuple[int, ...]], tuple[list[list[Laid]], tuple[list[int], int, int]]] = {}
 
     @property
     def stream(self) -> Stream:
@@ -50,16 +57,24 @@ class Reducer:
 
     def follow(self, script: Script) -> list[list[Laid]]:
         """What comes and goes with each gradient of a slice, and with the end of the step; once for slices that find the same."""
-        key = id(script), self.place
+        coming = self._coming.get(id(script)) or self._listed(script)
+        if self.contiguous and not coming.ends and self.filled + coming.total <= self.size:
+            self.bucket += coming.elements
+            self.filled += coming.total
+            return coming.nothing
+        key = id(script), tuple(self.bucket)
         if key not in self._known:
             made = [self._laid(act) for act in script.acts if act.gradient or act.ends]
-            made = made if any(made) else self._silent.setdefault(id(script), made)
-            told = tuple(self.bucket) if len(self.bucket) <= len(made) else key  # a long one by how it came to be
-            place = self._places.setdefault(told, len(self._places)) if made else self.place
-            self._known[key] = made, (place, self.bucket, self.filled, self.own)
-        made, (self.place, bucket, self.filled, self.own) = self._known[key]
+            self._known[key] = made, (self.bucket, self.filled, self.own)
+        made, (bucket, self.filled, self.own) = self._known[key]
         self.bucket = list(bucket)
         return made
+
+    def _listed(self, script: Script) -> Coming:
+        """What comes with a script."""
+        elements = [act.gradient for act in script.acts if act.gradient or act.ends]
+        self._coming[id(script)] = coming = Coming(elements, sum(elements), [[] for _ in elements], 0 in elements)
+        return coming
 
     def _laid(self, act: Act) -> list[Laid]:
         if not act.gradient:
