@@ -9,6 +9,7 @@ from memcalc.blocks.base import Stack
 from memcalc.blocks.basic import Embedding, Linear, Norm
 from memcalc.blocks.diffusion import Condition, Modulate, Sample
 from memcalc.blocks.hidream import LayerTexts
+from memcalc.blocks.mochi import PooledTime
 from memcalc.blocks.sounding import StreamTexts
 from memcalc.blocks.streams import PaddedTokens, TokenRefiner
 from memcalc.tape import functions as f
@@ -112,6 +113,8 @@ def _text_widths(block: Block) -> Iterator[int]:
         yield block.widths[0]
     elif isinstance(block, LayerTexts):
         yield block.widths[1]
+    elif isinstance(block, PooledTime) and isinstance(block.caption, Linear):
+        yield block.caption.inputs
     elif isinstance(block, Attention) and block.cross and isinstance(block.k, Linear):
         yield block.k.inputs
     else:
