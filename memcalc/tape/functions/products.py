@@ -118,11 +118,15 @@ def _grouped_backward(node: Node, g: Value) -> Gradients:
 
 
 def matmul(a: Value, b: Value) -> Value:
-    """torch.matmul of batched operands: broadcast, folded to three axes (a copy where the strides demand it), bmm."""
+    """torch.matmul of batched operands: broadcast, folded to three axes (a copy where the strides demand it), bmm.
+
+    What autocast has cast for it lives as long as the call.
+    """
     lead = broadcast(a.shape[:-2], b.shape[:-2])
     n, p, q, r = prod(lead), a.shape[-2], a.shape[-1], b.shape[-1]
-    left = reshape(expand(lower(a), *lead, p, q), n, p, q)
-    right = reshape(expand(lower(b), *lead, q, r), n, q, r)
+    a, b = lower(a), lower(b)
+    left = reshape(expand(a, *lead, p, q), n, p, q)
+    right = reshape(expand(b, *lead, q, r), n, q, r)
     out = bmm(left, right)
     del right  # before the other, as C++ ends the life of locals
     return reshape(out, *lead, p, r)

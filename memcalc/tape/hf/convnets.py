@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.basic import Norm
-from memcalc.blocks.image import Axes, Excite, Local, Pool, ResponseNorm, Shortcut
+from memcalc.blocks.image import Axes, Excite, Local, PixelGroups, Pool, ResponseNorm, Shortcut
 from memcalc.tape import functions as f
 from memcalc.tape.functions import maps
 from memcalc.tape.hf.activations import activate
@@ -25,17 +25,24 @@ def shortcut(t: Tape, block: Shortcut, x: Value, around: Around) -> Value:
 
 @rule(Axes)
 def axes(_: Tape, block: Axes, x: Value, around: Around) -> Value:
-    """x.permute(…)."""
-    return f.permute(x, *block.order)
+    """x.permute(…), and where it is `copied` .contiguous()."""
+    x = f.permute(x, *block.order)
+    return f.contiguous(x) if block.copied else x
 
 
 @rule(Local)
 def local(t: Tape, block: Local, x: Value, around: Around) -> Value:
-    """A module with a name for what it joins (MobileViTLayer.forward), also where a checkpoint stops it half-way."""
+    """A module with a name for what it joins (MobileViTLayer.forward), also where a checkpoint stops it half-way.
+
+    Another is that of the map whose pixels its transformer reads, until that is a map again.
+    """
     before, around.scene.used = around.scene.used, []
     try:
         for part in block.blocks:
-            x = run(t, part, x, around)
+            y = run(t, part, x, around)
+            if isinstance(part, PixelGroups):
+                _features = y if part.back else x
+            x = y
     finally:
         around.scene.used = before
     return x
