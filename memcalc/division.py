@@ -11,7 +11,7 @@ from memcalc.sharding.ranks import has_experts, ranks
 from memcalc.sharding.tensor_parallel import MIXERS, has
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from memcalc.model import Model
     from memcalc.notes import Notes
@@ -26,7 +26,7 @@ def with_ranks(plan: Plan, tensors_of: Callable[[Run, Model], tuple[Tensor, ...]
     run, notes = plan.run, plan.notes
     options, ways = _ways(run, plan.model)
     found = ranks(run, plan.model, ways, options, plan.seq_len)
-    _note(run, notes)
+    _note(run, notes, plan.model.tp_plan)
     if run.parallel.tensor > 1 and run.implementation != "megatron" and has(plan.model.body, MIXERS):
         notes.assume("parallel.tensor", "whole-mixers", "every rank runs state-space and linear-attention mixers whole, as "
                      "transformers' base_model_tp_plan leaves them")  # fmt: skip
@@ -67,6 +67,7 @@ def _ways(run: Run, model: Model) -> tuple[Mapping[str, Any], Ways]:
     return {}, Ways(
         tensor=p.tensor, sequence=p.sequence, context=p.context, expert=p.expert,
         expert_tensor=experts_tensor(run) if mixtures else 1, multiple=0, replicates_heads=False, overlapped=_overlapped(run),
+        whole_logits=p.tp_plan == "auto" and p.tensor > 1, plan=model.tp_plan if p.tp_plan == "auto" else (),
     )  # fmt: skip
 
 
@@ -91,8 +92,11 @@ def experts_tensor(run: Run) -> int:
     return p.expert_tensor or (p.tensor if p.expert == 1 else 1)
 
 
-def _note(run: Run, notes: Notes) -> None:
+def _note(run: Run, notes: Notes, plan: Sequence[object]) -> None:
     p = run.parallel
+    if p.tp_plan == "auto" and p.tensor > 1 and not plan:
+        notes.warn("parallel.tp_plan", "not-modelled", "what transformers' own plan of this model divides is not known here: "
+                                                       "its heads and inner widths are taken to be divided")  # fmt: skip
     if p.pipeline > 1 and run.grad_accum < p.pipeline:
         notes.assume("grad_accum", "bubbles", f"{run.grad_accum} micro batches do not fill a pipeline of {p.pipeline} stages: "
                                               "fewer are in flight than it could hold")  # fmt: skip
@@ -100,7 +104,9 @@ def _note(run: Run, notes: Notes) -> None:
         notes.assume(
             "parallel",
             "whose-modules",
-            "transformers' modules with smaller heads and widths, as torchtitan divides them",
+            "transformers' modules with smaller heads and widths, as "
+            + ("their own plans divide" if p.tp_plan == "auto" else "torchtitan divides")
+            + " them",
         )
         if p.expert > 1 and run.implementation.startswith("torchtitan"):
             notes.assume("parallel.expert", "balanced", "tokens go to their experts' ranks and back as torchtitan sends them "

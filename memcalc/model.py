@@ -38,6 +38,8 @@ class Model:
     `checkpoints` where the library's class supports activation checkpointing.
     `unread` names the part whose steps are not known, and so not counted.
     `choices` is how many sequences there are of each in a batch, one of which is to be chosen.
+    `tp_plan` says how transformers' own tensor parallelism divides `attention` (by heads) and `mlp` (by its inner width):
+    one may be `whole` on every rank, or have linears that are divided and outputs that are `gathered`. Empty: not known.
     `registered` names modules whose parents register them in another order than they run: in that order, behind the others.
     """
 
@@ -59,6 +61,7 @@ class Model:
     unread: str = ""
     choices: int = 1
     registered: tuple[str, ...] = ()
+    tp_plan: tuple[tuple[str, str], ...] = ()
 
     @property
     def latent(self) -> tuple[int, ...]:

@@ -52,7 +52,8 @@ class Parallel:
     """Degrees of model parallelism; the data-parallel degree is what remains of `gpus`.
 
     `expert_tensor` is the tensor degree of experts where it differs from `tensor`; `virtual` how many chunks of the
-    model each pipeline stage holds.
+    model each pipeline stage holds. `tp_plan` is whose tensor parallelism divides transformers' modules: torchtitan's, or
+    by `auto` transformers' own, which puts the head's outputs together before the loss.
     """
 
     tensor: Count = 1
@@ -63,6 +64,7 @@ class Parallel:
     virtual: Count = 1
     sequence: bool = False
     schedule: Literal["1f1b", "interleaved", "gpipe", "zero-bubble", "dualpipe"] = "1f1b"
+    tp_plan: Literal["torchtitan", "auto"] = "torchtitan"
 
 
 @dataclass(frozen=True, kw_only=True)

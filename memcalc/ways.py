@@ -15,6 +15,8 @@ class Ways:
     * `words` is the size of the vocabulary, of which each rank's part is padded to a `multiple` (0: not at all, the parts
       may differ by one), `width` that of the hidden states.
     * `replicates_heads` where ranks may share a key/value head.
+    * `whole_logits` where the parts of the head's outputs are put together before the loss.
+    * `plan` says how attention and MLPs are divided, where it is not by heads and inner widths (Model.tp_plan).
     * `overlapped` where parts of the sequence are sent one by one beside the products (async tensor parallelism).
 
     Megatron-LM's choices:
@@ -43,6 +45,8 @@ class Ways:
     width: int = 0
     multiple: int = 128
     replicates_heads: bool = True
+    whole_logits: bool = False
+    plan: tuple[tuple[str, str], ...] = ()
     overlapped: bool = False
     fused_loss: Literal["", "native", "te"] = ""
     accumulates: bool = True

@@ -67,12 +67,14 @@ def _nested(spec: str | Mapping[str, Any], key: str, given: Mapping[str, Any], s
 def model_of(c: Dimensions) -> Model:
     """The model of nested dimensions: a text or image tower. RunInvalid where no architecture has its type.
 
-    The card's `registered` are Model.registered, as the class' __init__ has them.
+    The card's `registered` are Model.registered, as the class' __init__ has them, its `tp_plan` is Model.tp_plan.
     """
     card = find("architectures", c.model_type)
     _check_heads(c, whole=card.get("whole_heads", False))
     import_module(f"memcalc.architectures.{card['module']}")
     model, registered = _BUILDERS[card["id"]](c), card.get("registered")
+    if plan := card.get("tp_plan"):
+        model = replace(model, tp_plan=tuple(plan.items()))
     return replace(model, registered=tuple(registered)) if registered else model
 
 

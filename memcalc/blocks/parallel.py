@@ -30,6 +30,13 @@ class Scatter(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class SplitChannels(Block):
+    """Each of so many `ranks` goes on with its part of the channels; of its gradient all are gathered."""
+
+    ranks: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class GatherChannels(Block):
     """All-gather along the channels, of as many parts as there are `ranks`; of its gradient each keeps its own."""
 

@@ -154,6 +154,8 @@ def _parallelism(sheet: Sheet, kind: str) -> None:
         degree = sheet.read(whole, *keys, default=1)
         if degree > 1:
             sheet.put(f"parallel.{ours}", degree, *keys)
+            if theirs == "tp":  # the model is loaded with tp_plan="auto"
+                sheet.put("parallel.tp_plan", "auto", *keys)
     replicas = sheet.read(whole, f"{at}.parallelism_config_dp_replicate_size", f"{at}.dp_replicate_size", default=1)
     shards = sheet.read(whole, f"{at}.parallelism_config_dp_shard_size", f"{at}.dp_shard_size", default=1)
     if replicas > 1 and shards > 1 and kind == "FSDP":

@@ -172,6 +172,8 @@ def _faults(run: Run, model: Model, ways: Ways, layers: int, seq: int) -> Iterat
     size = degrees.tensor * degrees.pipeline * degrees.context
     if gpus % size:
         yield Fault("gpus", f"world_size ({gpus}) is not divisible by {size} (tensor * pipeline * context)")
+    if degrees.tp_plan == "auto" and (degrees.sequence or run.implementation != "hf"):
+        yield Fault("parallel.tp_plan", "plans of transformers' own divide its modules, and no sequences; leave it out")
     if degrees.sequence and degrees.tensor == 1:
         yield Fault("parallel.sequence", "Cannot use sequence parallelism without tensor parallelism")
     mixtures = has_experts(model.body)

@@ -33,7 +33,7 @@ from memcalc.blocks.basic import (
 from memcalc.blocks.mla import Mla
 from memcalc.blocks.mlp import Mlp, Moe
 from memcalc.blocks.multimodal import Images, Sounds
-from memcalc.blocks.parallel import Gather, GatherChannels, Scatter
+from memcalc.blocks.parallel import Gather, GatherChannels, Scatter, SplitChannels
 from memcalc.blocks.predicting import Predictor
 from memcalc.blocks.ssm import GatedDelta, KimiDelta, Lightning, Mamba, Mamba2
 from memcalc.errors import Fault
@@ -91,18 +91,36 @@ class Cutter:
             return replace(made, projection=self.columns(block.projection))
         if self.ways.tensor == 1 and not isinstance(block, FRAMES):
             return block if not isinstance(block, Embedding) and type(block) not in LINEARS else self.table(block)
-        if type(block) is Attention:
-            return self.attention(block)
-        if isinstance(block, Mla):
-            return self.latent(block)
-        if isinstance(block, Mlp):
-            return self.mlp(block)
+        if isinstance(block, Attention | Mla | Mlp):
+            return self.part(block)
         if isinstance(block, Embedding) or type(block) in LINEARS:
             return self.table(block)
         if isinstance(block, FRAMES):
             frame: Block = mapped(block, self.cut)
             return frame
         return self.whole(block)
+
+    def part(self, block: Attention | Mla | Mlp) -> Block:
+        """Attention or an MLP by heads and inner widths, unless a plan of transformers' own has it otherwise."""
+        match dict(self.ways.plan).get("mlp" if isinstance(block, Mlp) else "attention"):
+            case "whole":
+                return block
+            case "gathered":
+                return self.around(block)
+        if isinstance(block, Mla):
+            return self.latent(block)
+        if isinstance(block, Mlp):
+            return self.mlp(block)
+        return self.attention(block) if type(block) is Attention else self.whole(block)
+
+    def around(self, block: Attention | Mla | Mlp) -> Block:
+        """Weights that are divided around channels that are not (colwise_gather_output, rowwise_split_input)."""
+        names = ("up", "gate") if isinstance(block, Mlp) else ("q", "k", "v", "qkv", "gate")
+        last = "down" if isinstance(block, Mlp) else "out"
+        cut: dict[str, Any] = {name: self.gathered(getattr(block, name)) for name in names if hasattr(block, name)}
+        rows = self.rows(getattr(block, last)) or getattr(block, last)
+        cut[last] = Sequence("", (SplitChannels("", self.ways.tensor), rows))
+        return replace(block, **cut)
 
     def whole(self, block: Block) -> Block:
         """A block that every rank has all of, or most of it."""
@@ -200,7 +218,9 @@ class Cutter:
         if isinstance(block, Embedding) and block.index == "tokens" and block.trainable:
             return replace(block, rows=self.ways.vocabulary(block.rows))
         if isinstance(block, Linear) and block.outputs == self.ways.words:
-            return replace(block, outputs=self.ways.vocabulary(block.outputs))
+            head = replace(block, outputs=self.ways.vocabulary(block.outputs))
+            together = GatherChannels("", self.ways.tensor)
+            return Sequence("", (head, together)) if self.ways.whole_logits else head
         return block
 
 

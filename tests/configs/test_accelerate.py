@@ -68,7 +68,7 @@ parallelism_config: {parallelism_config_tp_size: 2, parallelism_config_dp_replic
         "replicate": 2,
     }
     assert run["checkpointing"] == "full"
-    assert run["parallel"] == {"tensor": 2}
+    assert run["parallel"] == {"tensor": 2, "tp_plan": "auto"}
 
 
 def test_without_a_policy_the_whole_model_is_gathered() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.parallel import Gather, GatherChannels, Scatter
+from memcalc.blocks.parallel import Gather, GatherChannels, Scatter, SplitChannels
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Gradients, Node, record, save
 from memcalc.tape.keeping import output
@@ -44,6 +44,21 @@ def gather_channels(t: Tape, block: GatherChannels, x: Value, _: Around) -> Valu
     out = t.new((*x.shape[:-1], x.shape[-1] * block.ranks), x.dtype)
     out.node = node
     return out
+
+
+@rule(SplitChannels)
+def split_channels(t: Tape, block: SplitChannels, x: Value, _: Around) -> Value:
+    """Replicate to Shard(-1)."""
+    node = record(t, _split_backward, (x,), (), x.shape)
+    out = t.new((*x.shape[:-1], x.shape[-1] // block.ranks), x.dtype)
+    out.node = node
+    return out
+
+
+def _split_backward(node: Node, g: Value) -> Gradients:
+    """Shard(-1) to Replicate: as in gather_channels."""
+    _row = g.tape.new((node.meta[-1] // g.shape[-1] * g.shape[0], *g.shape[1:]), g.dtype)
+    return (g.tape.new(node.meta, g.dtype),)
 
 
 def _channels_backward(node: Node, g: Value) -> Gradients:
