@@ -30,17 +30,22 @@ def adapted(t: Tape, x: Value, out: Value, weight: Callable[[], Value] | None = 
     if not t.weights.adapters:
         return out
     if t.setting.adapter not in LORA:
-        from memcalc.tape.hf.methods import METHODS, WIDENED, other, over_packed  # noqa: PLC0415 - most runs have LoRA, or none
+        from memcalc.tape.hf.methods import METHODS, WIDENED, opened, other, over_packed  # noqa: PLC0415 - most runs have LoRA
 
         if packed and (rule := over_packed(t)):
-            return rule(t, x, out)
+            held = [opened(t, out)]  # a rule lets go of the output it is given: nobody else holds it
+            del out
+            return rule(t, x, held.pop())
+        held = [out]
         if t.setting.adapter in METHODS:
-            return METHODS[t.setting.adapter](t, x, out)
+            del out
+            return METHODS[t.setting.adapter](t, x, held.pop())
         dtype = out.dtype
+        del out
         if t.setting.adapter in WIDENED and t.weights.added(t.path):
-            out = f.to(out, "fp32")  # here, where nobody else holds it
+            out = f.to(held.pop(), "fp32")  # here, where nobody else holds it
             return f.to(other(t, x, out, weight), dtype)
-        return other(t, x, out, weight)
+        return other(t, x, held.pop(), weight)
     first = t.weights.adapter(t.path, "lora_A.default.weight")
     second = t.weights.adapter(t.path, "lora_B.default.weight")
     if first is None or second is None:

@@ -18,18 +18,20 @@ if TYPE_CHECKING:
 def randlora(t: Tape, x: Value, out: Value, _: Weight) -> Value:
     """Linear.forward: the products with the bases in line, scaled, added to the output."""
     dtype = x.dtype
-    return f.to(f.add(out, f.scale(between_bases(t, x, out.shape[-1]))), dtype)
+    added, _names = between_bases(t, x, out.shape[-1])
+    out = f.add(out, f.scale(added))
+    return f.to(out, dtype)
 
 
-def between_bases(t: Tape, x: Value, width: int) -> Value:
-    """Two products with the bases in line, the smaller one scaled in every entry (get_scaled_bases)."""
+def between_bases(t: Tape, x: Value, width: int) -> tuple[Value, tuple[Value, ...]]:
+    """Two products with the bases in line, the smaller one scaled in every entry (get_scaled_bases); what has names besides."""
     inner, outer = needed(t, "randlora_lambda.default"), needed(t, "randlora_gamma.default")
     (rank, bases), least = inner.shape, outer.shape[1]
     large = f.expand(t.new((), inner.dtype).detach(), max(x.shape[-1], width), bases * rank)
     small = f.reshape(scaled(t, inner, outer), rank * bases, least)
     first, second = (small, large) if least == x.shape[-1] else (f.swap(large), f.swap(small))
     x = f.dropout(f.to(x, inner.dtype), t.setting.lora_dropout)
-    return f.linear(f.linear(x, first), second)
+    return f.linear(f.linear(x, first), second), (x, first, second)
 
 
 def scaled(t: Tape, inner: Value, outer: Value) -> Value:
@@ -56,11 +58,13 @@ def _scaled_backward(node: Node, g: Value) -> Gradients:
 def pvera(t: Tape, x: Value, out: Value, _: Weight) -> Value:
     """Linear.forward of PVeRA."""
     dtype = x.dtype
-    return f.to(f.add(out, drawn(t, x)), dtype)
+    added, _names = drawn(t, x)
+    out = f.add(out, added)
+    return f.to(out, dtype)
 
 
-def drawn(t: Tape, x: Value) -> Value:
-    """VeRA's products, whose inner vector is drawn from a mean and a variance."""
+def drawn(t: Tape, x: Value) -> tuple[Value, tuple[Value, ...]]:
+    """VeRA's products, whose inner vector is drawn from a mean and a variance; what has names besides."""
     after, between = needed(t, "pvera_lambda_b.default"), needed(t, "pvera_lambda_d.default")
     rank = between.shape[0] // 2
     shapes = (2 * rank, x.shape[-1]), (after.shape[0], rank)
@@ -71,7 +75,7 @@ def drawn(t: Tape, x: Value) -> Value:
     noise = t.new(spread.shape, spread.dtype)
     found = f.add(mean, f.mul(noise, spread))
     del noise, spread
-    return f.mul(after, f.linear(found, up))
+    return f.mul(after, f.linear(found, up)), (x, mean)
 
 
 def lily(t: Tape, x: Value, out: Value, _: Weight) -> Value:
@@ -154,7 +158,8 @@ def fourierft(t: Tape, x: Value, out: Value, _: Weight) -> Value:
     update = f.scale(real)
     del numbers, dense, real
     dtype, x = x.dtype, f.to(x, update.dtype)
-    return f.to(f.add(out, f.linear(x, update)), dtype)
+    out = f.add(out, f.linear(x, update))
+    return f.to(out, dtype)
 
 
 def _spectrum_backward(node: Node, g: Value) -> Gradients:
@@ -230,7 +235,8 @@ def unilora(t: Tape, x: Value, out: Value, _: Weight) -> Value:
         places, sizes = (needed(t, f"unilora_{kind}_{letter}.default") for kind in ("indices", "scales"))
         factors.append(f.mul(f.index(whole, places, places.shape), sizes))
     x = f.dropout(f.to(x, whole.dtype), t.setting.lora_dropout)
-    return f.to(f.add(out, f.linear(f.linear(x, factors[0]), factors[1])), dtype)
+    out = f.add(out, f.linear(f.linear(x, factors[0]), factors[1]))
+    return f.to(out, dtype)
 
 
 def vblora(t: Tape, x: Value, out: Value, _: Weight) -> Value:
@@ -242,7 +248,8 @@ def vblora(t: Tape, x: Value, out: Value, _: Weight) -> Value:
     up = mixed(t, needed(t, "vblora_logits_B.default"), vectors)
     up = f.reshape(f.transpose(up, 1, 2), -1, up.shape[1])
     x = f.dropout(f.to(x, vectors.dtype), t.setting.lora_dropout)
-    return f.to(f.add(out, f.linear(f.linear(x, down), up)), dtype)
+    out = f.add(out, f.linear(f.linear(x, down), up))
+    return f.to(out, dtype)
 
 
 def mixed(t: Tape, logits: Value, vectors: Value) -> Value:

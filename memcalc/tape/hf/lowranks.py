@@ -41,7 +41,8 @@ def hira(t: Tape, x: Value, out: Value, weight: Weight) -> Value:
     x = f.dropout(f.to(x, down.dtype), t.setting.lora_dropout)
     plain = base(t, weight, (out.shape[-1], x.shape[-1]))
     added = f.linear(x, f.mul(plain, f.swap(product)))
-    return f.to(f.add(out, added), dtype)
+    out = f.add(out, added)
+    return f.to(out, dtype)
 
 
 def deft(t: Tape, x: Value, out: Value, _: Weight) -> Value:
@@ -120,7 +121,8 @@ def delora(t: Tape, x: Value, out: Value, _: Weight) -> Value:
     lengths = f.mul(f.clamp(f.vector_norm(down, 1)), f.clamp(f.vector_norm(up, 0)))
     inner = f.mul(inner, f.div(f.scale(bound), lengths))
     added = f.add_(added, f.linear(inner, up))
-    return f.to(f.add(out, f.to(added, out.dtype)), dtype)
+    out = f.add(out, f.to(added, out.dtype))
+    return f.to(out, dtype)
 
 
 def osf(t: Tape, x: Value, out: Value, _: Weight) -> Value:
@@ -147,7 +149,8 @@ def miss(t: Tape, x: Value, out: Value, _: Weight) -> Value:
         x = f.pad(x, len(x.shape) - 1, rank - x.shape[-1] % rank)
     x = f.dropout(f.to(x, block.dtype), t.setting.lora_dropout)
     summed = f.total(f.reshape(x, *x.shape[:-1], x.shape[-1] // rank, rank), len(x.shape) - 1)
-    return f.to(f.add(out, f.linear(summed, f.swap(block))), dtype)
+    out = f.add(out, f.linear(summed, f.swap(block)))
+    return f.to(out, dtype)
 
 
 def bat(t: Tape, x: Value, out: Value, block: Value) -> Value:
@@ -170,7 +173,8 @@ def tinylora(t: Tape, x: Value, out: Value, _: Weight) -> Value:
     dtype, x = x.dtype, f.to(f.dropout(x, t.setting.lora_dropout), down.dtype)
     inner = f.linear(f.linear(x, down), mixed)
     added = f.linear(inner, up)
-    return f.to(f.add(out, added), dtype)
+    out = f.add(out, added)
+    return f.to(out, dtype)
 
 
 def gralora(t: Tape, x: Value, out: Value, _: Weight) -> Value:

@@ -102,7 +102,8 @@ def with_weight(x: Value, out: Value, weight: Value) -> Value:
     """LycorisLayer.forward: result + F.linear(x, delta_weight), which a function of its own makes and lets go of."""
     added = f.linear(f.to(x, weight.dtype), weight)
     del weight
-    return f.to(f.add(out, added), x.dtype)
+    out = f.add(out, added)
+    return f.to(out, x.dtype)
 
 
 def ia3(t: Tape, x: Value, *, before: bool) -> Value:
@@ -126,7 +127,8 @@ def vera(t: Tape, x: Value, out: Value) -> Value:
     x = f.to(x, between.dtype)
     added = f.linear(f.mul(between, f.linear(f.dropout(x, t.setting.lora_dropout), down)), up)
     added = f.mul(after, added)
-    return f.to(f.to(f.add(out, added), dtype), wanted)
+    out = f.add(out, added)
+    return f.to(f.to(out, dtype), wanted)
 
 
 def oft(t: Tape, x: Value) -> Value:

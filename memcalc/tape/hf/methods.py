@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.tape.hf import banked, lowranks, packed_methods
 from memcalc.tape.hf.lycoris import adalora, ia3, loha, lokr, oft, turned, vera
+from memcalc.tape.hf.packed_methods import opened
 from memcalc.tape.hf.unfollowed import unfollowed
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
 
+__all__ = ["FOLLOWED", "METHODS", "WIDENED", "opened", "other", "over_packed", "read"]
 WIDENED = ("road",)  # methods that cast the base layer's output first, and let go of it
 
 
@@ -36,8 +38,9 @@ def over_packed(t: Tape) -> Callable[[Tape, Value, Value], Value] | None:
 
 def other(t: Tape, x: Value, out: Value, weight: Callable[[], Value] | None) -> Value:
     """A method of a preset: its forward pass where it has a rule and the module carries it, else what learns alone."""
-    rule = FOLLOWED.get(t.setting.adapter)
-    return rule(t, x, out, weight) if rule and t.weights.added(t.path) else unfollowed(t, out)
+    rule, held = FOLLOWED.get(t.setting.adapter), [out]
+    del out
+    return rule(t, x, held.pop(), weight) if rule and t.weights.added(t.path) else unfollowed(t, held.pop())
 
 
 METHODS: dict[str, Callable[[Tape, Value, Value], Value]] = {

@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from memcalc.tape.values import Value
 
 
+CLONES = ("hira", "randlora", "pvera", "vera", "miss")  # methods that begin with a copy of what 4 bits put out
+
+
+def opened(t: Tape, out: Value) -> Value:
+    """What the method goes on with in place of the base layer's output."""
+    if t.setting.adapter == "road" and not t.autocast:
+        return f.to(out, "fp32")
+    return cloned(t, out) if t.setting.adapter in CLONES else out
+
+
 def cloned(t: Tape, out: Value) -> Value:
     """What the base layer puts out; of 4 bits a copy of that."""
     return f.clone(out) if t.setting.product == "dequantize" else out
@@ -45,39 +55,37 @@ def ia3(t: Tape, _x: Value, out: Value) -> Value:
 def hira(t: Tape, x: Value, out: Value) -> Value:
     """Linear4bit.forward of HiRA: the weight is unpacked for the product as large as it is."""
     down, up, dtype = needed(t, "hira_A.default"), needed(t, "hira_B.default"), out.dtype
-    out = cloned(t, out)
     plain = base(t, None, (out.shape[-1], x.shape[-1]))
     x = f.dropout(x if t.autocast else f.to(x, down.dtype), t.setting.lora_dropout)
     changed = f.mul(plain, f.linear(up, f.swap(down)))
     added = f.linear(x, changed)
-    return f.to(f.add(out, added if t.autocast else f.to(added, dtype)), dtype)
+    out = f.add(out, added if t.autocast else f.to(added, dtype))
+    return f.to(out, dtype)
 
 
 def randlora(t: Tape, x: Value, out: Value) -> Value:
     """Linear4bit.forward of RandLoRA, which gives back the dtype that the input was cast to."""
-    out, dtype = cloned(t, out), out.dtype
-    x = x if t.autocast else f.to(x, "fp32")
-    added = banked.between_bases(t, x, out.shape[-1])
+    dtype, x = out.dtype, x if t.autocast else f.to(x, "fp32")
+    added, _names = banked.between_bases(t, x, out.shape[-1])
     added = added if t.autocast else f.to(added, dtype)
-    return f.to(f.add(out, f.scale(added)), x.dtype)
+    out = f.add(out, f.scale(added))
+    return f.to(out, x.dtype)
 
 
 def pvera(t: Tape, x: Value, out: Value) -> Value:
     """Linear4bit.forward of PVeRA, which gives back the dtype that the input was cast to."""
-    out, dtype = cloned(t, out), out.dtype
-    x = x if t.autocast else f.to(x, "fp32")
-    added = banked.drawn(t, x)
-    return f.to(f.add(out, added if t.autocast else f.to(added, dtype)), x.dtype)
+    dtype, x = out.dtype, x if t.autocast else f.to(x, "fp32")
+    added, _names = banked.drawn(t, x)
+    out = f.add(out, added if t.autocast else f.to(added, dtype))
+    return f.to(out, x.dtype)
 
 
 def road(t: Tape, x: Value, out: Value) -> Value:
     """Linear4bit.forward of RoAd, which nothing casts back."""
-    out = out if t.autocast else f.to(out, "fp32")
     return banked.road(t, x, out, None)
 
 
 METHODS: dict[str, Callable[[Tape, Value, Value], Value]] = {
     "ia3": ia3, "hira": hira, "randlora": randlora, "pvera": pvera, "road": road,
-    "vera": lambda t, x, out: vera(t, x, cloned(t, out)),
-    "miss": lambda t, x, out: miss(t, x, cloned(t, out), None),
+    "vera": vera, "miss": lambda t, x, out: miss(t, x, out, None),
 }  # fmt: skip
