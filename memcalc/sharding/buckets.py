@@ -110,6 +110,7 @@ class Reducer:
 
     def __init__(self, strategy: ZeroOneTwo, flat: Flat) -> None:
         self.zero, self.flat, self.rank = strategy, flat, flat.fullest
+        self.partition = self.rank * flat.partition, (self.rank + 1) * flat.partition  # where it begins and ends
         self.made: list[tuple[Part, int]] = []
         self.item = BITS[strategy.kept_dtype] // 8
         self.size = strategy.settings.reduce_bucket_size
@@ -171,7 +172,8 @@ class Reducer:
 
     def mine(self) -> list[Piece]:
         """The gradients in the bucket of which this rank's partition has any."""
-        return [piece for piece in self.bucket if self.flat.reaches(piece, self.rank)]
+        first, stop = self.partition
+        return [piece for piece in self.bucket if piece.start < stop and piece.start + piece.elements > first]
 
     def keep(self) -> None:
         """Copy this rank's gradients to a buffer for all of them, made when the first comes."""
@@ -192,7 +194,8 @@ class Reducer:
 
     def moved_to_the_host(self) -> None:
         """This rank's gradients one by one: the norm in fp64, then a copy in fp32 on its way."""
-        mine = [sum(n for rank, n in self.flat.owners(piece) if rank == self.rank) for piece in self.mine()]
+        first, stop = self.partition
+        mine = [min(piece.start + piece.elements, stop) - max(piece.start, first) for piece in self.mine()]
         self.passing(rounded(DOUBLE * max(mine, default=0)))
 
     def copied(self) -> int:

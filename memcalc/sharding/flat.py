@@ -134,11 +134,6 @@ class Flat:
             at, rank = stop, rank + 1
         return found
 
-    def reaches(self, piece: Piece, rank: int) -> bool:
-        """Whether a rank's partition has any of a parameter."""
-        first = rank * self.partition
-        return piece.start < first + self.partition and piece.start + piece.elements > first
-
 
 FLATS: Known[Flat] = Known()
 
