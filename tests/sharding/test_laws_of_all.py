@@ -51,6 +51,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "fsdp, one unit": {"strategy": "fsdp", "wrap": "none"},
     "fsdp, fp8": {"strategy": "fsdp", "enable_fsdp_float8_all_gather": True},
     "fsdp1": {"strategy": "fsdp", "version": 1, "use_orig_params": True},
+    "fsdp1, in advance": {"strategy": "fsdp", "version": 1, "use_orig_params": True, "forward_prefetch": True},
     "fsdp1, grad op": {"strategy": "fsdp", "version": 1, "use_orig_params": True, "sharding_strategy": "SHARD_GRAD_OP"},
 }
 WHOLE: dict[str, dict[str, Any]] = {
@@ -60,7 +61,9 @@ WHOLE: dict[str, dict[str, Any]] = {
 }
 # where more is kept than there would be on one GPU: frozen parameters in the dtype of those that learn, and in FSDP1 the
 # gradient of the whole flat parameter that they are in
-WIDENING = {"head": ("fsdp", "fsdp, kept", "fsdp, one unit", "fsdp, fp8", "fsdp1", "fsdp1, grad op")}
+WIDENING = {
+    "head": ("fsdp", "fsdp, kept", "fsdp, one unit", "fsdp, fp8", "fsdp1", "fsdp1, in advance", "fsdp1, grad op")
+}
 PARTS = ("weights", "master_weights", "gradients", "optimizer_states")
 
 models = st.sampled_from(sorted(MODELS))
@@ -151,3 +154,9 @@ def test_ranks_of_a_divided_model_hold_no_more_than_all_of_it(
         shared = strategy == "fsdp" or (strategy == "zero1" and name not in ("weights", "gradients"))
         assert own * (1 if shared else ways) >= 0.99 * all_of_it
         assert own <= (1.6 if shared else 1.01) * all_of_it
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "zero1"])
+@pytest.mark.parametrize("model", ["dense", "mixture"])
+def test_and_so_by_a_plan_of_transformers_own(model: str, strategy: str) -> None:
+    test_ranks_of_a_divided_model_hold_no_more_than_all_of_it(model, strategy, {"tensor": 2, "tp_plan": "auto"})
