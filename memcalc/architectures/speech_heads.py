@@ -81,5 +81,6 @@ def adapter(c: Dimensions) -> Block | None:
     width = ctc_width(c)
     narrow = (Linear("proj", c.hidden_size, width, bias=True), Norm("proj_layer_norm", width, "layer"))
     conv = Conv("conv", width, 2 * width, (c.adapter_kernel_size,), c.adapter_stride, padding=1)
-    layers = Stack("layers", (sequence(conv, Activation("", "glu")),) * c.num_adapter_layers, resizing=True)
+    one = sequence(conv, Activation("", "glu"))
+    layers = Stack("layers", (one,) * c.num_adapter_layers, recompute="never", resizing=True)
     return sequence(*(narrow if width != c.hidden_size else ()), ChannelsFirst("", (layers,)), name="adapter")

@@ -93,10 +93,11 @@ def _position_convs(c: Dimensions) -> tuple[Block, ...]:
 def position_conv(c: Dimensions) -> Sequence:
     """A wide grouped convolution, its weight normalised, or (some HuBERTs) behind a batch norm."""
     size, hidden = c.num_conv_pos_embeddings, c.hidden_size
-    kind, batch_norm = (Conv, True) if c.get("conv_pos_batch_norm") else (WeightNormConv, False)
-    conv = kind("conv", hidden, hidden, (size,), conv_groups=c.num_conv_pos_embedding_groups, padding=size // 2)
-    norm = Norm("batch_norm", hidden, "batch", "batch") if batch_norm else None
-    return sequence(norm, conv, name="pos_conv_embed")
+    more = {"kernel": (size,), "conv_groups": c.num_conv_pos_embedding_groups, "padding": size // 2}
+    if not c.get("conv_pos_batch_norm"):
+        return sequence(WeightNormConv("conv", hidden, hidden, **more), name="pos_conv_embed")
+    blocks = Norm("batch_norm", hidden, "batch", "batch"), Conv("conv", hidden, hidden, **more), OddFrames("", size)
+    return ChannelsFirst("pos_conv_embed", blocks)
 
 
 def _norm(c: Dimensions, name: str) -> Norm:

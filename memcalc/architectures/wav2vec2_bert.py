@@ -105,7 +105,8 @@ def _adapter(c: Dimensions) -> Sequence:
     """Layers whose two inputs are strided convolutions of theirs (Wav2Vec2BertAdapterLayer)."""
     width = ctc_width(c)
     narrow = (Linear("proj", c.hidden_size, width, bias=True), _norm("proj_layer_norm", width))
-    layers = Stack("layers", (_adapter_layer(c, width),) * c.num_adapter_layers, resizing=True)
+    one = _adapter_layer(c, width)
+    layers = Stack("layers", (one,) * c.num_adapter_layers, recompute="never", resizing=True)
     return sequence(*(narrow if width != c.hidden_size else ()), layers, name="adapter")
 
 

@@ -9,7 +9,7 @@ from memcalc.architectures.heads import choose, kind, labels, task
 from memcalc.architectures.seq2seq import attention, decoder_layer, dropout, encoder_layer, norm
 from memcalc.blocks.base import Block, Stack, Sum, repeat, sequence
 from memcalc.blocks.basic import Activation, Conv, Embedding, Linear, Scale, Select
-from memcalc.blocks.image import Flatten
+from memcalc.blocks.image import Axes, Flatten
 from memcalc.blocks.seq2seq import Decoder, Encoder, Sinusoids
 from memcalc.blocks.speech import LayerSum
 from memcalc.model import Model
@@ -105,10 +105,10 @@ def _speech_encoder(c: Dimensions, prefix: str) -> Encoder:
     mixer = attention(c, "self_attn", c.encoder_attention_heads)
     places = Sinusoids("", c.max_source_positions + 2, c.d_model)
     blocks = (
-        *_subsampler(c), Flatten(""), Scale(""), Sum("", (sequence(), places)), dropout(c),
+        Axes("", (0, 2, 1), copied=True), *_subsampler(c), Flatten(""), Scale(""), Sum("", (sequence(), places)), dropout(c),
         repeat("layers", c.encoder_layers, encoder_layer(c, mixer, pre_norm=True)), norm(c, "layer_norm"),
     )  # fmt: skip
-    return Encoder(f"{prefix}encoder", blocks, source=(c.input_feat_per_channel * c.input_channels, 0))
+    return Encoder(f"{prefix}encoder", blocks, source=(0, c.input_feat_per_channel * c.input_channels))
 
 
 def _subsampler(c: Dimensions) -> tuple[Block, ...]:

@@ -28,9 +28,10 @@ class Flatten(Block):
 
 @dataclass(frozen=True, slots=True)
 class Axes(Block):
-    """The axes of x in another order (a view): a map with its channels last, (0, 2, 3, 1), or first again."""
+    """The axes of x in another order (a view, or `copied`): a map with its channels last, (0, 2, 3, 1), or first again."""
 
     order: tuple[int, ...] = ()
+    copied: bool = False
 
 
 @dataclass(frozen=True, slots=True)

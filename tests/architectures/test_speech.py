@@ -40,7 +40,7 @@ def test_whispers_keys_have_no_bias_and_its_encoders_positions_are_not_trained()
 
 def test_speech2text_halves_its_frames_in_each_convolution() -> None:
     encoder = kinds(build("speech_to_text", {}), Encoder)[0]
-    assert encoder.source == (80, 0)
+    assert encoder.source == (0, 80)
     assert [conv.stride for conv in every(encoder) if isinstance(conv, Conv)] == [2, 2]
     assert [a.function for a in every(encoder) if isinstance(a, Activation)] == ["glu", "glu"]
 

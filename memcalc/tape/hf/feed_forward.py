@@ -28,8 +28,10 @@ def mlp(t: Tape, block: Mlp, x: Value, around: Around) -> Value:
         return run(t, block.down, kernels.gated(gate, up), around)
     if block.fused and block.activation != "gegelu":  # Phi3MLP: halves of one projection, of which one keeps its name
         gate, up = f.chunk(run(t, block.up, x, around), 2)
-        up = f.mul(up, activate(block.activation, gate))
-        return closed(t, block, [up], around)
+        product = [f.mul(up, activate(block.activation, gate))]
+        if not block.dropout:  # else it has no name (ModernBertMLP)
+            up = product[0]
+        return closed(t, block, product, around)
     return closed(t, block, [inner(t, block, x, around)], around)
 
 

@@ -20,14 +20,17 @@ def tokens_first(t: Tape, block: TokensFirst, x: Value, around: Around) -> Value
     *first, layers, last = block.blocks
     x = t.new((x.shape[1], x.shape[0]), "int64")
     t.held.append(x)
+    words, *first = first
+    x = run(t, words, x, around)
+    t.held.append(x)
     for part in first:
         x = run(t, part, x, around)
     p = last.p if isinstance(last, Dropout) else 0.0
     around.table = f.dropout(positions(t, x), p)
     around.holds = True
     x = run(t, layers, x, around)
-    x = run(t, last, x, around)
-    return f.contiguous(f.transpose(x, 0, 1))
+    out = run(t, last, x, around)
+    return f.contiguous(f.transpose(out, 0, 1))
 
 
 def positions(t: Tape, x: Value) -> Value:
