@@ -52,3 +52,13 @@ class Resampled(Sequence):
 @dataclass(frozen=True, slots=True)
 class LeadingImages(Images):
     """An image whose tokens come before those of the text: its parts are the tower and a projection (GIT)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairedImages(Images):
+    """A text, embedded, and behind it an image's patches behind a class token, both told apart by a vector each (ViLT).
+
+    Its parts: the text's embeddings, the token, the patches' convolution, a table of `side` rows of positions, the vectors.
+    """
+
+    side: int = 1
