@@ -136,7 +136,7 @@ def _read_text(
     around: Around,
 ) -> None:
     """Cross attention to the text, whose states are modulated, too, where the layer has a table for them (2.3)."""
-    prompts = [_prompt(t, block, i, around) for i in ALONE] if block.prompts else []
+    prompts = [_prompt(t, block, i, streams[i].dtype, around) for i in ALONE] if block.prompts else []
     for i in ALONE:
         names["normed", i] = run(t, block.norms[1][i], streams[i], around)
         if len(own[i]) > 6:
@@ -151,12 +151,12 @@ def _read_text(
         del read
 
 
-def _prompt(t: Tape, block: StreamBlock, i: int, around: Around) -> list[Value]:
+def _prompt(t: Tape, block: StreamBlock, i: int, dtype: str, around: Around) -> list[Value]:
     """Shift and scale of the text: of the time step, or (use_prompt_adaln_single: false) the table alone."""
     table, made = _weight(t, block.prompts[i]), around.scene.made.get(("prompt_adaln", "audio_prompt_adaln")[i])
     if made is not None:
         return vectors(table, made)
-    return list(f.unbind(f.unsqueeze(f.unsqueeze(f.to(table, around.scene.texts[i].dtype), 0), 0), 2))
+    return list(f.unbind(f.unsqueeze(f.unsqueeze(f.to(table, dtype), 0), 0), 2))
 
 
 def _read_other(
