@@ -33,7 +33,7 @@ NOTHING: Overlay = {}
 class Heights:
     """How high stretches of a log rise: each slice cut at given places, looked at once for all like it."""
 
-    def __init__(self, signed: Sequence[int]) -> None:
+    def __init__(self, signed: list[int]) -> None:
         self.signed = signed
         self._cut: dict[tuple[Slice, tuple[int, ...]], tuple[list[int], int]] = {}
 
@@ -41,9 +41,9 @@ class Heights:
         """(the highest of each stretch between the places, above where the slice begins; where the slice ends)."""
         known = self._cut.get((piece, places))
         if known is None:
-            path = [0, *accumulate(self.signed[piece.start : piece.stop])]
-            bounds = [piece.start, *places, piece.stop]
-            tops = [max(path[a - piece.start : b - piece.start + 1]) for a, b in pairwise(bounds)]
+            path, start = [0, *accumulate(self.signed[piece.start : piece.stop])], piece.start
+            bounds = [start, *places, piece.stop]
+            tops = [max(path[a - start : b - start + 1]) if b > a else path[a - start] for a, b in pairwise(bounds)]
             known = self._cut[piece, places] = tops, path[-1]
         return known
 

@@ -125,7 +125,8 @@ class Walk:
         self.recording = recording
         self.moved: Moved = {}
         self.signed, self.slices = signed_sizes(recording, self.moved), schedule(recording)
-        levels = _levels(self.signed, self.slices, recording.overlay)
+        self.heights = Heights(self.signed)
+        levels = _levels(self.heights, self.slices, recording.overlay)
         forwards, tops = [piece.phase for piece in self.slices].count("forward"), [top for top, _ in levels]
         self.tops = {"forward": _highest(tops, 0, forwards), "backward": _highest(tops, forwards, len(tops))}
         self.after_forward, self.after_backward = levels[forwards - 1][1], levels[-1][1]
@@ -138,7 +139,7 @@ class Walk:
         """What is live at a phase's highest point, by part."""
         if phase not in self._compositions:
             top = self.tops[phase][0]
-            self._compositions[phase] = _composition(self.recording, self.signed, self.moved, self.slices, top)
+            self._compositions[phase] = _composition(self.recording, self.heights, self.moved, self.slices, top)
         return dict(self._compositions[phase])
 
 
@@ -158,17 +159,17 @@ def _others(recording: Recording, levels: list[tuple[int, int]], shared: int) ->
     return max(0, kept - shared) * (times - chunks) // chunks
 
 
-def _levels(signed: list[int], slices: list[Slice], overlay: Overlay) -> list[tuple[int, int]]:
+def _levels(heights: Heights, slices: list[Slice], overlay: Overlay) -> list[tuple[int, int]]:
     """For each slice in order: (the highest it gets, where it ends), above the base."""
-    plain = _measured(signed, slices)
-    cut, known = Heights(signed), dict[tuple[Slice, int], tuple[int, int]]()
+    plain = _measured(heights.signed, slices)
+    known = dict[tuple[Slice, int], tuple[int, int]]()
     live, levels = 0, []
     for number, piece in enumerate(slices):
         laid = overlay.get(number)
         if laid:
             key = piece, id(laid)
             if key not in known:
-                known[key] = cut.over(piece, laid)
+                known[key] = heights.over(piece, laid)
             top, total = known[key]
         else:
             top, total = plain[piece]
@@ -206,10 +207,10 @@ def _buffers(recording: Recording, signed: list[int], slices: list[Slice], forwa
     return levels[forwards - 1][1] + there, levels[-1][1], max(level[0] for level in levels)
 
 
-def _of(recording: Recording, signed: list[int], marked: Iterable[int]) -> list[int]:
+def _of(recording: Recording, signed: list[int], marked: Iterable[int]) -> Heights:
     """What each event adds or takes away of these storages alone."""
     told = {*marked, *(~storage for storage in marked)}
-    return [nbytes if event in told else 0 for event, nbytes in zip(recording.events, signed, strict=False)]
+    return Heights([nbytes if event in told else 0 for event, nbytes in zip(recording.events, signed, strict=False)])
 
 
 def _highest(tops: list[int], start: int, stop: int) -> tuple[int, int]:
@@ -228,10 +229,10 @@ def _measured(signed: list[int], slices: list[Slice]) -> dict[Slice, tuple[int, 
 
 
 def _composition(
-    recording: Recording, signed: list[int], moved: Moved, slices: list[Slice], peak: int
+    recording: Recording, heights: Heights, moved: Moved, slices: list[Slice], peak: int
 ) -> dict[str, int]:
     """What is live at the highest event of slice number `peak`, by part; all of it since the step began."""
-    kinds = fates(recording)
+    kinds, signed = fates(recording), heights.signed
     total = dict.fromkeys(PARTS, 0)
     for piece, times in Counter(slices[:peak]).items():
         for part, nbytes in _parts(recording, signed, moved, kinds, piece.start, piece.stop).items():
@@ -243,7 +244,7 @@ def _composition(
             total[part] += times * nbytes
     last, laid = slices[peak], recording.overlay.get(peak, ())
     if laid:
-        stop, items = Heights(signed).peak(last, laid)
+        stop, items = heights.peak(last, laid)
     else:
         path = list(accumulate(signed[last.start : last.stop]))
         stop, items = last.start + path.index(max(path)) + 1, 0
