@@ -17,6 +17,7 @@ from memcalc.negligible import below
 from memcalc.stepping import Turn, loop, makes_states
 from memcalc.tape.values import rounded
 from memcalc.turns import keep
+from memcalc.undisturbed import undisturbed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -59,6 +60,7 @@ class Begun(NamedTuple):
 NOTHING = Begun()
 
 
+@undisturbed
 def reserved(
     recording: Recording,
     weights: list[tuple[int, int]],

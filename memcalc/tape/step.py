@@ -11,6 +11,7 @@ from memcalc.tape.hf.programs import whole
 from memcalc.tape.offload import Offloading
 from memcalc.tape.recorder import Layers, Tape
 from memcalc.tape.units import noticed
+from memcalc.undisturbed import undisturbed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,6 +85,7 @@ class Recording:
         return {~event: at for at, event in enumerate(self.events) if event < 0}
 
 
+@undisturbed
 def record_step(
     model: Model,
     setting: Setting,
