@@ -36,7 +36,7 @@ class Block:
     idle: ClassVar[bool] = False  # whether a step gives its parameters no gradient
     still: ClassVar[bool] = False  # whether its parameters do not learn
     duty: ClassVar[str] = (
-        ""  # what others look for without knowing every kind: attention, recurrence, encoder, decoder, fork, tower
+        ""  # what others look for without knowing every kind: attention, recurrence, encoder, decoder, fork, tower, skip
     )
 
     def own(self) -> tuple[Param, ...]:

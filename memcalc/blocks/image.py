@@ -164,12 +164,15 @@ class Shortcut(Block):
 class Keep(Block):
     """x is remembered for a later Join, last in first out: the long skip connections of a UNet."""
 
+    duty: ClassVar[str] = "skip"
+
 
 @dataclass(frozen=True, slots=True)
 class Join(Block):
     """x concatenated along its channels with what the last open Keep remembered; `first` of its level, or a later one."""
 
     first: bool = True
+    duty: ClassVar[str] = "skip"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.base import Block, Recomputed, Sequence, Stack, Stage
-from memcalc.blocks.image import Join, Keep
 from memcalc.tape.checkpoint import checkpointed
 from memcalc.tape.hf.alike import named, planned
 from memcalc.tape.hf.combinators import sequence
@@ -121,12 +120,20 @@ def _stages(t: Tape, block: Stack) -> bool:
     if block.shared > 1 or (t.setting.checkpoint and block.recompute != "never"):
         return False
     stages = [stage for _, stage in block.groups()]
-    kinds = (Stack,) if len(stages) == len(block.layers) else (Keep, Join)
-    return any(_holds(stage, *kinds) for stage in stages)
+    found = _stacked if len(stages) == len(block.layers) else _skipping
+    return any(_holds(stage, found) for stage in stages)
 
 
-def _holds(block: Block, *kinds: type[Block]) -> bool:
-    return any(isinstance(part, kinds) or _holds(part, *kinds) for part in block.parts())
+def _holds(block: Block, found: Callable[[Block], bool]) -> bool:
+    return any(found(part) or _holds(part, found) for part in block.parts())
+
+
+def _stacked(block: Block) -> bool:
+    return isinstance(block, Stack)
+
+
+def _skipping(block: Block) -> bool:
+    return block.duty == "skip"
 
 
 def _inner(t: Tape, block: Stack, passes: list[tuple[Block, str]], given: list[Value], around: Around) -> Value:
