@@ -64,7 +64,8 @@ def masked(t: Tape, block: DynamicAttention, steps: Value, x: Value, around: Aro
 def neurons(t: Tape, block: NeuronExperts, x: Value, around: Around) -> Value:
     """DogeCDMoE.forward."""
     b, s, hidden = x.shape
-    weights, indices = retrieved(t, block, f.view(run(t, block.router, x, around), 2, b * s, -1))
+    logits = f.view(run(t, block.router, x, around), 2, b * s, -1)
+    weights, indices, _names = retrieved(t, block, logits)
     down, up = (
         f.embedding(indices, t.weight(f"{name}_embed.weight", (block.experts, hidden))) for name in ("down", "up")
     )
@@ -75,14 +76,16 @@ def neurons(t: Tape, block: NeuronExperts, x: Value, around: Around) -> Value:
     return f.add(run(t, block.down, inner, around), states)
 
 
-def retrieved(t: Tape, block: NeuronExperts, logits: Value) -> tuple[Value, Value]:
-    """The weights of the chosen neurons, and which they are: the best sums of a score of either set of keys."""
+def retrieved(t: Tape, block: NeuronExperts, logits: Value) -> tuple[Value, Value, tuple[Value, ...]]:
+    """The weights of the chosen neurons, and which they are: the best sums of a score of either set of keys.
+
+    Last is what else has a name in the forward pass.
+    """
     rows, keys = logits.shape[1], block.keys
-    scores, _indices = f.topk(logits, keys)
+    scores, where = f.topk(logits, keys)
     first, second = f.unbind(scores)
     sums = f.reshape(f.add(f.unsqueeze(first, -1), f.unsqueeze(second, -2)), rows, keys * keys)
     places = t.new((rows, keys * keys), "int64")
     best, position = f.topk(sums, block.top_k)
     indices = t.new((rows, block.top_k), "int64")
-    del places, position
-    return f.softmax(best), indices
+    return f.softmax(best), indices, (scores, where, sums, places, best, position)
