@@ -112,7 +112,7 @@ class Writer:
         params = self.roster.of(name, layer, self.stacks)
         call = self._call(params)
         several = (call,) + (SILENT,) * (self.adapted if name == ROOT else name in self.acting)
-        adapted = name != ROOT and any(param.role == "adapter" for param in params)
+        adapted = self.adapted and name != ROOT and any(param.role == "adapter" for param in params)
         own = self._owned[name] = Owned(params, call.needed, () if adapted else several)
         return own
 
