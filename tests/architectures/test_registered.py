@@ -38,6 +38,15 @@ LAYERS = {
         "attention.gru_rel_pos_const", *both("attention", "k_proj", "v_proj", "q_proj", "out_proj", "gru_rel_pos_linear"),
         *both("", "layer_norm", "feed_forward.intermediate_dense", "feed_forward.output_dense", "final_layer_norm"),
     ],
+    "WanTransformer3DModel": [
+        "scale_shift_table", *both("attn1", "to_q", "to_k", "to_v", "to_out.0"), "attn1.norm_q.weight", "attn1.norm_k.weight",
+        *both("attn2", "to_q", "to_k", "to_v", "to_out.0"), "attn2.norm_q.weight", "attn2.norm_k.weight",
+        *both("", "norm2"), *both("ffn", "net.0.proj", "net.2"),
+    ],
+    "FluxTransformer2DModel": [
+        *both("norm", "linear"), *both("", "proj_mlp", "proj_out"), "attn.norm_q.weight", "attn.norm_k.weight",
+        *both("attn", "to_q", "to_k", "to_v"),
+    ],
 }  # fmt: skip
 # of the embeddings
 EMBEDDINGS = {

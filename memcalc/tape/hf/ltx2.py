@@ -33,7 +33,7 @@ class Sounding(Scene):
         self.texts: list[Value] = []
         self.embedded: dict[str, Value] = {}
         self.read: Value | None = None
-        self.turning: tuple[Tables, Tables] | None = None
+        self.turns_of: tuple[Tables, Tables] | None = None
         self.masked = False
 
 
@@ -186,7 +186,7 @@ def attend(
     """The attention of a stream to its own tokens, or to what it reads; rotated by tables, else under a mask of padding."""
     scene = around.scene
     scene.read, scene.masked = read, places is None
-    scene.turning = (scene.pairs[places[0]], scene.pairs[places[1]]) if places else None
+    scene.turns_of = (scene.pairs[places[0]], scene.pairs[places[1]]) if places else None
     out = run(t, mixer, x, around)
     scene.read = None
     return out
@@ -202,9 +202,9 @@ def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
         run(t, part, source, around) for part, source in ((block.q, x), (block.k, read), (block.v, read)) if part
     )
     q, k = run(t, block.q_norm, q, around), run(t, block.k_norm, k, around)
-    if scene.turning:
-        q = turned(q, scene.turning[0])
-        k = turned(k, scene.turning[1])
+    if scene.turns_of:
+        q = turned(q, scene.turns_of[0])
+        k = turned(k, scene.turns_of[1])
     q, k, v = (f.transpose(by_head(part, block.heads), 1, 2) for part in (q, k, v))
     out = f.transpose(f.attention(q, k, v, mask), 1, 2)
     out = f.to(f.reshape(out, *out.shape[:2], -1), q.dtype)
