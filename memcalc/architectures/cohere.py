@@ -30,7 +30,7 @@ def cohere(c: Dimensions) -> Model:
     """x + attention(norm(x)) + mlp(norm(x)), logits scaled; the largest norms every head's query and key."""
     q, k = _per_head(c, "q_norm", c.num_attention_heads), _per_head(c, "k_norm", kv_heads(c))
     mixer = attention(c, bias=c.attention_bias, rotation="spread", q_norm=q, k_norm=k)
-    layer = parallel(mixer, gated_mlp(c), norm=norm(c, "input_layernorm"))
+    layer = parallel(mixer, gated_mlp(c), norm=norm(c, "input_layernorm"), input_first=True)
     layers = repeat("layers", c.num_hidden_layers, layer)
     return causal_lm(c, tokens(c), layers, norm(c, "norm"), tie="embed_tokens", logits=Scale(""))
 
@@ -45,7 +45,7 @@ def cohere2(c: Dimensions) -> Model:
         seen = window(c) if kind == "sliding_attention" else 0
         rotary = head_dim(c) if seen else 0
         mixer = attention(c, bias=c.attention_bias, window=seen, rotary_dim=rotary, rotation="spread")
-        return parallel(mixer, gated_mlp(c), norm=norm(c, "input_layernorm"))
+        return parallel(mixer, gated_mlp(c), norm=norm(c, "input_layernorm"), input_first=True)
 
     layers = interleaved("layers", kinds, layer)
     return causal_lm(c, tokens(c), layers, norm(c, "norm"), tie="embed_tokens", logits=Scale(""))

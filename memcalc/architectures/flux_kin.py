@@ -76,9 +76,9 @@ def ovis_image(c: Dimensions) -> Model:
 def _flux(c: Dimensions, width: int, time: Block, context: Block, *, gated: bool = False) -> Model:
     """The image embedded, the time step, the text, tables; joint layers, then layers over both in one row."""
     rotary, act = sum(c.axes_dims_rope), "swiglu" if gated else "gelu-approximate"
+    mixer = replace(joint_attention(c, width, "torch_rms_norm", rotary=rotary), strided=gated)
     joint = JointBlock(
-        "", width, modulation("norm1", width, 6), modulation("norm1_context", width, 6),
-        joint_attention(c, width, "torch_rms_norm", rotary=rotary), None,
+        "", width, modulation("norm1", width, 6), modulation("norm1_context", width, 6), mixer, None,
         feed_forward("ff", width, act=act), feed_forward("ff_context", width, act=act), "flux",
     )  # fmt: skip
     single = flux_single(c, width, rotary)

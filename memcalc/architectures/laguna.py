@@ -107,7 +107,7 @@ def cohere2_moe(c: Dimensions) -> Model:
             c, bias=bool(c.attention_bias), rotary_dim=rotary, rotation="spread", window=window(c) if sliding else 0
         )
         feed = gated_mlp(c, width=c.get("prefix_dense_intermediate_size") or 0) if dense else _cohere_mixture(c)
-        return parallel(mixer, feed, norm=_cohere_norm(c, "input_layernorm"))
+        return parallel(mixer, feed, norm=_cohere_norm(c, "input_layernorm"), input_first=True)
 
     layers = interleaved("layers", list(zip(attends, sparse, strict=True)), layer)
     return causal_lm(c, tokens(c), layers, _cohere_norm(c, "norm"), tie="embed_tokens", logits=Scale(""))

@@ -92,7 +92,7 @@ def joint_attention(
 
 def qk_norms(names: tuple[str, ...], dim: int, kind: str) -> list[Norm | None]:
     """Norms of queries and keys per head: none, 'rms_norm', 'layer_norm', or 'fp32_layer_norm' without weights."""
-    kinds = {"rms_norm": ("rms", "t5"), "torch_rms_norm": ("rms", "olmo2"), "layer_norm": ("layer", ""),
+    kinds = {"rms_norm": ("rms", "t5"), "torch_rms_norm": ("rms", "torch"), "layer_norm": ("layer", ""),
              "fp32_layer_norm": ("none", "fp32-layer")}  # fmt: skip
     return [Norm(name, dim, *kinds[kind]) if kind else None for name in names]  # type: ignore[arg-type]
 

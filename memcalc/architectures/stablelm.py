@@ -37,9 +37,10 @@ def stablelm(c: Dimensions) -> Model:
 def _layer(c: Dimensions, mixer: Block) -> Block:
     norm, mlp = layer_norm("input_layernorm", c.hidden_size), sequence(gated_mlp(c), dropout(c, "hidden_dropout"))
     if c.use_parallel_residual:
-        return parallel(mixer, mlp, norm=norm)
+        return parallel(mixer, mlp, norm=norm, input_first=True)
     return sequence(
-        residual(norm, mixer, lasting=(0, 1)), residual(layer_norm("post_attention_layernorm", c.hidden_size), mlp)
+        residual(norm, mixer, lasting=(0, 1)),
+        residual(layer_norm("post_attention_layernorm", c.hidden_size), mlp, lasting=(1,)),
     )
 
 

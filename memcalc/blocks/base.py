@@ -123,11 +123,13 @@ class PostNorm(Sequence):
 class Parallel(Block):
     """x + f(x) + g(x): branches that read the same input and are summed into it (NeoX, Falcon-40B).
 
-    With a shared `norm` the branches read norm(x): x + f(n(x)) + g(n(x)) (GPT-J, Falcon-7B, Cohere, Phi).
+    With a shared `norm` the branches read norm(x): x + f(n(x)) + g(n(x)) (GPT-J, Falcon-7B, Cohere, Phi). `input_first`
+    where the sum begins with x, and not with the branches (Cohere).
     """
 
     branches: tuple[Block, ...] = ()
     norm: Block | None = None
+    input_first: bool = False
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         return (self.norm, *self.branches) if self.norm else self.branches
@@ -218,9 +220,9 @@ def residual(
     return Residual("", given(*blocks), kept=kept, named=named, lasting=lasting, within=within, renamed=renamed)
 
 
-def parallel(*branches: Block | None, norm: Block | None = None) -> Parallel:
+def parallel(*branches: Block | None, norm: Block | None = None, input_first: bool = False) -> Parallel:
     """x + the sum of the branches, each reading x, or norm(x) where they share a norm."""
-    return Parallel("", given(*branches), norm)
+    return Parallel("", given(*branches), norm, input_first)
 
 
 def repeat(name: str, count: int, *layer: Block | None) -> Stack:

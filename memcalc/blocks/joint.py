@@ -51,12 +51,14 @@ class JointAttention(Attention):
     """Attention over image and context tokens together, each with projections of its own (Esser et al. 2024).
 
     The context's queries, keys and values are `context`, with `context_norms`; `context_out` projects its part of the
-    output, None in the last block, whose context goes nowhere.
+    output, None in the last block, whose context goes nowhere. `strided` where both parts of the output are projected as they
+    lie in the row, not as copies (Ovis-Image).
     """
 
     context: tuple[Block, ...] = ()
     context_norms: tuple[Block, ...] = ()
     context_out: Block | None = None
+    strided: bool = False
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         middle = given(self.q, self.k, self.v, self.q_norm, self.k_norm)

@@ -228,4 +228,6 @@ def dropout(x: Value, p: float) -> Value:
     if p <= 0 or x.tape.setting.evaluating:
         return x
     noise = x.tape.new(x.shape, x.dtype, dense_like(x.shape, x.strides))
-    return mul(x, noise)
+    out = mul(x, noise)
+    del noise  # before x, which Python's callers hold
+    return out

@@ -9,7 +9,7 @@ from memcalc.blocks.basic import Conv
 from memcalc.blocks.video import FramePatches, Frames, RowBlock
 from memcalc.tape import functions as f
 from memcalc.tape.hf.attention import heads
-from memcalc.tape.hf.dit import modulated, text, through, vectors
+from memcalc.tape.hf.dit import at_once, text, through, vectors
 from memcalc.tape.hf.flux import rotated
 from memcalc.tape.rules import Around, rule, run
 
@@ -51,8 +51,8 @@ def zero(t: Tape, block: RowBlock, which: int, x: Value, around: Around) -> tupl
     """CogVideoXLayerNormZero.forward: both streams normed by the same norm; their gates."""
     shift, scale, gate, text_shift, text_scale, text_gate = vectors(t, block.modulations[which], x, around)
     norm = block.norms[which]
-    y = modulated(run(t, norm, x, around), scale, shift)
-    z = modulated(run(t, norm, text(around), around), text_scale, text_shift)
+    y = at_once(run(t, norm, x, around), scale, shift)
+    z = at_once(run(t, norm, text(around), around), text_scale, text_shift)
     return y, z, gate, text_gate
 
 

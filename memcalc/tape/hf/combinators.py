@@ -69,6 +69,9 @@ def _named_residual(t: Tape, block: Residual, x: Value, around: Around) -> Value
             names.append(y)
         if index in block.lasting:
             around.summed.append(y)
+            if around.weights is not None:  # attn_output, _ = self.self_attn(…)
+                around.summed.append(around.weights)
+                around.weights = None
     if not block.within:
         gone(around.handed)
     out = f.add(x, y)
@@ -97,10 +100,15 @@ def parallel(t: Tape, block: Parallel, x: Value, around: Around) -> Value:
     """mlp + attention + x: the branches read x, or a shared norm of it (GPTNeoXLayer, GPTJBlock)."""
     read = run(t, block.norm, x, around) if block.norm else x
     outputs = [run(t, branch, read, around) for branch in block.branches]
-    out = outputs[0]
-    for later in outputs[1:]:
-        out = f.add(later, out)
-    out = f.add(out, x)
+    if block.input_first:
+        out = x
+        for branch in outputs:
+            out = f.add(out, branch)
+    else:
+        out = outputs[0]
+        for later in outputs[1:]:
+            out = f.add(later, out)
+        out = f.add(out, x)
     gone(outputs)
     return out
 

@@ -106,8 +106,15 @@ def first_half(_: Tape, __: FirstHalf, x: Value, around: Around) -> Value:
 
 
 def modulated(x: Value, scale: Value, shift: Value) -> Value:
-    """x * (1 + scale) + shift."""
+    """x * (1 + scale) + shift, where x has a name until the sum takes it."""
     return f.add(f.mul(x, f.shift(scale)), shift)
+
+
+def at_once(x: Value, scale: Value, shift: Value) -> Value:
+    """norm(x) * (1 + scale) + shift in one line: what is normed goes as soon as it is multiplied (AdaLayerNormZero)."""
+    scaled = f.mul(x, f.shift(scale))
+    del x
+    return f.add(scaled, shift)
 
 
 @rule(ModulatedBlock, "", "pixart", "sana")
@@ -154,27 +161,34 @@ def joint_block(t: Tape, block: JointBlock, x: Value, around: Around) -> Value:
     assert block.modulation and block.context_modulation and block.mlp and block.attention  # noqa: S101, PT018
     context = text(around)
     own = vectors(t, block.modulation, x, around)
-    normed = norm(x)
-    y = modulated(normed, own[1], own[0])
-    again = modulated(normed, own[7], own[6]) if block.dual else None
-    del normed
+    if block.dual:
+        normed = norm(x)
+        y, again = modulated(normed, own[1], own[0]), modulated(normed, own[7], own[6])
+        del normed
+    else:
+        y, again = at_once(norm(x), own[1], own[0]), None
     other = vectors(t, block.context_modulation, context, around)
     scale, shift = (1, 0) if block.context_mlp else (0, 1)  # AdaLayerNormContinuous: scale first
-    z = modulated(norm(context), other[scale], other[shift])
-    attended, context_attended = joint(t, block.attention, y, z, around)
+    z = at_once(norm(context), other[scale], other[shift])
+    outputs = joint(t, block.attention, y, z, around)
+    attended, context_attended = outputs
+    if not block.formula:  # attention_outputs has a name in FLUX
+        del outputs
     attended = f.mul(own[2], attended)
     x = f.add(x, attended)
     if again is not None:
         second = f.mul(own[8], run(t, block.dual, again, around))
         x = f.add(x, second)
-    y = modulated(norm(x), own[4], own[3])
+    y = norm(x)
+    y = modulated(y, own[4], own[3])
     fed = f.mul(own[5], through(t, block.mlp, y, around))
     x = f.add(x, fed)
     around.encoder = None
     if block.context_mlp and context_attended is not None:
         context_attended = f.mul(other[2], context_attended)
         context = f.add(context, context_attended)
-        z = modulated(norm(context), other[4], other[3])
+        z = norm(context)
+        z = modulated(z, other[4], other[3])
         made = f.add(context, f.mul(other[5], through(t, block.context_mlp, z, around)))
         around.encoder = clipped(made) if block.formula else made
     return x

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.joint import AxialRotary, JointAttention, SingleBlock
 from memcalc.tape import functions as f
 from memcalc.tape.hf.activations import activate
-from memcalc.tape.hf.dit import both, by_head, clipped, modulated, norm, normed, text, vectors
-from memcalc.tape.rules import Around, rule, run
+from memcalc.tape.hf.dit import at_once, both, by_head, clipped, norm, normed, text, vectors
+from memcalc.tape.rules import Around, gone, inside, rule, run
 
 if TYPE_CHECKING:
+    from memcalc.blocks.base import Block
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
 
@@ -25,9 +27,20 @@ def flux_joint(t: Tape, block: JointAttention, x: Value, around: Around) -> Valu
         own[i] = f.cat((part, own[i]), 1)
     out = flux_attend(own, around)
     rest, mine = f.split(out, (context.shape[1], x.shape[1]), 1)
-    mine = run(t, block.out, f.contiguous(mine), around)
-    around.encoder = run(t, block.context_out, f.contiguous(rest), around) if block.context_out else None
+    project = strided if block.strided and x.shape[0] > 1 else run
+    mine = project(t, block.out, f.contiguous(mine), around)
+    around.encoder = project(t, block.context_out, f.contiguous(rest), around) if block.context_out else None
+    del out, rest
+    gone(own)
     return mine
+
+
+def strided(t: Tape, block: Block | None, x: Value, around: Around) -> Value:
+    """at::linear of what lies in strides: a product of a copy and then the bias, added as to tensors that aren't plain."""
+    assert block  # noqa: S101 - its caller has looked
+    with inside(t, block):
+        bias = f.lower(t.weight("bias", (block.outputs,)))  # type: ignore[attr-defined]  # a linear layer
+    return f.add(run(t, replace(block, bias=False), x, around), bias)  # type: ignore[call-arg]
 
 
 @rule(Attention, "flux")
@@ -52,8 +65,7 @@ def rotated(x: Value, tables: tuple[Value, Value]) -> Value:
     real, imaginary = f.unbind(f.reshape(x, *x.shape[:-1], x.shape[-1] // 2, 2), -1)
     turned = f.reshape(f.stack((f.neg(imaginary), real), -1), *x.shape)
     cos, sin = (f.unsqueeze(f.unsqueeze(table, 0), 2) for table in tables)
-    out = f.add(f.mul(f.to(x, "fp32"), cos), f.mul(f.to(turned, "fp32"), sin))
-    return f.to(out, x.dtype)
+    return f.to(f.add(f.mul(f.to(x, "fp32"), cos), f.mul(f.to(turned, "fp32"), sin)), x.dtype)
 
 
 @rule(SingleBlock)
@@ -63,14 +75,17 @@ def single_block(t: Tape, block: SingleBlock, x: Value, around: Around) -> Value
     context = text(around)
     row = f.cat((context, x), 1)
     shift, scale, gate = vectors(t, block.modulation, row, around)
-    y = modulated(norm(row), scale, shift)
+    y = at_once(norm(row), scale, shift)
     inner = [run(t, block.up, y, around)]
     inner.append(activated(block.activation, inner[0] if block.activation == "swiglu" else inner.pop()))
     attended = run(t, block.attention, y, around)
     out = f.cat((attended, inner[-1]), 2)
     out = f.mul(gate, run(t, block.out, out, around))
     out = clipped(f.add(row, out))
-    inner.clear()  # of which a gate has a name
+    names = [row, y, *inner[::-1], attended]  # a gate among them
+    del row, y, attended
+    inner.clear()
+    gone(names)
     around.encoder, made = f.narrow(out, 1, context.shape[1]), f.narrow(out, 1, x.shape[1])
     return made
 

@@ -61,6 +61,22 @@ def olmo2_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
     return f.to(f.mul(t.weight("weight", (block.width,)), x), dtype)
 
 
+@rule(Norm, "torch")
+def torch_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
+    """torch.nn.RMSNorm, where it isn't one kernel (aten/src/ATen/native/layer_norm.cpp, rms_norm_composite)."""
+    wide = f.to(x, "fp32")
+    squares = f.square(wide)
+    variance = f.mean(squares, -1)
+    root = f.rsqrt(variance)
+    del variance, squares
+    out = f.mul(wide, root)
+    out = f.mul(out, t.weight("weight", (block.width,)))
+    del wide
+    made = f.to(out, x.dtype)
+    del out, root
+    return made
+
+
 @rule(Norm, "helium")
 def helium_norm(t: Tape, block: Norm, x: Value, _: Around) -> Value:
     """HeliumRMSNorm.forward: the weight is widened and applied before the cast back (modeling_helium.py)."""

@@ -146,12 +146,15 @@ def rotated_one_by_one(q: Value, k: Value, tables: Tables | None, dim: int) -> t
 
 
 def rotated_in_line(q: Value, k: Value, tables: Tables | None, dim: int) -> tuple[Value, Value, tuple[Value, ...]]:
-    """The same in the attention's own forward: queries, keys, and their parts, which keep their names to its end."""
+    """The same in the attention's own forward: queries, keys, and their parts, which keep their names to its end.
+
+    The last part comes first: a tuple lets go of what it holds from its end.
+    """
     if tables is None:
         return q, k, ()
     (q_rot, q_pass), (k_rot, k_pass) = parted(q, dim), parted(k, dim)
     q_rot, k_rot = rotated(q_rot, k_rot, tables)
-    return f.cat((q_rot, q_pass)), f.cat((k_rot, k_pass)), (q_rot, q_pass, k_rot, k_pass)
+    return f.cat((q_rot, q_pass)), f.cat((k_rot, k_pass)), (k_pass, k_rot, q_pass, q_rot)
 
 
 def parted(x: Value, dim: int) -> tuple[Value, Value]:

@@ -188,5 +188,6 @@ def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     q = run(t, block.q_norm, q, around) if block.q_norm else q
     k = run(t, block.k_norm, k, around) if block.k_norm else k
     out = f.transpose(f.attention(q, k, v), 1, 2)
-    out = f.reshape(out, *out.shape[:2], -1)
-    return f.scale(f.dropout(run(t, block.out, f.to(out, q.dtype), around), block.out_dropout))
+    out = f.to(f.reshape(out, *out.shape[:2], -1), q.dtype)
+    out = run(t, block.out, out, around)
+    return f.scale(f.dropout(out, block.out_dropout))
