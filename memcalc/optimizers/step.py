@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcalc.optimizers.rules import Rule, apply
+from memcalc.stepping import STATES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -87,6 +88,8 @@ def peak(group: Sequence[Turn]) -> int:
     `group` lists the parameters in their order. Those of one layer follow each other, and begin again with the next one.
     """
     together = sum(turn.temporaries.bytes[0] * turn.times for turn in group)
+    if any(turn.temporaries.turn for turn in group):
+        return together + _acted(group)
     most, before, lasting, names = 0, 0, 0, ()  # type: int, int, int, tuple[int, ...]
     for turn in _in_order(group):
         _, own, held, after = turn.temporaries.bytes
@@ -94,6 +97,30 @@ def peak(group: Sequence[Turn]) -> int:
         lasting = lasting if turn.vector else after
         before, names = lasting + held, turn.temporaries.renamed
     return together + most
+
+
+def _acted(group: Sequence[Turn]) -> int:
+    """The most that the names of a loop hold at once, where the acts of each turn are known."""
+    held: dict[str, int] = {}
+    now = most = 0
+    for turn in _in_order(group):
+        for act in turn.temporaries.turn:
+            now, after = _act(held, act, now)
+            most, now = max(most, now), after
+    return most
+
+
+def _act(held: dict[str, int], act: StateTensor, now: int) -> tuple[int, int]:
+    """Bytes while an act lasts, and after it: a name lets go of its tensor once the new one is there."""
+    if act.name[0] == "-":
+        return now, now - held.pop(act.name[1:], 0)
+    name, _, other = act.name.partition("=")
+    own, before = 0 if name == STATES else act.bytes, held.get(name, 0)
+    if other:
+        held[name] = held.pop(other, 0)
+        return now, now - before
+    held[name] = own
+    return now + own, now + own - before
 
 
 def _in_turn(before: int, names: tuple[int, ...], own: tuple[int, ...], whole: int) -> int:

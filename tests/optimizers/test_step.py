@@ -139,7 +139,36 @@ def test_what_only_matrices_let_go_of_outlives_the_vectors_between_them() -> Non
         for shape, name in (((10, 100), "up.weight"), ((100,), "up.bias"), ((100, 10), "down.weight"))
     )
     assert came.step_peak([(up, 1), (down, 1)]) == (2 + 3) * 4000  # res and res_approx of the first
-    assert came.step_peak([(up, 1), (bias, 1), (down, 1)]) == (1 + 3) * 4000 + 400  # a vector has a `res`, too
+    behind = came.step_peak([(up, 1), (bias, 1), (down, 1)])
+    assert behind == (1 + 3) * 4000 + 400 + 40  # update, res, res_approx of the first, the product and its two factors
+
+
+# Recorded as above, on fake tensors, in bytes; a kernel's rows and columns are those of its last two axes
+KERNELS: list[tuple[str | dict[str, Any], list[tuple[int, ...]], int]] = [
+    ("came", [(10, 100), (100,), (100, 10)], 16452),
+    ("came", [(64, 32, 1, 1)], 40964),
+    ("came", [(64, 32, 1, 1), (64,), (32, 64, 1, 1)], 49164),
+    ("came", [(64, 32, 3, 3), (64,), (32, 32, 3, 3)], 270340),
+    ("came", [(96, 1, 4), (96,), (64, 96)], 75916),
+    ({"name": "adafactor", "library": "torch"}, [(64, 32, 1, 1)], 32768),
+    ({"name": "adafactor", "library": "torch"}, [(64, 32, 1, 1), (64,), (32, 64, 1, 1)], 33280),
+    ({"name": "adafactor", "library": "torch"}, [(64, 32, 3, 3), (64,), (32, 32, 3, 3)], 131072),
+    ({"name": "adafactor", "library": "torch"}, [(96, 1, 7, 7), (384, 96, 1, 1)], 608640),
+]
+
+
+@pytest.mark.parametrize(("spec", "shapes", "recorded"), KERNELS)
+def test_rows_and_columns_of_kernels_may_be_as_large_as_these(
+    spec: str | dict[str, Any], shapes: list[tuple[int, ...]], recorded: int
+) -> None:
+    group = [(Parameter(shape, "fp32", "conv", f"{number}.weight"), 1) for number, shape in enumerate(shapes)]
+    assert 0 <= recorded - resolve(spec).step_peak(group) <= 12  # scalars of four bytes
+
+
+def test_a_1x1_kernel_has_two_factors_of_its_own_size() -> None:
+    """transformers 5.23, optimization.py Adafactor._approx_sq_grad: the update, both factors and their product."""
+    kernel = Parameter((64, 32, 1, 1), "fp32", "conv", "weight")
+    assert resolve("adafactor").step_peak([(kernel, 1)]) == 4 * 8192
 
 
 def test_matrices_of_muon_and_the_others_of_adamw_do_not_step_at_once() -> None:
