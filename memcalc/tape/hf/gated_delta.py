@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 class Mixed(NamedTuple):
     """What the projections yield: queries, keys and values in one, the output's gate, write strengths and decays.
 
-    `wide` are what names of the forward pass hold besides.
+    `parts` are queries, keys and values as they went into one, `wide` what else names of the forward pass hold.
     """
 
     qkv: Value
     z: Value
     b: Value
     a: Value
+    parts: tuple[Value, ...] = ()
     wide: tuple[Value, ...] = ()
 
 
@@ -37,9 +38,10 @@ def gated_delta(t: Tape, block: GatedDelta, x: Value, around: Around) -> Value:
     """Qwen3NextGatedDeltaNet.forward, Qwen3_5GatedDeltaNet's, and OlmoHybridGatedDeltaNet's."""
     if len(block.projections) == EACH:
         return each(t, block, x, around)
-    qkv, z, write, a, _wide = MIXING[len(block.projections)](t, block, x, around)
+    qkv, z, write, a, parts, _wide = MIXING[len(block.projections)](t, block, x, around)
     qkv = causal_conv(t, block.conv, f.transpose(qkv, 1, 2), block.activation)  # type: ignore[arg-type]
     q, k, v = by_head(block, qkv)
+    del parts  # their names stand for these now
     beta = f.sigmoid(write)
     g = decay(t, block, a)
     out = chunks(t, block, q, k, v, g, beta)
@@ -88,7 +90,7 @@ def fused(t: Tape, block: GatedDelta, x: Value, around: Around) -> Mixed:
     beta, a = (f.reshape(part, b, s, block.value_heads) for part in f.split(ba, (times, times), 3))
     v, z = (f.reshape(part, b, s, -1, block.value_dim) for part in (v, z))
     q, k, v = (f.reshape(part, b, s, -1) for part in (q, k, v))
-    return Mixed(f.cat((q, k, v)), z, beta, a, (q, k, v, qkvz, ba))
+    return Mixed(f.cat((q, k, v)), z, beta, a, (q, k, v), (qkvz, ba))
 
 
 def apart(t: Tape, block: GatedDelta, x: Value, around: Around) -> Mixed:
