@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 MASKED_BY_BIAS = frozenset({"falcon", "mpt"})  # formulas whose masks are made with their biases
+UNMASKED = MASKED_BY_BIAS | {"openai-gpt"}  # and whose masks are buffers
 
 
 def prepare(t: Tape, layers: Block, x: Value, around: Around) -> None:
@@ -55,7 +56,7 @@ def masks(t: Tape, mixers: list[Attention | Mla], x: Value, seq: int, around: Ar
     formula = first.formula if isinstance(first, Attention) else ""
     dtype = bare(t, x) if formula == "bloom" else x.dtype
     seen = dict.fromkeys((sees(mixer), mixer.causal, eager_only(mixer, attention)) for mixer in mixers)
-    for window, causal, eager in () if formula in MASKED_BY_BIAS else seen:
+    for window, causal, eager in () if formula in UNMASKED else seen:
         if causal:
             positions = tells_positions(mixers[0])
             around.masks[window] = causal_mask(t, batch, seq, dtype, window, eager=eager, positions=positions)
