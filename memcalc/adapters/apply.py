@@ -66,7 +66,7 @@ def apply(
         saved=tuple(replace(t, dtype=t.dtype or own) for t in copied),
         buffers=tuple(t for t in made if t.buffer),
         sites=sites,
-        notes=tuple(_notes(lora, task, copied)),
+        notes=tuple(_notes(lora, model_type, task, copied)),
         warnings=tuple(_warnings(lora, model_type, tensors, sites)),
         followed=cards.card(lora.method).get("followed", True),
     )
@@ -190,12 +190,18 @@ def _saved(module: str, names: tuple[str, ...]) -> bool:
     return bool(names) and any(sample(outer).endswith(names) for outer in (*parents(module), module))
 
 
-def _notes(lora: Lora, task: str, copied: tuple[Tensor, ...]) -> Iterator[str]:
+def _notes(lora: Lora, model_type: str, task: str, copied: tuple[Tensor, ...]) -> Iterator[str]:
     """What was assumed, in sentences."""
     if lora.dtype is None:
         yield "adapters are kept in fp32, as peft does beside a 16-bit or quantised base (autocast_adapter_dtype)"
     if lora.targets is None and lora.method not in (*PROMPTS, *WITHOUT_SITES) and not lora.parameters:
-        yield "the targets are peft's default for this type of model"
+        theirs = targets.scripts_choice(lora.method, model_type) is not None
+        chosen = (
+            "those of diffusers' script that trains adapters of it"
+            if theirs
+            else "peft's default for this type of model"
+        )
+        yield f"the targets are {chosen}"
     if lora.method in PROMPTS and lora.virtual_tokens is None and lora.method != "cpt":
         yield f"{VIRTUAL_TOKENS} virtual tokens"
     if lora.task is None and task in TASK_MODULES and copied:

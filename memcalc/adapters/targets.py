@@ -40,6 +40,7 @@ RANKED = (
 )  # methods with sizes for names of modules (rank_pattern), as those presets say
 ALL_LINEAR = "all-linear"
 CLASSIFIERS = ("score", "classifier")  # heads that all-linear leaves out of a SEQ_CLS task
+PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # of attention in diffusers
 
 
 def library_choice(method: str, key: str, model_type: str) -> tuple[str, ...] | str | None:
@@ -51,9 +52,17 @@ def library_choice(method: str, key: str, model_type: str) -> tuple[str, ...] | 
     return chosen if isinstance(chosen, str) else tuple(chosen)
 
 
+def scripts_choice(method: str, model_type: str) -> tuple[str, ...] | str | None:
+    """What diffusers' training scripts target in this class of denoiser, by LoRA; None where there is no such script."""
+    chosen = find("adapters", "denoisers")["targets"].get(model_type) if method in ("lora", "dora") else None
+    return tuple(chosen) if isinstance(chosen, list) else chosen
+
+
 def targets_of(lora: Lora, model_type: str, modules: Iterable[Module] = ()) -> tuple[str, ...] | str:
     """The targets: as named, else the library's choice; RunInvalid, with names of `modules`, where it has none."""
     chosen = lora.targets if lora.targets is not None else library_choice(lora.method, "targets", model_type)
+    if chosen is None and not lora.parameters:
+        chosen = scripts_choice(lora.method, model_type)
     if chosen is None and lora.parameters:
         return ()
     if chosen is None:
@@ -64,13 +73,14 @@ def targets_of(lora: Lora, model_type: str, modules: Iterable[Module] = ()) -> t
 
 
 def _commonest(modules: Iterable[Module], most: int = 4) -> list[str]:
-    """Names of linear modules as a target names them, those that the model has the most of."""
+    """Names of linear modules as a target names them, those that the model has the most of; of a denoiser attention's."""
     counts: Counter[str] = Counter()
     for module in modules:
         if module.kind in ("linear", "conv1d"):
             parent, name = sample(module.name).rsplit(".", 2)[-2:] if module.name.count(".") else ("", module.name)
             counts[f"{parent}.{name}" if name.isdigit() else name] += module.count
-    return [name for name, _ in counts.most_common(most)]
+    own = [name for name in PROJECTIONS if name in counts]
+    return own if len(own) > 1 else [name for name, _ in counts.most_common(most)]
 
 
 def rule_of(lora: Lora, targets: tuple[str, ...] | str) -> Rule:

@@ -96,3 +96,32 @@ def test_experts_without_a_choice_of_peft_are_said_to_have_none(model: str) -> N
 def test_dropout_on_parameters_is_warned_of() -> None:
     (told,) = adapted("mixtral", {"targets": ["w2"], "dropout": 0.1}).warnings
     assert "dropout: 0" in told
+
+
+@pytest.mark.parametrize(
+    ("model", "trainable"),
+    [
+        ("sdxl-unet", 23224320),
+        ("sd3-medium", 9388032),
+        ("flux.1-dev", 44826624),
+        ("flux.2-klein-4b", 16711680),
+        ("sana-1.6b", 8601600),
+        ("qwen-image", 23592960),
+        ("z-image-turbo", 16711680),
+        ("cogvideox-2b", 7372800),
+        ("hidream-i1-full", 15728640),
+        ("lumina-image-2.0", 5160960),
+    ],
+)
+def test_a_denoiser_s_targets_are_those_of_the_scripts_that_train_it(model: str, trainable: int) -> None:
+    """add_adapter(LoraConfig(r=16, target_modules=…)) with the targets of diffusers' scripts (diffusers 0.42, peft 0.21)."""
+    report = estimate({"model": model, "precision": "bf16", "lora": 16})
+    assert report.model.trainable == trainable
+    assert any("diffusers' script" in note.message for note in report.assumptions)
+
+
+def test_a_denoiser_without_a_script_is_told_the_names_of_its_attention() -> None:
+    with pytest.raises(RunInvalid, match=r"no default targets of lora for .*\(\[to_q, to_k, to_v, to_out\.0\]\)"):
+        estimate({"model": "wan-2.1-t2v-1.3b", "lora": 8})
+    with pytest.raises(RunInvalid, match="no default targets of vera for UNet2DConditionModel"):
+        estimate({"model": "sdxl-unet", "lora": {"method": "vera"}})
