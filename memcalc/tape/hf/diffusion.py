@@ -35,6 +35,7 @@ class Scene:
 
     def __init__(self) -> None:
         self.vector: Value | None = None
+        self.whole: Value | None = None  # of two times, where `vector` is the first one's half
         self.sizes: list[tuple[int, ...]] = []
         self.map: tuple[int, ...] = ()  # the last of them
         self.maps: dict[int, tuple[int, ...]] = {}  # each by how many tokens it makes

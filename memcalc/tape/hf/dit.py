@@ -100,8 +100,10 @@ def active_vector(_: Tape, __: ActiveVector, x: Value, around: Around) -> Value:
 
 @rule(FirstHalf)
 def first_half(_: Tape, __: FirstHalf, x: Value, around: Around) -> Value:
-    """temb.chunk(2, dim=0)[0]."""
-    around.scene.vector = f.chunk(around.scene.vector, 2, 0)[0]
+    """temb.chunk(2, dim=0)[0]; a layer that is run again is given what it was given."""
+    scene = around.scene
+    scene.whole = scene.vector
+    scene.vector = f.chunk(scene.vector, 2, 0)[0]
     return x
 
 

@@ -45,9 +45,10 @@ def qwen_block(t: Tape, block: JointBlock, x: Value, around: Around) -> Value:
 def both_vectors(t: Tape, block: JointBlock, x: Value, around: Around) -> tuple[list[Value], list[Value]]:
     """img_mod(temb) and txt_mod(temb); where there are two times, the text has the first."""
     scene, before = around.scene, around.scene.vector
+    scene.vector = given = before if scene.whole is None else scene.whole
     own = vectors(t, block.modulation, x, around)  # type: ignore[arg-type]  # it has one
     if block.formula == "qwen-image-edit":
-        scene.vector = f.chunk(before, 2, 0)[0]
+        scene.vector = f.chunk(given, 2, 0)[0]
     other = vectors(t, block.context_modulation, x, around)  # type: ignore[arg-type]  # it has one
     scene.vector = before
     return own, other
