@@ -7,22 +7,37 @@ parameter lie beside those of the next, and states that are made within the loop
 from __future__ import annotations
 
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from memcalc.allocator import Block, CachingAllocator
 
 STATES = "states"  # where in a turn a parameter's states are made, the first time
+FIRST, LATER, ALWAYS = "first", "later", "always"  # in which steps the acts come that stand behind it
 FEW = 2  # turns of a kind that show what all take, once there are states
 
 
 class Act(NamedTuple):
-    """What a turn does: `name` is bound to a new tensor, `-name` let go of, `name=other` bound to the other name's tensor."""
+    """What a turn does: `name` is bound to a new tensor, `-name` let go of, `name=other` bound to the other name's tensor.
+
+    `+name` is made for good.
+    """
 
     name: str
     nbytes: int
+
+
+class Named(Protocol):
+    """What has a name."""
+
+    @property
+    def name(self) -> str:
+        """Of an act, what it does."""
+
+
+NamedT = TypeVar("NamedT", bound=Named)
 
 
 class Turn(NamedTuple):
@@ -42,9 +57,11 @@ class Names:
 
     def take(self, turn: Turn, *, first: bool) -> None:
         """A parameter's turn; in the first step its states are made where the loop makes them."""
-        for name, nbytes in turn.acts:
+        for name, nbytes in in_step(turn.acts, first=first):
             if name == STATES:
                 self._made(turn.states if first else ())
+            elif name[0] == "+":
+                self._made((nbytes,))
             elif name[0] == "-":
                 self._gone(self.held.pop(name[1:], []))
             elif "=" in name:
@@ -84,4 +101,15 @@ def loop(allocator: CachingAllocator, turns: Iterable[Turn], floor: int, *, firs
 
 def makes_states(acts: tuple[Act, ...]) -> bool:
     """Whether the loop makes the states, and not something before it."""
-    return any(name == STATES for name, _ in acts)
+    return any(name == STATES or name[0] == "+" for name, _ in acts)
+
+
+def in_step(acts: Iterable[NamedT], *, first: bool) -> Iterator[NamedT]:
+    """The acts of the first step, or of a later one."""
+    skipped, here = LATER if first else FIRST, True
+    for act in acts:
+        name = act.name
+        if name in {FIRST, LATER, ALWAYS}:
+            here = name != skipped
+        elif here:
+            yield act

@@ -6,7 +6,7 @@ import pytest
 
 from memcalc.allocator import MIB, CachingAllocator
 from memcalc.optimizers import resolve
-from memcalc.stepping import STATES, Act, Names, Turn, loop, makes_states
+from memcalc.stepping import ALWAYS, FIRST, LATER, STATES, Act, Names, Turn, in_step, loop, makes_states
 
 SIZE = 16 * MIB
 BOUND = Turn((Act("update", SIZE),), (), 1)
@@ -62,6 +62,9 @@ def test_what_is_too_small_is_not_followed() -> None:
         ("came", True),  # came_pytorch/CAME.py, lion_pytorch.py, transformers/optimization.py: `if len(state) == 0`
         ("lion", True),
         ("adafactor", True),
+        ("galore-adamw", True),  # galore_torch/adamw.py: the projector's matrix before its moments
+        ("apollo", True),
+        ({"name": "soap", "library": "pytorch_optimizer"}, True),
         ({"name": "adafactor", "library": "torch"}, False),  # torch/optim/_adafactor.py: _init_group comes first
     ],
 )
@@ -79,3 +82,45 @@ def test_came_binds_what_it_keeps_last() -> None:
     names.take(Turn(acts, (), 1), first=False)
     assert sorted(names.held) == ["grad", "res", "res_approx"]
     assert {block.size for blocks in names.held.values() for block in blocks} == {512 * 256 * 4}
+
+
+def test_acts_of_the_first_step_and_of_later_ones() -> None:
+    acts = [Act(name, SIZE) for name in ("a", FIRST, "b", LATER, "c", ALWAYS, "d")]
+    assert [act.name for act in in_step(acts, first=True)] == ["a", "b", "d"]
+    assert [act.name for act in in_step(acts, first=False)] == ["a", "c", "d"]
+
+
+def test_a_state_is_made_once_where_the_turn_has_it() -> None:
+    allocator = CachingAllocator()
+    turn = Turn((Act(FIRST, 0), Act("work", SIZE), Act("+state", SIZE), Act("-work", 0), Act(ALWAYS, 0)), (SIZE,), 3)
+    loop(allocator, [turn], 0, first=True)
+    loop(allocator, [turn], 0, first=False)
+    assert allocator.reserved == 4 * SIZE
+
+
+def _most(wanted: str | dict[str, object], shape: tuple[int, ...], dtype: str, *, first: bool) -> int:
+    """The most bytes that one parameter's turn takes, states included."""
+    optimizer = resolve(wanted)
+    acts = tuple(Act(act.name, act.bytes) for act in optimizer.temporaries(shape, dtype).turn)
+    allocator = CachingAllocator()
+    Names(allocator, 0).take(Turn(acts, (), 1), first=first)
+    return allocator.reserved
+
+
+def test_galore_decomposes_a_gradient_in_fp32_in_the_first_step() -> None:
+    """galore_projector.py get_orthogonal_matrix: the cast gradient, U and Vh of linalg.svd, and U diag(s) beside them."""
+    whole, small = 8192 * 4096 * 4, 4096 * 4096 * 4
+    wanted: dict[str, object] = {"name": "galore-adamw", "rank": 128}
+    low = 8192 * 128
+    assert _most(wanted, (8192, 4096), "bf16", first=True) >= 2 * whole + small + 4 * low
+    assert _most(wanted, (8192, 4096), "bf16", first=False) < whole + small
+
+
+def test_soap_steps_nothing_the_first_time() -> None:
+    """pytorch_optimizer soap.py: `if group['step'] == 1: continue`."""
+    wanted = {"name": "soap", "library": "pytorch_optimizer"}
+    acts = resolve(wanted).temporaries((512, 256), "fp32").turn
+    first, later = ([act.name for act in in_step(acts, first=first)] for first in (True, False))
+    assert "norm_grad=grad" not in first
+    assert "norm_grad=grad" in later
+    assert [name for name in first if name[0] == "+"] == ["+exp_avg", "+exp_avg_sq", "+GG[0]", "+GG[1]", "+Q", "+Q"]

@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcalc.optimizers.rules import Rule, apply
-from memcalc.stepping import STATES
+from memcalc.stepping import STATES, in_step
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -27,7 +27,7 @@ class StepTemporaries:
 
     `lasting` are those, besides, that names hold which only a matrix's turn gives to something else. `turn` are the acts of a
     parameter's turn in their order, where that is known: what is bound to a name, `-name` for one that is let go of,
-    `name=other` for one that takes another's tensor over, `states` where these are made.
+    `name=other` for one that takes another's tensor over, `states` where these are made (memcalc/stepping.py has the rest).
     """
 
     together: tuple[StateTensor, ...] = ()
@@ -104,7 +104,7 @@ def _acted(group: Sequence[Turn]) -> int:
     held: dict[str, int] = {}
     now = most = 0
     for turn in _in_order(group):
-        for act in turn.temporaries.turn:
+        for act in in_step(turn.temporaries.turn, first=False):
             now, after = _act(held, act, now)
             most, now = max(most, now), after
     return most
