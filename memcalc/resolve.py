@@ -50,9 +50,7 @@ def resolve(run: Run, beside: Path | None = None) -> Plan:
     if run.sharding and run.sharding.strategy != "none" and place.name == "none":
         notes.assume("sharding", "one-rank", f"sharding {run.sharding.strategy} over one rank shares nothing")
     chosen = place.recipe_of(chosen)
-    if not run.lora and not says_frozen(
-        run.precision
-    ):  # what does not learn is kept as the rest is: tables of positions
+    if not run.lora and not says_frozen(run.precision):  # tables of positions and the like are kept as the rest is
         chosen = replace(chosen, frozen=chosen.weights)
     tensors, adapted = _trained_tensors(_worded(run), model, chosen, notes)
     _note_presets(run, model, chosen, card, place, notes)

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
     from memcalc.model import Model
 
-COGVIEW_TOKENS = (
-    224  # of the 1024 that its pipeline allows a prompt is padded to a multiple of 16; ones of that length are usual
-)
+# of the 1024 that its pipeline allows: a prompt is padded to a multiple of 16, and ones of this length are usual
+COGVIEW_TOKENS = 224
 
 
 @architecture("CogView4Transformer2DModel")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memcalc.architectures.vision import prediction_head
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import PostNorm, sequence, stack
-from memcalc.blocks.basic import Activation, Dropout, Linear, Norm
+from memcalc.blocks.basic import Dropout, Linear, Norm
 from memcalc.blocks.detection import ConditionalDecoder
 from memcalc.blocks.mlp import Mlp
 
@@ -19,14 +20,8 @@ def conditional_decoder(c: Dimensions) -> ConditionalDecoder:
     """A point for each query, and layers; behind each but the last, what scales the next one's sinusoids of the points."""
     rest = _layer(c, first=False)
     layers = stack("layers", [_layer(c, first=True), *[rest] * (c.decoder_layers - 1)])
-    return ConditionalDecoder("decoder", _mlp(c, "ref_point_head", 2), _mlp(c, "query_scale", c.d_model), layers)
-
-
-def _mlp(c: Dimensions, name: str, outputs: int) -> Sequence:
-    """Two linear layers (ConditionalDetrMLPPredictionHead)."""
-    first = sequence(Linear("", c.d_model, c.d_model, bias=True), Activation("", "relu"))
-    last = sequence(Linear("", c.d_model, outputs, bias=True))
-    return sequence(stack("layers", [first, last], "never"), name=name)
+    points = prediction_head("ref_point_head", c.d_model, 2, 2)
+    return ConditionalDecoder("decoder", points, prediction_head("query_scale", c.d_model, c.d_model, 2), layers)
 
 
 def _layer(c: Dimensions, *, first: bool) -> Sequence:

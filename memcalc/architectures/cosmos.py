@@ -38,23 +38,19 @@ def cosmos(c: Dimensions) -> Model:
         "time_embed", Linear("t_embedder.linear_1", width, width), Linear("t_embedder.linear_2", width, 3 * width),
         Norm("norm", width, "rms", "t5"), width,
     )  # fmt: skip
-    project = (
-        Condition(
-            "crossattn_proj",
-            (
-                Linear("0", c.crossattn_proj_in_channels, c.encoder_hidden_states_channels, bias=True),
-                Activation("", "gelu"),
-            ),
-            tokens=True,
-        )
-        if c.use_crossattn_projection
-        else None
-    )
     return denoiser(
-        c, cubes, time, project, repeat("transformer_blocks", c.num_layers, _layer(c, width)), _narrow(c, "norm_out", width, 2),
+        c, cubes, time, _text(c), repeat("transformer_blocks", c.num_layers, _layer(c, width)), _narrow(c, "norm_out", width, 2),
         bare_norm(width), Modulate(""), Linear("proj_out", width, math.prod(patch) * c.out_channels), Unflatten("", patch[-1]),
         text=COSMOS_TOKENS, image=latent(c, (16 if first else 24, 88, 160)), scale=(8, 8 if first else 4),
     )  # fmt: skip
+
+
+def _text(c: Dimensions) -> Condition | None:
+    """What projects the text's states, where something does (Predict 2.5)."""
+    if not c.use_crossattn_projection:
+        return None
+    project = Linear("0", c.crossattn_proj_in_channels, c.encoder_hidden_states_channels, bias=True)
+    return Condition("crossattn_proj", (project, Activation("", "gelu")), tokens=True)
 
 
 def _places(c: Dimensions, width: int, patch: tuple[int, ...]) -> tuple[Raw, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from memcalc.architectures import architecture, model_of
 from memcalc.architectures.conditional_detr import conditional_decoder
-from memcalc.architectures.vision import class_name, image, labels, unknown_class
+from memcalc.architectures.vision import class_name, image, labels, prediction_head, unknown_class
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, PostNorm, Sequence, repeat, sequence, stack
 from memcalc.blocks.basic import Activation, Conv, Dropout, Linear, Norm
@@ -41,11 +41,8 @@ def detr(c: Dimensions) -> Model:
     if not class_name(c).endswith("ForObjectDetection"):
         raise unknown_class(c)
     classes = Linear("class_labels_classifier", width, labels(c) + (not conditional), bias=True)
-    hidden = sequence(Linear("", width, width, bias=True), Activation("", "relu"))
-    layers = stack("layers", [hidden, hidden, sequence(Linear("", width, 4, bias=True))], "never")
-    return Model(
-        sequence(body, classes, sequence(layers, name="bbox_predictor")), "detection", image=image(c), loss_fp32=False
-    )
+    boxes = prediction_head("bbox_predictor", width, 4, 3)
+    return Model(sequence(body, classes, boxes), "detection", image=image(c), loss_fp32=False)
 
 
 def _backbone(c: Dimensions) -> tuple[Block, int, int]:

@@ -57,10 +57,10 @@ def hunyuan_video_15(c: Dimensions) -> Model:
     width, patch = c.num_attention_heads * c.attention_head_dim, (c.patch_size_t, c.patch_size, c.patch_size)
     ends = [i == c.num_layers - 1 for i in range(c.num_layers)]
     layers = interleaved("transformer_blocks", ends, lambda last: _text_ends(_joint(c, width), last=last))
-    time = (time_embedder(width), replace(time_embedder(width), name="timestep_embedder_r") if c.use_meanflow else None)
+    time = time_embedder(width)
+    later = Unused("time_embed", (replace(time, name="timestep_embedder_r"),)) if c.use_meanflow else None
     return denoiser(
-        c, GridAngles("", tuple(c.rope_axes_dim), patch), Sequence("time_embed", time[:1]),
-        Unused("time_embed", time[1:]) if time[1] else None,  # type: ignore[arg-type]  # it is there
+        c, GridAngles("", tuple(c.rope_axes_dim), patch), Sequence("time_embed", (time,)), later,
         sequence(Conv("proj", c.in_channels, width, patch, patch), Flatten(""), name="x_embedder"),
         _refiner(c, width), _mixed(c, width), layers,
         modulation("norm_out", width, 2), bare_norm(width), Modulate(""),
@@ -72,14 +72,11 @@ def hunyuan_video_15(c: Dimensions) -> Model:
 def _text_ends(block: JointBlock, *, last: bool) -> JointBlock:
     """The last one's text tokens are brought up to date for nothing."""
     block = replace(block, formula="hunyuan-video")
-    if (
-        not last
-        or not isinstance(block.attention, JointAttention)
-        or not (block.attention.context_out and block.context_mlp)
-    ):
+    mixer, feed = block.attention, block.context_mlp
+    if not (last and isinstance(mixer, JointAttention) and mixer.context_out and feed):
         return block
-    mixer = replace(block.attention, context_out=Stray("", (block.attention.context_out,)))
-    return replace(block, attention=mixer, context_mlp=Stray("", (block.context_mlp,)))
+    mixer = replace(mixer, context_out=Stray("", (mixer.context_out,)))
+    return replace(block, attention=mixer, context_mlp=Stray("", (feed,)))
 
 
 def _mixed(c: Dimensions, width: int) -> MixedTexts:

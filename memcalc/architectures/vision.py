@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block, Sequence, residual, sequence
-from memcalc.blocks.basic import Conv, Dropout, Linear, Norm, Raw, Select
+from memcalc.blocks.base import Block, Sequence, residual, sequence, stack
+from memcalc.blocks.basic import Activation, Conv, Dropout, Linear, Norm, Raw, Select
 from memcalc.blocks.image import ChannelScale, DropPath, Flatten, Positions, Prefix
 from memcalc.blocks.mlp import Mlp
 from memcalc.errors import fault
@@ -158,6 +158,13 @@ def image_classifier(c: Dimensions, base: Block, width: int, read: str = "first"
 def made(c: Dimensions, body: Block, kind: Kind) -> Model:
     """A model whose input is one image of the config's size."""
     return Model(body, kind, image=image(c), loss_fp32=False)
+
+
+def prediction_head(name: str, width: int, outputs: int, layers: int) -> Sequence:
+    """So many linear layers, relu between them (DetrMLPPredictionHead and its copies)."""
+    inner = sequence(Linear("", width, width, bias=True), Activation("", "relu"))
+    last = sequence(Linear("", width, outputs, bias=True))
+    return sequence(stack("layers", [*[inner] * (layers - 1), last], "never"), name=name)
 
 
 def mask_token(c: Dimensions, *shape: int) -> Raw:

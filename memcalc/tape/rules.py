@@ -103,9 +103,7 @@ class Around:
         self.images: Value | None = None  # as tokens of the text
         self.seen: tuple[Value, Value, Value] | None = None  # states of images that layers attend to, and two masks
         self.sight: Callable[[Around], Value] | None = None  # looks at the images, once tokens are embedded
-        self.sighted: bool | str = (
-            False  # where a mask tells the tokens of images from others ("windows": of those alone)
-        )
+        self.sighted: bool | str = False  # a mask tells images' tokens apart ("windows": in layers with a window alone)
         self.scene: Any = None  # of a denoiser
         self.kept: Value | None = None  # what a stage yields beside its output, until the next stage has run
         self.bias: Value | None = None

@@ -33,9 +33,7 @@ def control_net(t: Tape, block: ControlNet, x: Value, around: Around) -> Value:
         parts = [f.mean(state, *range(4), keep=False) for state in states]
         return f.total(f.stack(parts), 0)
     around.scene = Scene()
-    if (
-        t.setting.inputs
-    ):  # of a UNet that is kept lower: outputs in fp32, as accelerate makes them of autocast's, and cast
+    if t.setting.inputs:  # of a UNet that is kept lower: accelerate makes autocast's outputs fp32; then they are cast
         states = [f.to(state, "fp32") if t.autocast else state for state in states]
     around.scene.controls = [f.to(state, t.setting.inputs or state.dtype) for state in states]
     return run(t, block.base, x, around)

@@ -71,6 +71,14 @@ def bidirectional_mask(
     return built(t, batch, seq, seq, dtype, eager=eager or t.setting.attention == "eager")
 
 
+def filled_mask(t: Tape, batch: int, seq: int, dtype: str) -> Value | None:
+    """create_bidirectional_mask where a mask tells what fills up: [batch, 1, seq, seq], boolean; floats for eager."""
+    if t.setting.attention == "flash":
+        return None
+    allowed = t.new((batch, 1, seq, seq), "bool")
+    return t.new(allowed.shape, dtype) if t.setting.attention == "eager" else allowed
+
+
 def padded_mask(t: Tape, batch: int, seq: int, dtype: str, *, eager: bool) -> Value | None:
     """create_causal_mask's boolean mask [batch, 1, seq, seq] where a mask of padding is given; floats for eager.
 

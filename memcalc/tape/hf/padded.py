@@ -8,6 +8,7 @@ from memcalc.blocks.attention import Attention
 from memcalc.blocks.padded import AxialRotary, Clipped, PaddedRows, PooledRows
 from memcalc.tape import functions as f
 from memcalc.tape.hf.attention import attend, project
+from memcalc.tape.hf.masks import filled_mask
 from memcalc.tape.hf.rotary import rotate_half
 from memcalc.tape.rules import Around, rule, run
 
@@ -42,7 +43,7 @@ def axial_rotary(t: Tape, block: AxialRotary, x: Value, around: Around) -> Value
     quarter = block.dim // 4
     seen = t.new((images, patches), "bool")
     around.named.append(seen)
-    around.masks = {0: _mask(t, images, patches, x.dtype)}
+    around.masks = {0: filled_mask(t, images, patches, x.dtype)}
     around.ready = True
     frequencies = t.given((quarter,), "fp32"), t.given((quarter,), "fp32")  # inv_freq and the original
     with t.no_grad():
@@ -53,15 +54,6 @@ def axial_rotary(t: Tape, block: AxialRotary, x: Value, around: Around) -> Value
         cos, sin = (f.cat([f.select(table, 2)] * 4) for table in (cos, sin))
         around.rotary = f.to(cos, x.dtype), f.to(sin, x.dtype)
     return x
-
-
-def _mask(t: Tape, images: int, patches: int, dtype: str) -> Value | None:
-    """create_bidirectional_mask of images of which each is filled up."""
-    if t.setting.attention == "flash":
-        return None
-    shape = (images, 1, patches, patches)
-    allowed = t.new(shape, "bool")
-    return t.new(shape, dtype) if t.setting.attention == "eager" else allowed
 
 
 @rule(Attention, "gemma4-vision")

@@ -39,16 +39,21 @@ def queried_images(t: Tape, block: QueriedImages, x: Value, around: Around) -> V
     return x
 
 
+def seen(t: Tape, block: AttendedImages | LeadingImages, images: int) -> Value:
+    """What the tower, the first part, makes of so many images; what it holds meanwhile goes with it."""
+    s, outer, t.held = t.setting, t.held, []
+    pixels = t.given((images, *block.image), s.inputs or s.weights)
+    states = run(t, block.blocks[0], f.to(pixels, s.weights), Around())
+    t.held = outer
+    return states
+
+
 @rule(AttendedImages)
 def attended_images(t: Tape, block: AttendedImages, x: Value, around: Around) -> Value:
     """BlipForConditionalGeneration.forward, ahead of its decoder."""
-    s = t.setting
-    if not s.images:
+    if not t.setting.images:
         return x
-    inner, outer, t.held = Around(), t.held, []
-    pixels = t.given((x.shape[0], *block.image), s.inputs or s.weights)
-    states = run(t, block.blocks[0], f.to(pixels, s.weights), inner)
-    t.held = outer
+    states = seen(t, block, x.shape[0])
     t.outputs.append(states)
     around.encoder, around.follows = states, True
     return x
@@ -80,14 +85,9 @@ def blip_attention(t: Tape, block: Attention, x: Value, around: Around) -> Value
 @rule(LeadingImages)
 def leading_images(t: Tape, block: LeadingImages, x: Value, around: Around) -> Value:
     """GitModel.forward, behind the embeddings."""
-    s = t.setting
-    if not s.images:
+    if not t.setting.images:
         return x
-    tower, project = block.blocks
-    inner, outer, t.held = Around(), t.held, []
-    pixels = t.given((x.shape[0], *block.image), s.inputs or s.weights)
-    states = run(t, tower, f.to(pixels, s.weights), inner)
-    t.held = outer
-    made = f.repeat(run(t, project, states, around), 1)
+    states = seen(t, block, x.shape[0])
+    made = f.repeat(run(t, block.blocks[1], states, around), 1)
     around.named += states, made
     return f.cat((made, x), 1)

@@ -12,6 +12,7 @@ from memcalc.tape.functions import maps
 from memcalc.tape.hf.attention import attend, project
 from memcalc.tape.hf.basic import asking
 from memcalc.tape.hf.latent import complex_rotated
+from memcalc.tape.hf.masks import filled_mask
 from memcalc.tape.rules import Around, inside, rule, run
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def filled_rows(t: Tape, block: FilledRows, x: Value, around: Around) -> Value:
     with inside(t, table):
         places = _stretched(t, cast("Embedding", table), images, patches)
     x = f.add(x, places)
-    around.masks, around.ready = {0: _mask(t, images, patches, x.dtype)}, True
+    around.masks, around.ready = {0: filled_mask(t, images, patches, x.dtype)}, True
     around.named.append(x)
     return asking(t, x) if t.weights.adapters else x
 
@@ -82,15 +83,6 @@ def _stretched(t: Tape, table: Embedding, images: int, patches: int) -> Value:
         one = f.transpose(f.reshape(one, width, patches), 0, 1)
         out = f.assign(out, one)
     return out
-
-
-def _mask(t: Tape, images: int, patches: int, dtype: str) -> Value | None:
-    """create_bidirectional_mask of images of which some are filled up."""
-    if t.setting.attention == "flash":
-        return None
-    shape = (images, 1, patches, patches)
-    allowed = t.new(shape, "bool")
-    return t.new(shape, dtype) if t.setting.attention == "eager" else allowed
 
 
 @rule(EachImage)
