@@ -77,7 +77,8 @@ def _attention(c: Dimensions, *, slides: bool) -> Attention:
 def _mixture(c: Dimensions) -> Moe:
     gate = router(c, c.n_routed_experts, scores="sigmoid", correction="e_score_correction_bias", formula="minimax_m2")
     shared = replace(gated_mlp(c, "shared_experts", c.share_expert_dim, bias=c.mlp_bias), formula="step")
-    experts = replace(stacked_experts(c, gate.experts, c.moe_intermediate_size), formula="step")
+    experts = stacked_experts(c, gate.experts, c.moe_intermediate_size)
+    experts = replace(experts, formula="step", implementation="eager")  # Step3p7Experts has no other
     return mixture(c, gate, c.moe_intermediate_size, shared=shared, experts=experts)
 
 

@@ -35,7 +35,8 @@ def _layer(c: Dimensions) -> Block:
     before, after = layer_norms(c, "layernorm_before", "layernorm_after")
     if c.attention_type != "divided_space_time":
         drop = drop_path(c)
-        return sequence(residual(before, _attention(c, "attention"), drop), residual(after, *_mlp(c), drop))
+        mixed = residual(before, _attention(c, "attention"), drop, lasting=(1,))
+        return sequence(mixed, residual(after, *_mlp(c), drop))
     hidden = c.hidden_size
     return SpaceTimeLayer(
         "", Norm("temporal_layernorm", hidden, "layer"), _attention(c, "temporal_attention"),
@@ -45,10 +46,10 @@ def _layer(c: Dimensions) -> Block:
 
 
 def _mlp(c: Dimensions) -> tuple[Block, ...]:
+    """Two modules, each of which is given what has a name until it returns."""
     up = Linear("intermediate.dense", c.hidden_size, c.intermediate_size, bias=True)
     down = Linear("output.dense", c.intermediate_size, c.hidden_size, bias=True)
-    blocks = up, Activation("", c.hidden_act), dropout(c), down, dropout(c)
-    return tuple(block for block in blocks if block)
+    return sequence(up, Activation("", c.hidden_act), dropout(c)), sequence(down, dropout(c))
 
 
 def _attention(c: Dimensions, name: str) -> Attention:

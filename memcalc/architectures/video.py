@@ -77,7 +77,7 @@ def _videomae_layer(c: Dimensions) -> Sequence:
     )  # fmt: skip
     up, down = Linear("intermediate.dense", hidden, c.intermediate_size, bias=True), \
         Linear("output.dense", c.intermediate_size, hidden, bias=True)  # fmt: skip
-    feed = Mlp("", up, down, activation=c.hidden_act, width=c.intermediate_size)
+    feed = Mlp("", up, down, activation=c.hidden_act, width=c.intermediate_size, inline=True)
     before, after = layer_norms(c, "layernorm_before", "layernorm_after")
     drop = dropout(c)
     return sequence(

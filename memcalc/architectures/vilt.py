@@ -9,7 +9,7 @@ from memcalc.architectures import architecture
 from memcalc.architectures.vision import class_name, dropout, grid, image, labels, pair, patches, unknown_class
 from memcalc.architectures.vit import pooler
 from memcalc.architectures.yolos import vit_layer
-from memcalc.blocks.base import Residual, Sequence, Sum, repeat, sequence
+from memcalc.blocks.base import Residual, Sequence, Sum, repeat, residual, sequence
 from memcalc.blocks.basic import Activation, Embedding, Linear, Norm, Raw
 from memcalc.blocks.querying import PairedImages
 from memcalc.model import Model
@@ -59,4 +59,4 @@ def _layer(c: Dimensions) -> Sequence:
     first, second = vit_layer(c).blocks
     norm, mixer, *drop = cast("Residual", first).blocks
     never = replace(cast("Attention", mixer), eager_only=True, formula="luke")
-    return sequence(replace(cast("Residual", first), blocks=(norm, never, *drop)), second)
+    return sequence(residual(norm, never, *drop, lasting=(1 + len(drop),)), second)  # what attention reads has no name

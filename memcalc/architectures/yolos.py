@@ -76,7 +76,7 @@ def vit_layer(c: Dimensions) -> Sequence:
     )  # fmt: skip
     up = Linear("intermediate.dense", hidden, c.intermediate_size, bias=True)
     down = Linear("output.dense", c.intermediate_size, hidden, bias=True)
-    feed = Mlp("", up, down, activation=c.hidden_act, width=c.intermediate_size)
+    feed = Mlp("", up, down, activation=c.hidden_act, width=c.intermediate_size, inline=True)
     before, after = layer_norms(c, "layernorm_before", "layernorm_after")
     drop = dropout(c)
     first = residual(before, mixer, drop, lasting=(0, 2 if drop else 1))

@@ -45,8 +45,8 @@ def space_time_layer(t: Tape, block: SpaceTimeLayer, x: Value, around: Around) -
     batch, tokens, width = x.shape
     frames, patches = block.frames, (tokens - 1) // block.frames
     along = f.reshape(f.narrow(x, 1, tokens - 1), batch * patches, frames, width)
-    mixed = run(t, block.time_mixer, run(t, block.time_norm, along, around), around)
-    timed = f.reshape(run(t, block.drop_path, mixed, around), batch, patches * frames, width)
+    first_mixed = run(t, block.time_mixer, run(t, block.time_norm, along, around), around)
+    timed = f.reshape(run(t, block.drop_path, first_mixed, around), batch, patches * frames, width)
     timed = run(t, block.time_project, timed, around)
     along = f.add(f.narrow(x, 1, tokens - 1), timed)
     first = f.unsqueeze(f.select(x, 1), 1)
@@ -62,7 +62,7 @@ def space_time_layer(t: Tape, block: SpaceTimeLayer, x: Value, around: Around) -
     x = f.add(f.cat((first, along), 1), f.cat((token, back), 1))
     out = run(t, block.drop_path, run(t, block.mlp, x, around), around)
     out = f.add(x, out)
-    del mixed, timed, along, within, back  # names of the function
+    del first_mixed, mixed, timed, along, within, back  # names of the function
     return out
 
 

@@ -38,9 +38,10 @@ def between_layers(t: Tape, block: BetweenLayers, x: Value, around: Around) -> V
     first, last = f.unsqueeze(f.select(table, 2), 1), f.narrow(table, 2, back)
     middle = f.transpose(f.narrow(f.narrow(table, 2, table.shape[2] - back), 2, rows * columns), 2, 3)
     middle = f.reshape(middle, count, width, rows, columns)
-    middle = maps.interpolate(middle, (1, x.shape[1] - front - back))
-    middle = f.contiguous(f.transpose(f.reshape(middle, count, width, -1), 1, 2))
-    middle = f.view(middle, count, 1, -1, width)
+    shown = x.shape[1] - front - back
+    middle = maps.interpolate(middle, (1, shown))
+    middle = f.contiguous(f.transpose(f.reshape(middle, count, width, shown), 1, 2))
+    middle = f.view(middle, count, 1, shown, width)
     places = f.cat((first, middle, last), 2)
     for index in range(count):
         around.after[index] = partial(_placed, places)
