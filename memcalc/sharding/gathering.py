@@ -6,6 +6,7 @@ each of them allocates is in unsharding.py and reducing.py.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from memcalc.sharding.groups import Group, Grouping
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from memcalc.sharding.groups import Groups
     from memcalc.tape.autograd import Leaf
     from memcalc.tape.recorder import Tape
+    from memcalc.tape.step import Recording
     from memcalc.tape.units import Unit
     from memcalc.tape.values import Value
 
@@ -105,8 +107,10 @@ class Gathering(Grouping):
         """FSDPParamGroup.post_backward."""
         group = cast("Group", unit)
         group.state, group.table = "reduced", None
+        own = self.reducing.unlike(group)
         gradients = self.reducing.complete(group)
         self.unsharding.reshard(group, reshards=True)
+        self.reducing.copy(own)
         self.reducing.make_room()
         if gradients:
             self.reducing.reduce(group, gradients)
@@ -118,7 +122,9 @@ class Gathering(Grouping):
         group = cast("Group", leaf.unit)
         plain = self.how.reduce_dtype in ("", gradient.dtype)  # what autograd left is kept as it is
         added = leaf in group.gradients or (leaf.name in group.accumulated and plain)
-        if not added:
+        if added:
+            self.reducing.keeps.append(gradient.storage.id)
+        else:
             group.gradients[leaf] = gradient
             self.tape.gradients.append(gradient.storage.id)
         return True
@@ -132,6 +138,11 @@ class Gathering(Grouping):
         self.reducing.finish()
         for group in self.groups.all():
             group.gathering = None
+
+    def laid(self, recording: Recording) -> Recording:
+        """The recording, and what earlier micro batches do otherwise: they keep what this one adds to theirs."""
+        earlier = self.reducing.earlier()
+        return replace(recording, unreduced=earlier) if earlier else recording
 
     def _ahead(self, group: Group, direction: int) -> bool:
         """set_modules_to_forward_prefetch and its like, as PyTorch's FSDP2 tutorial sets them: whether any are named.

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memcalc.tape.earlier import Unreduced
+from memcalc.tape.recorder import Added
+from memcalc.tape.values import ITEM, rounded
 from memcalc.tensors import Tensor
 
 if TYPE_CHECKING:
@@ -23,13 +26,23 @@ REDUCTIONS = 2  # reduce_scatter_stream (FSDPCommContext)
 class Reducing:
     """The gradients of units, and their reductions under way.
 
-    `inputs` are those of reductions under way, `outputs` what HSDP's all-reduces work on.
+    `inputs` are those of reductions under way, `outputs` what HSDP's all-reduces work on. Of storages, `keeps` are what is
+    added to gradients of earlier micro batches, `made` those of reductions; `copies` are gradients added in another dtype.
     """
 
     def __init__(self, tape: Tape, how: FullyShard, portions: Portions) -> None:
         self.tape, self.how, self.portions = tape, how, portions
         self.inputs: list[Value] = []
         self.outputs: list[Value] = []
+        self.keeps: list[int] = []
+        self.made: list[int] = []
+        self.copies: list[Added] = []
+
+    def earlier(self) -> Unreduced | None:
+        """How an earlier micro batch differs, which finds no gradients: one that is not reduced, or is alike."""
+        if self.how.accumulates:
+            return Unreduced(frozenset(self.keeps), frozenset(self.made), tuple(self.copies))
+        return Unreduced(frozenset(self.keeps), frozenset()) if self.how.sums and self.keeps else None
 
     def make_room(self) -> None:
         """The oldest reductions are waited for, so that one more may be under way."""
@@ -61,17 +74,32 @@ class Reducing:
         group.gradients, group.accumulated = {}, {}
         return [*like, *(found.pop(name) for name in members if name in found), *found.values()]
 
+    def unlike(self, group: Group) -> list[tuple[int, int]]:
+        """Gradients that are added to those of earlier micro batches in another dtype: storages, and bytes of a copy."""
+        if not group.accumulated:
+            return []
+        width = ITEM[self.how.reduce_dtype] if self.how.reduce_dtype else 0
+        places = {tensor.name: place for place, tensor in enumerate(group.tensors)}
+        found = sorted(group.gradients.items(), key=lambda item: places.get(item[0].name, len(places)))
+        return [(value.storage.id, rounded(value.elements * width)) for _, value in found]
+
+    def copy(self, gradients: list[tuple[int, int]]) -> None:
+        """to_accumulated_grad_if_needed, of the first micro batch: each gradient in the dtype of the reduction."""
+        tape = self.tape
+        for storage, size in gradients:
+            self.copies.append(Added(len(tape.events), tape.returned, storage, size, tape.owner))
+
     def _listed(self, name: str) -> str:
-        """The name that a parameter is listed under."""
+        """The name that a parameter is listed under, which is another's where it is tied to that."""
         tensor = self.tape.weights.find(name)
-        return tensor.name if tensor else ""
+        return (tensor.tied_to or tensor.name) if tensor else ""
 
     def reduce(self, group: Group, gradients: list[tuple[Tensor, Value]]) -> None:
         """foreach_reduce: gradients in one flat tensor, and this rank's part of their sum.
 
         A loop's variable holds the last of the gradients until it returns.
         """
-        ways, tape = self.portions.shards(group), self.tape
+        ways, tape, made = self.portions.shards(group), self.tape, len(self.tape.sizes)
         part = sum(tensor.count * self.portions.part(tensor, ways) for tensor, _ in gradients)
         last = gradients[-1][1]
         if self.how.expert_axis and ways > 1:
@@ -88,10 +116,13 @@ class Reducing:
             reduced = tape.on(REDUCTIONS, tape.new((part,), kept))
         if self.how.offloads or self.how.sums or group.reduced:
             tape.buffers.append(reduced.storage.id)
+            if self.how.sums and not self.how.offloads:
+                self.keeps.append(reduced.storage.id)
         else:
             group.reduced = reduced
             tape.gradients.append(reduced.storage.id)
         self.inputs.append(flat)
+        self.made += range(made, len(tape.sizes))
         del last
 
     def _crosswise(self, gradients: list[tuple[Tensor, Value]]) -> None:

@@ -18,23 +18,26 @@ if TYPE_CHECKING:
 class Unreduced(NamedTuple):
     """How a micro batch whose gradients are not reduced differs: storages that it `keeps`, and those that it has not.
 
-    It keeps what the later one adds to gradients that are there, and neither finds these nor `reduces`.
+    It keeps what the later one adds to gradients that are there, and neither finds these nor `reduces`. Gradients are kept
+    in another dtype where there are `copies`: each goes when its copy is there.
     """
 
     keeps: frozenset[int]
     reduces: frozenset[int]
+    copies: tuple[Added, ...] = ()
 
 
 def without_reduction(recording: Recording, how: Unreduced) -> Recording:
     """The micro batch that leaves the gradients to the one recorded: no_sync, before anything is there to add to."""
-    absent = how.reduces | recording.left
+    absent, copied = how.reduces | recording.left, {one.storage for one in how.copies}
+    stay = how.keeps | copied
     gone = [
         at for at, event in enumerate(recording.events)
-        if (event if event >= 0 else ~event) in absent or (event < 0 and ~event in how.keeps)
+        if (event if event >= 0 else ~event) in absent or (event < 0 and ~event in stay)
     ]  # fmt: skip
     dropped = set(gone)
     events = [event for at, event in enumerate(recording.events) if at not in dropped]
-    return replace(
+    made = replace(
         recording,
         events=events,
         gradients=(recording.gradients | how.keeps) - absent,
@@ -44,6 +47,30 @@ def without_reduction(recording: Recording, how: Unreduced) -> Recording:
         left=frozenset(),
         products=(),
         unreduced=None,
+    )
+    return _copied(made, [one._replace(at=one.at - bisect_left(gone, one.at)) for one in how.copies])
+
+
+def _copied(recording: Recording, copies: Sequence[Added]) -> Recording:
+    """The recording with copies where they are born, behind each the death of what it is a copy of."""
+    if not copies:
+        return recording
+    first = len(recording.sizes)
+    numbers = range(first, first + len(copies))
+    events: list[int] = []
+    start = 0
+    for one, number in zip(copies, numbers, strict=True):
+        events += [*recording.events[start : one.at], number, ~one.storage]
+        start = one.at
+    events += recording.events[start:]
+    return replace(
+        recording,
+        events=events,
+        sizes=recording.sizes + [one.copy for one in copies],
+        owners=recording.owners + [one.owner for one in copies],
+        gradients=recording.gradients | {*numbers},
+        stacks=_returned(recording.stacks, (), copies, 2),
+        end=len(events),
     )
 
 
@@ -88,14 +115,17 @@ def _spliced(log: list[int], kept: set[int], copies: Sequence[Added], numbers: S
     return [event for event in events if event >= 0 or ~event not in kept]
 
 
-def _returned(stacks: list[Layers], gone: Sequence[int], copies: Sequence[Added]) -> list[Layers]:
-    """The stacks with the boundaries on the way back where they are in the new log, counted from the last."""
+def _returned(stacks: list[Layers], gone: Sequence[int], copies: Sequence[Added], events: int = 1) -> list[Layers]:
+    """The stacks with the boundaries on the way back where they are in the new log, counted from the last.
+
+    Each copy is so many `events`.
+    """
     made, count = [], 0
     for stack in reversed(stacks):
         moved = Layers(stack.path, stack.order)
         moved.events, moved.sequences, moved.shared = stack.events, stack.sequences, stack.shared
         for at in stack.returns:
-            born = sum(one.at <= at and one.returned <= count for one in copies)
+            born = events * sum(one.at <= at and one.returned <= count for one in copies)
             moved.returns.append(at + born - bisect_left(gone, at))
             count += 1
         made.append(moved)
