@@ -11,24 +11,34 @@ from memcalc.blocks.basic import Activation, Conv, Linear, Norm, Select
 from memcalc.blocks.image import Axes, ChannelScale, Flatten, Pool, ResponseNorm, Shortcut
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from memcalc.dimensions import Dimensions
     from memcalc.model import Model
 
 
 @architecture("resnet")
 def resnet(c: Dimensions) -> Model:
-    """A 7x7 stem, then stages of residual convolutions; every stage but the first halves the map."""
+    """A 7x7 stem, then stages of residual convolutions."""
     stem = sequence(conv_layer("embedder", c.num_channels, c.embedding_size, 7, 2, act=c.hidden_act),
                     Pool("", "max", 3, 2, 1), name="embedder")  # fmt: skip
+    return staged(c, "resnet", stem, _resnet_layer)
+
+
+def staged(c: Dimensions, prefix: str, stem: Sequence, layer: Callable[[Dimensions, int, int, int], Sequence]) -> Model:
+    """The stem, stages of layers, whose first alone changes width and size (every stage but the first halves), and the mean.
+
+    `layer` makes one of the config, the width before it, its own and its stride.
+    """
     widths = [c.embedding_size, *c.hidden_sizes]
     strides = [2 if c.downsample_in_first_stage else 1, *[2] * (len(c.depths) - 1)]
-    stages: list[Block] = [
-        _resnet_stage(c, before, width, stride, depth)
-        for before, width, stride, depth in zip(widths, c.hidden_sizes, strides, c.depths, strict=False)
-    ]
+    stages: list[Block] = []
+    for before, width, stride, depth in zip(widths, c.hidden_sizes, strides, c.depths, strict=False):
+        layers: list[Block] = [layer(c, before, width, stride), *[layer(c, width, width, 1)] * (depth - 1)]
+        stages.append(sequence(stack("layers", layers, "never")))
     body = sequence(stem, sequence(stack("stages", stages, "never"), name="encoder"), Pool("", "average"))
     head = Linear("classifier.1", c.hidden_sizes[-1], labels(c), bias=True) if labels(c) else None
-    return convnet(c, "resnet", body, head)
+    return convnet(c, prefix, body, head)
 
 
 def convnet(c: Dimensions, prefix: str, body: Sequence, head: Block | None) -> Model:
@@ -49,11 +59,6 @@ def conv_layer(
     return sequence(
         conv, Norm("normalization", width, "batch", "batch"), Activation("", act) if act else None, name=name
     )
-
-
-def _resnet_stage(c: Dimensions, before: int, width: int, stride: int, depth: int) -> Sequence:
-    rest = _resnet_layer(c, width, width, 1)
-    return sequence(stack("layers", [_resnet_layer(c, before, width, stride), *[rest] * (depth - 1)], "never"))
 
 
 def _resnet_layer(c: Dimensions, before: int, width: int, stride: int) -> Sequence:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
-from memcalc.architectures.convnets import conv_layer, convnet
+from memcalc.architectures.convnets import conv_layer, convnet, staged
 from memcalc.architectures.mobile_nets import conv_layer as padded_layer
 from memcalc.architectures.vision import dropout, labels
 from memcalc.blocks.base import Block, Stack, Stage, sequence, stack
@@ -22,20 +22,7 @@ if TYPE_CHECKING:
 def regnet(c: Dimensions) -> Model:
     """ResNet's stages with grouped convolutions as wide as their ends, and (`y`) a weight per channel."""
     stem = sequence(conv_layer("embedder", c.num_channels, c.embedding_size, 3, 2, act=c.hidden_act), name="embedder")
-    befores = [c.embedding_size, *c.hidden_sizes]
-    strides = [2 if c.downsample_in_first_stage else 1, *[2] * (len(c.depths) - 1)]
-    stages: list[Block] = [
-        _regnet_stage(c, before, width, stride, depth)
-        for before, width, stride, depth in zip(befores, c.hidden_sizes, strides, c.depths, strict=False)
-    ]
-    body = sequence(stem, sequence(stack("stages", stages, "never"), name="encoder"), Pool("", "average"))
-    head = Linear("classifier.1", c.hidden_sizes[-1], labels(c), bias=True) if labels(c) else None
-    return convnet(c, "regnet", body, head)
-
-
-def _regnet_stage(c: Dimensions, before: int, width: int, stride: int, depth: int) -> Sequence:
-    rest = _regnet_layer(c, width, width, 1)
-    return sequence(stack("layers", [_regnet_layer(c, before, width, stride), *[rest] * (depth - 1)], "never"))
+    return staged(c, "regnet", stem, _regnet_layer)
 
 
 def _regnet_layer(c: Dimensions, before: int, width: int, stride: int) -> Sequence:
@@ -52,7 +39,7 @@ def _regnet_layer(c: Dimensions, before: int, width: int, stride: int) -> Sequen
     return sequence(Shortcut("", layer, conv_layer("shortcut", before, width, 1, stride)), end)
 
 
-_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
+_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)  # of MobileNet's thirteen pairs
 
 
 @architecture("mobilenet_v1")

@@ -16,12 +16,10 @@ from memcalc.architectures.vision import (
     pair,
     unknown_class,
 )
-from memcalc.architectures.vit import pooler
-from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Sequence, repeat, residual, sequence
+from memcalc.architectures.vit import nested_layer, pooler
+from memcalc.blocks.base import Sequence, repeat, sequence
 from memcalc.blocks.basic import Conv, Linear, Norm, Select
 from memcalc.blocks.image import FixedPositions, Flatten, Positions, Prefix
-from memcalc.blocks.mlp import Mlp
 from memcalc.model import Model
 
 if TYPE_CHECKING:
@@ -59,30 +57,13 @@ def videomae(c: Dimensions) -> Model:
     """A ViT over tubes, fixed sinusoidal positions, no class token (Tong et al. 2022)."""
     cut, count = tubes(c, (c.tubelet_size, *pair(c.patch_size)))
     begin = sequence(cut, FixedPositions("", count, c.hidden_size), name="embeddings")
-    layers = sequence(repeat("layer", c.num_hidden_layers, _videomae_layer(c)), name="encoder")
+    biased = c.but(qkv_bias=c.get("qkv_bias", c.qv_bias))  # its older name
+    layer = nested_layer(biased, key_bias=False)
+    layers = sequence(repeat("layer", c.num_hidden_layers, layer), name="encoder")
     norm = None if c.use_mean_pooling else Norm("layernorm", c.hidden_size, "layer")
     body = sequence(begin, layers, norm)
     pool = Norm("fc_norm", c.hidden_size, "layer") if c.use_mean_pooling else None
     return classified(c, "videomae", body, Select("", "mean" if pool else "first"), pool)
-
-
-def _videomae_layer(c: Dimensions) -> Sequence:
-    biased = bool(c.get("qkv_bias", c.qv_bias))  # its older name
-    hidden, heads = c.hidden_size, c.num_attention_heads
-    mixer = Attention(
-        "attention", heads, heads, hidden // heads,
-        q=Linear("attention.query", hidden, hidden, biased), k=Linear("attention.key", hidden, hidden),
-        v=Linear("attention.value", hidden, hidden, biased), out=Linear("output.dense", hidden, hidden, bias=True),
-        causal=False, dropout=float(c.attention_probs_dropout_prob), softmax="scores",
-    )  # fmt: skip
-    up, down = Linear("intermediate.dense", hidden, c.intermediate_size, bias=True), \
-        Linear("output.dense", c.intermediate_size, hidden, bias=True)  # fmt: skip
-    feed = Mlp("", up, down, activation=c.hidden_act, width=c.intermediate_size, inline=True)
-    before, after = layer_norms(c, "layernorm_before", "layernorm_after")
-    drop = dropout(c)
-    return sequence(
-        residual(before, mixer, drop, lasting=(0, 2 if drop else 1)), residual(after, feed, drop, within=True)
-    )
 
 
 @architecture("vivit")

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from memcalc.architectures import architecture
 from memcalc.architectures.vision import class_name, dropout, grid, image, labels, pair, patches, unknown_class
-from memcalc.architectures.vit import pooler
-from memcalc.architectures.yolos import vit_layer
+from memcalc.architectures.vit import nested_layer, pooler
 from memcalc.blocks.base import Residual, Sequence, Sum, repeat, residual, sequence
 from memcalc.blocks.basic import Activation, Embedding, Linear, Norm, Raw
 from memcalc.blocks.querying import PairedImages
@@ -56,7 +55,7 @@ def _embeddings(c: Dimensions) -> PairedImages:
 
 
 def _layer(c: Dimensions) -> Sequence:
-    first, second = vit_layer(c).blocks
+    first, second = nested_layer(c).blocks
     norm, mixer, *drop = cast("Residual", first).blocks
     never = replace(cast("Attention", mixer), eager_only=True, formula="luke")
     return sequence(residual(norm, never, *drop, lasting=(1 + len(drop),)), second)  # what attention reads has no name

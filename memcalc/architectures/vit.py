@@ -23,7 +23,8 @@ from memcalc.architectures.vision import (
     pair,
     patches,
 )
-from memcalc.blocks.base import Block, Sequence, repeat, sequence, stack
+from memcalc.blocks.attention import Attention
+from memcalc.blocks.base import Block, Sequence, repeat, residual, sequence, stack
 from memcalc.blocks.basic import Activation, Conv, Linear, Norm, Raw, Select
 from memcalc.blocks.image import BiasedLayer, PatchRotary, Prefix, SharedBias
 from memcalc.blocks.mlp import Mlp
@@ -59,6 +60,27 @@ def vit_layer(c: Dimensions) -> Sequence:
     """ViT's encoder layer."""
     norms = layer_norms(c, "layernorm_before", "layernorm_after")
     return encoder_layer(attention(c, "attention", bias=bool(c.qkv_bias)), mlp(c), norms, drop=dropout(c))
+
+
+def nested_layer(c: Dimensions, *, key_bias: bool = True) -> Sequence:
+    """ViT's layer in the modules `attention.attention`, `attention.output`, `intermediate`, `output` (VideoMAE, YOLOS, ViLT).
+
+    The MLP's second half adds its output to the residual itself. Keys have a bias as queries and values do, or none.
+    """
+    hidden, heads, bias = c.hidden_size, c.num_attention_heads, bool(c.qkv_bias)
+    q, v = (Linear(f"attention.{name}", hidden, hidden, bias) for name in ("query", "value"))
+    mixer = Attention(
+        "attention", heads, heads, hidden // heads, q=q, k=Linear("attention.key", hidden, hidden, bias and key_bias), v=v,
+        out=Linear("output.dense", hidden, hidden, bias=True), causal=False, dropout=float(c.attention_probs_dropout_prob),
+        softmax="scores",
+    )  # fmt: skip
+    up = Linear("intermediate.dense", hidden, c.intermediate_size, bias=True)
+    down = Linear("output.dense", c.intermediate_size, hidden, bias=True)
+    feed = Mlp("", up, down, activation=c.hidden_act, width=c.intermediate_size, inline=True)
+    before, after = layer_norms(c, "layernorm_before", "layernorm_after")
+    drop = dropout(c)
+    first = residual(before, mixer, drop, lasting=(0, 2 if drop else 1))
+    return sequence(first, residual(after, feed, drop, within=True))
 
 
 def pooler(c: Dimensions) -> Sequence:
