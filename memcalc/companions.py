@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcalc.errors import fault
+from memcalc.errors import RunInvalid, fault
 from memcalc.models import load_model
 from memcalc.plan import Beside
 from memcalc.precision import recipe
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from memcalc.adapters import Adapted, Lora
     from memcalc.curve import Curve
+    from memcalc.model import Model
     from memcalc.plan import Plan
     from memcalc.run import Companion
     from memcalc.slices import Phase
@@ -49,12 +51,13 @@ def company(plan: Plan, beside: Path | None) -> tuple[Beside, ...]:
     """Every companion of a run, looked up; what is assumed of each is noted."""
     found = []
     for index, companion in enumerate(plan.run.companions):
-        found.append(Beside(companion, _planned(plan, companion, beside)))
-        _note(plan, found[-1], f"companions.{index}")
+        where = f"companions.{index}"
+        found.append(Beside(companion, _planned(plan, companion, beside, where)))
+        _note(plan, found[-1], where)
     return tuple(found)
 
 
-def _planned(plan: Plan, companion: Companion, beside: Path | None) -> Plan:
+def _planned(plan: Plan, companion: Companion, beside: Path | None, where: str) -> Plan:
     same, divided = companion.model == "same", plan.ways is not None
     if divided and not same:
         raise fault(
@@ -64,7 +67,14 @@ def _planned(plan: Plan, companion: Companion, beside: Path | None) -> Plan:
     if not divided:
         model = cast(model, companion, plan.run)
     run = replace(
-        plan.run, lora=None, quantize=None, train=(), freeze=(), companions=(), keep_outputs=False, loss=Loss()
+        plan.run,
+        lora=companion.lora,
+        quantize=None,
+        train=(),
+        freeze=(),
+        companions=(),
+        keep_outputs=False,
+        loss=Loss(),
     )
     if not same:
         run = replace(run, implementation="hf")
@@ -72,28 +82,44 @@ def _planned(plan: Plan, companion: Companion, beside: Path | None) -> Plan:
         run = replace(run, checkpointing=Checkpointing(), grad_accum=1)
     chosen = recipe(plan.run.precision)
     place = placement(run, model)
-    if companion.trainable:
+    if companion.lora:
+        chosen = place.recipe_of(chosen)
+        chosen = replace(chosen, frozen=companion.dtype or chosen.frozen)
+    elif companion.trainable:
         chosen = place.recipe_of(chosen)
         dtype = companion.dtype or chosen.weights
         chosen = replace(chosen, weights=dtype, frozen=dtype)
     else:
         dtype = companion.dtype or (chosen.frozen if plan.run.lora else chosen.weights)
         chosen = replace(chosen, weights=dtype, frozen=dtype, master="")
-    tensors = tuple(replace(t, trainable=t.trainable and companion.trainable) for t in model.tensors)
+    adapted = _adapted(model, companion.lora, chosen.frozen, where) if companion.lora else None
+    own = adapted.tensors if adapted else model.tensors
+    tensors = tuple(replace(t, trainable=t.trainable and companion.trainable) for t in own)
     length = min(plan.seq_len, model.context or plan.seq_len) if companion.role == "encoder" else plan.seq_len
     return replace(
-        plan, run=run, model=model, recipe=chosen, tensors=tensors, placement=place, adapted=None, companions=(),
+        plan, run=run, model=model, recipe=chosen, tensors=tensors, placement=place, adapted=adapted, companions=(),
         seq_len=length,
     )  # fmt: skip
+
+
+def _adapted(model: Model, lora: Lora, dtype: str, where: str) -> Adapted:
+    """The model's tensors with adapters; RunInvalid with the companion's own place."""
+    from memcalc.adapters import adapt  # noqa: PLC0415 - few companions have adapters
+
+    try:
+        return adapt(model.tensors, lora, model.architecture, model.dimensions, dtype)
+    except RunInvalid as error:
+        raise RunInvalid([replace(each, where=f"{where}.{each.where}") for each in error.faults]) from error
 
 
 def _note(plan: Plan, beside: Beside, where: str) -> None:
     companion, own = beside
     runs = runs_forward(companion)
     name = "the model again" if companion.model == "same" else own.model.name
-    how = f"{companion.role}: {name}, in {own.recipe.weights}"
+    how = f"{companion.role}: {name}, in {own.recipe.frozen if own.adapted else own.recipe.weights}"
     if companion.trainable:
-        how += "; it learns, and runs in the same step: what autograd keeps of both is there at once"
+        by = " by its adapters" if own.adapted else ""
+        how += f"; it learns{by}, and runs in the same step: what autograd keeps of both is there at once"
     elif runs:
         how += f"; frozen, run without a graph before the model: {STAYS[companion.role]}"
     else:
@@ -101,6 +127,9 @@ def _note(plan: Plan, beside: Beside, where: str) -> None:
     shared = own.placement.over("weights") > 1
     spread = f"; its weights are shared out like the model's, over {own.placement.over('weights')}" if shared else ""
     plan.notes.assume(where, "companion", how + spread)
+    if own.adapted:
+        plan.notes.assume_all(f"{where}.lora", own.adapted.notes)
+        plan.notes.warn_all(f"{where}.lora", own.adapted.warnings)
 
 
 def runs_forward(companion: Companion) -> bool:

@@ -72,14 +72,16 @@ class Companion:
     """A further model beside the one that is trained: DPO's reference, PPO's reward and value models, an EMA copy, encoders.
 
     `model` is `same` or another; `dtype` what its weights are stored in (None: as the model's own). A `trainable` one
-    (PPO's value model) has gradients and optimizer states. `forward` is whether it runs in the step (None: unless it is
-    an exponential moving average). An `encoder` makes what the model reads: text, or an image as an autoencoder's latents.
+    (PPO's value model) has gradients and optimizer states; with `lora` it is its adapters that learn. `forward` is whether
+    it runs in the step (None: unless it is an exponential moving average). An `encoder` makes what the model reads: text,
+    or an image as an autoencoder's latents.
     """
 
     role: Literal["reference", "reward", "value", "teacher", "ema", "encoder"]
     model: Spec = "same"
     dtype: Literal["fp32", "bf16", "fp16"] | None = None
     trainable: bool = False
+    lora: Lora | None = None
     forward: bool | None = None
 
 

@@ -66,8 +66,16 @@ def _listed(key: str, value: object) -> object:
     if isinstance(value, (str, dict)):
         value = [value]
     if key == "companions" and isinstance(value, (list, tuple)):
-        return [{"role": item} if isinstance(item, str) else item for item in value]
+        return [{"role": item} if isinstance(item, str) else _companion(item) for item in value]
     return value
+
+
+def _companion(item: Any) -> Any:  # noqa: ANN401 - whatever was written
+    """A companion with its adapters written out: one that has some learns."""
+    if not isinstance(item, dict) or "lora" not in item:
+        return item
+    lora = _long("lora", item["lora"])
+    return {**item, "lora": lora, **({"trainable": True} if lora is not None else {})}
 
 
 def _with_options(sharding: dict[str, Any]) -> dict[str, Any]:

@@ -206,3 +206,26 @@ def test_whole_logits_are_kept_only_when_asked_for() -> None:
     assert kept[0] is not None
     assert kept[1] is not None
     assert kept[0].activations - kept[1].activations == 2 * S * V - 4 * S
+
+
+def test_adapters_of_a_text_encoder_learn_beside_those_of_its_denoiser() -> None:
+    """CLIP's 12 layers with four projections of 768 each, rank 4 (diffusers, train_dreambooth_lora_sdxl.py)."""
+    run = {"model": "sd-1.5-unet", "precision": "bf16-autocast", "lora": {"rank": 4, "dtype": "bf16"}}
+    encoder = {"role": "encoder", "model": "clip-text-encoder-l"}
+    held, learning = (
+        estimate({**run, "companions": {**encoder, **more}}).memory.components
+        for more in ({}, {"lora": {"rank": 4, "dtype": "bf16"}})
+    )
+    added = 12 * 4 * 2 * 4 * 768 * 2
+    assert learning.weights - held.weights == added
+    assert learning.gradients - held.gradients == added
+    assert learning.optimizer_states - held.optimizer_states == 2 * added
+    assert learning.activations > held.activations
+    told = estimate({**run, "companions": {**encoder, "lora": 4}}).assumptions
+    assert any("it learns by its adapters" in note.message for note in told if note.path == "companions.0")
+    assert any("diffusers' script" in note.message for note in told if note.path == "companions.0.lora")
+
+
+def test_what_can_t_be_adapted_of_a_companion_is_refused_with_its_place() -> None:
+    with pytest.raises(RunInvalid, match=r"companions\.0\.lora\.targets: target modules qq not found"):
+        report({"role": "encoder", "model": "clip-text-encoder-l", "lora": {"targets": ["qq"]}})
