@@ -50,11 +50,13 @@ class Begun(NamedTuple):
     """What a strategy does before the first step.
 
     `tried` is what it makes and lets go of (bytes for a birth, ~n for the n-th born's death), `kept` what it keeps: bytes of
-    a tensor, how many like it.
+    a tensor, how many like it. So it does `once`, until the second step has `then` in its place.
     """
 
     tried: tuple[int, ...] = ()
     kept: tuple[tuple[int, int], ...] = ()
+    once: tuple[int, ...] = ()
+    then: tuple[tuple[int, int], ...] = ()
 
 
 NOTHING = Begun()
@@ -84,14 +86,18 @@ def reserved(
     making = Moves(earlier, floor) if earlier else None
     _place(allocator, weights, floor)
     _begin(allocator, begun.tried, floor)
+    once = allocator.several(size for size in begun.once if size > floor)
     _place(allocator, begun.kept, floor)
-    weights = [*weights, *begun.kept]
+    weights = [*weights, *begun.kept, *begun.then]
     turns = [Turn(held.acts, held.states, held.times) for held in trained if held.acts]
     states = _in_turn([(held.states, held.times) for held in trained if not makes_states(held.acts)], floor)
     together = _kind_by_kind(trained, floor)
     outputs = END
     others: dict[int, CachingAllocator] = {}
     for first in (True, False):
+        if not first and once:
+            allocator.free(*once)
+            _place(allocator, begun.then, floor)
         gradients: list[Block] = []
         if making:
             gradients, outputs = _micro_step(allocator, making, outputs, others)

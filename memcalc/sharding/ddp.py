@@ -95,16 +95,23 @@ class Replicated(Strategy):
 
         Where unused parameters are looked for, they are made as they stay.
         """
+        if self.searches:
+            yield from self._filled(trained, lambda tensor: tensor.dtype)
+            return
+        for dtype in dict.fromkeys(tensor.dtype for tensor in trained):
+            elements = sum(tensor.count * tensor.elements for tensor in trained if tensor.dtype == dtype)
+            yield Tensor("bucket", (elements,), 1, "bucket", dtype=dtype)
+
+    def _filled(self, trained: list[Tensor], stored: Callable[[Tensor], str]) -> Iterator[Tensor]:
         for dtype in dict.fromkeys(tensor.dtype for tensor in trained):
             own = [tensor for tensor in trained if tensor.dtype == dtype]
-            filled = self.filled(own) if self.searches else [(sum(t.count * t.elements for t in own), own[0])]
-            sizes = Counter(elements for elements, _ in filled)
+            sizes = Counter(elements for elements, _ in self.filled(own, stored(own[0])))
             for elements, times in sizes.items():
                 yield Tensor("bucket", (elements,), times, "bucket", dtype=dtype)
 
-    def filled(self, trained: list[Tensor]) -> Iterator[tuple[int, Tensor]]:
+    def filled(self, trained: list[Tensor], dtype: str) -> Iterator[tuple[int, Tensor]]:
         """Each bucket's elements, and the parameter that fills it to its limit (compute_bucket_assignment_by_size)."""
-        elements, limit, item = 0, self.first, ITEM.get(trained[0].dtype, 4) if trained else 4
+        elements, limit, item = 0, self.first, ITEM.get(dtype, 4)
         for tensor in _backwards(trained):
             elements += tensor.elements
             if elements * item >= limit:
@@ -133,6 +140,14 @@ class Replicated(Strategy):
         moves = [move for number, size in enumerate(sizes) for move in (size, ~(number - 1))]
         return (*moves[:1], *moves[2:], ~(len(sizes) - 1)) if sizes else ()
 
+    def rebuilt(self, local: Local, stored: Callable[[Tensor], str]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Reducer::rebuild_buckets: one bucket for all at first, then as gradients have come in the first step."""
+        if self.searches:
+            return (), ()
+        trained = learning(local.weights)
+        once = tuple(tensor for tensor in (local.accumulated or local.buffers) if tensor.name == "bucket")
+        return once, tuple(self._filled(trained, stored))
+
     def setting_of(self, setting: Setting) -> Setting:
         """With views, what no_sync left waits beside the buckets until the next reduction."""
         return replace(setting, accumulating=setting.accumulating and not self.views)
@@ -153,7 +168,7 @@ class Reducing(Grouping):
         super().__init__(tape, groups)
         self.how = how
         self.fills: dict[str, int] = {}
-        for elements, tensor in how.filled(trained):
+        for elements, tensor in how.filled(trained, tape.weights.kept(trained[0]) if trained else ""):
             self.fills[tensor.name] = max(elements, self.fills.get(tensor.name, 0))
 
     def before_forward(self, unit: Unit) -> None:

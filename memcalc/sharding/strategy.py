@@ -120,6 +120,10 @@ class Strategy:
         """
         return ()
 
+    def rebuilt(self, local: Local, stored: Callable[[Tensor], str]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """What of its own is there in the first step alone, and what there is in its place from the second on."""
+        return (), ()
+
     def staged(self, local: Local, optimizer: Optimizer, setting: Setting) -> Staged | None:
         """Blocks of its own that come and go between the moments of a step, for the allocator's replay."""
         return None

@@ -115,7 +115,7 @@ def _measured(
         if inner.spends:
             opening = record(model, replace(inner, starting=True), weights_of(starting=True), attach)
         staged = strategy.staged(local, optimizer, setting)
-        begun = Begun(strategy.tried(local, stored) or recording.tried, tuple(_each_of(local.buffers, stored)))
+        begun = _begun(strategy, local, stored, recording)
         own = _beside(recording, expandable=grows) if recording.pools else 0
         total, stepped = sum(base.values()), strategy.stepped(trained)
         return reserved(recording, there, stepped, total, staged, earlier, opening, begun, expandable=grows) + own
@@ -147,6 +147,19 @@ def _met(tensor: Tensor, setting: Setting) -> Tensor:
     return replace(tensor, trainable=False) if tensor.idle and not setting.master else tensor
 
 
+def _begun(strategy: Strategy, local: Local, stored: Callable[[Tensor], str], recording: Recording) -> Begun:
+    """What the strategy does before the first step, and makes anew before the second."""
+    once, then = strategy.rebuilt(local, stored)
+    kept = [tensor for tensor in local.buffers if tensor not in once]
+    made, remade = (_each_of(tensors, stored) for tensors in (once, then))
+    return Begun(
+        strategy.tried(local, stored) or recording.tried,
+        tuple(_each_of(kept, stored)),
+        tuple(rounded(size) for size, count in made for _ in range(count)),
+        tuple(remade),
+    )
+
+
 def _there(
     local: Local, setting: Setting, strategy: Strategy, inputs: Iterable[tuple[int, int]]
 ) -> list[tuple[int, int]]:
@@ -154,7 +167,8 @@ def _there(
     stored, offloaded = storage(setting), strategy.offloaded
     weights = [] if "weights" in offloaded else _each_of(local.weights, stored)
     masters = [] if "master_weights" in offloaded else _masters(local.states, setting)
-    gradients = _accumulated(local, setting) if local.accumulated is not None else []
+    own = local.accumulated is not None and not strategy.rebuilt(local, stored)[0]
+    gradients = _accumulated(local, setting) if own else []
     return [*weights, *masters, *gradients, *inputs]
 
 
