@@ -189,7 +189,7 @@ class Moves:
         home, sample, direction = where
         order, away = stack.order, sample - stack.order[layer]
         if home != place:
-            self._bury(storage, 0)
+            self._bury(storage, self._latest(where))
         elif storage in stack.shared:
             if layer <= order.index(order[layer]):
                 self._bury(storage, order.index(sample))
@@ -200,6 +200,12 @@ class Moves:
         else:
             beside = self._marks((place, order[layer + away], direction))
             self._bury(beside.storages.get(self._marks(where).of[storage], storage), layer + away)
+
+    def _latest(self, where: Where) -> int:
+        """The layer that was the last to run of those that a record stands for."""
+        place, sample, direction = where
+        order = self.recording.stacks[place].order
+        return order.index(sample) if direction else len(order) - 1 - order[::-1].index(sample)
 
     def _bury_all(self, storages: list[int]) -> None:
         """The deaths of what the layers of a stack have made, whichever they are, one layer after the other."""

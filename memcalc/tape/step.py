@@ -103,9 +103,9 @@ def record_step(
     loss, outputs, earlier = forward_pass(tape, model)
     forward_end, forward_storages = len(tape.events), len(tape.sizes)
     walk_back(tape, loss)
-    del loss
     if tape.sharder:
-        tape.sharder.finish()
+        tape.sharder.finish()  # in a callback of the backward pass: what the graph holds is there yet
+    del loss
     kept, held = 0, -1
     if outputs is not None:
         kept, held = left_over(tape), outputs.storage.id
