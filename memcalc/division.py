@@ -63,11 +63,12 @@ def _ways(run: Run, model: Model) -> tuple[Mapping[str, Any], Ways]:
     from memcalc.ways import Ways  # noqa: PLC0415
 
     p = run.parallel
-    mixtures = p.tensor > 1 and has_experts(model.body)
+    plan = model.tp_plan if p.tp_plan == "auto" else ()
+    mixtures = p.tensor > 1 and has_experts(model.body) and dict(plan).get("experts") != "whole"
     return {}, Ways(
         tensor=p.tensor, sequence=p.sequence, context=p.context, expert=p.expert,
         expert_tensor=experts_tensor(run) if mixtures else 1, multiple=0, replicates_heads=False, overlapped=_overlapped(run),
-        whole_logits=p.tp_plan == "auto" and p.tensor > 1, plan=model.tp_plan if p.tp_plan == "auto" else (),
+        whole_logits=p.tp_plan == "auto" and p.tensor > 1, plan=plan,
     )  # fmt: skip
 
 

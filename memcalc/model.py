@@ -39,8 +39,10 @@ class Model:
     `unread` names the part whose steps are not known, and so not counted.
     `choices` is how many sequences there are of each in a batch, one of which is to be chosen.
     `tp_plan` says how transformers' own tensor parallelism divides `attention` (by heads) and `mlp` (by its inner width):
-    one may be `whole` on every rank, or have linears that are divided and outputs that are `gathered`. Empty: not known.
+    one may be `whole` on every rank, or have linears that are divided and outputs that are `gathered`; so may `experts` and
+    the `table` of tokens be `whole`. Empty: not known.
     `registered` names modules whose parents register them in another order than they run: in that order, behind the others.
+    Where there are none, parameters of a module itself still come first, unless it is None: then all come as they run.
     """
 
     body: Block
@@ -60,7 +62,7 @@ class Model:
     scale: tuple[int, int] = (1, 1)
     unread: str = ""
     choices: int = 1
-    registered: tuple[str, ...] = ()
+    registered: tuple[str, ...] | None = None
     tp_plan: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -77,7 +79,7 @@ class Model:
     def tensors(self) -> tuple[Tensor, ...]:
         """Every tensor of the model, like ones grouped; in the order in which its parameters are listed."""
         found = tensors(self.body)
-        return (listed(found, self.registered) if self.registered else found) + self.tables
+        return (found if self.registered is None else listed(found, self.registered)) + self.tables
 
     def called(self, name: str, architecture: str) -> Model:
         """The same model under a name; its tensors, where they are listed already, are not listed again."""

@@ -109,9 +109,9 @@ class Replicated(Strategy):
             for elements, times in sizes.items():
                 yield Tensor("bucket", (elements,), times, "bucket", dtype=dtype)
 
-    def filled(self, trained: list[Tensor], dtype: str) -> Iterator[tuple[int, Tensor]]:
+    def filled(self, trained: list[Tensor], dtype: str = "") -> Iterator[tuple[int, Tensor]]:
         """Each bucket's elements, and the parameter that fills it to its limit (compute_bucket_assignment_by_size)."""
-        elements, limit, item = 0, self.first, ITEM.get(dtype, 4)
+        elements, limit, item = 0, self.first, ITEM.get(dtype or trained[0].dtype if trained else "", 4)
         for tensor in _backwards(trained):
             elements += tensor.elements
             if elements * item >= limit:

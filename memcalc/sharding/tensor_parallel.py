@@ -124,6 +124,8 @@ class Cutter:
 
     def whole(self, block: Block) -> Block:
         """A block that every rank has all of, or most of it."""
+        if dict(self.ways.plan).get("attention") == "whole":
+            return block
         if isinstance(block, MIXERS) and self.ways.modules_of == "hf" and self.hybrid:
             return self.mixer(block)
         if not isinstance(block, WHOLE):
@@ -216,6 +218,8 @@ class Cutter:
     def table(self, block: Block) -> Block:
         """Tables of tokens and heads over the vocabulary, padded so that it divides; other linears are whole."""
         if isinstance(block, Embedding) and block.index == "tokens" and block.trainable:
+            if dict(self.ways.plan).get("table") == "whole":
+                return block
             return replace(block, rows=self.ways.vocabulary(block.rows))
         if isinstance(block, Linear) and block.outputs == self.ways.words:
             head = replace(block, outputs=self.ways.vocabulary(block.outputs))
