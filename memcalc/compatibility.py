@@ -63,9 +63,12 @@ def _positions(run: Run, model: Model) -> Iterator[Fault]:
 def _tables(block: Block) -> Iterator[Embedding]:
     """Learned tables of positions before the layers; within they are of distances (T5), behind convolutions of patches.
 
-    Towers of images and sounds count their own.
+    Towers of images and sounds count their own; one may stand in one row with the text it is shown with (ViLT).
     """
-    if isinstance(block, Stack) or block.duty == "tower" or any(_convolves(part) for _, part in block.groups()):
+    if block.duty == "tower":
+        yield from _tables(block.text()) if hasattr(block, "text") else ()
+        return
+    if isinstance(block, Stack) or any(_convolves(part) for _, part in block.groups()):
         return
     if isinstance(block, Embedding) and block.trainable and block.index in ("positions", "token-positions"):
         yield block

@@ -58,10 +58,22 @@ def _changed(plan: Plan) -> None:
         plan.notes.assume(
             "model", "loss", "a base model has no loss of its own; the mean of its last hidden state is taken"
         )
-    if plan.run.loss.kind in ("fused-linear", "chunked") and plan.model.kind != "causal-lm":
-        plan.notes.warn(
-            "loss", "standard-loss", f"{plan.run.loss.kind} is for causal language models: the usual loss is counted"
-        )
+    if plan.run.loss.kind in ("fused-linear", "chunked"):
+        _usual(plan, plan.run.loss.kind)
+
+
+def _usual(plan: Plan, loss: str) -> None:
+    """Note where a loss that reads hidden states, not logits, is none for this model."""
+    from memcalc.tape.hf.losses import opened, takes  # noqa: PLC0415 - few runs ask for another loss
+    from memcalc.tape.hf.programs import split  # noqa: PLC0415
+
+    why = ""
+    if plan.model.kind != "causal-lm":
+        why = f"{loss} is for causal language models"
+    elif plan.run.implementation != "megatron" and not takes(loss, opened(split(plan.model.body)[1])):
+        why = f"{loss} is not followed for this model's head"
+    if why:
+        plan.notes.warn("loss", "standard-loss", f"{why}: the usual loss is counted")
 
 
 def _one_stream(plan: Plan, timeline: Timeline) -> None:

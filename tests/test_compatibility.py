@@ -24,6 +24,12 @@ def test_a_table_of_the_text_does() -> None:
         estimate({"model": "gpt2", "seq_len": 2048})
 
 
+def test_so_does_that_of_a_text_in_one_row_with_an_image() -> None:
+    """transformers 5.23, modeling_vilt.py, TextEmbeddings: position_ids has max_position_embeddings columns."""
+    with pytest.raises(RunInvalid, match="40 learned positions of vilt"):
+        estimate({"model": "vilt-b32-finetuned-vqa", "seq_len": 41})
+
+
 @pytest.mark.parametrize("method", ["prefix", "cartridge"])
 def test_virtual_keys_and_values_do_not_go_with_checkpoints(method: str) -> None:
     """peft 0.21.2, peft_model.py, PeftModel._setup_prompt_encoder."""

@@ -77,10 +77,15 @@ def _commonest(modules: Iterable[Module], most: int = 4) -> list[str]:
     counts: Counter[str] = Counter()
     for module in modules:
         if module.kind in ("linear", "conv1d"):
-            parent, name = sample(module.name).rsplit(".", 2)[-2:] if module.name.count(".") else ("", module.name)
-            counts[f"{parent}.{name}" if name.isdigit() else name] += module.count
+            counts[_ending(module.name)] += module.count
     own = [name for name in PROJECTIONS if name in counts]
     return own if len(own) > 1 else [name for name, _ in counts.most_common(most)]
+
+
+def _ending(pattern: str) -> str:
+    """A module's own name; one that is a number goes with the name before it."""
+    parent, _, name = sample(pattern).rpartition(".")
+    return f"{parent.rpartition('.')[2]}.{name}" if parent and name.isdigit() else name
 
 
 def rule_of(lora: Lora, targets: tuple[str, ...] | str) -> Rule:
@@ -187,7 +192,7 @@ def _check(lora: Lora, rule: Rule, modules: Mapping[str, Module], found: set[str
                                        f"{min(indices)} to {max(indices)}")  # fmt: skip
     containers = [c for c in _containers(modules) if c not in modules and _takes(rule, c, found)]
     if containers:
-        inside = sorted({m.rpartition(".")[2] for m in modules if m.startswith(f"{containers[0]}.")})
+        inside = sorted({_ending(m) for m in modules if m.startswith(f"{containers[0]}.")})
         raise fault("lora.targets", f"target module {sample(containers[0])} is not supported: it is no layer itself; "
                                     f"target what is inside: {', '.join(inside[:8])}")  # fmt: skip
     if not found and not lora.parameters:
@@ -215,7 +220,7 @@ def _containers(modules: Iterable[str]) -> list[str]:
 def not_found(rule: Rule, modules: Mapping[str, Module]) -> str:
     """peft's message, with the nearest names the model has."""
     asked = rule.pattern.pattern if rule.pattern else ", ".join(rule.names) or ALL_LINEAR
-    known = list(dict.fromkeys(m.name.rpartition(".")[2] for m in modules.values() if m.kind in SUPPORTED["lora"]))
+    known = list(dict.fromkeys(_ending(m.name) for m in modules.values() if m.kind in SUPPORTED["lora"]))
     near = [n for name in rule.names for n in nearest_names(name.rpartition(".")[2], known)] or known[:12]
     layers = f" in layers {sorted(rule.layers)}" if rule.layers else ""
     note = "" if not rule.pattern else "; a text is a regular expression for whole names, a list holds endings"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from memcalc.blocks.base import Block, Param, Sequence, given
 from memcalc.blocks.multimodal import Images
@@ -21,6 +22,8 @@ class AttendedImages(Images):
 @dataclass(frozen=True, slots=True)
 class ShiftedLogits(Block):
     """A contiguous copy of all logits but the last, which the loss reads, behind the first `ahead`; all are an output."""
+
+    duty: ClassVar[str] = "shift"
 
     ahead: int = 0
 
@@ -62,3 +65,7 @@ class PairedImages(Images):
     """
 
     side: int = 1
+
+    def text(self) -> Block:
+        """The text's embeddings."""
+        return self.blocks[0]

@@ -66,6 +66,11 @@ def test_what_can_t_be_is_refused_with_its_place(model: str, words: dict[str, ob
     assert said in refusal.value.faults[0].what
 
 
+def test_modules_without_a_name_are_told_with_the_one_they_are_in() -> None:
+    with pytest.raises(RunInvalid, match=r"nearest: projection, query, key, value, dense, layers\.0, layers\.2$"):
+        estimate({"model": "yolos-tiny", "lora": {"targets": ["zzz"]}})
+
+
 @pytest.mark.parametrize(
     ("words", "warning"),
     [

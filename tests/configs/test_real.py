@@ -34,7 +34,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
         "sharding": {"strategy": "fsdp", "version": 2, "reshard_after_forward": True, "wrap": "accelerate"},
     }),
     "accelerate-tp-hsdp.yaml": ("accelerate", {
-        "precision": "mixed-bf16", "parallel": {"tensor": 2},
+        "precision": "mixed-bf16", "parallel": {"tensor": 2, "tp_plan": "auto"},  # as torch_native_parallelism's scripts
         "sharding": {"strategy": "hsdp", "version": 2, "reshard_after_forward": True, "wrap": "accelerate", "replicate": 2},
     }),
     "accelerate-deepspeed.yaml": ("accelerate", {

@@ -47,3 +47,13 @@ def test_the_peak_of_the_standard_loss_is_twelve_bytes_a_logit() -> None:
 def test_chunks_shrink_the_peak_but_not_what_is_kept() -> None:
     peaks = [estimate({**RUN, "loss": {"kind": "chunked", "chunks": n}}).memory.phases.forward for n in (2, 8, 32)]
     assert peaks[0] > peaks[1] > peaks[2]
+
+
+@pytest.mark.parametrize("loss", ["fused-linear", "chunked"])
+@pytest.mark.parametrize("model", ["git-base", "blip-image-captioning-base"])
+def test_logits_that_are_cut_before_the_loss_are_made_whole(model: str, loss: str) -> None:
+    """GitForCausalLM and BlipTextLMHeadModel shift their logits themselves: no part of them has a loss of its own."""
+    run = {"model": model, "precision": "bf16", "seq_len": 64}
+    usual, asked = estimate(run), estimate({**run, "loss": loss})
+    assert asked.memory == usual.memory
+    assert [note.code for note in asked.warnings if note.path == "loss"] == ["standard-loss"]

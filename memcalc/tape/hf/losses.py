@@ -20,10 +20,8 @@ def language_model_loss(
     t: Tape, model: Model, heads: tuple[Block, ...], hidden: Value, labels: Value
 ) -> tuple[Value, Value]:
     """(loss, what the model's outputs hold) of a causal language model, by the loss that the run asks for."""
-    heads = tuple(
-        part for head in heads for part in (head.blocks if type(head) is Sequence and not head.name else (head,))
-    )
-    if t.setting.loss == "chunked":
+    heads = opened(heads)
+    if t.setting.loss == "chunked" and takes("chunked", heads):
         return chunked_loss(t, heads, hidden, labels)
     if t.setting.loss == "fused-linear" and linear_head(heads):
         loss = fused_linear_loss(t, heads, hidden, labels)
@@ -39,6 +37,23 @@ def language_model_loss(
     return loss, logits
 
 
+def opened(heads: tuple[Block, ...]) -> tuple[Block, ...]:
+    """The heads, each one of a sequence without a name by itself."""
+    return tuple(
+        part for head in heads for part in (head.blocks if type(head) is Sequence and not head.name else (head,))
+    )
+
+
+def takes(loss: str, heads: tuple[Block, ...]) -> bool:
+    """Whether a loss that reads hidden states instead of logits goes with these heads; else the usual one is counted.
+
+    Logits that are cut before the loss reads them, or made by what is no head, can't be made chunk by chunk.
+    """
+    if loss == "fused-linear":
+        return linear_head(heads) is not None
+    return bool(heads) and not any(part.duty == "shift" for head in heads for part in (head, *head.parts()))
+
+
 def linear_head(heads: tuple[Block, ...]) -> Linear | None:
     """The one linear among the heads, behind which comes nothing but a scale or a cap of its output; else None."""
     found = [head for head in heads if isinstance(head, Linear)]
@@ -50,13 +65,21 @@ def headed(t: Tape, heads: tuple[Block, ...], hidden: Value) -> Value:
     """The logits."""
     around = Around()
     for head in heads:
-        if isinstance(head, Softcap):  # lines of the model's own forward, each of which lets go of what it has read
-            hidden = f.scale(f.to(hidden, "fp32") if head.wide else hidden)
-            hidden = f.tanh(hidden)
-            hidden = f.scale(hidden)
+        if isinstance(head, Softcap):
+            given = [hidden]
+            del hidden
+            hidden = capped(head, given)
         else:
             hidden = run(t, head, hidden, around)
     return hidden
+
+
+def capped(head: Softcap, given: list[Value]) -> Value:
+    """Lines of the model's own forward, each of which lets go of what it has read."""
+    logits = given.pop()
+    logits = f.scale(f.to(logits, "fp32") if head.wide else logits)
+    logits = f.tanh(logits)
+    return f.scale(logits)
 
 
 def causal_lm_loss(t: Tape, logits: Value, labels: Value, *, fp32: bool = True) -> Value:
