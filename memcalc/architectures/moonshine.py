@@ -8,7 +8,7 @@ from memcalc.architectures import architecture
 from memcalc.architectures.decoder import layer_norm
 from memcalc.architectures.heads import choose, kind, task
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block, repeat, residual, sequence
+from memcalc.blocks.base import Block, Sequence, repeat, residual, sequence
 from memcalc.blocks.basic import Activation, Conv, Embedding, Linear, Norm
 from memcalc.blocks.image import Flatten
 from memcalc.blocks.mlp import Mlp
@@ -41,8 +41,9 @@ def _encoder(c: Dimensions, name: str) -> Encoder:
     front: tuple[Block, ...] = (
         Conv("conv1", 1, hidden, (127,), 64, bias=False, embeds=True), Activation("", "tanh"),
         Norm("groupnorm", hidden, "group", groups_of=1),
-        Conv("conv2", hidden, 2 * hidden, (7,), 3), Activation("", "gelu"),
-        Conv("conv3", 2 * hidden, hidden, (3,), 2), Activation("", "gelu"),
+        # each convolution in one line with what comes behind it: what it reads has its name until then
+        Sequence("", (Conv("conv2", hidden, 2 * hidden, (7,), 3), Activation("", "gelu"))),
+        Sequence("", (Conv("conv3", 2 * hidden, hidden, (3,), 2), Activation("", "gelu"))),
     )  # fmt: skip
     layers = repeat("layers", c.encoder_num_hidden_layers, layer)
     return Encoder(name, (*front, Flatten(""), layers, _norm(c, "layer_norm")), source=(1, 0))

@@ -75,10 +75,10 @@ def _wan_conditions(c: Dimensions, width: int) -> Sequence:
 def _wan_attention(c: Dimensions, name: str, width: int, context: int = 0, extra: int = 0) -> Attention:
     """Queries and keys normed across all heads; `extra` keys and values of image states beside the text's."""
     added = (Linear("add_k_proj", extra, width, bias=True), Linear("add_v_proj", extra, width, bias=True),
-             Norm("norm_added_k", width, "rms", "olmo2")) if extra else ()  # fmt: skip
+             Norm("norm_added_k", width, "rms", "torch")) if extra else ()  # fmt: skip
     return attention(
         name, width, *heads(c), context, bias=True, before=added, rotary_dim=0 if context else c.attention_head_dim,
-        q_norm=Norm("norm_q", width, "rms", "olmo2"), k_norm=Norm("norm_k", width, "rms", "olmo2"), formula="wan",
+        q_norm=Norm("norm_q", width, "rms", "torch"), k_norm=Norm("norm_k", width, "rms", "torch"), formula="wan",
     )  # fmt: skip
 
 
@@ -111,7 +111,7 @@ def _ltx_attention(c: Dimensions, name: str, width: int, context: int = 0) -> At
     return attention(
         name, width, *heads(c), context, bias=c.attention_bias, out_bias=c.attention_out_bias,
         rotary_dim=0 if context else c.attention_head_dim,
-        q_norm=Norm("norm_q", width, "rms", "olmo2"), k_norm=Norm("norm_k", width, "rms", "olmo2"), formula="ltx",
+        q_norm=Norm("norm_q", width, "rms", "torch"), k_norm=Norm("norm_k", width, "rms", "torch"), formula="ltx",
     )  # fmt: skip
 
 

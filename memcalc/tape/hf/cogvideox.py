@@ -34,17 +34,18 @@ def frame_patches(t: Tape, block: FramePatches, x: Value, around: Around) -> Val
         made = f.reshape(made, batch, -1, width)
     else:
         made = run(t, cut, f.clone(f.reshape(x, batch, -1, block.patch**2 * channels * block.frames)), around)
-    row = f.cat((context, made), 1)
+    row, length, count = f.cat((context, made), 1), context.shape[1], made.shape[1]
+    del made
     if block.placed:
         table = t.given((1, block.placed, row.shape[-1]), "fp64", "pos_embedding")  # as numpy left it
         new = table if table.shape[1] == row.shape[1] else t.new((1, *row.shape[1:]), "fp64")
         row = f.add(row, f.to(new, row.dtype))
     else:
-        shape = (made.shape[1], block.head_dim)
+        shape = (count, block.head_dim)
         around.scene.rotary = t.given(shape, "fp32", ".cos"), t.given(shape, "fp32", ".sin")
     row = f.dropout(row, block.dropout)
-    around.encoder = f.narrow(row, 1, context.shape[1])
-    return f.narrow(row, 1, made.shape[1])
+    around.encoder = f.narrow(row, 1, length)
+    return f.narrow(row, 1, count)
 
 
 def zero(t: Tape, block: RowBlock, which: int, x: Value, around: Around) -> tuple[Value, Value, Value, Value]:
@@ -72,7 +73,7 @@ def row_block(t: Tape, block: RowBlock, x: Value, around: Around) -> Value:
     fed = f.dropout(through(t, block.feed, y, around), block.dropout)
     x = f.add(x, f.mul(gate, f.narrow(fed, 1, size)))
     around.encoder = f.add(context, f.mul(text_gate, f.narrow(fed, 1, length)))
-    del fed, y, z, attended, text_attended
+    del y, attended, text_attended, fed, z
     return x
 
 
@@ -89,9 +90,11 @@ def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     if around.scene.rotary:
         q, k = placed(q, size, around), placed(k, size, around)
     out = f.transpose(f.attention(q, k, v), 1, 2)
+    del row  # the name is given to what comes out
     out = f.reshape(out, *out.shape[:2], -1)
-    del row
-    return run(t, block.out, out, around)
+    out = run(t, block.out, out, around)
+    del q, k, v
+    return out
 
 
 def with_norm(t: Tape, norm: Block | None, x: Value, around: Around) -> Value:

@@ -6,9 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
 from memcalc.blocks.base import Sequence, Stack
+from memcalc.blocks.basic import Softcap
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Leaf
-from memcalc.tape.hf.losses import language_model_loss, speech_loss, token_loss
+from memcalc.tape.hf.losses import capped, language_model_loss, speech_loss, token_loss
 from memcalc.tape.rules import Around, gone, run
 
 if TYPE_CHECKING:
@@ -60,7 +61,12 @@ def alone(t: Tape, model: Model) -> tuple[Value, Value]:
     for head in heads:
         if head.duty == "fork":
             return forked(t, cast("Fork", head), logits, labels)
-        logits = run(t, head, logits, around)
+        if isinstance(head, Softcap):
+            given = [logits]
+            del logits
+            logits = capped(head, given)
+        else:
+            logits = run(t, head, logits, around)
     if model.kind == "speech":
         return speech_loss(t, logits, labels), logits
     if model.choices > 1:  # a logit for each choice's sequence

@@ -43,7 +43,7 @@ def wan_block(t: Tape, block: ModulatedBlock, x: Value, around: Around) -> Value
     y = wide_norm(x, scale, shift)
     attended = run(t, block.mixer, y, around)
     x = f.to(f.add(f.to(x, "fp32"), f.mul(attended, gate)), dtype)
-    y = f.to(run(t, block.norms[1], f.to(x, "fp32"), around), dtype) if len(block.norms) > 1 else x
+    y = f.to(run(t, block.norms[1], f.to(x, "fp32"), around) if len(block.norms) > 1 else f.to(x, "fp32"), dtype)
     attended = run(t, block.cross, y, around)
     x = f.add(x, attended)
     y = wide_norm(x, scale_mlp, shift_mlp)
@@ -85,7 +85,8 @@ def wan_attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
         if block.before and around.scene.image:
             image, read = apart(read)
     q, k, v = (run(t, part, source, around) for part, source in ((block.q, x), (block.k, read), (block.v, read)))
-    q, k = run(t, block.q_norm, q, around), run(t, block.k_norm, k, around)
+    q = run(t, block.q_norm, q, around)
+    k = run(t, block.k_norm, k, around)
     q, k, v = (by_head(part, block.heads) for part in (q, k, v))
     if block.rotary_dim:
         q = turned_in_place(t, q, around)
@@ -93,7 +94,9 @@ def wan_attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     beside = seen(t, block, q, image, around) if image is not None else None
     out = attended(q, k, v)
     out = out if beside is None else f.add(out, beside)
-    return run(t, block.out, out, around)
+    out = run(t, block.out, out, around)
+    del q, k, v
+    return out
 
 
 def apart(states: Value) -> tuple[Value, Value]:
