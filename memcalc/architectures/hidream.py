@@ -38,7 +38,8 @@ def hidream(c: Dimensions) -> Model:
         Linear("linear", width, patch**2 * (c.get("out_channels") or c.in_channels), bias=True), name="final_layer",
     )  # fmt: skip
     return denoiser(
-        c, PatchRows("", patch), Linear("x_embedder.proj", patch**2 * c.in_channels, width, bias=True),
+        c, PatchRows("", patch, c.max_resolution[0] * c.max_resolution[1] // patch**2),
+        Linear("x_embedder.proj", patch**2 * c.in_channels, width, bias=True),
         sequence(time_embedder(width), name="t_embedder"),
         sequence(embedded("pooled_embedder", c.text_emb_dim, width, given=True), name="p_embedder"),
         LayerTexts("", texts, LLAMA_LAYERS, (wide, last)), TurnTables("", tuple(c.axes_dims_rope)),

@@ -68,9 +68,13 @@ class GridAngles(Block):
 
 @dataclass(frozen=True, slots=True)
 class PatchRows(Block):
-    """A map cut into squares of `patch` pixels, each a token, sample by sample (Z-Image)."""
+    """A map cut into squares of `patch` pixels, each a token, sample by sample (Z-Image).
+
+    One whose sides differ is filled up to so many tokens (`filled`), which a mask hides (HiDream); 0: none is.
+    """
 
     patch: int = 2
+    filled: int = 0
 
 
 @dataclass(frozen=True, slots=True)

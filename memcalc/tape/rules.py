@@ -25,6 +25,7 @@ class Around:
     """What a model computes once for all its layers: rotary tables, masks, position biases, the encoder's states."""
 
     __slots__ = (
+        "adds",
         "after",
         "after_first",
         "again",
@@ -123,6 +124,7 @@ class Around:
         self.grid: tuple[int, int, int, int] | None = None  # images of any size: how many; frames, rows, columns
         self.after: dict[int, Callable[[Value], Value]] = {}  # what the model does with the output of some layers
         self.each: Callable[[int, Value], Value] | None = None  # and alike with that of every layer
+        self.adds = False  # every layer something to its input that asks for a gradient
         self.after_first: Callable[[Value, Value], Value] | None = None
         self.positions: Value | None = None
         self.placed: str | None = None  # the module that has added positions to the embeddings

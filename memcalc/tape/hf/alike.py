@@ -41,6 +41,7 @@ def planned(t: Tape, block: Stack, passes: list[tuple[Block, str]], around: Arou
         kinds = _ends_apart(kinds)
     reads = None if around.feature is None else around.feature % (len(kinds) + 1)
     kinds = _followed(_alone_of_its_kind(kinds, reads), around)
+    kinds = _second_sum_apart(kinds) if around.adds else kinds
     alone = kinds if t.sharder is not None and beside == t.sharder.neighbours else None
     return Plan(passes, *sampled(_neighbours(kinds, beside), chained=bool(beside), alone=alone), reads)
 
@@ -108,6 +109,11 @@ def _followed(kinds: list[int], around: Around) -> list[int]:
     if not around.after:
         return kinds
     return [-7 - index if index in around.after else kind for index, kind in enumerate(kinds)]
+
+
+def _second_sum_apart(kinds: list[int]) -> list[int]:
+    """The last layer but one told apart: the gradient of what all add has a tensor of its own from there on (accumulate)."""
+    return [*kinds[:-2], -6, kinds[-1]] if len(kinds) > 3 else kinds
 
 
 def _ends_apart(kinds: list[int]) -> list[int]:

@@ -38,6 +38,7 @@ def frame_cubes(t: Tape, block: FrameCubes, x: Value, around: Around) -> Value:
     around.scene.rotary = t.new(shape, "fp32"), t.new(shape, "fp32")
     if block.places:
         around.scene.places = _places(t, block, batch, counts)
+        around.adds = around.scene.places.node is not None
     (ft, fh, fw), (pt, ph, pw) = counts, block.patch
     row = f.permute(f.reshape(x, batch, channels, ft, pt, fh, ph, fw, pw), 0, 2, 4, 6, 1, 3, 5, 7)
     row = f.reshape(row, batch, prod(counts), channels * prod(block.patch))

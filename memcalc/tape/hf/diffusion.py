@@ -35,6 +35,7 @@ class Scene:
 
     def __init__(self) -> None:
         self.vector: Value | None = None
+        self.shown: Value | None = None  # which tokens are of the image
         self.whole: Value | None = None  # of two times, where `vector` is the first one's half
         self.sizes: list[tuple[int, ...]] = []
         self.map: tuple[int, ...] = ()  # the last of them

@@ -65,6 +65,10 @@ def text_layers(t: Tape, block: TextLayers, x: Value, around: Around) -> Value:
     row.size = tokens + both.size
     around.named.append(text(around))
     whole = f.cat((given.pop(), text(around)), 1)
+    if around.scene.shown is not None:
+        more = t.new((whole.shape[0], both.size + row.texts[0].shape[1]), whole.dtype)
+        around.scene.shown = f.cat((around.scene.shown, more), 1)
+        del more
     around.encoder, whole = None, row.joined(whole)
     given.append(whole)
     del whole
@@ -148,7 +152,7 @@ def joint_attention(t: Tape, block: JointAttention, x: Value, around: Around) ->
     """HiDreamAttnProcessor: image tokens before text tokens."""
     context = text(around)
     own = _projected(t, (block.q, block.k, block.v), (block.q_norm, block.k_norm), x, around)
-    own = [by_head(part, block.heads) for part in own]
+    own = _shown([by_head(part, block.heads) for part in own], around)
     other = _projected(t, block.context, block.context_norms, context, around)
     other = [by_head(part, block.heads) for part in other]
     q, k, v = (f.cat((a, b), 1) for a, b in zip(own, other, strict=True))
@@ -164,7 +168,8 @@ def joint_attention(t: Tape, block: JointAttention, x: Value, around: Around) ->
 def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """HiDreamAttnProcessor over one row."""
     own = _projected(t, (block.q, block.k, block.v), (block.q_norm, block.k_norm), x, around)
-    q, k, v = (by_head(part, block.heads) for part in own)
+    own = _shown([by_head(part, block.heads) for part in own], around)
+    q, k, v = own
     own.clear()
     return run(t, block.out, _attended(q, k, v, around.scene.turning), around)
 
@@ -177,6 +182,14 @@ def _projected(t: Tape, parts: tuple[object, ...], norms: tuple[object, ...], x:
         made.append(f.to(run(t, kind, out, around), x.dtype) if kind else out)  # type: ignore[arg-type]  # blocks
         del out
     return made
+
+
+def _shown(parts: list[Value], around: Around) -> list[Value]:
+    """Queries, keys and values, the keys of what fills an image up set to zero."""
+    shown = around.scene.shown
+    if shown is not None:
+        parts[1] = f.mul(parts[1], f.view(shown, *shown.shape, 1, 1))
+    return parts
 
 
 def _attended(q: Value, k: Value, v: Value, table: Value) -> Value:
@@ -251,10 +264,10 @@ def patch_output(_: Tape, block: PatchOutput, x: Value, around: Around) -> Value
     batch, size = x.shape[0], block.patch
     if not block.singly:
         x = f.permute(f.reshape(x, batch, x.shape[1], size, size, -1), 0, 4, 1, 2, 3)
-        return f.reshape(x, batch, x.shape[1], rows * columns, size**2)
+        return f.reshape(x, batch, x.shape[1], -1, size**2)
     made = [
         f.clone(f.reshape(part, 1, rows, columns, size, size, -1))
-        for part in (f.narrow(x, 0, 1) for _i in range(batch))
+        for part in (f.narrow(f.select(x, 0), 0, rows * columns) for _i in range(batch))
     ]
     out = f.cat([f.reshape(part, 1, -1, rows * size, columns * size) for part in made], 0)
     made.clear()

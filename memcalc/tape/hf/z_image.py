@@ -18,13 +18,25 @@ if TYPE_CHECKING:
 
 
 @rule(PatchRows)
-def patch_rows(_: Tape, block: PatchRows, x: Value, around: Around) -> Value:
+def patch_rows(t: Tape, block: PatchRows, x: Value, around: Around) -> Value:
     """_patchify_image of every sample: a copy each; here of all, [batch, patches, channels · patch²]."""
     batch, channels, rows, columns = x.shape
     rows, columns = rows // block.patch, columns // block.patch
     around.scene.sizes.append((rows, columns))
+    if block.filled and rows != columns:
+        return _filled(t, block, x, around)
     x = f.permute(f.reshape(x, batch, channels, rows, block.patch, columns, block.patch), 0, 2, 4, 3, 5, 1)
     return f.reshape(x, batch, rows * columns, -1)
+
+
+def _filled(t: Tape, block: PatchRows, x: Value, around: Around) -> Value:
+    """patchify of sides that differ (HiDream): the squares copied into zeros for all tokens that there may be."""
+    batch, channels, (rows, columns), size = x.shape[0], x.shape[1], around.scene.sizes[-1], block.patch
+    around.scene.shown = t.new((batch, block.filled), x.dtype)
+    whole = t.new((batch, channels, block.filled, size**2), x.dtype)
+    x = f.permute(f.reshape(x, batch, channels, rows, size, columns, size), 0, 1, 2, 4, 3, 5)
+    x = f.reshape(x, batch, channels, rows * columns, size**2)
+    return f.reshape(f.permute(whole, 0, 2, 3, 1), batch, block.filled, -1)
 
 
 @rule(PaddedTokens)
