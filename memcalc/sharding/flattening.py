@@ -249,10 +249,11 @@ class Flattening(Grouping):
             tape.buffers.append(part.storage.id)
 
     def _settle(self, handle: Handle) -> None:
-        """prepare_gradient_for_optim: to the host where the shards are; in the low dtype where it is asked for."""
+        """prepare_gradient_for_optim: to the host where the shards are; shards in the low dtype where it is asked for."""
         if handle.saved and self.how.offloads:
             handle.saved = None
-        if handle.saved and self.how.narrow and handle.saved.dtype != handle.seen:
+        sharded = self.how.word != "NO_SHARD"
+        if handle.saved and self.how.narrow and sharded and handle.saved.dtype != handle.seen:
             handle.saved = self.tape.new(handle.saved.shape, handle.seen)
             self.tape.gradients.append(handle.saved.storage.id)
 
