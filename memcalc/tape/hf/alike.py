@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from memcalc.tape.recorder import Tape
     from memcalc.tape.rules import Around
 
+# kinds of layers that are told apart by their place; the others' are numbers from 0 on, or far from these
+NOBODY, FIRST, SECOND, LAST_BUT_ONE, LAST, READ, SUMMED = range(-1, -8, -1)
+
 
 class Plan(NamedTuple):
     """What is recorded of a stack.
@@ -101,31 +104,31 @@ def _kept(kinds: list[int], every: int) -> list[int]:
 
 def _alone_of_its_kind(kinds: list[int], reads: int | None) -> list[int]:
     """The layer whose output is read told apart: no other's lives as long."""
-    return [*kinds[: reads - 1], -6, *kinds[reads:]] if reads else kinds
+    return [*kinds[: reads - 1], READ, *kinds[reads:]] if reads else kinds
 
 
 def _followed(kinds: list[int], around: Around) -> list[int]:
     """The layers that the model does something after told apart."""
     if not around.after:
         return kinds
-    return [-7 - index if index in around.after else kind for index, kind in enumerate(kinds)]
+    return [SUMMED - 1 - index if index in around.after else kind for index, kind in enumerate(kinds)]
 
 
 def _second_sum_apart(kinds: list[int]) -> list[int]:
     """The last layer but one told apart: the gradient of what all add has a tensor of its own from there on (accumulate)."""
-    return [*kinds[:-2], -6, kinds[-1]] if len(kinds) > 3 else kinds
+    return [*kinds[:-2], SUMMED, kinds[-1]] if len(kinds) > 3 else kinds
 
 
 def _ends_apart(kinds: list[int]) -> list[int]:
     """The first two layers and the last two told apart: a value on its way to the host may outlive two layers."""
-    return [-2, -3, *kinds[2:-2], -4, -5] if len(kinds) > 4 else kinds
+    return [FIRST, SECOND, *kinds[2:-2], LAST_BUT_ONE, LAST] if len(kinds) > 4 else kinds
 
 
 def _neighbours(kinds: list[int], beside: tuple[int, ...]) -> list[int]:
     """Layers told apart by those beside them, too."""
     if len(set(kinds)) == 1 or not beside:
         return kinds
-    sides = {-1: [-1, *kinds[:-1]], 1: [*kinds[1:], -1]}
+    sides = {-1: [NOBODY, *kinds[:-1]], 1: [*kinds[1:], NOBODY]}
     around = list(zip(kinds, *(sides[side] for side in beside), strict=True))
     seen = {key: number for number, key in enumerate(dict.fromkeys(around))}
     return [seen[key] for key in around]
