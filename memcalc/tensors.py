@@ -111,6 +111,13 @@ def tensors(block: Block) -> tuple[Tensor, ...]:
 def _walk(block: Block, prefix: str, count: int, *, idle: bool = False, still: bool = False) -> Iterator[Tensor]:
     idle, still = idle or block.idle, still or block.still
     path = f"{prefix}.{block.name}" if prefix and block.name else prefix or block.name
+    if block.registered is None:
+        yield from _below(block, path, count, idle=idle, still=still)
+    else:
+        yield from listed(_below(block, path, count, idle=idle, still=still), block.registered)
+
+
+def _below(block: Block, path: str, count: int, *, idle: bool, still: bool) -> Iterator[Tensor]:
     for own in block.own():
         name = f"{path}.{own.name}" if path and own.name else path or own.name
         learns = own.trainable and not still
@@ -126,7 +133,8 @@ def _walk(block: Block, prefix: str, count: int, *, idle: bool = False, still: b
 def listed(group: Iterable[Tensor], registered: Sequence[str]) -> tuple[Tensor, ...]:
     """The tensors in the order of Module.parameters(): of the modules in one, the registered come last, in that order.
 
-    A module's own parameters come before those of the modules in it. `a.b` is the module b of those called a.
+    A module's own parameters come before those of the modules in it, the registered ones last. `a.b` is the module b of
+    those called a.
     """
     places = {name: place for place, name in enumerate(registered, 1)}
     qualified = any("." in name for name in registered)
@@ -140,8 +148,11 @@ def listed(group: Iterable[Tensor], registered: Sequence[str]) -> tuple[Tensor, 
             met[path] = (*order(above), (place, len(met)))
         return met[path]
 
+    def own(number: int, tensor: Tensor) -> tuple[int, int, int]:
+        return -1, places.get(tensor.name.rpartition(".")[2], 0), number
+
     numbered = list(enumerate(group))
-    return tuple(tensor for _, tensor in sorted(numbered, key=lambda one: (*order(one[1].module), (-1, one[0]))))
+    return tuple(tensor for _, tensor in sorted(numbered, key=lambda one: (*order(one[1].module), own(*one))))
 
 
 def parameter_count(group: Iterable[Tensor]) -> int:

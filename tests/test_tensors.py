@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memcalc.blocks.base import Unused, repeat, sequence, stack
-from memcalc.blocks.basic import Embedding, Linear, Norm
+from memcalc.blocks.base import Sequence, Unused, repeat, sequence, stack
+from memcalc.blocks.basic import Embedding, Linear, Norm, Raw
 from memcalc.tensors import Tensor, count_of, expand, expand_tensor, listed, numbers, parameter_count, tensors
 
 
@@ -131,3 +131,20 @@ def test_a_registered_module_comes_last_among_its_own_siblings_alone() -> None:
     assert ordered == [
         "embed", "layers.0.attn.q", "layers.0.mlp.up", "layers.0.norm", "layers.1.mlp.up", "layers.1.norm", "norm"
     ]  # fmt: skip
+
+
+def test_a_model_within_another_lists_its_own_modules_as_it_registers_them() -> None:
+    def layers(name: str, registered: tuple[str, ...] | None) -> Sequence:
+        return Sequence(name, (Linear("q", 2, 2), Raw("token", (1,)), Linear("k", 2, 2)), registered=registered)
+
+    body = Sequence("", (layers("image", ("q",)), layers("sound", ()), layers("text", None)))
+    names = [tensor.name for tensor in tensors(body)]
+    assert names == [
+        "image.token", "image.k.weight", "image.q.weight", "sound.token", "sound.q.weight", "sound.k.weight",
+        "text.q.weight", "text.token", "text.k.weight",
+    ]  # fmt: skip
+
+
+def test_parameters_of_a_module_itself_may_be_registered_late_too() -> None:
+    group = [Tensor(name, (1,)) for name in ("mask", "token", "cut.weight")]
+    assert [tensor.name for tensor in listed(group, ("mask",))] == ["token", "mask", "cut.weight"]

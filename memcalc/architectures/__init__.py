@@ -75,7 +75,7 @@ def model_of(c: Dimensions) -> Model:
     model, registered = _BUILDERS[card["id"]](c), card.get("registered")
     if plan := card.get("tp_plan"):
         model = replace(model, tp_plan=tuple(plan.items()))
-    return replace(model, registered=tuple(registered)) if registered else model
+    return model if registered is None else replace(model, registered=tuple(registered))
 
 
 def _check_heads(c: Dimensions, *, whole: bool) -> None:

@@ -37,7 +37,7 @@ def encoder_decoder(c: Dimensions) -> Model:
         Encoder("encoder", blocks), Bridge("", (project,)) if apart else None,
         Decoder("decoder", (base,)), Sequence("decoder", tuple(heads)),
     )  # fmt: skip
-    registered = tuple(dict.fromkeys((*reader.registered, *target.registered)))
+    registered = tuple(dict.fromkeys((*(reader.registered or ()), *(target.registered or ()))))
     return Model(
         body, kind="seq2seq", context=target.context, loss_fp32=False, image=reader.image, registered=registered
     )

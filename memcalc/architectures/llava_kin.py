@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
 from memcalc.architectures.multimodal import image_text, tower
 from memcalc.architectures.vision import grid, image
-from memcalc.blocks.base import Sequence, sequence
+from memcalc.blocks.base import sequence
 from memcalc.blocks.basic import Activation, Conv, Linear
 from memcalc.blocks.image import Aside, Flatten
 from memcalc.blocks.multimodal import Images
@@ -25,7 +26,7 @@ def deepseek_vl(c: Dimensions) -> Model:
     read = tuple(Aside("", (block,)) if block.name == "head" else block for block in whole.blocks)
     first, second = Linear("linear1", v.hidden_size, hidden, bias=True), Linear("linear2", hidden, hidden, bias=True)
     project = sequence(first, Activation("", "gelu"), second, name="aligner")
-    images = Images("", (Sequence(whole.name, read), project), image(v), grid(v), scattered=True)
+    images = Images("", (replace(whole, blocks=read), project), image(v), grid(v), scattered=True)
     return image_text(c, images, tower(c.text_config, "language_model"), tie=bool(c.tie_word_embeddings))
 
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 def tower(c: Dimensions, name: str) -> Sequence:
     """The bare base model of a nested config, under this name."""
-    return Sequence(name, _blocks(model_of(c.but(architectures=["Model"])).body))
+    inner = model_of(c.but(architectures=["Model"]))
+    return Sequence(name, _blocks(inner.body), registered=inner.registered)
 
 
 def _blocks(body: Block) -> tuple[Block, ...]:

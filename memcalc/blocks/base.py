@@ -35,6 +35,7 @@ class Block:
     role: ClassVar[str] = "parameter"
     idle: ClassVar[bool] = False  # whether a step gives its parameters no gradient
     still: ClassVar[bool] = False  # whether its parameters do not learn
+    registered: ClassVar[tuple[str, ...] | None] = None  # as in Model, for the modules below it
     duty: ClassVar[str] = (
         ""  # what others look for without knowing every kind: attention, recurrence, encoder, decoder, fork, tower, skip
     )
@@ -54,9 +55,10 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Sequence(Block):
-    """Blocks that run one after the other: y = f_n(… f_1(x))."""
+    """Blocks that run one after the other: y = f_n(… f_1(x)); `registered` are Model.registered, of a model within one."""
 
     blocks: tuple[Block, ...] = ()
+    registered: tuple[str, ...] | None = field(default=None, kw_only=True)  # type: ignore[misc]
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         return self.blocks

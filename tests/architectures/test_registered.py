@@ -80,3 +80,43 @@ def test_a_model_of_two_lists_each_ones_as_it_registers_them() -> None:
     for above in ("encoder.", "decoder.bert."):
         found = [name.removeprefix(f"{above}embeddings.") for name in names if name.startswith(f"{above}embeddings.")]
         assert found[:3] == EMBEDDINGS["bert"]
+
+
+# in each tower of a model of images and texts: what its first layer's named_parameters() are in transformers 5.23
+TOWERS = {
+    "llava": (
+        "model.vision_tower.encoder.layers.{0..22}.",
+        [*both("self_attn", "k_proj", "v_proj", "q_proj", "out_proj"), *both("", "layer_norm1"), *both("mlp", "fc1", "fc2")],
+    ),
+    "gemma3": (
+        "model.vision_tower.encoder.layers.{0..11}.",
+        [*both("", "layer_norm1"), *both("self_attn", "k_proj", "v_proj", "q_proj", "out_proj"), *both("", "layer_norm2")],
+    ),
+    "mistral3": (
+        "model.vision_tower.transformer.layers.{0..23}.",
+        ["attention_norm.weight", *(f"feed_forward.{name}_proj.weight" for name in ("gate", "up", "down"))],
+    ),
+    "qwen3_asr": (
+        "model.audio_tower.",
+        [f"layers.{{0..23}}.self_attn.{name}" for name in both("", "k_proj", "v_proj")],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", TOWERS)
+def test_a_towers_parameters_are_listed_as_its_own_class_registers_them(model_type: str) -> None:
+    above, first = TOWERS[model_type]
+    names = [tensor.name for tensor in build(model_type, {}).tensors if not tensor.buffer]
+    found = [name.removeprefix(above) for name in names if name.startswith(above)][: len(first)]
+    assert found == first
+
+
+def test_a_projection_that_is_registered_behind_the_text_is_listed_there() -> None:
+    names = [tensor.name for tensor in build("mllama", {}).tensors]
+    last = max(place for place, name in enumerate(names) if name.startswith("model.language_model."))
+    assert names[last + 1].startswith("model.multi_modal_projector.")
+
+
+def test_tokens_of_an_image_model_come_first() -> None:
+    names = [tensor.name for tensor in build("dinov2", {}).tensors if not tensor.buffer]
+    assert [name.rpartition(".")[2] for name in names[:3]] == ["cls_token", "mask_token", "position_embeddings"]
