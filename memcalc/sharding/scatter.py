@@ -25,7 +25,10 @@ DOUBLE, NORMED = 8, 250_000_000  # bytes of an element of a norm; elements of on
 
 
 class Coming(NamedTuple):
-    """Elements of the gradients of a slice (0: the step ends), of all of them, and that `nothing` is laid for each."""
+    """What a slice brings: the `elements` of each gradient (0 where the step `ends`), and how many in `total`.
+
+    `nothing` is an empty list for each: what is laid while the bucket has room for all of them.
+    """
 
     elements: list[int]
     total: int
