@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from memcalc.tape.values import Value
 
 
+BY_TOKEN = 3  # axes of [batch, seq, heads * dim]
+
+
 @rule(Attention, "", "phi3small")
 def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """LlamaAttention.forward, and those of the same form (modeling_llama.py)."""
@@ -83,14 +86,13 @@ def clipped(t: Tape, block: Attention, x: Value, around: Around) -> tuple[Value,
 
 
 def normed(t: Tape, norm: Block | None, x: Value, around: Around, dim: int = 0) -> Value:
-    """A norm of queries or keys, over all heads together or (behind a view) each of them."""
+    """A norm of queries or keys, over all heads together or (behind a view, which stays) each of them."""
     if norm is None:
         return x
     width = getattr(norm, "width", 0)
     if width in (0, x.shape[-1]):
         return run(t, norm, x, around)
-    y = run(t, norm, f.view(x, *x.shape[:-1], -1, width), around)
-    return f.view(y, *x.shape)
+    return run(t, norm, f.view(x, *x.shape[:-1], -1, width), around)
 
 
 def fused(t: Tape, block: Attention, x: Value, around: Around) -> tuple[Value, Value, Value]:
@@ -138,8 +140,8 @@ def opt(t: Tape, block: Attention, x: Value, around: Around) -> Value:
 
 
 def heads(x: Value, count: int) -> Value:
-    """[batch, seq, heads * dim] seen as [batch, heads, seq, dim]."""
-    return f.transpose(f.view(x, *x.shape[:-1], count, x.shape[-1] // count), 1, 2)
+    """[batch, seq, heads * dim], or one that is cut into them already, seen as [batch, heads, seq, dim]."""
+    return f.transpose(f.view(x, *x.shape[:2], count, -1) if len(x.shape) == BY_TOKEN else x, 1, 2)
 
 
 def attend(t: Tape, block: Attention, q: Value, k: Value, v: Value, around: Around) -> Value:
