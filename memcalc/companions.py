@@ -12,11 +12,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcalc.errors import RunInvalid, fault
+from memcalc.errors import fault
 from memcalc.models import load_model
 from memcalc.plan import Beside
 from memcalc.precision import recipe
-from memcalc.roles import cast
+from memcalc.roles import adapted_tensors, cast, kept_in, packed
 from memcalc.run import Checkpointing, Loss
 from memcalc.sharding import placement
 from memcalc.sharding.strategy import PERSISTENT
@@ -29,9 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from memcalc.adapters import Adapted, Lora
     from memcalc.curve import Curve
-    from memcalc.model import Model
     from memcalc.plan import Plan
     from memcalc.run import Companion
     from memcalc.slices import Phase
@@ -69,7 +67,7 @@ def _planned(plan: Plan, companion: Companion, beside: Path | None, where: str) 
     run = replace(
         plan.run,
         lora=companion.lora,
-        quantize=None,
+        quantize=companion.quantize,
         train=(),
         freeze=(),
         companions=(),
@@ -92,9 +90,11 @@ def _planned(plan: Plan, companion: Companion, beside: Path | None, where: str) 
     else:
         dtype = companion.dtype or (chosen.frozen if plan.run.lora else chosen.weights)
         chosen = replace(chosen, weights=dtype, frozen=dtype, master="")
-    adapted = _adapted(model, companion.lora, chosen.frozen, where) if companion.lora else None
+    adapted = adapted_tensors(model, companion.lora, chosen.frozen, where) if companion.lora else None
     own = adapted.tensors if adapted else model.tensors
     tensors = tuple(replace(t, trainable=t.trainable and companion.trainable) for t in own)
+    if companion.quantize:
+        tensors = packed(companion, model, tensors, chosen.frozen, where)
     length = min(plan.seq_len, model.context or plan.seq_len) if companion.role == "encoder" else plan.seq_len
     return replace(
         plan, run=run, model=model, recipe=chosen, tensors=tensors, placement=place, adapted=adapted, companions=(),
@@ -102,21 +102,11 @@ def _planned(plan: Plan, companion: Companion, beside: Path | None, where: str) 
     )  # fmt: skip
 
 
-def _adapted(model: Model, lora: Lora, dtype: str, where: str) -> Adapted:
-    """The model's tensors with adapters; RunInvalid with the companion's own place."""
-    from memcalc.adapters import adapt  # noqa: PLC0415 - few companions have adapters
-
-    try:
-        return adapt(model.tensors, lora, model.architecture, model.dimensions, dtype)
-    except RunInvalid as error:
-        raise RunInvalid([replace(each, where=f"{where}.{each.where}") for each in error.faults]) from error
-
-
 def _note(plan: Plan, beside: Beside, where: str) -> None:
     companion, own = beside
     runs = runs_forward(companion)
     name = "the model again" if companion.model == "same" else own.model.name
-    how = f"{companion.role}: {name}, in {own.recipe.frozen if own.adapted else own.recipe.weights}"
+    how = f"{companion.role}: {name}, in {kept_in(own)}"
     if companion.trainable:
         by = " by its adapters" if own.adapted else ""
         how += f"; it learns{by}, and runs in the same step: what autograd keeps of both is there at once"

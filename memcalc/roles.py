@@ -1,4 +1,4 @@
-"""What a model is as another's companion: with a score for a head, or only the half of it that encodes."""
+"""What a model is as another's companion: with a score for a head, or only the half of it that encodes; how it is stored."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from memcalc.errors import RunInvalid, fault
 from memcalc.pictures import pictured
 
 if TYPE_CHECKING:
+    from memcalc.adapters import Adapted, Lora
     from memcalc.model import Model
+    from memcalc.plan import Plan
     from memcalc.run import Companion, Run
+    from memcalc.tensors import Tensor
 
 SCORED = ("reward", "value")  # roles that end in a score instead of logits
 
@@ -57,3 +60,32 @@ def _to_latents(model: Model, body: Sequence) -> Model:
     if sampled == everything:
         return model
     return replace(model, body=replace(body, blocks=(*body.blocks[:sampled], Unused("", body.blocks[sampled:]))))
+
+
+def adapted_tensors(model: Model, lora: Lora, dtype: str, where: str) -> Adapted:
+    """The model's tensors with adapters; RunInvalid with the companion's own place."""
+    from memcalc.adapters import adapt  # noqa: PLC0415 - few companions have adapters
+
+    try:
+        return adapt(model.tensors, lora, model.architecture, model.dimensions, dtype)
+    except RunInvalid as error:
+        raise RunInvalid([replace(each, where=f"{where}.{each.where}") for each in error.faults]) from error
+
+
+def packed(
+    companion: Companion, model: Model, tensors: tuple[Tensor, ...], dtype: str, where: str
+) -> tuple[Tensor, ...]:
+    """The tensors with those packed that do not learn; RunInvalid where all of them do."""
+    from memcalc.quantization import quantize  # noqa: PLC0415 - few companions are packed
+
+    if companion.trainable and not companion.lora:
+        raise fault(f"{where}.quantize", "quantised weights can't be trained; add `lora: {rank: 16}` to train adapters")
+    return quantize(tensors, companion.quantize or "", dtype, model.architecture, model.dimensions).tensors
+
+
+def kept_in(own: Plan) -> str:
+    """How its weights are stored."""
+    packed = own.run.quantize
+    if packed:
+        return packed if isinstance(packed, str) else str(packed.get("name", "packed weights"))
+    return own.recipe.frozen if own.adapted else own.recipe.weights

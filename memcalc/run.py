@@ -73,8 +73,8 @@ class Companion:
 
     `model` is `same` or another; `dtype` what its weights are stored in (None: as the model's own). A `trainable` one
     (PPO's value model) has gradients and optimizer states; with `lora` it is its adapters that learn. `forward` is whether
-    it runs in the step (None: unless it is an exponential moving average). An `encoder` makes what the model reads: text,
-    or an image as an autoencoder's latents.
+    it runs in the step (None: unless it is an exponential moving average); `quantize` how what does not learn is stored. An
+    `encoder` makes what the model reads: text, or an image as an autoencoder's latents.
     """
 
     role: Literal["reference", "reward", "value", "teacher", "ema", "encoder"]
@@ -82,6 +82,7 @@ class Companion:
     dtype: Literal["fp32", "bf16", "fp16"] | None = None
     trainable: bool = False
     lora: Lora | None = None
+    quantize: Spec | None = None
     forward: bool | None = None
 
 

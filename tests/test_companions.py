@@ -229,3 +229,18 @@ def test_adapters_of_a_text_encoder_learn_beside_those_of_its_denoiser() -> None
 def test_what_can_t_be_adapted_of_a_companion_is_refused_with_its_place() -> None:
     with pytest.raises(RunInvalid, match=r"companions\.0\.lora\.targets: target modules qq not found"):
         report({"role": "encoder", "model": "clip-text-encoder-l", "lora": {"targets": ["qq"]}})
+
+
+def test_a_text_encoder_may_be_packed() -> None:
+    """T5's encoder in NF4: what its layers read and write last (wo) stays, as transformers keeps it (_keep_in_fp32_modules)."""
+    run = {"model": "sana-1.6b", "precision": "bf16-autocast", "checkpointing": "full", "lora": 16}
+    encoder = {"role": "encoder", "model": "t5-v1.1-xxl-encoder"}
+    whole, packed = (estimate({**run, "companions": {**encoder, **more}}) for more in ({}, {"quantize": "nf4"}))
+    alone = estimate(run).memory.components.weights
+    heavy = 24 * 4096 * (4 * 4096 + 2 * 10240)
+    saved = 2 * heavy - heavy // 2 - heavy // 64 * 4
+    assert whole.memory.components.weights - alone == pytest.approx(2 * 4_762_310_656, rel=1e-6)
+    assert whole.memory.components.weights - packed.memory.components.weights == pytest.approx(saved, rel=1e-4)
+    assert "encoder: t5-v1.1-xxl-encoder, in nf4" in _told(packed)
+    with pytest.raises(RunInvalid, match=r"companions\.0\.quantize: quantised weights can't be trained"):
+        report({**encoder, "quantize": "nf4", "trainable": True})
