@@ -39,7 +39,7 @@ def cogview4(c: Dimensions) -> Model:
         Modulate(""),
     )
     return denoiser(
-        c, HostAngles("", c.attention_head_dim, patch), into, vector, ActiveVector(""),
+        c, HostAngles("", c.attention_head_dim), into, vector, ActiveVector(""),
         repeat("transformer_blocks", c.num_layers, _block(c, width)), *end,
         Linear("proj_out", width, patch**2 * c.out_channels, bias=True), Unflatten("", patch), text=COGVIEW_TOKENS,
     )  # fmt: skip

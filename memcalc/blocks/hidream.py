@@ -27,7 +27,6 @@ class TurnTables(Block):
     """Tables of two by two numbers that rotate the tokens of image and text, of `axes` channels each."""
 
     axes: tuple[int, ...] = ()
-    texts: int = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,9 @@ class AxialRotary(Block):
 
 @dataclass(frozen=True, slots=True)
 class HostAngles(Block):
-    """Tables of `dim` channels that rotate the squares of an image; on the host, copied for every use (CogView4)."""
+    """Tables of `dim` channels that rotate squares of an image; on the host, copied for every use (CogView4)."""
 
     dim: int = 0
-    patch: int = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,8 @@ def layer_texts(t: Tape, block: LayerTexts, x: Value, around: Around) -> Value:
 @rule(TurnTables)
 def turn_tables(t: Tape, block: TurnTables, x: Value, around: Around) -> Value:
     """HiDreamImageEmbedND.forward: [batch, tokens, 1, pairs, 2, 2] in fp32."""
-    batch, tokens = x.shape[0], x.shape[1] + text(around).shape[1] // 2 * 3
+    batch, own = x.shape[0], text(around).shape[1] // 2  # T5's and one of Llama's; a layer is shown another of these
+    tokens = x.shape[1] + 3 * own
     around.named.append(t.new((batch, tokens, 3), "fp32"))  # ids
     tables = []
     for dim in block.axes:
