@@ -163,7 +163,11 @@ class Roster:
         plain = {normal(tensor.module) for tensor in tensors if tensor.role != "adapter" and not tensor.buffer}
         for tensor in tensors:
             if not tensor.buffer:
-                self.modules.setdefault(_owner(tensor, plain), []).append(self.named.get(tensor.tied_to, tensor))
+                own = self.modules.setdefault(_owner(tensor, plain), [])
+                if tensor.tied_to in self.named:  # they come by their numbers (ds_id): the owner's is lower
+                    own.insert(0, self.named[tensor.tied_to])
+                else:
+                    own.append(tensor)
         self._known: dict[tuple[str, int, tuple[str, ...]], tuple[Param, ...]] = {}
         self._layers: dict[str, tuple[frozenset[int], int]] = {}
         self._numbers: dict[str, frozenset[int]] = {}  # that a pattern stands for
