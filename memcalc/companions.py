@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
     from memcalc.curve import Curve
     from memcalc.plan import Plan
-    from memcalc.run import Companion
+    from memcalc.precision import Recipe
+    from memcalc.run import Companion, Run
+    from memcalc.sharding.strategy import Strategy
     from memcalc.slices import Phase
     from memcalc.timeline import Timeline
 
@@ -64,32 +66,9 @@ def _planned(plan: Plan, companion: Companion, beside: Path | None, where: str) 
     model = plan.model if same else load_model(companion.model, beside)
     if not divided:
         model = cast(model, companion, plan.run)
-    run = replace(
-        plan.run,
-        lora=companion.lora,
-        quantize=companion.quantize,
-        train=(),
-        freeze=(),
-        companions=(),
-        keep_outputs=False,
-        loss=Loss(),
-    )
-    if not same:
-        run = replace(run, implementation="hf")
-    if not companion.trainable:
-        run = replace(run, checkpointing=Checkpointing(), grad_accum=1)
-    chosen = recipe(plan.run.precision)
+    run = _apart(plan.run, companion, same=same)
     place = placement(run, model)
-    if companion.lora:
-        chosen = place.recipe_of(chosen)
-        chosen = replace(chosen, frozen=companion.dtype or chosen.frozen)
-    elif companion.trainable:
-        chosen = place.recipe_of(chosen)
-        dtype = companion.dtype or chosen.weights
-        chosen = replace(chosen, weights=dtype, frozen=dtype)
-    else:
-        dtype = companion.dtype or (chosen.frozen if plan.run.lora else chosen.weights)
-        chosen = replace(chosen, weights=dtype, frozen=dtype, master="")
+    chosen = _recipe(plan.run, companion, place)
     adapted = adapted_tensors(model, companion.lora, chosen.frozen, where) if companion.lora else None
     own = adapted.tensors if adapted else model.tensors
     tensors = tuple(replace(t, trainable=t.trainable and companion.trainable) for t in own)
@@ -100,6 +79,26 @@ def _planned(plan: Plan, companion: Companion, beside: Path | None, where: str) 
         plan, run=run, model=model, recipe=chosen, tensors=tensors, placement=place, adapted=adapted, companions=(),
         seq_len=length,
     )  # fmt: skip
+
+
+def _apart(run: Run, companion: Companion, *, same: bool) -> Run:
+    """A run of the companion alone; what the run says of its own model's parts is not said of this one's."""
+    own = replace(
+        run, lora=companion.lora, quantize=companion.quantize, train=(), freeze=(), companions=(), keep_outputs=False,
+        loss=Loss(), implementation=run.implementation if same else "hf",
+    )  # fmt: skip
+    return own if companion.trainable else replace(own, checkpointing=Checkpointing(), grad_accum=1)
+
+
+def _recipe(run: Run, companion: Companion, place: Strategy) -> Recipe:
+    """The run's precision, in the companion's own dtype where it names one."""
+    chosen = recipe(run.precision)
+    if companion.lora or companion.trainable:
+        chosen = place.recipe_of(chosen)
+    if companion.lora:
+        return replace(chosen, frozen=companion.dtype or chosen.frozen)
+    dtype = companion.dtype or (chosen.frozen if run.lora and not companion.trainable else chosen.weights)
+    return replace(chosen, weights=dtype, frozen=dtype, master=chosen.master if companion.trainable else "")
 
 
 def _note(plan: Plan, beside: Beside, where: str) -> None:

@@ -85,7 +85,7 @@ def packed(
 
 def kept_in(own: Plan) -> str:
     """How its weights are stored."""
-    packed = own.run.quantize
-    if packed:
-        return packed if isinstance(packed, str) else str(packed.get("name", "packed weights"))
+    stored = own.run.quantize
+    if stored:
+        return stored if isinstance(stored, str) else str(stored.get("name", "packed weights"))
     return own.recipe.frozen if own.adapted else own.recipe.weights
