@@ -118,7 +118,8 @@ def _cohere_mixture(c: Dimensions) -> Moe:
     gate = router(c, c.num_experts, scores=chosen, normalized=c.norm_topk_prob, cast_back=True, formula="cohere2_moe")
     count = c.num_shared_experts
     shared = gated_mlp(c, "shared_experts", c.intermediate_size * count) if count else None
-    return mixture(c, gate, c.intermediate_size, shared=shared)
+    averaged = c.get("shared_expert_combination_strategy", "average") == "average"
+    return mixture(c, gate, c.intermediate_size, shared=shared, averaged=averaged)
 
 
 def _cohere_norm(c: Dimensions, name: str) -> Norm:

@@ -110,7 +110,8 @@ def layer(c: Dimensions, *, first: bool = False) -> Sequence:
     if c.get("do_stable_layer_norm"):
         return sequence(
             residual(_norm(c, "layer_norm"), mixer, drop),
-            residual(_norm(c, "final_layer_norm"), feed_forward(c, "feed_forward"), drop), _small_adapter(c),
+            residual(_norm(c, "final_layer_norm"), Sequence("", (feed_forward(c, "feed_forward"), drop))),
+            _small_adapter(c),
         )  # fmt: skip
     return sequence(
         residual(mixer, drop), _norm(c, "layer_norm"),

@@ -115,7 +115,8 @@ class Moe(Block):
     * `router` is a Router, or a Linear whose softmax it is. `experts` is an Experts block (stacked) or a Stack of Mlp
       (separate). Each expert takes `capacity` tokens of a sequence at most (0: all it gets).
     * `shared` experts are scaled by the sigmoid of `shared_gate`; they run before the router where there is one, or
-      `shared_first`. `scales` where the routed part is multiplied by a number before that is added.
+      `shared_first`. `scales` where the routed part is multiplied by a number before that is added, `averaged` where the
+      sum is halved.
     * `into` and `out_of` project the routed part into a narrower space and back (Nemotron 3). `norm` runs on the sum of
       both parts (A.X K1).
     * `jitter` is how much noise the router multiplies its input by, `noises` how often noise multiplies that of all;
@@ -130,6 +131,7 @@ class Moe(Block):
     shared_gate: Block | None = None
     shared_first: bool = False
     scales: bool = False
+    averaged: bool = False
     top_k: int = 1
     formula: str = ""
     into: Block | None = None

@@ -113,7 +113,8 @@ def attention(
     tape = q.tape
     autocast, tape.autocast = tape.autocast, ""  # what a torch function calls inside is not cast again
     try:
-        out, _weights = _plain_attention(q, k, v, mask, p, causal=causal, gqa=gqa)
+        out, weights = _plain_attention(q, k, v, mask, p, causal=causal, gqa=gqa)
+        del weights, mask  # which is the calling function's
         return out
     finally:
         tape.autocast = autocast

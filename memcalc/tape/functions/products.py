@@ -128,7 +128,7 @@ def matmul(a: Value, b: Value) -> Value:
     left = reshape(expand(a, *lead, p, q), n, p, q)
     right = reshape(expand(b, *lead, q, r), n, q, r)
     out = bmm(left, right)
-    del right  # before the other, as C++ ends the life of locals
+    del right, left  # as C++ ends the life of locals: the last first, and before what the caller has made for the call
     return reshape(out, *lead, p, r)
 
 

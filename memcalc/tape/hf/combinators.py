@@ -104,6 +104,7 @@ def parallel(t: Tape, block: Parallel, x: Value, around: Around) -> Value:
         out = x
         for branch in outputs:
             out = f.add(out, branch)
+        del read  # the sum takes the norm's name
     else:
         out = outputs[0]
         for later in outputs[1:]:

@@ -49,7 +49,10 @@ def mixture(t: Tape, block: Moe, x: Value, around: Around) -> Value:
     elif shared is not None:
         out = f.add(out, shared)
     out = f.view(out, *x.shape)
-    if block.shared and not first:
+    if block.shared and block.averaged:
+        later = run(t, block.shared, x, around)
+        out = f.scale(f.add(out, later))
+    elif block.shared and not first:
         out = f.add(out, run(t, block.shared, x, around))
     return run(t, block.norm, out, around) if block.norm else out
 

@@ -11,11 +11,11 @@ from memcalc.tape.hf.dual import causal_conv
 from memcalc.tape.hf.gated_delta import by_chunk, l2_norm
 from memcalc.tape.loops import loop
 from memcalc.tape.rules import Around, inside, rule, run
-from memcalc.tape.values import Value, rounded
 
 if TYPE_CHECKING:
     from memcalc.blocks.basic import Norm
     from memcalc.tape.recorder import Tape
+    from memcalc.tape.values import Value
 
 SIZE = 64  # tokens of a chunk
 
@@ -98,13 +98,14 @@ def delta_rule(t: Tape, q: Value, k: Value, v_beta: Value, k_beta: Value, g: Val
 def substituted(x: Value) -> Value:
     """The loop that inverts a triangular matrix row by row: row i saves copies of itself and of the i rows above it.
 
-    As one operation: its temporaries are small beside what is there for every channel.
+    As one operation: its temporaries are small beside what is there for every channel. What it saves is small, each by itself.
     """
     each, t = x.elements // SIZE**2 * 4, x.tape
     node = record(t, _substituted_backward, (x,))
-    kept = sum(rounded(each * i) + rounded(each * i * i) for i in range(1, SIZE))
     out = t.new(x.shape, x.dtype)
-    save(t, node, t.new((kept // 4,), "fp32"))
+    for i in range(1, SIZE):
+        for copied in (i, i * i):
+            save(t, node, t.new((each // 4 * copied,), "fp32"))
     out.node = node
     return out
 
