@@ -1,4 +1,4 @@
-"""HunyuanVideo: two streams, then both in one row, of video and of text that is refined first (Kong et al. 2024)."""
+"""HunyuanVideo and HunyuanImage: two streams, then both in one row, with text that is refined first (Kong et al. 2024)."""
 
 from __future__ import annotations
 
@@ -81,19 +81,48 @@ def _text_ends(block: JointBlock, *, last: bool) -> JointBlock:
 
 def _mixed(c: Dimensions, width: int) -> MixedTexts:
     """HunyuanVideo15ImageProjection, HunyuanVideo15ByT5TextProjection, and what tells the three kinds apart."""
-    image, glyphs = c.image_embed_dim, c.text_embed_2_dim
+    image = c.image_embed_dim
     return MixedTexts(
         "",
         sequence(
             Norm("norm_in", image, "layer"), Linear("linear_1", image, image, bias=True), Activation("", "gelu"),
             Linear("linear_2", image, width, bias=True), Norm("norm_out", width, "layer"), name="image_embedder",
         ),
-        sequence(
-            Norm("norm", glyphs, "layer"), Linear("linear_1", glyphs, 2048, bias=True), Activation("", "gelu"),
-            Linear("linear_2", 2048, 2048, bias=True), Activation("", "gelu"),
-            Linear("linear_3", 2048, width, bias=True), name="context_embedder_2",
-        ),
-        Embedding("cond_type_embed", 3, width), (SEMANTICS, GLYPHS), (image, glyphs),
+        _glyphs(c.text_embed_2_dim, width), Embedding("cond_type_embed", 3, width), (SEMANTICS, GLYPHS),
+        (image, c.text_embed_2_dim),
+    )  # fmt: skip
+
+
+def _glyphs(inputs: int, width: int) -> Sequence:
+    """HunyuanVideo15ByT5TextProjection, HunyuanImageByT5TextProjection."""
+    return sequence(
+        Norm("norm", inputs, "layer"), Linear("linear_1", inputs, 2048, bias=True), Activation("", "gelu"),
+        Linear("linear_2", 2048, 2048, bias=True), Activation("", "gelu"),
+        Linear("linear_3", 2048, width, bias=True), name="context_embedder_2",
+    )  # fmt: skip
+
+
+SQUARE = (64, 64)  # latents of 2048 x 2048 pixels, as HunyuanImage's pipeline makes them
+WORDS = 128  # tokenizer_2_max_length of its pipeline: glyphs of what is to be written
+
+
+@architecture("HunyuanImageTransformer2DModel")
+def hunyuan_image(c: Dimensions) -> Model:
+    """HunyuanVideo's layers over an image that its autoencoder has made 32 times smaller; texts of two encoders."""
+    width, patch, glyphs = c.num_attention_heads * c.attention_head_dim, tuple(c.patch_size), c.get("text_embed_2_dim")
+    time = time_embedder(width)
+    later = Unused("", (replace(time, name="timestep_embedder_r"),)) if c.use_meanflow else None
+    strength = embedded("guidance_embedder", 256, width) if c.guidance_embeds else None
+    mixed = MixedTexts("", None, _glyphs(glyphs, width), None, (0, WORDS), (0, glyphs)) if glyphs else None
+    joint = [replace(_joint(c, width), formula="hunyuan-video")] * c.num_layers
+    single = [replace(_single(c, width), formula="hunyuan-video")] * c.num_single_layers
+    return denoiser(
+        c, GridAngles("", tuple(c.rope_axes_dim), patch), sequence(time, later, strength, name="time_guidance_embed"),
+        sequence(Conv("proj", c.in_channels, width, patch, patch), Flatten(""), name="x_embedder"),
+        _refiner(c, width), mixed, stack("transformer_blocks", [*joint]), stack("single_transformer_blocks", [*single]),
+        modulation("norm_out", width, 2), bare_norm(width), Modulate(""),
+        Linear("proj_out", width, math.prod(patch) * (c.out_channels or c.in_channels), bias=True),
+        Unflatten("", patch[-1]), text=LONG_TOKENS, image=latent(c, SQUARE), scale=(32, 1),
     )  # fmt: skip
 
 

@@ -45,7 +45,8 @@ class TokenRefiner(Block):
 class MixedTexts(Block):
     """The text's states behind those of glyphs and before those of an image, put together sample by sample (HunyuanVideo 1.5).
 
-    `glyphs` and `image` project `counts` states of `widths` channels; a row of `kinds` is added to each of the three.
+    `glyphs` and `image` project `counts` states of `widths` channels; a row of `kinds` is added to each of the three. Of
+    HunyuanImage there are the text's and the glyphs' alone.
     """
 
     image: Block | None = None

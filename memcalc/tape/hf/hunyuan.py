@@ -28,7 +28,7 @@ def grid_angles(t: Tape, block: GridAngles, x: Value, around: Around) -> Value:
     tokens = 1
     for size, patch in zip(x.shape[2:], block.patch, strict=True):
         tokens *= size // patch
-    grid = t.new((3, tokens), "fp32")
+    grid = t.new((len(block.axes), tokens), "fp32")
     tables: list[tuple[Value, Value]] = []
     for dim in block.axes:
         angles = t.new((tokens, dim // 2), "fp32")
@@ -71,11 +71,13 @@ def _pooled(t: Tape, block: TokenRefiner, mean: Value, around: Around) -> Value:
 
 @rule(MixedTexts)
 def mixed_texts(t: Tape, block: MixedTexts, x: Value, around: Around) -> Value:
-    """HunyuanVideo15Transformer3DModel.forward, without an image to begin with, and no padding."""
+    """HunyuanVideo15Transformer3DModel.forward, without an image to begin with, and no padding; HunyuanImage's has none."""
     own = [text(around)]
     around.encoder = None
     own[0] = marked(t, block, own[0], around)
     for into, count, width in zip((block.glyphs, block.image), block.counts[::-1], block.widths[::-1], strict=True):
+        if into is None:
+            continue
         made = run(t, into, t.given((x.shape[0], count, width), t.setting.weights), around)
         made = f.scale(made) if into is block.image else made
         own.append(marked(t, block, made, around))
@@ -86,12 +88,15 @@ def mixed_texts(t: Tape, block: MixedTexts, x: Value, around: Around) -> Value:
         del parts
     around.encoder = f.stack(rows)
     around.named += [*own[1:], *rows]
-    around.scene.mask = t.new(around.encoder.shape[:2], "bool")
+    batch, length = around.encoder.shape[:2]
+    around.scene.mask = t.new((batch, length) if block.image else (batch, 1, 1, x.shape[1] + length), "bool")
     return x
 
 
 def marked(t: Tape, block: MixedTexts, states: Value, around: Around) -> Value:
     """states + cond_type_embed(kind), whose rows keep their name."""
+    if block.kinds is None:
+        return states
     assert isinstance(block.kinds, Embedding)  # noqa: S101 - as its architecture makes it
     with inside(t, block.kinds):
         kind = f.embedding(t.new(states.shape[:2], "int64"), t.weight("weight", (block.kinds.rows, block.kinds.width)))
