@@ -97,14 +97,28 @@ def _latents(model: Model, run: Run) -> dict[str, Any]:
     moving = len(model.image) == 4 or together > 1
     faults = [Fault("frames", f"{model.name} makes single images")] if run.frames and not moving else []
     sides = run.image_size or tuple(side * pixels for side in model.latent)
-    if any(side % pixels for side in sides):
+    if moving and not run.image_size and len(model.image) < len(("channels", "rows", "columns")):
+        faults.append(Fault("image_size", f"{model.name} reads latents in one row: say how large its frames are, too"))
+    elif any(side % pixels for side in sides):
         faults.append(
             Fault("image_size", f"both sides must be multiples of {pixels} pixels, of which a latent one is made")
         )
+    elif any(side % (pixels * (cut := _patch(model))) for side in sides):
+        faults.append(Fault("image_size", f"both sides must be multiples of {pixels * cut} pixels: a latent one is made of "
+                                          f"{pixels} x {pixels}, a token of {cut} x {cut} of those"))  # fmt: skip
     if faults:
         raise RunInvalid(faults)
     frames = (run.frames - 1) // together + 1 if run.frames else model.latent_frames
     return {"latents": [frames, *(side // pixels for side in sides)], **beside}
+
+
+def _patch(model: Model) -> int:
+    """A side of what of the latents is one token; of those in one row the pipeline has cut them."""
+    known = model.dimensions
+    if known is None or len(model.image) < len(("channels", "rows", "columns")) or "patch_size" not in known:
+        return 1
+    size = known["patch_size"]
+    return int(size if isinstance(size, int) else size[-1])
 
 
 def tower(block: Block) -> Images | None:

@@ -54,6 +54,8 @@ def test_what_is_no_size_is_told_how_to_write_one(given: Any) -> None:
         ("flux.1-kontext-dev", {"image_size": [512, 1024], "images": 1}, (2 * 32 * 64, 64)),
         ("qwen-image-edit", {"images": 2}, (3 * 64 * 64, 64)),  # shown two images, it makes a third
         ({"_class_name": "WanTransformer3DModel"}, {"image_size": [480, 832], "frames": 33}, (16, 9, 60, 104)),
+        ("cosmos-predict2-2b-text2image", {"image_size": [768, 1360]}, (16, 1, 96, 170)),  # one image, unless asked
+        ("cosmos-predict2-2b-video2world", {"image_size": [704, 1280]}, (17, 24, 88, 160)),
         ({"_class_name": "LTXVideoTransformer3DModel"}, {"image_size": 512, "frames": 33}, (5 * 16 * 16, 128)),
     ],
 )
@@ -70,6 +72,10 @@ def test_what_a_model_is_given(model: Any, run: dict[str, Any], image: tuple[int
         ("sdxl-unet", {"image_size": 500}, "image_size"),  # no whole number of latent pixels
         ("sdxl-unet", {"frames": 8}, "frames"),
         ("sdxl-unet", {"images": 1}, "images"),
+        ("hidream-i1-full", {"image_size": 1000}, "image_size"),  # 125 latent ones a side, two by two a token
+        ("wan-2.1-t2v-1.3b", {"image_size": [480, 840]}, "image_size"),
+        ("ltx-2-19b", {"frames": 9}, "image_size"),  # all of its latents are listed in one row: how many of a frame?
+        ("flux.1-dev", {"frames": 9}, "frames"),
         ("llava-1.5-7b", {"image_size": 500}, "image_size"),  # its processor makes them 336 x 336
         ("llava-1.5-7b", {"frames": 8}, "frames"),
         ("qwen2.5-vl-3b", {"images": 2}, "image_size"),  # of any size: which?

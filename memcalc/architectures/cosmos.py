@@ -41,8 +41,19 @@ def cosmos(c: Dimensions) -> Model:
     return denoiser(
         c, cubes, time, _text(c), repeat("transformer_blocks", c.num_layers, _layer(c, width)), _narrow(c, "norm_out", width, 2),
         bare_norm(width), Modulate(""), Linear("proj_out", width, math.prod(patch) * c.out_channels), Unflatten("", patch[-1]),
-        text=COSMOS_TOKENS, image=latent(c, (16 if first else 24, 88, 160)), scale=(8, 8 if first else 4),
+        text=COSMOS_TOKENS, image=latent(c, _size(c, first=first)), scale=(8, 8 if first else 4),
     )  # fmt: skip
+
+
+def _size(c: Dimensions, *, first: bool) -> tuple[int, int, int]:
+    """Frames, rows and columns of latents, as the pipelines make them: of one image where no frame is marked as given.
+
+    diffusers 0.42, pipeline_cosmos_text2world.py, pipeline_cosmos2_text2image.py, pipeline_cosmos2_video2world.py: 121 frames
+    of 704 x 1280 pixels, an image of 768 x 1360, 93 frames of 704 x 1280 and their mask for a channel.
+    """
+    if first:
+        return 16, 88, 160
+    return (24, 88, 160) if c.in_channels > c.out_channels else (1, 96, 170)
 
 
 def _text(c: Dimensions) -> Condition | None:

@@ -67,7 +67,8 @@ def test_a_tpu_runs_no_cuda_kernels() -> None:
 
 def test_optimizers_by_task() -> None:
     """From the decision table of rules of thumb: T5 gets Adafactor, QLoRA paged 8-bit AdamW, vision SGD with momentum."""
-    expected = {"t5-small": "adafactor", "resnet-50": "sgd-momentum", "llama-3-8b": "adamw", "sdxl-unet": "adamw-8bit"}
+    expected = {"t5-small": "adafactor", "resnet-50": "sgd-momentum", "llama-3-8b": "adamw", "sdxl-unet": "adamw-8bit",
+                "yolos-tiny": "sgd-momentum"}  # fmt: skip
     for name, first in expected.items():
         run = parse_run({"model": name})
         assert task_of(None, run, load_model(name)).optimizers[0][0] == first, name
