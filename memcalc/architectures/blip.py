@@ -25,7 +25,7 @@ from memcalc.blocks.base import Block, Sequence, Sum, repeat, sequence, stack
 from memcalc.blocks.basic import Activation, Embedding, Linear, Norm, Raw
 from memcalc.blocks.image import Positions, Prefix
 from memcalc.blocks.mlp import Mlp
-from memcalc.blocks.querying import AttendedImages, QueriedImages, ShiftedLogits
+from memcalc.blocks.querying import AttendedImages, InstructedLayer, InstructedStart, QueriedImages, ShiftedLogits
 from memcalc.model import Model
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _SEQ2SEQ = ("t5", "mt5", "umt5", "longt5", "bart", "mbart", "pegasus", "led")
 
 
-@architecture("blip_vision_model", "blip_2_vision_model")
+@architecture("blip_vision_model", "blip_2_vision_model", "instructblip_vision_model")
 def blip_vision(c: Dimensions) -> Model:
     """CLIP's layers with queries, keys and values in one matrix, no norm before them."""
     table = Positions("position_embedding", (1, grid(c) + 1, c.hidden_size))
@@ -52,21 +52,24 @@ def blip_vision(c: Dimensions) -> Model:
     return made(c, sequence(start, layers, Norm("post_layernorm", hidden, "layer")), "encoder")
 
 
-@architecture("blip-2")
+@architecture("blip-2", "instructblip")
 def blip2(c: Dimensions) -> Model:
-    """Learned queries attend to the frozen image encoder and are projected to tokens of a language model."""
+    """Learned queries attend to the frozen image encoder and are projected to tokens of a language model.
+
+    InstructBLIP's read the instruction, too (Dai et al. 2023).
+    """
     if not class_name(c).endswith("ForConditionalGeneration"):
         raise unknown_class(c)
     v, q, t = c.vision_config, c.qformer_config, c.text_config
     queries = Raw("query_tokens", (1, c.num_query_tokens, q.hidden_size))
-    former = tower(q.but(encoder_hidden_size=v.hidden_size), "qformer")
+    former = tower(q.but(encoder_hidden_size=v.hidden_size, queries=c.num_query_tokens), "qformer")
     project = Linear("language_projection", q.hidden_size, t.get("hidden_size") or t.d_model, bias=True)
     parts = (tower(v, "vision_model"), queries, former, project)
     images = QueriedImages("", parts, image(v), c.num_query_tokens, scattered=True)
     head = "ForConditionalGeneration" if t.model_type in _SEQ2SEQ else "ForCausalLM"
     language = model_of(t.but(architectures=[head]))
     kind = "seq2seq" if t.model_type in _SEQ2SEQ else "causal-lm"
-    body = sequence(images, under("language_model", language.body))
+    body = sequence(images, replace(under("language_model", language.body), registered=language.registered))
     return Model(body, kind, language.context, loss_fp32=language.loss_fp32)  # type: ignore[arg-type]
 
 
@@ -77,6 +80,27 @@ def qformer(c: Dimensions) -> Model:
     layers = [plain if i % c.cross_attention_frequency else crossed for i in range(c.num_hidden_layers)]
     start = Norm("layernorm", c.hidden_size, "layer")
     return Model(sequence(start, bert_dropout(c), sequence(stack("layer", layers), name="encoder")), "encoder")
+
+
+@architecture("instructblip_qformer")
+def instructed(c: Dimensions) -> Model:
+    """The same with the instruction's tokens behind the queries, and an MLP of their own in every layer."""
+    hidden = c.hidden_size
+    words = Embedding("word_embeddings", c.vocab_size, hidden)
+    places = Embedding("position_embeddings", c.max_position_embeddings, hidden, index="positions")
+    start = InstructedStart("embeddings", words, places, Norm("layernorm", hidden, "layer"), bert_dropout(c))
+    crossed, plain = _instructed_layer(c, cross=True), _instructed_layer(c, cross=False)
+    layers = [plain if i % c.cross_attention_frequency else crossed for i in range(c.num_hidden_layers)]
+    return Model(sequence(start, sequence(stack("layer", layers), name="encoder")), "encoder")
+
+
+def _instructed_layer(c: Dimensions, *, cross: bool) -> Block:
+    first = post_norm(c, _qformer_attention(c, "attention", c.hidden_size), "attention.output.LayerNorm")
+    crossing = _qformer_attention(c, "crossattention", c.encoder_hidden_size, cross=True)
+    return InstructedLayer(
+        "", c.queries, first, post_norm(c, crossing, "crossattention.output.LayerNorm") if cross else None,
+        post_norm(c, _feed(c, ""), "output.LayerNorm"), post_norm(c, _feed(c, "_query"), "output_query.LayerNorm"),
+    )  # fmt: skip
 
 
 def _qformer_layer(c: Dimensions, *, cross: bool) -> Block:

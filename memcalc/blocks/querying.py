@@ -15,6 +15,33 @@ class QueriedImages(Images):
 
 
 @dataclass(frozen=True, slots=True)
+class InstructedStart(Block):
+    """Behind the queries the instruction's tokens, embedded; then a norm (InstructBLIP)."""
+
+    words: Block | None = None
+    places: Block | None = None
+    norm: Block | None = None
+    dropout: Block | None = None
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return given(self.words, self.places, self.norm, self.dropout)
+
+
+@dataclass(frozen=True, slots=True)
+class InstructedLayer(Block):
+    """All attend to each other, the first `queries` to the image too; an MLP for the instruction, one for the queries."""
+
+    queries: int = 0
+    mixer: Block | None = None
+    crossing: Block | None = None
+    text: Block | None = None
+    query: Block | None = None
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return given(self.mixer, self.crossing, self.text, self.query)
+
+
+@dataclass(frozen=True, slots=True)
 class AttendedImages(Images):
     """An image that every layer of the text attends to: its part is the tower."""
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.querying import AttendedImages, LeadingImages, QueriedImages, ShiftedLogits
+from memcalc.blocks.querying import (
+    AttendedImages,
+    InstructedLayer,
+    InstructedStart,
+    LeadingImages,
+    QueriedImages,
+    ShiftedLogits,
+)
 from memcalc.tape import functions as f
-from memcalc.tape.rules import Around, rule, run
+from memcalc.tape.rules import Around, inside, rule, run
 
 if TYPE_CHECKING:
-    from memcalc.blocks.basic import Raw
+    from memcalc.blocks.basic import Embedding, Raw
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
 
@@ -27,16 +34,46 @@ def queried_images(t: Tape, block: QueriedImages, x: Value, around: Around) -> V
     pixels = t.given((x.shape[0] * s.images, *block.image), s.inputs or s.weights)
     states = run(t, tower, f.to(pixels, s.weights), inner)
     reading = Around()
-    reading.ready, reading.encoder = True, states
+    reading.ready, reading.encoder, reading.tokens = True, states, x
     raw = cast("Raw", queries)
     tokens = f.expand(t.weight(raw.name, raw.shape), states.shape[0], *raw.shape[1:])
     read = run(t, former, tokens, reading)
-    made = run(t, project, read, around)
+    made = run(t, project, f.narrow(read, 1, raw.shape[1]) if read.shape[1] > raw.shape[1] else read, around)
     t.held = outer
     t.outputs += states, read, made
     around.named += states, read, made
     around.sight = lambda _: made
     return x
+
+
+@rule(InstructedStart)
+def instructed_start(t: Tape, block: InstructedStart, x: Value, around: Around) -> Value:
+    """InstructBlipQFormerEmbeddings.forward; the instruction is what of the text is not the image's tokens."""
+    assert around.tokens  # noqa: S101 - whoever asks has been given some
+    words, places = cast("Embedding", block.words), cast("Embedding", block.places)
+    count = min(max(around.tokens.shape[1] - x.shape[1], 1), places.rows)
+    embedded = _looked_up(t, words, t.given((x.shape[0], count), "int64"))
+    embedded = f.add(embedded, _looked_up(t, places, t.new((1, count), "int64")))
+    out = run(t, block.norm, f.cat((x, embedded), 1), around)
+    return run(t, block.dropout, out, around) if block.dropout else out
+
+
+def _looked_up(t: Tape, table: Embedding, index: Value) -> Value:
+    with inside(t, table):
+        return f.embedding(index, t.weight("weight", (table.rows, table.width)))
+
+
+@rule(InstructedLayer)
+def instructed_layer(t: Tape, block: InstructedLayer, x: Value, around: Around) -> Value:
+    """InstructBlipQFormerLayer.forward, whose names last to its end."""
+    out = run(t, block.mixer, x, around)
+    asked = f.narrow(out, 1, block.queries)
+    asked = run(t, block.crossing, asked, around) if block.crossing else asked
+    shown = run(t, block.query, asked, around)
+    told = run(t, block.text, f.narrow(out, 1, out.shape[1] - block.queries), around)
+    made = f.cat((shown, told), 1)
+    del out, asked, shown, told
+    return made
 
 
 def seen(t: Tape, block: AttendedImages | LeadingImages, images: int) -> Value:
