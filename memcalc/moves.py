@@ -22,7 +22,7 @@ EDGE = 2  # layers at each end of a stack that are followed whole in any case
 
 
 Where: TypeAlias = "tuple[int, int, int]"  # a layer's record: which stack, which record of it, forward (0) or backward
-Mark: TypeAlias = "tuple[int, int]"  # of what a layer leaves: its size, and how many as large come behind it
+Mark: TypeAlias = "tuple[int, bool, int]"  # of what a layer leaves: size, if a gradient, how many like it come behind
 
 
 class Marks(NamedTuple):
@@ -120,16 +120,16 @@ class Moves:
         return record
 
     def _marks(self, where: Where) -> Marks:
-        """What can be told apart of what a record leaves; gradients of one size can't."""
+        """What can be told apart of what a record leaves."""
         if where not in self._marked:
             sizes, gradients = self.recording.sizes, self.recording.gradients
             marks = self._marked[where] = Marks({}, {})
-            seen: dict[int, int] = {}
+            seen: dict[tuple[int, bool], int] = {}
             for storage in reversed(self._left[where]):
-                size = sizes[storage]
-                marks.of[storage] = mark = (size, seen.get(size, 0))
+                like = sizes[storage], storage in gradients
+                marks.of[storage] = mark = (*like, seen.get(like, 0))
                 marks.storages[mark] = storage
-                seen[size] = mark[1] + (storage not in gradients)
+                seen[like] = mark[2] + 1
         return self._marked[where]
 
     def _large(self, start: int, stop: int) -> list[int]:
@@ -186,7 +186,7 @@ class Moves:
     def _die(self, place: int, layer: int, storage: int) -> None:
         """What another layer has made: the storage that really dies here is its like in the neighbour."""
         where, stack = self.home[storage], self.recording.stacks[place]
-        home, sample, direction = where
+        home, sample, _ = where
         order, away = stack.order, sample - stack.order[layer]
         if home != place:
             self._bury(storage, self._latest(where))
@@ -198,14 +198,24 @@ class Moves:
             like = layer + made - order.index(order[layer])  # as far from this layer as it was where both are recorded
             self._bury(storage, like if like in range(len(order)) and order[like] == sample else made)
         else:
-            beside = self._marks((place, order[layer + away], direction))
-            self._bury(beside.storages.get(self._marks(where).of[storage], storage), layer + away)
+            self._die_beside(where, layer, storage)
 
     def _latest(self, where: Where) -> int:
         """The layer that was the last to run of those that a record stands for."""
         place, sample, direction = where
         order = self.recording.stacks[place].order
         return order.index(sample) if direction else len(order) - 1 - order[::-1].index(sample)
+
+    def _die_beside(self, where: Where, layer: int, storage: int) -> None:
+        """What the next layer has made: of layers in turn with others, the next that has its like."""
+        place, sample, direction = where
+        order, mark = self.recording.stacks[place].order, self._marks(where).of[storage]
+        away = sample - order[layer]
+        for other in range(layer + away, len(order) if away > 0 else -1, away) if away else (layer,):
+            like = self._marks((place, order[other], direction)).storages.get(mark)
+            if like is not None:
+                self._bury(like, other)
+                return
 
     def _bury_all(self, storages: list[int]) -> None:
         """The deaths of what the layers of a stack have made, whichever they are, one layer after the other."""
@@ -236,11 +246,12 @@ class Moves:
 
 
 def lanes(recording: Recording) -> list[Lane]:
-    """The lane of each storage."""
+    """The lane of each storage; pieces that lie side by side are small, however many they are."""
     streams = recording.streams
-    if not streams:
-        return [size > SMALL for size in recording.sizes]
-    return [2 * streams.get(storage, 0) + (size > SMALL) for storage, size in enumerate(recording.sizes)]
+    found: list[Lane] = [size > SMALL for size in recording.sizes]
+    for storage in recording.pieces:
+        found[storage] = 0
+    return [2 * streams.get(storage, 0) + lane for storage, lane in enumerate(found)] if streams else found
 
 
 def _chosen(order: list[int], records: list[Record], most: int) -> list[list[Path]]:
