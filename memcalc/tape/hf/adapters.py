@@ -30,22 +30,9 @@ def adapted(t: Tape, x: Value, out: Value, weight: Callable[[], Value] | None = 
     if not t.weights.adapters:
         return out
     if t.setting.adapter not in LORA:
-        from memcalc.tape.hf.methods import METHODS, WIDENED, opened, other, over_packed  # noqa: PLC0415 - most runs have LoRA
-
-        if packed and (rule := over_packed(t)):
-            held = [opened(t, out)]  # a rule lets go of the output it is given: nobody else holds it
-            del out
-            return rule(t, x, held.pop())
         held = [out]
-        if t.setting.adapter in METHODS:
-            del out
-            return METHODS[t.setting.adapter](t, x, held.pop())
-        dtype = out.dtype
         del out
-        if t.setting.adapter in WIDENED and t.weights.added(t.path):
-            out = f.to(held.pop(), "fp32")  # here, where nobody else holds it
-            return f.to(other(t, x, out, weight), dtype)
-        return other(t, x, held.pop(), weight)
+        return _other(t, x, held, weight, packed=packed)
     first = t.weights.adapter(t.path, "lora_A.default.weight")
     second = t.weights.adapter(t.path, "lora_B.default.weight")
     if first is None or second is None:
@@ -63,6 +50,21 @@ def adapted(t: Tape, x: Value, out: Value, weight: Callable[[], Value] | None = 
     whole = f.add(out, added)
     del added, out  # peft has let go of both summands before it casts, the nameless one first
     return f.to(whole, dtype)
+
+
+def _other(t: Tape, x: Value, held: list[Value], weight: Callable[[], Value] | None, *, packed: bool) -> Value:
+    """The same by a method that isn't LoRA: its rule lets go of the base layer's output, which nobody but `held` holds."""
+    from memcalc.tape.hf.methods import METHODS, WIDENED, opened, other, over_packed  # noqa: PLC0415 - most runs have LoRA
+
+    if packed and (rule := over_packed(t)):
+        held[0] = opened(t, held[0])
+        return rule(t, x, held.pop())
+    if t.setting.adapter in METHODS:
+        return METHODS[t.setting.adapter](t, x, held.pop())
+    if t.setting.adapter not in WIDENED or not t.weights.added(t.path):
+        return other(t, x, held.pop(), weight)
+    dtype, out = held[0].dtype, f.to(held.pop(), "fp32")
+    return f.to(other(t, x, out, weight), dtype)
 
 
 def dora(t: Tape, x: Value, out: Value, pair: tuple[Value, Value], weight: Callable[[], Value] | None) -> Value:
