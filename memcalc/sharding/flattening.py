@@ -43,8 +43,8 @@ class Flattening(Grouping):
     """The hooks of one step, around the modules that FSDP1 wraps.
 
     `ahead` is what forward prefetch has gathered for the unit that comes next, `late` the unit whose gradients wait for the
-    backward pass of the one before. Of storages, `kept` are the flat gradients
-    that are added to those of earlier micro batches, `reduced` what is made of the sums.
+    backward pass of the one before, `frozen` what has no gradients and is whole until then. Of storages, `kept` are the flat
+    gradients that are added to those of earlier micro batches, `reduced` what is made of the sums.
     """
 
     outside = True
@@ -57,12 +57,15 @@ class Flattening(Grouping):
         self.order: list[Group] = []
         self.ahead: list[Value] = []
         self.late: Group | None = None
+        self.frozen: list[Handle] = []
         self.returning = False
         self.kept: list[int] = []
         self.reduced: list[int] = []
         ahead = how.word not in ("SHARD_GRAD_OP", "_HYBRID_SHARD_ZERO2")  # the one before is gathered, going back
         self.neighbours = (-1, 1) if how.forward_prefetch else (-1,) if ahead else ()
-        self.reach = 2 if how.forward_prefetch else 1
+        members = (tensor for found in groups.layers.layers.values() for _, tensor in found)
+        frozen = any(not tensor.trainable and not tensor.buffer for tensor in members)
+        self.reach = 2 if how.forward_prefetch or frozen else 1
 
     def before_forward(self, unit: Unit) -> None:
         """_pre_forward."""
@@ -93,6 +96,7 @@ class Flattening(Grouping):
             return
         group.state = "backward"
         self._unshard(group)
+        self._let_go()
         if self.how.prefetch == "BACKWARD_PRE":
             self._prefetch(group)
 
@@ -108,6 +112,12 @@ class Flattening(Grouping):
         else:
             self._reduced(group)
 
+    def _let_go(self) -> None:
+        """_post_backward_reshard_only_hook: behind the one that gathers the unit before, on the same tensor."""
+        for handle in self.frozen:
+            handle.full = None
+        self.frozen = []
+
     def _overdue(self) -> None:
         late, self.late = self.late, None
         if late:
@@ -117,7 +127,12 @@ class Flattening(Grouping):
         group.state = "reduced"
         trained = next((handle for handle in self._of(group) if handle.trainable), None)
         flat = self._together(group, trained) if trained and group.gradients else None
-        self._free(group)
+        self._let_go()
+        if self.returning and group.kind == "layer":
+            self.frozen = [handle for handle in self._of(group) if not handle.trainable]
+        for handle in self._of(group):
+            if handle not in self.frozen:
+                handle.full = None
         if self.how.prefetch == "BACKWARD_POST":
             self._prefetch(group)
         made = len(self.tape.sizes)
@@ -136,10 +151,12 @@ class Flattening(Grouping):
     def finish(self) -> None:
         """Units whose inputs asked for no gradient, the root last; then gradients go where the optimizer looks for them."""
         self._overdue()
+        self._let_go()
         root, *others = self.groups.all()
         for group in (*others, root):
             if group.state != "reduced":
                 self.after_backward(group)
+        self._let_go()
         made = len(self.tape.sizes)
         for handles in self.handles.values():
             for handle in handles:
