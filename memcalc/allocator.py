@@ -59,8 +59,8 @@ class Pool:
         return block
 
     def grow(self, size: int) -> Block:
-        """A new segment."""
-        taken = segment(size)
+        """A new segment, or as many side by side as hold many small requests."""
+        taken = -(-size // SMALL_SEGMENT) * SMALL_SEGMENT if not self.least else segment(size)
         self.reserved += taken
         return Block(self, taken, END, END)
 

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from memcalc.allocator import END, MIB, Block, CachingAllocator, ExpandableAllocator, parted
+from memcalc.allocator import END, MIB, Block, CachingAllocator, ExpandableAllocator, Parted, parted
 
 
 @pytest.mark.parametrize(
@@ -118,3 +118,10 @@ def test_expandable_segments_leave_no_holes_of_whole_segments() -> None:
         allocator.several([64 * MIB] * 4)
     assert usual.reserved == 512 * MIB
     assert expandable.reserved == 260 * MIB
+
+
+def test_many_small_requests_side_by_side_take_segments_of_small_ones() -> None:
+    """As one block: 5 MiB in three segments of 2 MiB, what is left of the last one for others."""
+    allocator = CachingAllocator()
+    allocator.follow(Parted([0, 1], []), [5 * MIB, MIB], [END, END])
+    assert allocator.small.reserved == allocator.reserved == 6 * MIB

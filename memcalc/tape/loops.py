@@ -2,14 +2,16 @@
 
 What an iteration leaves behind (what autograd saved of it, what it adds to a list) is there as often as the loop runs;
 what it lets go of is there once. So the storages that the iteration in the middle leaves alive are made as large as
-those of all the iterations it stands for. Going back, each of its nodes runs once: the gradients of whole tensors that
-every iteration makes and adds up are alike, and what is there of them at a time the last two iterations show, while
-everything the others saved is still there.
+those of all the iterations it stands for; where each is a small request, they stay among those (`pieces`). Going back,
+each of its nodes runs once: the gradients of whole tensors that every iteration makes and adds up are alike, and what is
+there of them at a time the last two iterations show, while everything the others saved is still there.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
+
+from memcalc.allocator import SMALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,4 +39,6 @@ def loop(t: Tape, count: int, step: Callable[[StateT], StateT], state: StateT) -
         dead = {~event for event in t.events[begin:] if event < 0}
         for storage in range(first, last):
             if storage not in dead:
+                if t.sizes[storage] <= SMALL:
+                    t.pieces.add(storage)
                 t.sizes[storage] *= count - EXPLICIT + 1

@@ -76,6 +76,7 @@ class Tape:
         self.added: dict[Leaf, Added] = {}
         self.relays: list[int] = []
         self.streams: dict[int, int] = {}
+        self.pieces: set[int] = set()
         self.sharder: Sharder | None = None
         self.target: Value | None = None
         self.spending = Spending(self, late=setting.spends == "late")

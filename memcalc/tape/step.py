@@ -39,6 +39,7 @@ class Recording:
     * Of a sharding strategy: `buffers` are the storages that it gathers or communicates in, `relays` those of which one
       at a time is there, `left` the gradients of earlier micro batches that it takes along.
     * `streams` has the number of the stream that a storage is made on, where it is not the modules' own.
+    * `pieces` are storages that stand for many small ones (memcalc/tape/loops.py).
     * `fanned` says how often a storage is made that every one of like layers gets from without.
     * `overlay` is what a strategy has beside the log, `pools` the births and deaths on streams of its own, with which
       memcalc.cycles.pooled replays the allocator.
@@ -69,6 +70,7 @@ class Recording:
     left: frozenset[int] = frozenset()
     relays: frozenset[int] = frozenset()
     streams: dict[int, int] = field(default_factory=dict)
+    pieces: frozenset[int] = frozenset()
     fanned: dict[int, int] = field(default_factory=dict)
     overlay: Overlay = field(default_factory=dict)
     pools: tuple[Stream, ...] = ()
@@ -115,7 +117,7 @@ def record_step(
         list(tape.events), tape.sizes, tape.owners, frozenset(tape.gradients), tape.recomputed, tape.stacks,
         forward_end, forward_storages, len(tape.events), tape.resident, kept, held,
         tuple(tape.unmodelled), tape.pinned, tuple(tape.products), frozenset(tape.buffers), left=frozenset(tape.left),
-        relays=frozenset(tape.relays), streams=tape.streams, fanned=tape.fanned,
+        relays=frozenset(tape.relays), streams=tape.streams, fanned=tape.fanned, pieces=frozenset(tape.pieces),
         in_flight=setting.ways.in_flight if setting.ways else (1, 1), once=tape.once, inputs=tuple(tape.given_sizes),
         added=None if tape.sharder or setting.spends else tuple(tape.added.values()),
     )  # fmt: skip
