@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from memcalc.run import Run
 
 SIZED: Known[Model] = Known()
+ROWS, MAP = 2, 3  # axes of an image: (patches, pixels of each), (channels, rows, columns)
 
 
 def pictured(model: Model, run: Run) -> Model:
@@ -79,7 +80,7 @@ def _pixels(model: Model, run: Run) -> dict[str, Any]:
 
 def _filled(image: tuple[int, ...]) -> bool:
     """Whether images come as rows of pixels, of which each has as many (patches, pixels)."""
-    return len(image) == len(("patches", "pixels"))
+    return len(image) == ROWS
 
 
 def _whatever(model: Model, image: tuple[int, ...], more: str) -> RunInvalid:
@@ -97,7 +98,7 @@ def _latents(model: Model, run: Run) -> dict[str, Any]:
     moving = len(model.image) == 4 or together > 1
     faults = [Fault("frames", f"{model.name} makes single images")] if run.frames and not moving else []
     sides = run.image_size or tuple(side * pixels for side in model.latent)
-    if moving and not run.image_size and len(model.image) < len(("channels", "rows", "columns")):
+    if moving and not run.image_size and len(model.image) < MAP:
         faults.append(Fault("image_size", f"{model.name} reads latents in one row: say how large its frames are, too"))
     elif any(side % pixels for side in sides):
         faults.append(
@@ -115,7 +116,7 @@ def _latents(model: Model, run: Run) -> dict[str, Any]:
 def _patch(model: Model) -> int:
     """A side of what of the latents is one token; of those in one row the pipeline has cut them."""
     known = model.dimensions
-    if known is None or len(model.image) < len(("channels", "rows", "columns")) or "patch_size" not in known:
+    if known is None or len(model.image) < MAP or "patch_size" not in known:
         return 1
     size = known["patch_size"]
     return int(size if isinstance(size, int) else size[-1])
