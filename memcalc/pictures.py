@@ -46,7 +46,10 @@ def _checked(model: Model, seen: Images, run: Run) -> Model:
     """The model itself, if it can be shown images of that size."""
     if run.frames and (seen.grid is None or seen.grid.frames == 1):
         raise fault("frames", f"{model.name} reads single images: count the frames among its `images`")
-    if run.images and (seen.grid or seen.crops or seen.shrinks) and not run.image_size:
+    sized = seen.grid or seen.crops or seen.shrinks
+    if (run.images or 0) > 1 and not (seen.tokens or sized):  # none of them are tokens of the text
+        raise fault("images", f"{model.name} reads one image with each text: make the batch larger instead")
+    if run.images and sized and not run.image_size:
         raise fault("image_size", f"{model.name} reads images of any size: say how large they are, in pixels")
     if run.image_size and _filled(seen.image):
         raise _whatever(model, seen.image, "; say in `images` how many")

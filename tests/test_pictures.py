@@ -72,6 +72,9 @@ def test_what_a_model_is_given(model: Any, run: dict[str, Any], image: tuple[int
         ("sdxl-unet", {"image_size": 500}, "image_size"),  # no whole number of latent pixels
         ("sdxl-unet", {"frames": 8}, "frames"),
         ("sdxl-unet", {"images": 1}, "images"),
+        ("vilt-b32-finetuned-vqa", {"images": 2}, "images"),
+        ("git-base", {"images": 2}, "images"),
+        ("blip-image-captioning-base", {"images": 2}, "images"),
         ("hidream-i1-full", {"image_size": 1000}, "image_size"),  # 125 latent ones a side, two by two a token
         ("wan-2.1-t2v-1.3b", {"image_size": [480, 840]}, "image_size"),
         ("ltx-2-19b", {"frames": 9}, "image_size"),  # all of its latents are listed in one row: how many of a frame?
