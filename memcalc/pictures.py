@@ -32,6 +32,8 @@ def pictured(model: Model, run: Run) -> Model:
 def _pictured(model: Model, run: Run) -> Model:
     seen = tower(model.body)
     if seen is not None:
+        if run.images == 0 and hasattr(seen, "text"):
+            raise fault("images", f"{model.name} can't do without an image: it stands in one row with the text")
         return blind(model, seen) if run.images == 0 else _checked(model, seen, run)
     if run.images is not None and not model.edits:
         raise fault("images", f"{model.name} reads no images beside text; `image_size` is for models of images alone")

@@ -73,6 +73,7 @@ def test_what_a_model_is_given(model: Any, run: dict[str, Any], image: tuple[int
         ("sdxl-unet", {"frames": 8}, "frames"),
         ("sdxl-unet", {"images": 1}, "images"),
         ("vilt-b32-finetuned-vqa", {"images": 2}, "images"),
+        ("vilt-b32-finetuned-vqa", {"images": 0}, "images"),  # its layers read both in one row
         ("git-base", {"images": 2}, "images"),
         ("blip-image-captioning-base", {"images": 2}, "images"),
         ("hidream-i1-full", {"image_size": 1000}, "image_size"),  # 125 latent ones a side, two by two a token
