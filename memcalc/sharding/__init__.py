@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memcalc import frames
 from memcalc.errors import fault
-from memcalc.sharding.strategy import Strategy
+
+frames.install()  # before any of its modules is loaded
+
+from memcalc.sharding.strategy import Strategy  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -26,6 +26,18 @@ Gradients: TypeAlias = "tuple[Value | None, ...]"
 Formula: TypeAlias = "Callable[..., Gradients]"
 
 
+def _counted() -> int:
+    """What getrefcount says of an object that one local variable alone holds.
+
+    2, with the call's own; 1 where a call borrows what a variable holds (3.14, LOAD_FAST_BORROW).
+    """
+    alone = object()
+    return getrefcount(alone)
+
+
+ALONE = _counted()
+
+
 class Edge:
     """Where the gradient of an input goes, and what it must look like: that input's own shape and dtype."""
 
@@ -91,7 +103,7 @@ class Leaf:
         gradient = grads.pop()
         if self.grad is not None:
             return
-        copies = getrefcount(gradient) > 2 or gradient.strides is not None
+        copies = getrefcount(gradient) > ALONE or gradient.strides is not None
         if self.held:
             self.tape.adds(self, gradient, copies=copies)
             return
@@ -199,7 +211,7 @@ class Engine:
         if gradient is not None:
             old = buffer[slot]
             if old is not None:
-                ours = self.tape.adds_in_place and getrefcount(old) <= 3 and getrefcount(old.storage) <= 2
+                ours = self.tape.adds_in_place and getrefcount(old) <= ALONE + 1 and getrefcount(old.storage) <= 2
                 gradient = old if ours else self.tape.new(old.shape, old.dtype, dense_like(old.shape, old.strides))
             buffer[slot] = gradient
             del old

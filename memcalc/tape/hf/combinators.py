@@ -100,18 +100,24 @@ def parallel(t: Tape, block: Parallel, x: Value, around: Around) -> Value:
     """mlp + attention + x: the branches read x, or a shared norm of it (GPTNeoXLayer, GPTJBlock)."""
     read = run(t, block.norm, x, around) if block.norm else x
     outputs = [run(t, branch, read, around) for branch in block.branches]
+    out = _summed(block, x, outputs)
+    if block.input_first:
+        del read  # the sum takes the norm's name
+    gone(outputs)
+    return out
+
+
+def _summed(block: Parallel, x: Value, outputs: list[Value]) -> Value:
+    """What the branches put out, and x: before them or behind."""
     if block.input_first:
         out = x
         for branch in outputs:
             out = f.add(out, branch)
-        del read  # the sum takes the norm's name
-    else:
-        out = outputs[0]
-        for later in outputs[1:]:
-            out = f.add(later, out)
-        out = f.add(out, x)
-    gone(outputs)
-    return out
+        return out
+    out = outputs[0]
+    for later in outputs[1:]:
+        out = f.add(later, out)
+    return f.add(out, x)
 
 
 @rule(Sum)

@@ -10,7 +10,7 @@ from memcalc.tape.autograd import Gradients, Node, record
 from memcalc.tape.hf.activations import activate
 from memcalc.tape.hf.dual import causal_conv
 from memcalc.tape.loops import loop
-from memcalc.tape.rules import Around, rule, run
+from memcalc.tape.rules import Around, gone, rule, run
 
 if TYPE_CHECKING:
     from memcalc.tape.recorder import Tape
@@ -66,14 +66,16 @@ def _bounded_root_backward(node: Node, g: Value) -> Gradients:
 
 def scan(t: Tape, x: Value, forget: Value) -> Value:
     """RecurrentGemmaRglru._rnn_scan: states in fp32, of which the module holds on to the last, and so to its graph."""
-    b, s, width = x.shape
+    (b, s, width), read = x.shape, [x, forget]
 
     def step(carried: tuple[Value, Value]) -> tuple[Value, Value]:
-        state, out = carried
+        (state, out), (x, forget) = carried, read
         state = f.mul(f.to(f.select(forget, 1), "fp32"), state)
         state = f.add(state, f.to(f.select(x, 1), "fp32"))
         return state, f.assign(out, f.to(state, x.dtype))
 
     state, out = loop(t, s, step, (t.new((b, width), "fp32"), t.new(x.shape, x.dtype, x.strides)))
     t.held.append(state)
+    del x, forget
+    gone(read)
     return out
