@@ -66,7 +66,7 @@ def _first(hints: tuple[Any, ...], value: Any) -> Any:  # noqa: ANN401
     for hint in hints:
         try:
             return _value(hint, value)
-        except Doubt:  # noqa: PERF203 - a union has a few branches
+        except Doubt:
             continue
     raise Doubt
 

@@ -124,10 +124,8 @@ def _as_toml(text: str, source: str) -> dict[str, Any]:
 def _toml(text: str, source: str) -> dict[str, Any]:
     if len(text) > LARGEST_TOML:
         raise UnreadableInput(f"{source} is larger than {LARGEST_TOML >> 20} MiB; TOML that runs a job is far smaller")
-    try:
-        import tomllib  # noqa: PLC0415 - only TOML needs it
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib  # type: ignore[no-redef,unused-ignore]  # noqa: PLC0415
+    import tomllib  # noqa: PLC0415 - only TOML needs it
+
     try:
         data: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

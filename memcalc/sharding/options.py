@@ -99,7 +99,7 @@ def either(*readers: Reader) -> Reader:
         for attempt in readers[:-1]:
             try:
                 return attempt(value)
-            except ValueError:  # noqa: PERF203 - it is asked once
+            except ValueError:
                 continue
         return readers[-1](value)
 
