@@ -171,6 +171,15 @@ def backward(tape: Tape, roots: list[tuple[Value, Value]], watch: Callable[[int]
     tape.grad_enabled = enabled
 
 
+def take_apart(root: Value) -> None:
+    """Let go of a graph that has run, the latest node first; how deep deallocations nest is the interpreter's own affair."""
+    nodes = _below([root.node])[0]
+    root.node = None
+    nodes.reverse()
+    while nodes:
+        nodes.pop().edges = []
+
+
 class Engine:
     """One backward walk, the latest node first: gradients wait in buffers until their node's turn comes.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from memcalc.tape.autograd import Leaf, backward
+from memcalc.tape.autograd import Leaf, backward, take_apart
 from memcalc.tape.hf.programs import whole
 from memcalc.tape.offload import Offloading
 from memcalc.tape.recorder import Layers, Tape
@@ -107,6 +107,8 @@ def record_step(
     walk_back(tape, loss)
     if tape.sharder:
         tape.sharder.finish()  # in a callback of the backward pass: what the graph holds is there yet
+    if outputs is None:
+        take_apart(loss)
     del loss
     kept, held = 0, -1
     if outputs is not None:
