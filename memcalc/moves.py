@@ -194,9 +194,7 @@ class Moves:
             if layer <= order.index(order[layer]):
                 self._bury(storage, order.index(sample))
         elif abs(away) > 1:
-            made = order.index(sample)
-            like = layer + made - order.index(order[layer])  # as far from this layer as it was where both are recorded
-            self._bury(storage, like if like in range(len(order)) and order[like] == sample else made)
+            self._die_afar(where, layer, storage, away)
         else:
             self._die_beside(where, layer, storage)
 
@@ -206,15 +204,36 @@ class Moves:
         order = self.recording.stacks[place].order
         return order.index(sample) if direction else len(order) - 1 - order[::-1].index(sample)
 
+    def _die_afar(self, where: Where, layer: int, storage: int, away: int) -> None:
+        """What a layer has made that is not the next: a strategy's buffers go so many layers on.
+
+        Others' like is as far from this layer as it was where both are recorded.
+        """
+        place, sample, _ = where
+        order = self.recording.stacks[place].order
+        if storage in self.recording.buffers and self._die_at(where, layer + away, storage):
+            return
+        like = layer + (made := order.index(sample)) - order.index(order[layer])
+        self._bury(storage, like if like in range(len(order)) and order[like] == sample else made)
+
+    def _die_at(self, where: Where, layer: int, storage: int) -> bool:
+        """What a layer has made that has the mark of this one, if there is any."""
+        place, _, direction = where
+        if layer not in range(len(self.bases[place])):
+            return False
+        sample = self.recording.stacks[place].order[layer]
+        like = self._marks((place, sample, direction)).storages.get(self._marks(where).of[storage])
+        if like is not None:
+            self._bury(like, layer)
+        return like is not None
+
     def _die_beside(self, where: Where, layer: int, storage: int) -> None:
         """What the next layer has made: of layers in turn with others, the next that has its like."""
-        place, sample, direction = where
-        order, mark = self.recording.stacks[place].order, self._marks(where).of[storage]
+        place, sample, _ = where
+        order = self.recording.stacks[place].order
         away = sample - order[layer]
         for other in range(layer + away, len(order) if away > 0 else -1, away) if away else (layer,):
-            like = self._marks((place, order[other], direction)).storages.get(mark)
-            if like is not None:
-                self._bury(like, other)
+            if self._die_at(where, other, storage):
                 return
 
     def _bury_all(self, storages: list[int]) -> None:

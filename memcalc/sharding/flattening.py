@@ -65,7 +65,7 @@ class Flattening(Grouping):
         self.neighbours = (-1, 1) if how.forward_prefetch else (-1,) if ahead else ()
         members = (tensor for found in groups.layers.layers.values() for _, tensor in found)
         frozen = any(not tensor.trainable and not tensor.buffer for tensor in members)
-        self.reach = 2 if how.forward_prefetch or frozen else 1
+        self.outlasts = how.forward_prefetch or frozen
 
     def before_forward(self, unit: Unit) -> None:
         """_pre_forward."""

@@ -58,11 +58,12 @@ class Sharder:
     Layers of stacks are asked for by `layer`, named modules by `module`; the root is around the whole forward pass. In a
     recomputation the forward hooks run again (after_forward only where the recomputation gets that far). `neighbours`:
     which layers beside one its record depends on (-1: the one before, 1: the one behind); `reach` is over how many layers
-    what is made in one may live.
+    what is made in one may live; `outlasts` says that only what is gathered for a layer does so, until the second from it.
     """
 
     neighbours: tuple[int, ...] = (-1, 1)
     reach = 1
+    outlasts = False
     # whether modules see parameters as leaves, of which autocast keeps its copies (FSDP1 shows them views)
     leaves = True
 

@@ -38,6 +38,8 @@ def planned(t: Tape, block: Stack, passes: list[tuple[Block, str]], around: Arou
         kinds = _kept(kinds, t.setting.every)
     if t.sharder is not None and t.sharder.reach > 1:
         kinds = list(range(len(kinds)))
+    elif t.sharder is not None and t.sharder.outlasts:
+        kinds = _ends_apart(kinds)
     beside = (-1, 1) if around.after and around.grid else _hands_on(t)  # others read some of a tower's layers, too
     beside = beside or ((-1,) if around.chooses else ())  # the last to read a choice lets it go
     if beside and t.setting.offload_activations:
@@ -120,7 +122,10 @@ def _second_sum_apart(kinds: list[int]) -> list[int]:
 
 
 def _ends_apart(kinds: list[int]) -> list[int]:
-    """The first two layers and the last two told apart: a value on its way to the host may outlive two layers."""
+    """The first two layers and the last two told apart: a value may outlive two layers.
+
+    One on its way to the host does, or one that is whole until the unit before is gathered.
+    """
     return [FIRST, SECOND, *kinds[2:-2], LAST_BUT_ONE, LAST] if len(kinds) > 4 else kinds
 
 
