@@ -63,3 +63,29 @@ def test_sharding_at_most_doubles_the_work(model: str, run: dict[str, Any], monk
         sharded = work({"model": model, "gpu": "h100", **run, "gpus": 8, "sharding": sharding}, monkeypatch)
         assert sharded["layers"] <= 2 * plain["layers"], name
         assert sharded["moves"] <= 2 * max(plain["moves"], STEPS * moving.MOVES), name
+
+
+@pytest.mark.parametrize("more", [{}, {"forward_prefetch": True}], ids=str)
+def test_fsdp1_records_like_layers_once_where_frozen_units_outlast_theirs(
+    more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 126 layers two at either end, one between, and those that are told apart by these beside them."""
+    run = {"model": "llama-3.1-405b", "lora": 16, "gpus": 8, "sharding": {"strategy": "fsdp", "version": 1, **more}}
+    assert work(run, monkeypatch)["layers"] <= 2 + 2 + 1 + 2
+
+
+@pytest.mark.parametrize("more", [{"lora": 16}, {"lora": 16, "checkpointing": "full"}, {"forward": True}], ids=str)
+@pytest.mark.parametrize("model", ["llama-2-7b", "gpt2", "mixtral-8x7b"])
+def test_fsdp1_answers_as_if_every_layer_were_recorded(
+    model: str, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"forward_prefetch": more.get("forward", False)}
+    run = {"model": model, "gpus": 8, "sharding": {"strategy": "fsdp", "version": 1, **options}}
+    run |= {key: value for key, value in more.items() if key != "forward"}
+    few = estimate(run).memory
+    with monkeypatch.context() as patched:
+        patched.setattr(alike, "_ends_apart", lambda kinds: list(range(len(kinds))))
+        forget()
+        every = estimate(run).memory
+    forget()
+    assert (few.peak_allocated, few.reserved, few.phases) == (every.peak_allocated, every.reserved, every.phases)

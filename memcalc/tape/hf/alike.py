@@ -36,10 +36,9 @@ def planned(t: Tape, block: Stack, passes: list[tuple[Block, str]], around: Arou
     kinds = _awake(block, kinds) if around.seen else kinds
     if t.setting.checkpoint:
         kinds = _kept(kinds, t.setting.every)
-    if t.sharder is not None and t.sharder.reach > 1:
-        kinds = list(range(len(kinds)))
-    elif t.sharder is not None and t.sharder.outlasts:
-        kinds = _ends_apart(kinds)
+    if t.sharder is not None and (t.sharder.reach > 1 or t.sharder.outlasts):
+        like = len(set(kinds)) == 1 and t.sharder.reach == 1
+        kinds = _ends_apart(kinds) if like else list(range(len(kinds)))
     beside = (-1, 1) if around.after and around.grid else _hands_on(t)  # others read some of a tower's layers, too
     beside = beside or ((-1,) if around.chooses else ())  # the last to read a choice lets it go
     if beside and t.setting.offload_activations:
