@@ -75,7 +75,7 @@ def test_fsdp1_records_like_layers_once_where_frozen_units_outlast_theirs(
 
 
 @pytest.mark.parametrize("more", [{"lora": 16}, {"lora": 16, "checkpointing": "full"}, {"forward": True}], ids=str)
-@pytest.mark.parametrize("model", ["llama-2-7b", "gpt2", "mixtral-8x7b"])
+@pytest.mark.parametrize("model", ["llama-2-7b", "gpt2", "mixtral-8x7b", "t5-base", "bert-base-uncased"])
 def test_fsdp1_answers_as_if_every_layer_were_recorded(
     model: str, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

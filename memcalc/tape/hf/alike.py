@@ -37,7 +37,7 @@ def planned(t: Tape, block: Stack, passes: list[tuple[Block, str]], around: Arou
     if t.setting.checkpoint:
         kinds = _kept(kinds, t.setting.every)
     if t.sharder is not None and (t.sharder.reach > 1 or t.sharder.outlasts):
-        like = len(set(kinds)) == 1 and t.sharder.reach == 1
+        like = len(set(kinds[2:-2])) == 1 and t.sharder.reach == 1
         kinds = _ends_apart(kinds) if like else list(range(len(kinds)))
     beside = (-1, 1) if around.after and around.grid else _hands_on(t)  # others read some of a tower's layers, too
     beside = beside or ((-1,) if around.chooses else ())  # the last to read a choice lets it go
