@@ -38,6 +38,10 @@ def assumed(plan: Plan) -> Iterator[Assumption]:
     run = plan.run
     mixers = cast("list[Attention | Mla]", plan.model.duties.get("attention", []))
     yield from _of_the_model(plan, mixers)
+    towers = plan.model.duties.get("tower", ())
+    if not all(hasattr(tower, "scattered") for tower in towers):  # what reads no images hears
+        yield "model", "no-sound", ("activations are those of a batch without sound; what reads recordings counts with what "
+                                    "persists of it")  # fmt: skip
     yield from _of_packing(plan, mixers)
     megatron = run.implementation == "megatron"
     if run.attention == "sdpa" and not megatron and any(getattr(mixer, "dropout", 0) for mixer in mixers):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from memcalc import estimate
 from memcalc.architectures import build, dimensions
 from memcalc.architectures.multimodal import under
 from memcalc.blocks.attention import Attention
@@ -96,3 +97,10 @@ def test_gemma_4_shares_keys_and_values_of_earlier_layers() -> None:
     mixers = kinds(build("gemma4_text", text), Attention)
     assert [mixer.k is None for mixer in mixers] == [False, False, True, True]
     assert [mixer.head_dim for mixer in mixers] == [8, 512, 8, 512]
+
+
+@pytest.mark.parametrize(
+    ("model", "said"), [("qwen2-audio-7b", True), ("qwen2.5-omni-7b", True), ("gemma-3-4b", False)]
+)
+def test_a_model_that_hears_is_said_to_be_counted_without_sound(model: str, said: bool) -> None:
+    assert any(note.code == "no-sound" for note in estimate({"model": model}).assumptions) is said
