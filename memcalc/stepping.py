@@ -7,12 +7,12 @@ parameter lie beside those of the next, and states that are made within the loop
 from __future__ import annotations
 
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from memcalc.allocator import Block, CachingAllocator
+    from memcalc.allocator import CachingAllocator
 
 STATES = "states"  # where in a turn a parameter's states are made, the first time
 FIRST, LATER, ALWAYS = "first", "later", "always"  # in which steps the acts come that stand behind it
@@ -29,15 +29,17 @@ class Act(NamedTuple):
     nbytes: int
 
 
-class Named(Protocol):
-    """What has a name."""
-
-    @property
-    def name(self) -> str:
-        """Of an act, what it does."""
+BlockT = TypeVar("BlockT")
 
 
-NamedT = TypeVar("NamedT", bound=Named)
+class Memory(Protocol[BlockT]):
+    """Where tensors are made: the caching allocator, or what counts bytes alone."""
+
+    def several(self, sizes: Iterable[int]) -> list[BlockT]:
+        """A block for each, one after the other."""
+
+    def free(self, *blocks: BlockT) -> None:
+        """Give blocks back, one after the other."""
 
 
 class Turn(NamedTuple):
@@ -48,12 +50,12 @@ class Turn(NamedTuple):
     times: int
 
 
-class Names:
+class Names(Generic[BlockT]):
     """The local names of a step; tensors of at most `floor` bytes are not followed."""
 
-    def __init__(self, allocator: CachingAllocator, floor: int) -> None:
-        self.allocator, self.floor = allocator, floor
-        self.held: dict[str, list[Block]] = {}
+    def __init__(self, memory: Memory[BlockT], floor: int = 0) -> None:
+        self.memory, self.floor = memory, floor
+        self.held: dict[str, list[BlockT]] = {}
 
     def take(self, turn: Turn, *, first: bool) -> None:
         """A parameter's turn; in the first step its states are made where the loop makes them."""
@@ -76,16 +78,16 @@ class Names:
             self._gone(blocks)
         self.held = {}
 
-    def _bind(self, name: str, blocks: list[Block]) -> None:
+    def _bind(self, name: str, blocks: list[BlockT]) -> None:
         before = self.held.get(name, [])
         self.held[name] = blocks
         self._gone(before)
 
-    def _made(self, sizes: Iterable[int]) -> list[Block]:
-        return self.allocator.several(size for size in sizes if size > self.floor)
+    def _made(self, sizes: Iterable[int]) -> list[BlockT]:
+        return self.memory.several(size for size in sizes if size > self.floor)
 
-    def _gone(self, blocks: list[Block]) -> None:
-        self.allocator.free(*blocks)
+    def _gone(self, blocks: list[BlockT]) -> None:
+        self.memory.free(*blocks)
 
 
 def loop(allocator: CachingAllocator, turns: Iterable[Turn], floor: int, *, first: bool) -> None:
@@ -104,7 +106,7 @@ def makes_states(acts: tuple[Act, ...]) -> bool:
     return any(name == STATES or name[0] == "+" for name, _ in acts)
 
 
-def in_step(acts: Iterable[NamedT], *, first: bool) -> Iterator[NamedT]:
+def in_step(acts: Iterable[Act], *, first: bool) -> Iterator[Act]:
     """The acts of the first step, or of a later one."""
     skipped, here = LATER if first else FIRST, True
     for act in acts:

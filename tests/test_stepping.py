@@ -120,7 +120,10 @@ def test_soap_steps_nothing_the_first_time() -> None:
     """pytorch_optimizer soap.py: `if group['step'] == 1: continue`."""
     wanted = {"name": "soap", "library": "pytorch_optimizer"}
     acts = resolve(wanted).temporaries((512, 256), "fp32").turn
-    first, later = ([act.name for act in in_step(acts, first=first)] for first in (True, False))
+    first, later = (
+        [act.name for act in in_step([Act(one.name, one.bytes) for one in acts], first=first)]
+        for first in (True, False)
+    )
     assert "norm_grad=grad" not in first
     assert "norm_grad=grad" in later
     assert [name for name in first if name[0] == "+"] == ["+exp_avg", "+exp_avg_sq", "+GG[0]", "+GG[1]", "+Q", "+Q"]

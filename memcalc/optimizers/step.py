@@ -12,8 +12,8 @@ from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
+from memcalc import stepping
 from memcalc.optimizers.rules import Rule, apply
-from memcalc.stepping import STATES, in_step
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -99,28 +99,32 @@ def peak(group: Sequence[Turn]) -> int:
     return together + most
 
 
+class Counted:
+    """Memory that counts what is there at once: blocks are their bytes."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+
+    def several(self, sizes: Iterable[int]) -> list[int]:
+        """A block for each."""
+        blocks = list(sizes)
+        self.now += sum(blocks)
+        self.most = max(self.most, self.now)
+        return blocks
+
+    def free(self, *blocks: int) -> None:
+        """Give blocks back."""
+        self.now -= sum(blocks)
+
+
 def _acted(group: Sequence[Turn]) -> int:
-    """The most that the names of a loop hold at once, where the acts of each turn are known."""
-    held: dict[str, int] = {}
-    now = most = 0
+    """The most that the names of a loop hold at once, where the acts of each turn are known; states are there."""
+    memory = Counted()
+    names = stepping.Names(memory)
     for turn in _in_order(group):
-        for act in in_step(turn.temporaries.turn, first=False):
-            now, after = _act(held, act, now)
-            most, now = max(most, now), after
-    return most
-
-
-def _act(held: dict[str, int], act: StateTensor, now: int) -> tuple[int, int]:
-    """Bytes while an act lasts, and after it: a name lets go of its tensor once the new one is there."""
-    if act.name[0] == "-":
-        return now, now - held.pop(act.name[1:], 0)
-    name, _, other = act.name.partition("=")
-    own, before = 0 if name == STATES else act.bytes, held.get(name, 0)
-    if other:
-        held[name] = held.pop(other, 0)
-        return now, now - before
-    held[name] = own
-    return now + own, now + own - before
+        acts = tuple(stepping.Act(act.name, act.bytes) for act in turn.temporaries.turn)
+        names.take(stepping.Turn(acts, (), 1), first=False)
+    return memory.most
 
 
 def _in_turn(before: int, names: tuple[int, ...], own: tuple[int, ...], whole: int) -> int:
