@@ -62,6 +62,30 @@ class Begun(NamedTuple):
 NOTHING = Begun()
 
 
+class Steps:
+    """The optimizer's steps: the first makes the states."""
+
+    def __init__(self, allocator: CachingAllocator, trained: list[Held], floor: int) -> None:
+        self.allocator, self.trained, self.floor = allocator, trained, floor
+        self.turns = [Turn(held.acts, held.states, held.times) for held in trained if held.acts]
+        self.together = _kind_by_kind(trained, floor)
+
+    def first(self) -> None:
+        """States for good, temporaries that go again."""
+        made = [(held.states, held.times) for held in self.trained if not makes_states(held.acts)]
+        _keep(self.allocator, _in_turn(made, self.floor))
+        temporaries = self.allocator.several(size for sizes, times in self.together for size in sizes * times)
+        last = _each(self.allocator, self.trained, self.floor)
+        loop(self.allocator, self.turns, self.floor, first=True)
+        self.allocator.free(*last, *reversed(temporaries))
+
+    def later(self) -> None:
+        """Temporaries; nothing comes behind them."""
+        _keep(self.allocator, self.together)
+        _each(self.allocator, self.trained, self.floor)
+        loop(self.allocator, self.turns, self.floor, first=False)
+
+
 @undisturbed
 def reserved(
     recording: Recording,
@@ -89,10 +113,7 @@ def reserved(
     once = allocator.several(size for size in begun.once if size > floor)
     _place(allocator, begun.kept, floor)
     weights = [*weights, *begun.kept, *begun.then]
-    turns = [Turn(held.acts, held.states, held.times) for held in trained if held.acts]
-    states = _in_turn([(held.states, held.times) for held in trained if not makes_states(held.acts)], floor)
-    together = _kind_by_kind(trained, floor)
-    outputs = END
+    optimizer, outputs = Steps(allocator, trained, floor), END
     others: dict[int, CachingAllocator] = {}
     for first in (True, False):
         if not first and once:
@@ -107,14 +128,9 @@ def reserved(
         alive, outputs = _micro_step(allocator, now, outputs, others, there)
         wide = _staged(allocator, staged, early, late, alive) if staged else []
         if first and not opening:
-            _keep(allocator, states)
-            temporaries = allocator.several(size for sizes, times in together for size in sizes * times)
-            last = _each(allocator, trained, floor)
-            loop(allocator, turns, floor, first=True)
-            allocator.free(*last, *reversed(temporaries), *wide, *gradients, *alive)
-    _keep(allocator, together)  # nothing comes behind them
-    _each(allocator, trained, floor)
-    loop(allocator, turns, floor, first=False)
+            optimizer.first()
+            allocator.free(*wide, *gradients, *alive)
+    optimizer.later()
     streams = sum(other.reserved for other in others.values())
     return allocator.reserved + streams + _small(weights, trained, floor) + others_hold
 
