@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from memcalc.errors import Fault, RunInvalid, nearest_names, shorten
+from memcalc.traits import NONE, Traits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -20,9 +21,10 @@ class Dimensions:
 
     A key that is neither given nor defaulted, or whose value is of another type than the default's, raises RunInvalid
     naming it. `c.get(key, fallback)` is for keys that may be absent. Mappings come back as Dimensions of their own.
+    `c.traits` are of the class: no key of a config.json is among them.
     """
 
-    __slots__ = ("_aliases", "_defaults", "_given", "_read", "_source", "_sub")
+    __slots__ = ("_aliases", "_defaults", "_given", "_read", "_source", "_sub", "traits")
 
     def __init__(
         self,
@@ -31,9 +33,10 @@ class Dimensions:
         aliases: Mapping[str, str] | None = None,
         sub: Mapping[str, Dimensions] | None = None,
         source: str = "the model",
+        traits: Traits = NONE,
     ) -> None:
         self._given, self._defaults, self._aliases = dict(given), dict(defaults or {}), dict(aliases or {})
-        self._sub, self._source = dict(sub or {}), source
+        self._sub, self._source, self.traits = dict(sub or {}), source, traits
         self._read: set[str] = set()
 
     def __getattr__(self, key: str) -> Any:  # noqa: ANN401 - a config's values are of every type
@@ -80,7 +83,8 @@ class Dimensions:
 
     def but(self, **changes: Any) -> Dimensions:  # noqa: ANN401
         """The same with some keys changed."""
-        made = Dimensions({**self._given, **changes}, self._defaults, self._aliases, self._sub, self._source)
+        given = {**self._given, **changes}
+        made = Dimensions(given, self._defaults, self._aliases, self._sub, self._source, self.traits)
         made._read = self._read
         return made
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from memcalc.dimensions import Dimensions
 from memcalc.errors import MemcalcError, RunInvalid, UnknownName, fault, shorten
 from memcalc.presets import find, has, index, names
+from memcalc.traits import NONE, Traits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +43,8 @@ def dimensions(model_type: str, given: Mapping[str, Any], source: str = "the mod
     card = find("architectures", model_type)
     nested = {key: _nested(spec, key, given, source) for key, spec in card.get("sub_configs", {}).items()}
     defaults = {"architectures": [card.get("class", "")], "model_type": model_type, **card.get("defaults", {})}
-    return Dimensions(given, defaults, card.get("renamed", {}), nested, source)
+    traits = Traits(**card["traits"]) if "traits" in card else NONE
+    return Dimensions(given, defaults, card.get("renamed", {}), nested, source, traits)
 
 
 def _nested(spec: str | Mapping[str, Any], key: str, given: Mapping[str, Any], source: str) -> Dimensions:

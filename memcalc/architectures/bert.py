@@ -83,7 +83,7 @@ def roberta(c: Dimensions) -> Model:
 
     XLM-RoBERTa's and CamemBERT's classes register the head first, so it is the owner of the tied table.
     """
-    owner = c.model_type != "roberta"
+    owner = c.traits.head_owns_table
     tied = (
         "lm_head.decoder.weight"
         if owner and c.tie_word_embeddings and task(c) in {"ForMaskedLM", "ForCausalLM"}

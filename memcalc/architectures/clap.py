@@ -72,9 +72,7 @@ def _audio(c: Dimensions) -> Sequence:
     """Spectrogram, patches, Swin's stages, a norm, the mean over time."""
     side, ratio, width = c.spec_size, c.spec_size // c.num_mel_bins, c.patch_embeds_hidden_size
     last = len(c.depths) - 1
-    layers = stages_with_indices(
-        c.but(image_size=side, embed_dim=width, num_heads=c.num_attention_heads, model_type="donut-swin")
-    )
+    layers = stages_with_indices(c.but(image_size=side, embed_dim=width, num_heads=c.num_attention_heads))
     image = MelImage("", side, ratio, Norm("batch_norm", c.num_mel_bins, "batch", "batch"))
     mean = TimeMean("", side // pair(c.patch_stride)[0] // 2**last, ratio)
     blocks = (image, _patches(c), layers, Norm("norm", width * 2**last, "layer"), mean)

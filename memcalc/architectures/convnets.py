@@ -120,15 +120,15 @@ def _convnext_stage(c: Dimensions, before: int, width: int, depth: int, *, halve
 
 def _convnext_layer(c: Dimensions, width: int, *, first: bool = False) -> Sequence:
     """Give x + scale(pwconv2(act(pwconv1(norm(dwconv(x)))))); V2 normalises responses in place of the scale."""
-    v2 = c.model_type == "convnextv2"
-    scaled = not v2 and c.layer_scale_init_value > 0
+    responses = c.traits.response_norm
+    scaled = not responses and c.layer_scale_init_value > 0
     return sequence(residual(
         Conv("dwconv", width, width, (7, 7), 1, width, padding=3),
         Axes("", (0, 2, 3, 1)),
         Norm("layernorm", width, "layer"),
         Linear("pwconv1", width, 4 * width, bias=True),
         Activation("", c.hidden_act),
-        ResponseNorm("grn", 4 * width) if v2 else None,
+        ResponseNorm("grn", 4 * width) if responses else None,
         Linear("pwconv2", 4 * width, width, bias=True),
         ChannelScale("layer_scale_parameter", (width,)) if scaled else None,
         Axes("", (0, 3, 1, 2)),

@@ -15,15 +15,6 @@ if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
 
 
-EAGER_ONLY = frozenset({"megatron-bert", "rembert", "roformer"})  # classes without _supports_sdpa
-# classes whose embeddings of words and types take those of positions in (`embeddings += position_embeddings`)
-GROWING = frozenset({
-    "align_text_model", "big_bird", "bros", "canine", "chinese_clip_text_model", "fnet",
-    "layoutlmv3", "lilt", "megatron-bert", "mra", "nystromformer", "rembert", "splinter",
-    "vilt", "visual_bert", "yoso",
-})  # fmt: skip
-
-
 def dropout(c: Dimensions) -> Dropout:
     """Dropout of the hidden states."""
     return Dropout("", float(c.hidden_dropout_prob))
@@ -39,7 +30,7 @@ def embeddings(
     places = Embedding("position_embeddings", c.max_position_embeddings, width, index=positions or "positions")
     terms = (words, types, places) if positions else (words, types) if c.type_vocab_size else (words,)
     after = Norm("LayerNorm", width, "layer") if norm else None
-    summed = Sum("", terms, grows=c.model_type in GROWING)
+    summed = Sum("", terms, grows=c.traits.embeddings_grow)
     return sequence(summed, after, dropout(c), name="embeddings")
 
 
@@ -48,7 +39,7 @@ def self_attention(c: Dimensions, name: str = "attention", *, cross: bool = Fals
     hidden, heads = c.hidden_size, c.num_attention_heads
     head = hidden // heads if "embedding_size" in c else channels(hidden, heads)
     width = heads * head
-    eager = c.model_type in EAGER_ONLY
+    eager = c.traits.eager_only
     own: dict[str, Any] = {
         "softmax": "scores", "eager_only": eager, "padded": eager, "formula": "rembert" if eager else "",
     }  # fmt: skip

@@ -15,20 +15,17 @@ from memcalc.model import Model
 if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
 
-DECODERS = frozenset({"bart", "mbart", "trocr"})  # whose classes have no need to be told what they are
-HEADS = {"gpt2": "LMHeadModel"}  # of decoders; the others' classes end in ForCausalLM
-
 
 @architecture("encoder-decoder", "vision-encoder-decoder")
 def encoder_decoder(c: Dimensions) -> Model:
     """Two models under names of their own; a projection between them where they are not as wide. The first may see images."""
     first, second = c.encoder, c.decoder
-    if not second.get("is_decoder", False) and second.model_type not in DECODERS:
+    if not second.get("is_decoder", False) and not second.traits.decodes_untold:
         raise fault("model.decoder.is_decoder", "a decoder has is_decoder and add_cross_attention set to true")
     reader = model_of(first.but(architectures=["Model"]))
     blocks = tuple(_aside(part) for part in under("encoder", reader.body).blocks)
-    head = HEADS.get(second.model_type, "ForCausalLM")
-    target = model_of(second.but(architectures=[head], add_cross_attention=True, reads_encoder=True))
+    named = [second.traits.causal_class or "ForCausalLM"]
+    target = model_of(second.but(architectures=named, add_cross_attention=True, reads_encoder=True))
     base, *heads = under("decoder", target.body).blocks
     width = first.get("hidden_size") or first.embed_dim * 2 ** (len(first.depths) - 1)  # of Swin's last stage
     apart = width != second.hidden_size and second.get("cross_attention_hidden_size") is None

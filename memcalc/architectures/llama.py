@@ -44,8 +44,7 @@ def mistral(c: Dimensions) -> Model:
 @architecture("ministral", "cwm")
 def ministral(c: Dimensions) -> Model:
     """Llama with some layers local, as `layer_types` says (Ministral: all; CWM: all but every fourth)."""
-    every = 4 if c.model_type == "cwm" else 0
-    local = bool(window(c))
+    every, local = c.traits.full_attention_every, bool(window(c))
     kinds = layer_kinds(
         c, lambda i: "sliding_attention" if local and not (every and i % every == 0) else "full_attention"
     )

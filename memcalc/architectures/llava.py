@@ -35,7 +35,7 @@ def llava(c: Dimensions) -> Model:
     """CLIP's image tokens through a two-layer projector (Liu et al. 2023)."""
     layer = c.get("vision_feature_layer", -2)
     one = isinstance(layer, int)
-    whole = c.vision_config.model_type == "pixtral"
+    whole = c.vision_config.traits.whole_images
     read = {"feature": layer if one else None, "listed": True, "scattered": one,
             "without_first": c.get("vision_feature_select_strategy", "default") == "default",
             "grid": Grid(pair(c.vision_config.patch_size)[0], up=True, rows=False) if whole else None}  # fmt: skip
@@ -46,7 +46,7 @@ def llava(c: Dimensions) -> Model:
 def llava_next(c: Dimensions) -> Model:
     """LLaVA on several crops of an image; a learned token ends each row of patches (Liu et al. 2024, Li et al. 2024)."""
     v, layer = c.vision_config, c.get("vision_feature_layer", -2)
-    tie = tied(c) if c.model_type == "llava_onevision" else bool(c.tie_word_embeddings)
+    tie = tied(c) if c.traits.ties_as_text else bool(c.tie_word_embeddings)
     most = re.fullmatch(r"anyres_max_(\d+)", str(c.get("vision_aspect_ratio")))
     crops = Crops(
         tuple(pair(size) for size in c.get("image_grid_pinpoints") or [[v.image_size] * 2]), pair(v.image_size)[0],

@@ -22,8 +22,7 @@ def mamba(c: Dimensions) -> Model:
     """Selective state spaces only (arXiv:2312.00752); Falcon-Mamba normalises dt, B and C without weights."""
     inner, state, rank = int(c.get("intermediate_size") or c.expand * c.hidden_size), c.state_size, dt_rank(c)
     sizes = {"dt_layernorm": inner, "b_layernorm": state, "c_layernorm": state}
-    normed = c.model_type == "falcon_mamba"
-    norms = [Norm(name, size, "rms-no-weight") for name, size in sizes.items() if normed]
+    norms = [Norm(name, size, "rms-no-weight") for name, size in sizes.items() if c.traits.normed_states]
     return _backbone(c, selective(
         c, "mixer", inner, state=state, rank=rank, kernel=c.conv_kernel,
         bias=c.use_bias, conv_bias=c.use_conv_bias, norms=norms,

@@ -30,7 +30,8 @@ def qwen2_vl(c: Dimensions) -> Model:
 @architecture("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 def qwen3_vl(c: Dimensions) -> Model:
     """Qwen3-VL, whose tower also feeds the first layers of the text (DeepStack), and Qwen3.5."""
-    return image_text(c, images(c), tower(c.text_config, "language_model"), tie=bool(c.tie_word_embeddings))
+    seen = images(c, asks=False)
+    return image_text(c, seen, tower(c.text_config, "language_model"), tie=bool(c.tie_word_embeddings))
 
 
 @architecture("qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text")
@@ -51,11 +52,10 @@ def qwen3_vl_moe_text(c: Dimensions) -> Model:
     return qwen3_moe(c.but(position_axes=3))
 
 
-def images(c: Dimensions) -> Images:
-    """The tower of images and videos of any size."""
+def images(c: Dimensions, *, asks: bool = True) -> Images:
+    """The tower of images and videos of any size; `asks` where its class names what embeds patches (_input_embed_layer)."""
     v = c.vision_config
     grid = Grid(pair(v.patch_size)[0], v.spatial_merge_size, _first(v.temporal_patch_size))
-    asks = "2" in c.model_type.split("_")[0]  # whose classes name it: _input_embed_layer
     return Images("", (tower(v, "visual"),), scattered=True, grid=grid, asks=asks, axes=True, returned=False)
 
 
@@ -104,7 +104,7 @@ def _first(value: int | list[int]) -> int:
 
 def _layer(c: Dimensions, feed: Block, norm: str, local: int = 0) -> Sequence:
     """norm1, attn (qkv fused but in Omni), norm2, mlp; attention among the patches of an image, or of a window of it."""
-    hidden, heads, apart = c.hidden_size, c.num_heads, c.model_type == "qwen2_5_omni_vision_encoder"
+    hidden, heads, apart = c.hidden_size, c.num_heads, c.traits.separate_qkv
     q, k, v = (Linear(name, hidden, hidden, bias=True) if apart else None for name in "qkv")
     mixer = Attention(
         "attn", heads, heads, hidden // heads, q, k, v,

@@ -64,7 +64,7 @@ def _layer(c: Dimensions, window: int) -> Sequence:
     mixer = Attention(
         "attn", heads, heads, hidden // heads, qkv=Linear("qkv", hidden, 3 * hidden, bool(c.qkv_bias)),
         out=Linear("proj", hidden, hidden, bias=True), extra=tables, causal=False, scores_bias=bool(c.use_rel_pos),
-        formula="sam", dropout=float(c.attention_dropout), eager_only=c.model_type == "got_ocr2_vision",
+        formula="sam", dropout=float(c.attention_dropout), eager_only=c.traits.eager_only,
     )  # fmt: skip
     first, second = layer_norms(c, "layer_norm1", "layer_norm2")
     feed = mlp(c, c.get("mlp_dim") or int(hidden * c.mlp_ratio), names=("lin1", "lin2"))

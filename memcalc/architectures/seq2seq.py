@@ -15,18 +15,6 @@ if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
 
 
-# classes without _supports_sdpa
-EAGER_ONLY = frozenset({"bigbird_pegasus", "fsmt", "led", "mvp", "nllb-moe", "speech_to_text", "trocr"})
-
-
-# classes that fold heads into the batch
-FOLDING = frozenset({"mvp", "trocr"})
-
-
-# classes whose encoder layers clamp what they put out in fp16; the others look first whether it is finite
-CLAMPING = frozenset({"blenderbot", "m2m_100", "mbart", "pegasus", "speech_to_text", "whisper"})
-
-
 def attention(
     c: Dimensions,
     name: str,
@@ -40,7 +28,7 @@ def attention(
 ) -> Attention:
     """Multi-head attention over d_model with q_proj, k_proj, v_proj and out_proj (BartAttention)."""
     width, read = c.d_model, int(c.get("cross_attention_hidden_size") or c.d_model) if cross else c.d_model
-    if c.model_type in FOLDING:
+    if c.traits.heads_in_batch:
         more["formula"] = "mvp"
     return Attention(
         name, heads, heads, channels(width, heads, f"{'decoder' if causal or cross else 'encoder'}_attention_heads"),
@@ -50,7 +38,7 @@ def attention(
         out=Linear("out_proj", width, width, bias),
         causal=causal, cross=cross, dropout=float(c.attention_dropout), softmax="scores",
         cut="keys", **more,
-        eager_only=c.model_type in EAGER_ONLY,
+        eager_only=c.traits.eager_only,
     )  # fmt: skip
 
 
@@ -83,7 +71,7 @@ def encoder_layer(c: Dimensions, mixer: Block, *, pre_norm: bool) -> Sequence:
     return sequence(
         sublayer(c, mixer, "self_attn_layer_norm", pre_norm=pre_norm),
         sublayer(c, feed_forward(c, c.encoder_ffn_dim), "final_layer_norm", pre_norm=pre_norm),
-        HalfClamp("", "clamp" if c.model_type in CLAMPING else "look"),
+        HalfClamp("", "clamp" if c.traits.clamps_halves else "look"),
     )
 
 

@@ -20,7 +20,7 @@ CAPTURING = frozenset({"ForSequenceClassification", "ForAudioFrameClassification
 
 
 def speech_heads(c: Dimensions) -> Heads:
-    """What each class adds; HuBERT has no speaker vectors, and only wav2vec 2.0 is pre-trained here."""
+    """What each class adds; not all have one for speaker vectors, and only wav2vec 2.0 is pre-trained here."""
     hidden, sums, out = c.hidden_size, _layer_weights(c), labels(c)
     width, drop = c.classifier_proj_size, Dropout("", float(c.final_dropout))
     project = Linear("projector", hidden, width, bias=True)
@@ -30,9 +30,9 @@ def speech_heads(c: Dimensions) -> Heads:
     }
     if c.get("vocab_size"):
         heads["ForCTC"] = (drop, Linear("lm_head", ctc_width(c), c.vocab_size, bias=True))
-    if c.model_type not in {"hubert", "sew", "sew-d", "unispeech"}:
+    if c.traits.x_vectors:
         heads["ForXVector"] = (*sums, *_x_vector(c))
-    if c.model_type == "wav2vec2":
+    if c.traits.contrastive:
         heads["ForPreTraining"] = _pre_training(c)
     return heads
 

@@ -103,7 +103,7 @@ def _stages(c: Dimensions, layer: Layer) -> Block:
     """Stage i: depths[i] layers of embed_dim * 2^i channels, every second one shifted, then patches merged."""
     stages: list[Block] = []
     rows, columns = _grid(c)
-    by_stages = c.model_type in {"donut-swin", "swinv2"}
+    by_stages = c.traits.checkpoints_stages
     inner: Recompute = "outermost" if by_stages else "always"
     for i, (depth, heads) in enumerate(zip(c.depths, c.num_heads, strict=True)):
         stage = Stage(c.embed_dim * 2**i, heads, (rows, columns))
@@ -112,17 +112,17 @@ def _stages(c: Dimensions, layer: Layer) -> Block:
         blocks = stack("blocks", [begin, *(shifted if j % 2 else plain for j in range(1, depth))], inner)
         merge = None
         if i < len(c.depths) - 1:
-            merge, rows, columns = _merge(stage, v2=c.model_type == "swinv2"), (rows + 1) // 2, (columns + 1) // 2
+            merge, rows, columns = _merge(stage, behind=c.traits.norm_behind_merge), (rows + 1) // 2, (columns + 1) // 2
         kept = None if by_stages else KeptMap("", (rows, columns))
         stages.append(sequence(blocks, merge, kept))
     return stack("layers", stages)
 
 
-def _merge(stage: Stage, *, v2: bool) -> Sequence:
+def _merge(stage: Stage, *, behind: bool) -> Sequence:
     """Four neighbours to one token of twice the width; Swin norms before the projection, Swin v2 behind it."""
     width = stage.width
     reduction = Linear("reduction", 4 * width, 2 * width)
-    last = (reduction, Norm("norm", 2 * width, "layer")) if v2 else (Norm("norm", 4 * width, "layer"), reduction)
+    last = (reduction, Norm("norm", 2 * width, "layer")) if behind else (Norm("norm", 4 * width, "layer"), reduction)
     return sequence(MergeNeighbours("", 2, stage.map), *last, name="downsample")
 
 
@@ -145,7 +145,7 @@ def _layer_v2(c: Dimensions, stage: Stage, shifted: bool, first: bool) -> Window
     network = (Linear("0", 2, 512, bias=True), Activation("", "relu"), Linear("2", 512, heads))
     biases = Sequence("self.continuous_position_bias_mlp", network)
     scale = Raw("self.logit_scale", (heads, 1, 1))
-    mixer = _attention(c, stage, ("self.query", "self.key", "self.value", "output.dense"), scale, biases)
+    mixer = _attention(c, stage, ("self.query", "self.key", "self.value", "output.dense"), scale, biases, cosine=True)
     feed = mlp(c, int(c.mlp_ratio * width), name="", names=("intermediate.dense", "output.dense"), hidden=width)
     norms = Norm("layernorm_before", width, "layer"), Norm("layernorm_after", width, "layer")
     return WindowLayer("", norms, mixer, feed, dropout(c), drop_path(c, first=first), stage.map, size,
@@ -166,16 +166,18 @@ def _layer_donut(c: Dimensions, stage: Stage, shifted: bool, first: bool) -> Win
     return replace(layer, mixer=mixer, mlp=sequence(feed, dropout(c)), dropout=None, size=side, named=True)
 
 
-def _attention(c: Dimensions, stage: Stage, names: tuple[str, str, str, str], *biases: Block) -> Attention:
+def _attention(
+    c: Dimensions, stage: Stage, names: tuple[str, str, str, str], *biases: Block, cosine: bool = False
+) -> Attention:
     """Attention with a bias on its scores; Swin v2 has no bias on its keys and compares by cosine."""
-    v2, (width, heads), (q, k, v, out) = c.model_type == "swinv2", (stage.width, stage.heads), names
+    (width, heads), (q, k, v, out) = (stage.width, stage.heads), names
     return Attention(
         "attention", heads, heads, width // heads,
         q=Linear(q, width, width, bool(c.qkv_bias)),
-        k=Linear(k, width, width, bool(c.qkv_bias) and not v2),
+        k=Linear(k, width, width, bool(c.qkv_bias) and not cosine),
         v=Linear(v, width, width, bool(c.qkv_bias)),
         out=Linear(out, width, width, bias=True),
-        before=biases, causal=False, formula="swinv2" if v2 else "swin",
-        softmax="scores" if v2 else "fp32",
-        dropout=float(c.attention_probs_dropout_prob), out_dropout=float(c.attention_probs_dropout_prob) if v2 else 0.0,
+        before=biases, causal=False, formula="swinv2" if cosine else "swin",
+        softmax="scores" if cosine else "fp32",
+        dropout=float(c.attention_probs_dropout_prob), out_dropout=float(c.attention_probs_dropout_prob) if cosine else 0.0,
     )  # fmt: skip

@@ -29,14 +29,15 @@ def t5(c: Dimensions) -> Model:
     name, nested = task(c), task(c) in {"ForSequenceClassification", "ForTokenClassification"}
     prefix = "transformer." if nested else ""
     decoder = None if name in {"EncoderModel", "ForTokenClassification"} else _decoder(c, prefix)
-    heads = _heads(c, tied=bool(c.tie_word_embeddings) or c.model_type == "longt5")
+    heads = _heads(c, tied=bool(c.tie_word_embeddings) or c.traits.ties_always)
     body = sequence(_table(c, prefix), _encoder(c, prefix), decoder, *choose(c, heads))
     return Model(body, kind="encoder" if name in {"Model", "EncoderModel"} else kind(name), loss_fp32=False)
 
 
 def _scaled(c: Dimensions, *, tied: bool) -> bool:
     """As the config says, else with a tied table; mT5 never scales, UMT5 always does (modeling_mt5.py, modeling_umt5.py)."""
-    return {"mt5": False, "umt5": True}.get(c.model_type, bool(c.get("scale_decoder_outputs", tied)))
+    own = c.traits.scale_decoder_outputs
+    return bool(c.get("scale_decoder_outputs", tied)) if own is None else own
 
 
 def _heads(c: Dimensions, *, tied: bool) -> Heads:
@@ -74,7 +75,7 @@ def _decoder(c: Dimensions, prefix: str) -> Decoder:
 def _stack(c: Dimensions, prefix: str, layers: int, *, decoder: bool) -> tuple[Block, ...]:
     """Dropout, layers, norm, dropout. UMT5 looks up a bias in every layer, the others in the first alone (T5Stack)."""
     words = Embedding("embed_tokens", c.vocab_size, c.d_model, tied_to=f"{prefix}shared.weight")
-    first, rest = (_layer(c, decoder=decoder, table=table) for table in (True, c.model_type == "umt5"))
+    first, rest = (_layer(c, decoder=decoder, table=table) for table in (True, c.traits.bias_per_layer))
     drop, every = Dropout("", float(c.dropout_rate)), [first, *[rest] * (layers - 1)]
     return (words, drop, Stack("block", tuple(every[:layers])), norm(c, "final_layer_norm"), drop)
 
@@ -103,14 +104,14 @@ def norm(c: Dimensions, name: str) -> Norm:
 def attention(c: Dimensions, name: str, *, causal: bool = False, cross: bool = False, table: bool = False) -> Attention:
     """heads * d_kv need not be d_model; scores are not scaled; a bias is added to them everywhere (T5Attention)."""
     heads, inner = c.num_heads, c.num_heads * c.d_kv
-    padded = causal and c.model_type == "longt5"
+    padded = causal and c.traits.mask_per_sequence
     biases = Embedding("relative_attention_bias", c.relative_attention_num_buckets, heads, index="distances")
     return Attention(
         name, heads, heads, c.d_kv,
         q=Linear("q", c.d_model, inner), k=Linear("k", c.d_model, inner), v=Linear("v", c.d_model, inner),
         out=Linear("o", inner, c.d_model), causal=causal, cross=cross, dropout=float(c.dropout_rate),
-        softmax="scores", scores_bias=True, padded=padded, bias_table=biases if table else None, own_bias=c.model_type == "umt5",
-        eager_only=c.model_type in {"longt5", "switch_transformers"},  # classes without _supports_sdpa
+        softmax="scores", scores_bias=True, padded=padded, bias_table=biases if table else None, own_bias=c.traits.bias_per_layer,
+        eager_only=c.traits.eager_only,
     )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ def wav2vec2(c: Dimensions) -> Model:
     base = sequence(
         features(c), Flatten(""), projection(c),
         Raw("masked_spec_embed", (c.hidden_size,)) if masked else None,
-        _encoder(c), adapter(c) if c.model_type != "hubert" else None,
+        _encoder(c), adapter(c) if c.traits.adapter else None,
     )  # fmt: skip
     return with_head(c, str(c.model_type).replace("-", "_"), base, speech_heads(c), kind="speech", context=0)
 
@@ -65,7 +65,7 @@ def projection(c: Dimensions) -> Sequence:
     first = layer_norm("layer_norm", width) if c.get("feat_proj_layer_norm", True) else None
     project = Linear("projection", width, c.hidden_size, bias=True)
     blocks = (*((first,) if first else ()), project, Dropout("", float(c.feat_proj_dropout)))
-    return FeatureProjection("feature_projection", blocks, yields=c.model_type != "hubert")
+    return FeatureProjection("feature_projection", blocks, yields=c.traits.projected_features)
 
 
 def _encoder(c: Dimensions) -> Sequence:
@@ -81,7 +81,7 @@ def _encoder(c: Dimensions) -> Sequence:
 def _position_convs(c: Dimensions) -> tuple[Block, ...]:
     """One wide convolution, or (data2vec) several narrower ones, each with a norm without parameters."""
     act = Activation("", c.feat_extract_activation)
-    if c.model_type != "data2vec-audio":
+    if not c.traits.stacked_positions:
         return (position_conv(c), act)
     size, hidden = c.conv_pos_kernel_size, c.hidden_size
     conv = Conv("conv", hidden, hidden, (size,), conv_groups=c.num_conv_pos_embedding_groups, padding=size // 2)
@@ -128,7 +128,7 @@ def _attention(c: Dimensions, *, first: bool) -> Attention:
         "out": Linear("out_proj", hidden, hidden, bias=True), "causal": False,
         "dropout": float(c.attention_dropout), "softmax": "scores",
     }  # fmt: skip
-    if c.model_type != "wavlm":
+    if not c.traits.gated_bias:
         return Attention("attention", **same)
     biases = Embedding("rel_attn_embed", c.num_buckets, heads, index="distances")
     gate = Linear("gru_rel_pos_linear", head, 8, bias=True)
@@ -149,7 +149,7 @@ def feed_forward(c: Dimensions, name: str) -> Mlp:
 def _small_adapter(c: Dimensions) -> Block | None:
     """A bottleneck per layer that fine-tuning to a language trains (MMS; Pratap et al. 2023)."""
     width = c.get("adapter_attn_dim")
-    if width is None or c.model_type == "wavlm":
+    if width is None or not c.traits.layer_adapters:
         return None
     up, down = Linear("linear_1", c.hidden_size, width, bias=True), Linear("linear_2", width, c.hidden_size, bias=True)
     return Sequence("adapter_layer", (residual(_norm(c, "norm"), Mlp("", up, down, activation="relu", width=width)),))
