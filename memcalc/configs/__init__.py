@@ -44,13 +44,14 @@ FORMATS: Final[dict[str, str]] = {
     "ms-swift": "ms_swift",
     "openrlhf": "openrlhf",
     "verl": "verl",
+    "kohya": "kohya",
 }
 # other spellings of --from
 _ALIASES: Final[dict[str, str]] = {
     "hf": "hf-config", "config.json": "hf-config", "transformers": "training-arguments", "trainer": "training-arguments",
     "adapter-config": "peft", "peft-adapter": "peft", "llama-factory": "llamafactory", "neox": "gpt-neox",
     "megatron-lm": "megatron", "megatron-yaml": "megatron", "lit-gpt": "litgpt", "llmfoundry": "llm-foundry",
-    "composer": "llm-foundry", "swift": "ms-swift",
+    "composer": "llm-foundry", "swift": "ms-swift", "sd-scripts": "kohya", "kohya-ss": "kohya",
 }  # fmt: skip
 
 

@@ -166,7 +166,8 @@ class Tape:
         value = self.leaves.get(key) or self.leaves.get(f"{tied_to}@" if tied_to else full)
         if value is None:
             dtype, trainable = self.weights.of(tied_to or full)
-            dtype = self.setting.compute if dtype in PACKED else dtype  # kernels unpack it as they read
+            if dtype in PACKED and (self.setting.product or not self.setting.autocast):  # else it is cast like any other
+                dtype = self.setting.compute  # kernels unpack it as they read
             value = self.leaves[key] = Value(self, RESIDENT, shape, dtype)
             if trainable:
                 spends = self.weights.spent(tied_to or full) if self.setting.spends else None

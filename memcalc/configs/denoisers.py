@@ -1,0 +1,48 @@
+"""What trainers of image models share: the kind of model that a name means, its encoders and autoencoder, its sides."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from memcalc.configs.names import known
+from memcalc.configs.words import Unfit, whole
+from memcalc.presets import find
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from memcalc.configs.table import Sheet
+
+_FILES: Final = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".gguf")
+
+
+def shared() -> Mapping[str, Any]:
+    """The table of kinds, names and adapted modules: presets/frameworks/denoisers.yaml."""
+    return find("frameworks", "denoisers")
+
+
+def family_of_name(name: str) -> str:
+    """The kind of model that a checkpoint's name speaks of; '' where it speaks of none."""
+    rules = shared()["names"]
+    return next((rule["family"] for rule in rules if re.search(rule["holds"], name[:300], re.IGNORECASE)), "")
+
+
+def put_model(sheet: Sheet, family: str, *keys: str) -> Any:  # noqa: ANN401 - a name, or dimensions
+    """Set `model`: what was asked for, else the preset that the written name means, else that of the family."""
+    if sheet.asked.model is not None:
+        sheet.get(*keys)
+        return sheet.asked.model
+    name = str(sheet.get(*keys, default=""))
+    own = None if name.lower().endswith(_FILES) or not name else known(sheet, name)
+    sheet.put("model", own or shared()["families"][family]["model"], *keys)
+    return sheet.run["model"]
+
+
+def side(value: Any) -> list[int]:  # noqa: ANN401
+    """Height and width in pixels of `512`, `"1024,768"` (width first, as these trainers have it) or a list of them."""
+    parts = value if isinstance(value, list | tuple) else str(value).strip("()[] ").replace("x", ",").split(",")
+    sides = [whole(str(part).strip()) for part in parts if str(part).strip()]
+    if not 1 <= len(sides) <= 2 or min(sides) < 1:
+        raise Unfit(f"{value!r} is not a side, or a width and a height, in pixels")
+    return [sides[-1], sides[0]]
