@@ -107,9 +107,17 @@ class Flattening(Grouping):
         """
         self._overdue()
         group = cast("Group", unit)
+        if group.state == "reduced":
+            return
         if self.how.forward_prefetch and group.kind == "layer":
             self.late = group
         else:
+            self._reduced(group)
+
+    def within(self) -> None:
+        """Views are older than all that a reentrant checkpoint runs again: they come last in its own backward pass."""
+        group = next((group for group in self.groups.made.values() if group.state == "backward"), None)
+        if group:
             self._reduced(group)
 
     def _let_go(self) -> None:

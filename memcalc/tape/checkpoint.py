@@ -159,5 +159,7 @@ def _reentrant_backward(node: Node, g: Value, *others: Value | None) -> Gradient
     tape.recomputed.append((first, len(tape.sizes)))
     beside, tape.beside = tape.beside, ()
     backward(tape, [(value, own) for value, own in zip((out, *beside), given, strict=True) if value.node])
+    if tape.sharder is not None:
+        tape.sharder.within()
     del saved, inputs, beside, out  # its caller lets go of what came for its outputs when it has returned
     return tuple(leaf.grad if leaf else None for leaf in leaves)

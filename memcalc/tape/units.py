@@ -103,6 +103,9 @@ class Sharder:
     def after_backward(self, unit: Unit) -> None:
         """When the gradient of the unit's input is there; never where its input asks for none."""
 
+    def within(self) -> None:
+        """A backward pass within the backward pass is over, that of a reentrant checkpoint; its graph is still there."""
+
     def taken(self, unit: Unit, x: Value) -> Value:
         """A unit's input as its modules see it."""
         return x

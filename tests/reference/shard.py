@@ -126,6 +126,7 @@ def flat(model: torch.nn.Module, run: Run, how: Run, mesh: Any) -> torch.nn.Modu
     if hasattr(model, "get_base_model"):  # peft's fsdp_auto_wrap_policy: what learns in a frozen base, apart
         wrapped |= {id(module) for module in model.modules() if _learns_alone(module)}
     _flat_param._same_storage = _shared  # noqa: SLF001 - fake tensors all lie at address 0
+    _flat_param._data_ptr_allocated = _there  # noqa: SLF001 - the same
     FakeTensor.data_ptr = _address  # type: ignore[method-assign]
     param, reduce = how.get("param_dtype", PARAM.get(run["precision"])), how.get("reduce_dtype")
     policy = MixedPrecision(
@@ -154,6 +155,10 @@ def _address(tensor: torch.Tensor) -> int:
 def _learns_alone(module: torch.nn.Module) -> bool:
     weight = getattr(module, "weight", None)
     return not list(module.children()) and weight is not None and weight.requires_grad
+
+
+def _there(tensor: torch.Tensor) -> bool:
+    return tensor.untyped_storage().size() > 0
 
 
 def _shared(a: torch.Tensor, b: torch.Tensor) -> bool:
