@@ -31,7 +31,8 @@ class Style:
     `pre_norm`: norms stand before attention and feed-forward, not after. `first_norm` and `last_norm` name a norm of
     the embeddings and one behind the layers. `positions` are learned, or sinusoidal tables that are parameters
     ('fixed'), or made on the way ('computed'); `offset` rows come before the first. `logits_bias`: a buffer added to
-    the logits. `labels` of a classifier whose config gives none; `ties_alone`: the decoder alone ties its head too.
+    the logits. `labels` of a classifier whose config gives none; `ties_alone`: the decoder alone ties its head too. `head`
+    is the name of that. `scales_outside`: the model scales what its table yields (others: BartScaledWordEmbedding).
     The encoder's tokens are padded to a multiple of its `window`.
     """
 
@@ -44,33 +45,78 @@ class Style:
     labels: int = 2
     ties_alone: bool = True
     window: int = 0
+    head: str = "lm_head"
+    scales_outside: bool = False
 
 
-_STYLES = {
-    "bart": Style(first_norm="layernorm_embedding", offset=2, labels=3),
-    "mvp": Style(first_norm="layernorm_embedding", offset=2),
-    "plbart": Style(first_norm="layernorm_embedding", offset=2),
-    "mbart": Style(pre_norm=True, first_norm="layernorm_embedding", last_norm="layer_norm", offset=2),
-    "pegasus": Style(pre_norm=True, last_norm="layer_norm", positions="fixed"),
-    "marian": Style(positions="fixed"),
-    "m2m_100": Style(pre_norm=True, last_norm="layer_norm", positions="computed", logits_bias=False),
-    "blenderbot": Style(pre_norm=True, last_norm="layer_norm"),
-    "blenderbot-small": Style(first_norm="layernorm_embedding"),
-    "bigbird_pegasus": Style(pre_norm=True, last_norm="layernorm_embedding", ties_alone=False),
-}
-
-
-@architecture(*_STYLES)
+@architecture("bart")
 def bart(c: Dimensions) -> Model:
-    """Encoder and decoder over one shared table (Lewis et al. 2019, and the kin listed above)."""
+    """Encoder and decoder over one shared table; norms behind what they norm (Lewis et al. 2019)."""
+    return _bart(c, Style(first_norm="layernorm_embedding", offset=2, labels=3))
+
+
+@architecture("mvp")
+def mvp(c: Dimensions) -> Model:
+    """BART pre-trained on many tasks of generation, without its prompts (Tang et al. 2022)."""
     if c.get("use_prompt"):
         raise fault("model.use_prompt", "layer-wise prompts are not known; set it to false")
-    style = _STYLES[c.model_type]
-    # the layers of BigBird-Pegasus do without it
-    plain = c.but(activation_dropout=0.0) if "attention_type" in c else c
-    return seq2seq(
-        c, style, lambda: repeat("layers", c.encoder_layers, encoder_layer(plain, _mixer(c), pre_norm=style.pre_norm))
-    )
+    return _bart(c, Style(first_norm="layernorm_embedding", offset=2, scales_outside=True))
+
+
+@architecture("plbart")
+def plbart(c: Dimensions) -> Model:
+    """BART of programs (Ahmad et al. 2021)."""
+    return _bart(c, Style(first_norm="layernorm_embedding", offset=2))
+
+
+@architecture("mbart")
+def mbart(c: Dimensions) -> Model:
+    """BART of many languages, norms before what they norm and one behind all (Liu et al. 2020)."""
+    return _bart(c, Style(pre_norm=True, first_norm="layernorm_embedding", last_norm="layer_norm", offset=2))
+
+
+@architecture("pegasus")
+def pegasus(c: Dimensions) -> Model:
+    """Pre-norm layers over sinusoids (Zhang et al. 2019)."""
+    return _bart(c, Style(pre_norm=True, last_norm="layer_norm", positions="fixed", scales_outside=True))
+
+
+@architecture("marian")
+def marian(c: Dimensions) -> Model:
+    """Post-norm layers over sinusoids (Junczys-Dowmunt et al. 2018)."""
+    return _bart(c, Style(positions="fixed", scales_outside=True))
+
+
+@architecture("m2m_100")
+def m2m_100(c: Dimensions) -> Model:
+    """Pre-norm layers over sinusoids made on the way (Fan et al. 2020)."""
+    return _bart(c, Style(pre_norm=True, last_norm="layer_norm", positions="computed", logits_bias=False))
+
+
+@architecture("blenderbot")
+def blenderbot(c: Dimensions) -> Model:
+    """Pre-norm layers over learned positions (Roller et al. 2020)."""
+    return _bart(c, Style(pre_norm=True, last_norm="layer_norm"))
+
+
+@architecture("blenderbot-small")
+def blenderbot_small(c: Dimensions) -> Model:
+    """The first Blender's post-norm layers (Roller et al. 2020)."""
+    return _bart(c, Style(first_norm="layernorm_embedding", scales_outside=True))
+
+
+@architecture("bigbird_pegasus")
+def bigbird_pegasus(c: Dimensions) -> Model:
+    """Pegasus whose encoder sees blocks; its layers' MLP has no dropout inside (Zaheer et al. 2020)."""
+    style = Style(pre_norm=True, last_norm="layernorm_embedding", ties_alone=False)
+    return _bart(c, style, c.but(activation_dropout=0.0))
+
+
+def _bart(c: Dimensions, style: Style, inside: Dimensions | None = None) -> Model:
+    """Of this style, its encoder's layers of `inside` where they differ from the rest."""
+    return seq2seq(c, style, lambda: repeat(
+        "layers", c.encoder_layers, encoder_layer(inside or c, _mixer(c), pre_norm=style.pre_norm)
+    ))  # fmt: skip
 
 
 def seq2seq(c: Dimensions, style: Style, layers: Callable[[], Stack], prefix: str = "model", context: int = 0) -> Model:
@@ -82,7 +128,7 @@ def seq2seq(c: Dimensions, style: Style, layers: Callable[[], Stack], prefix: st
         own = f"{inside}decoder.embed_tokens.weight" if style.ties_alone else ""
         rows = _target_vocabulary(c) if own and c.tie_word_embeddings else c.vocab_size
         alone = decoder(c, style, inside, "", alone=not c.get("reads_encoder"))
-        body: tuple[Block | None, ...] = (alone, _lm_head(c, own, rows))
+        body: tuple[Block | None, ...] = (alone, _lm_head(c, style, own, rows))
     else:
         base = (table, encoder(c, style, inside, layers()), decoder(c, style, inside, _table_name(c, inside)))
         body = (*base, *choose(c, _heads(c, style, inside)))
@@ -96,7 +142,7 @@ def trocr(c: Dimensions) -> Model:
     learned = c.use_learned_position_embeddings
     style = Style(
         first_norm="layernorm_embedding" if c.layernorm_embedding else "", offset=2 if learned else c.pad_token_id + 1,
-        positions="learned" if learned else "computed",
+        positions="learned" if learned else "computed", head="output_projection",
     )  # fmt: skip
     named = c.but(architectures=["TrOCRForCausalLM"])
     return seq2seq(named, style, lambda: Stack(""))
@@ -118,7 +164,7 @@ def _table_name(c: Dimensions, prefix: str) -> str:
 
 def encoder(c: Dimensions, style: Style, prefix: str, layers: Stack) -> Encoder:
     """Embeddings, layers, and a norm behind them where the style has one."""
-    words = _words(c, c.vocab_size, _table_name(c, prefix))
+    words = _words(c, style, c.vocab_size, _table_name(c, prefix))
     rows = c.get("max_encoder_position_embeddings") or c.max_position_embeddings
     blocks = (*_embeddings(c, style, words, rows), layers, *_last(c, style))
     if c.get("attention_type") == "block_sparse":
@@ -136,19 +182,15 @@ def decoder(c: Dimensions, style: Style, prefix: str, tied_to: str, *, alone: bo
     mixer = attention(c, "self_attn", heads, causal=True, bias=bias, padded=True)
     cross = attention(c, "encoder_attn", heads, cross=True, bias=bias)
     layer = decoder_layer(c, mixer, cross, pre_norm=style.pre_norm, alone=alone)
-    words = _words(c, c.vocab_size if tied_to else _target_vocabulary(c), tied_to)
+    words = _words(c, style, c.vocab_size if tied_to else _target_vocabulary(c), tied_to)
     rows = c.get("max_decoder_position_embeddings") or c.max_position_embeddings
     layers = repeat("layers", c.decoder_layers, layer)
     return Decoder(f"{prefix}decoder", (*_embeddings(c, style, words, rows), layers, *_last(c, style)))
 
 
-def _words(c: Dimensions, rows: int, tied_to: str) -> Embedding:
-    outside = c.model_type in _SCALING
+def _words(c: Dimensions, style: Style, rows: int, tied_to: str) -> Embedding:
+    outside = style.scales_outside
     return Embedding("embed_tokens", rows, c.d_model, tied_to=tied_to, scaled=not outside, scaled_outside=outside)
-
-
-# classes that scale what their table yields; the others have a table that scales (BartScaledWordEmbedding)
-_SCALING = frozenset({"blenderbot-small", "marian", "mvp", "pegasus"})
 
 
 def _target_vocabulary(c: Dimensions) -> int:
@@ -191,7 +233,7 @@ def _heads(c: Dimensions, style: Style, prefix: str) -> Heads:
     """The heads; a translation model's (…MTModel) is that of conditional generation."""
     shared = c.get("share_encoder_decoder_embeddings", True)
     hidden, rows = c.d_model, c.vocab_size if shared else _target_vocabulary(c)
-    head = _lm_head(c, f"{prefix}shared.weight" if shared else f"{prefix}decoder.embed_tokens.weight", rows)
+    head = _lm_head(c, style, f"{prefix}shared.weight" if shared else f"{prefix}decoder.embed_tokens.weight", rows)
     lm = (head, LogitsBias("final_logits_bias", (1, rows), buffer=True)) if style.logits_bias else (head,)
     drop = Dropout("", float(c.get("classifier_dropout", 0.0)))
     dense, out = (
@@ -208,6 +250,5 @@ def _heads(c: Dimensions, style: Style, prefix: str) -> Heads:
     }
 
 
-def _lm_head(c: Dimensions, table: str, rows: int) -> Linear:
-    name = "output_projection" if c.model_type == "trocr" else "lm_head"
-    return Linear(name, c.d_model, rows, tied_to=table if c.tie_word_embeddings else "")
+def _lm_head(c: Dimensions, style: Style, table: str, rows: int) -> Linear:
+    return Linear(style.head, c.d_model, rows, tied_to=table if c.tie_word_embeddings else "")

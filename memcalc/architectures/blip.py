@@ -31,12 +31,20 @@ from memcalc.model import Model
 if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
 
-_SEQ2SEQ = ("t5", "mt5", "umt5", "longt5", "bart", "mbart", "pegasus", "led")
 
-
-@architecture("blip_vision_model", "blip_2_vision_model", "instructblip_vision_model")
+@architecture("blip_vision_model")
 def blip_vision(c: Dimensions) -> Model:
-    """CLIP's layers with queries, keys and values in one matrix, no norm before them."""
+    """CLIP's layers with queries, keys and values in one matrix, no norm before them; attention written out (BlipAttention)."""
+    return _vision(c, "blip")
+
+
+@architecture("blip_2_vision_model", "instructblip_vision_model")
+def blip2_vision(c: Dimensions) -> Model:
+    """The same with any kind of attention."""
+    return _vision(c, "")
+
+
+def _vision(c: Dimensions, formula: str) -> Model:
     table = Positions("position_embedding", (1, grid(c) + 1, c.hidden_size))
     start = sequence(
         patches(c, "patch_embedding"), Prefix("class_embedding", (1, 1, c.hidden_size)), table, name="embeddings"
@@ -45,7 +53,7 @@ def blip_vision(c: Dimensions) -> Model:
     mixer = Attention(
         "self_attn", heads, heads, hidden // heads, qkv=Linear("qkv", hidden, 3 * hidden, bool(c.get("qkv_bias", True))),
         out=Linear("projection", hidden, hidden, bias=True), causal=False, dropout=float(c.attention_dropout),
-        softmax="scores", formula="blip" if c.model_type == "blip_vision_model" else "",
+        softmax="scores", formula=formula,
     )  # fmt: skip
     layer = encoder_layer(mixer, mlp(c), layer_norms(c, "layer_norm1", "layer_norm2"))
     layers = sequence(repeat("layers", c.num_hidden_layers, layer), name="encoder")
@@ -66,9 +74,9 @@ def blip2(c: Dimensions) -> Model:
     project = Linear("language_projection", q.hidden_size, t.get("hidden_size") or t.d_model, bias=True)
     parts = (tower(v, "vision_model"), queries, former, project)
     images = QueriedImages("", parts, image(v), c.num_query_tokens, scattered=True)
-    head = "ForConditionalGeneration" if t.model_type in _SEQ2SEQ else "ForCausalLM"
+    head = t.traits.causal_class or "ForConditionalGeneration"
     language = model_of(t.but(architectures=[head]))
-    kind = "seq2seq" if t.model_type in _SEQ2SEQ else "causal-lm"
+    kind = "causal-lm" if t.traits.causal_class else "seq2seq"
     body = sequence(images, replace(under("language_model", language.body), registered=language.registered))
     return Model(body, kind, language.context, loss_fp32=language.loss_fp32)  # type: ignore[arg-type]
 

@@ -55,10 +55,20 @@ def mistral4(c: Dimensions) -> Model:
     return decoder(c, dense_then_sparse(c, latent_attention(c, interleaved=bool(c.rope_interleave)), gate))
 
 
-@architecture("deepseek_v32", "glm_moe_dsa")
+@architecture("deepseek_v32")
 def deepseek_v32(c: Dimensions) -> Model:
-    """DeepSeek-V3.2 and GLM-5: an indexer chooses the keys a query sees; GLM-5.2 shares its choice among layers."""
-    shares = c.model_type == "glm_moe_dsa"
+    """DeepSeek-V3.2: an indexer chooses the keys a query sees."""
+    return _indexed(c, shares=False)
+
+
+@architecture("glm_moe_dsa")
+def glm_moe_dsa(c: Dimensions) -> Model:
+    """GLM-5: the same, its indexer rotated in pairs; GLM-5.2 shares its choice among layers."""
+    return _indexed(c, shares=True)
+
+
+def _indexed(c: Dimensions, *, shares: bool) -> Model:
+    """Layers whose keys are chosen; `shares` where a choice is handed on."""
     mixers = {
         "full": latent_attention(c, indexer=replace(indexer(c), interleaved=shares), hands_on=shares),
         "shared": latent_attention(c, reuses=True, hands_on=shares),

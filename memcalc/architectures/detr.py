@@ -23,26 +23,32 @@ if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
 
 
-@architecture("detr", "conditional_detr")
+@architecture("detr")
 def detr(c: Dimensions) -> Model:
-    """A ResNet whose norms are frozen, a small encoder and decoder, a class and a box for every query.
+    """A ResNet whose norms are frozen, a small encoder and decoder, a class (or none) and a box for every query."""
+    return _detector(c, sequence(repeat("layers", c.decoder_layers, _decoder_layer(c)), name="decoder"), labels(c) + 1)
 
-    Conditional DETR's queries look near points of their own (Meng et al. 2021).
-    """
+
+@architecture("conditional_detr")
+def conditional_detr(c: Dimensions) -> Model:
+    """DETR whose queries look near points of their own (Meng et al. 2021)."""
+    return _detector(c, conditional_decoder(c), labels(c))
+
+
+def _detector(c: Dimensions, decoder: Block, classes: int) -> Model:
+    """The backbone, the encoder, this decoder, and its heads for so many classes."""
     backbone, channels, kept = _backbone(c)
     width = c.d_model
-    conditional = c.model_type == "conditional_detr"
     body = SetDetector(
         "model", backbone, Conv("input_projection", channels, width, (1, 1)),
         sequence(repeat("layers", c.encoder_layers, _encoder_layer(c)), name="encoder"),
-        conditional_decoder(c) if conditional else sequence(repeat("layers", c.decoder_layers, _decoder_layer(c)), name="decoder"),
-        Norm("decoder.layernorm", width, "layer"), float(c.dropout), c.num_queries, width, kept,
+        decoder, Norm("decoder.layernorm", width, "layer"), float(c.dropout), c.num_queries, width, kept,
     )  # fmt: skip
     if not class_name(c).endswith("ForObjectDetection"):
         raise unknown_class(c)
-    classes = Linear("class_labels_classifier", width, labels(c) + (not conditional), bias=True)
+    scores = Linear("class_labels_classifier", width, classes, bias=True)
     boxes = prediction_head("bbox_predictor", width, 4, 3)
-    return Model(sequence(body, classes, boxes), "detection", image=image(c), loss_fp32=False)
+    return Model(sequence(body, scores, boxes), "detection", image=image(c), loss_fp32=False)
 
 
 def _backbone(c: Dimensions) -> tuple[Block, int, int]:

@@ -30,12 +30,21 @@ def glm4v(c: Dimensions) -> Model:
     return image_text(c, images, tower(c.text_config, "language_model"), tie=tied(c))
 
 
-@architecture("glm4v_text", "glm_ocr_text")
+@architecture("glm4v_text")
 def glm4v_text(c: Dimensions) -> Model:
-    """GLM-4-0414's layers: a norm before and behind each block, biased q, k and v (not so in GLM-OCR, of any head size)."""
-    hidden, ocr = c.hidden_size, c.model_type == "glm_ocr_text"
-    heads = c.but(position_axes=3, **({} if ocr else {"head_dim": None}))
-    mixer = attention(heads, bias=not ocr, out_bias=False, rotary_dim=rotary_dim(c), rotation="pairs-joined")
+    """GLM-4-0414's layers: a norm before and behind each block, biased q, k and v of heads that divide the width."""
+    return _text(c, c.but(position_axes=3, head_dim=None), bias=True)
+
+
+@architecture("glm_ocr_text")
+def glm_ocr_text(c: Dimensions) -> Model:
+    """The same without biases, of any head size."""
+    return _text(c, c.but(position_axes=3), bias=False)
+
+
+def _text(c: Dimensions, heads: Dimensions, *, bias: bool) -> Model:
+    hidden = c.hidden_size
+    mixer = attention(heads, bias=bias, out_bias=False, rotary_dim=rotary_dim(c), rotation="pairs-joined")
     layer = sequence(
         residual(rms("input_layernorm", hidden), mixer, rms("post_self_attn_layernorm", hidden)),
         residual(rms("post_attention_layernorm", hidden), fused_gated_mlp(c), rms("post_mlp_layernorm", hidden)),

@@ -211,18 +211,28 @@ def lighton_ocr(c: Dimensions) -> Model:
     return image_text(c, images, tower(c.text_config, "language_model"), tie=tied(c))
 
 
-@architecture("aya_vision", "cohere2_vision")
+@architecture("aya_vision")
 def aya_vision(c: Dimensions) -> Model:
-    """SigLIP's tokens shuffled four to one, through a gated projector; Command R7B on top (Cohere 2025)."""
+    """SigLIP's tokens shuffled four to one, normed, through a gated projector; Command R7B on top (Cohere 2025)."""
+    layer, first = c.get("vision_feature_layer", -1), c.get("vision_feature_select_strategy", "full") == "default"
+    norm = Norm("layernorm", c.vision_config.hidden_size * c.downsample_factor**2, "layer")
+    return _shuffled(c, norm, feature=layer if layer != -1 else None, without_first=first)
+
+
+@architecture("cohere2_vision")
+def cohere2_vision(c: Dimensions) -> Model:
+    """The same without that norm, of the tower's last layer (Cohere 2025)."""
+    return _shuffled(c, None)
+
+
+def _shuffled(c: Dimensions, norm: Norm | None, **read: Any) -> Model:  # noqa: ANN401 - what Images takes
     factor, hidden = c.downsample_factor, c.text_config.hidden_size
-    inputs, normed = c.vision_config.hidden_size * factor**2, c.model_type == "aya_vision"
-    middle = c.get("alignment_intermediate_size") or hidden
+    inputs, middle = c.vision_config.hidden_size * factor**2, c.get("alignment_intermediate_size") or hidden
     projector = sequence(
-        MergeNeighbours("", factor, shuffled=True, loose=True), Norm("layernorm", inputs, "layer") if normed else None,
+        MergeNeighbours("", factor, shuffled=True, loose=True), norm,
         Linear("linear_1", inputs, middle, bias=True), SecondGates(""), Linear("linear_2", middle // 2, hidden, bias=True),
         name="multi_modal_projector",
     )  # fmt: skip
-    layer, first = c.get("vision_feature_layer", -1), c.get("vision_feature_select_strategy", "full") == "default"
-    read: dict[str, Any] = {"feature": layer if layer != -1 else None, "without_first": first} if normed else {}
-    images = _images(c, projector, tokens=grid(c.vision_config) // factor**2, scattered=isinstance(layer, int), **read)
+    one = isinstance(c.get("vision_feature_layer", -1), int)
+    images = _images(c, projector, tokens=grid(c.vision_config) // factor**2, scattered=one, **read)
     return image_text(c, images, tower(c.text_config, "language_model"), tie=tied(c))

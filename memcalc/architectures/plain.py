@@ -24,6 +24,7 @@ from memcalc.blocks.base import Param, repeat, residual, sequence
 from memcalc.blocks.basic import Norm, Softcap
 
 if TYPE_CHECKING:
+    from memcalc.blocks.attention import Attention
     from memcalc.blocks.mlp import Mlp
     from memcalc.dimensions import Dimensions
     from memcalc.model import Model
@@ -36,15 +37,25 @@ def arcee(c: Dimensions) -> Model:
     return decoder(c, repeat("layers", c.num_hidden_layers, layer))
 
 
-@architecture("nemotron", "jais2")
+@architecture("nemotron")
 def nemotron(c: Dimensions) -> Model:
-    """LayerNorms, a squared ReLU; Nemotron's norms weigh by 1 + weight and half of each head rotates (Parmar 2024)."""
-    parted = c.model_type == "nemotron"
-    formula, rotary = ("nemotron", rotary_dim(c, 0.5)) if parted else ("", head_dim(c))
+    """LayerNorms that weigh by 1 + weight, a squared ReLU; half of each head rotates (Parmar 2024)."""
+    return _layer_normed(
+        c, attention(c, bias=c.attention_bias, rotary_dim=rotary_dim(c, 0.5), rotation="joined"), "nemotron"
+    )
+
+
+@architecture("jais2")
+def jais2(c: Dimensions) -> Model:
+    """LayerNorms and a squared ReLU (Inception 2025)."""
+    return _layer_normed(c, attention(c, bias=c.attention_bias, rotary_dim=head_dim(c)))
+
+
+def _layer_normed(c: Dimensions, mixer: Attention, formula: str = "") -> Model:
+    """Pre-norm layers of this attention and a plain MLP."""
     first, second, last = (
         Norm(name, c.hidden_size, "layer", formula) for name in ("input_layernorm", "post_attention_layernorm", "norm")
     )
-    mixer = attention(c, bias=c.attention_bias, rotary_dim=rotary, rotation="joined" if parted else "")
     mlp = _mlp(c, bias=c.mlp_bias)
     layers = repeat("layers", c.num_hidden_layers, residual(first, mixer), residual(second, mlp))
     return causal_lm(c, tokens(c), layers, last, tie="embed_tokens")

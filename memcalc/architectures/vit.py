@@ -34,13 +34,33 @@ if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
     from memcalc.model import Model
 
-_PREFIX: dict[str, dict[str, int]] = {"deit": {"cls_token": 1, "distillation_token": 1}, "ijepa": {}}
 
-
-@architecture("vit", "deit", "ijepa", "vit_msn")
+@architecture("vit")
 def vit(c: Dimensions) -> Model:
-    """ViT, DeiT (a distillation token), I-JEPA (no class token): the same encoder."""
-    tokens, prefix = _PREFIX.get(c.model_type, {"cls_token": 1}), "vit" if c.model_type == "vit_msn" else c.model_type
+    """A class token before the patches, a pooler of it behind the layers."""
+    return _vit(c, "vit", {"cls_token": 1}, pooler(c))
+
+
+@architecture("deit")
+def deit(c: Dimensions) -> Model:
+    """ViT with a second token, which learns from a teacher (Touvron et al. 2021)."""
+    return _vit(c, "deit", {"cls_token": 1, "distillation_token": 1}, pooler(c))
+
+
+@architecture("vit_msn")
+def vit_msn(c: Dimensions) -> Model:
+    """ViT without a pooler (Assran et al. 2022)."""
+    return _vit(c, "vit", {"cls_token": 1})
+
+
+@architecture("ijepa")
+def ijepa(c: Dimensions) -> Model:
+    """ViT without a class token (Assran et al. 2023)."""
+    return _vit(c, "ijepa", {})
+
+
+def _vit(c: Dimensions, prefix: str, tokens: dict[str, int], pooled: Sequence | None = None) -> Model:
+    """ViT's encoder behind these tokens, under its head."""
     masked = class_name(c).endswith("ForMaskedImageModeling")
     mask = (MaskedPatches("mask_token", (1, 1, c.hidden_size)),) if masked else ()
     layers = repeat("layers", c.num_hidden_layers, vit_layer(c))
@@ -52,7 +72,6 @@ def vit(c: Dimensions) -> Model:
             Linear(name, c.hidden_size, labels(c), bias=True) for name in ("cls_classifier", "distillation_classifier")
         )
         return made(c, sequence(Sequence("deit", body.blocks), Select(""), *heads), "image")
-    pooled = pooler(c) if c.model_type in ("vit", "deit") else None
     return image_model(c, prefix, body, pooled, read="first" if tokens else "mean")
 
 
