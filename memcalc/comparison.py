@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
+from memcalc.dataclass import dataclass
 from memcalc.differing import Change, parts
 from memcalc.differing.causes import steps
 from memcalc.document import Document

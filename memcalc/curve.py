@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
 from itertools import accumulate, pairwise, starmap
 from typing import TYPE_CHECKING, NamedTuple
+
+from memcalc.dataclass import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,8 +7,10 @@ for it.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from memcalc.dataclass import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,12 +8,13 @@ else a name, with * and ? and [0-9] as in a shell, that must be whole parts of t
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import translate
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from memcalc.adapters.patterns import chosen, sample
+from memcalc.dataclass import dataclass
 from memcalc.errors import fault, nearest_names, shorten
 from memcalc.tensors import expand
 

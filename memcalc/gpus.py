@@ -7,11 +7,12 @@ the CUDA context, cuBLAS and NCCL take comes from presets/overheads.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from memcalc import presets
+from memcalc.dataclass import dataclass
 from memcalc.errors import UnknownName, fault
 from memcalc.units import format_bytes, parse_bytes
 

@@ -6,9 +6,9 @@ the others are stored as the recipe says.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from memcalc.dataclass import dataclass
 from memcalc.dtypes import BITS, nbytes
 
 if TYPE_CHECKING:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
+from memcalc.dataclass import dataclass
 from memcalc.document import Document
 from memcalc.errors import RunInvalid, UsageError, fault, nearest_names
 from memcalc.pipeline import estimate_run, load

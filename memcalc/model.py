@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from memcalc.blocks.base import Stack
 from memcalc.blocks.mlp import Experts, Moe
+from memcalc.dataclass import dataclass
 from memcalc.tensors import Tensor, listed, parameter_count, tensors
 
 if TYPE_CHECKING:

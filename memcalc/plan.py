@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from memcalc.dataclass import dataclass
 from memcalc.known import Known
 from memcalc.ledger import ledger
 from memcalc.sharding.strategy import books

@@ -7,10 +7,11 @@ the frameworks' words; a run may name one, or override parts of one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from memcalc import presets
+from memcalc.dataclass import dataclass
 from memcalc.dtypes import BITS, dtype_name
 from memcalc.errors import Fault, RunInvalid, fault, nearest_names, shorten
 

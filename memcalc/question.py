@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from memcalc.dataclass import dataclass
 from memcalc.errors import RunInvalid
 
 if TYPE_CHECKING:

@@ -11,12 +11,13 @@ import json
 import os
 import stat
 import sys
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
+from memcalc.dataclass import dataclass
 from memcalc.errors import RunInvalid, UnreadableInput, fault, nearest_names, shorten
 from memcalc.nesting import check_depth, too_deep
 from memcalc.units import format_bytes

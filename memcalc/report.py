@@ -6,10 +6,11 @@ The same document leaves `memcalc estimate --format json` and `memcalc.estimate(
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import Any, Literal
 
 from memcalc.curve import EMPTY, Curve
+from memcalc.dataclass import dataclass
 from memcalc.document import Document
 
 Level = Literal["fits", "tight", "too-big", "unknown"]

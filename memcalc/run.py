@@ -6,11 +6,12 @@ Only the words are here. `memcalc.validation` turns a mapping into a Run (pydant
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import Annotated, Any, Literal
 
 from memcalc.adapters.spec import Lora
 from memcalc.bounds import Ge, Le
+from memcalc.dataclass import dataclass
 
 Count = Annotated[int, Ge(1), Le(10**9)]
 Positive = Annotated[int, Ge(0), Le(10**15)]

@@ -7,12 +7,13 @@ model of a hundred layers costs no more than its description.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property, partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from memcalc.curve import EMPTY, Curve, curve
+from memcalc.dataclass import dataclass
 from memcalc.known import Known
 from memcalc.overlay import Heights, alone, part_of, spread
 from memcalc.overlay import parts as parts_laid

@@ -19,11 +19,12 @@ How a plain (unquoted) word is read, where YAML 1.1, YAML 1.2 and people differ:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
 import yaml
 
+from memcalc.dataclass import dataclass
 from memcalc.errors import Fault, RunInvalid, UnreadableInput, shorten
 from memcalc.nesting import DEEPEST
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memcalc.adapters.patterns import chosen, crosses, is_word
+from memcalc.dataclass import dataclass
 
 if TYPE_CHECKING:
     from memcalc.adapters.sites import Module

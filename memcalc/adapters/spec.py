@@ -6,10 +6,11 @@ The words follow peft; where a key is shorter here, its docstring line names pef
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from memcalc.bounds import Ge, Le
+from memcalc.dataclass import dataclass
 from memcalc.errors import Fault
 
 if TYPE_CHECKING:

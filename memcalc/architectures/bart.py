@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from memcalc.architectures import architecture
@@ -13,6 +12,7 @@ from memcalc.blocks.base import Block, Stack, Sum, Unused, repeat, sequence
 from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Select
 from memcalc.blocks.seq2seq import Decoder, Encoder, LogitsBias, Shared, Sinusoids
 from memcalc.blocks.sparse import CutBack, PadToWindow
+from memcalc.dataclass import dataclass
 from memcalc.errors import fault
 from memcalc.model import Model
 

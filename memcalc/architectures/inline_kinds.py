@@ -5,13 +5,13 @@ A field without a default is required; 0 and '' mean "derived", as its class say
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Param
 from memcalc.blocks.basic import Activation, Conv, Dropout, Embedding, Linear, Norm, Raw
 from memcalc.blocks.mlp import Experts, Mlp, Moe, Router
+from memcalc.dataclass import dataclass
 from memcalc.dtypes import dtype_name
 from memcalc.tensors import Tensor
 

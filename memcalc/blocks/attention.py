@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from memcalc.blocks.base import Block, Param
+from memcalc.dataclass import dataclass
 
 Rotation = Literal["", "fp32", "pairs", "pairs-whole", "pairs-joined", "pairs-fp32", "spread", "joined", "own"]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from memcalc.blocks.base import Block, Param
+from memcalc.dataclass import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

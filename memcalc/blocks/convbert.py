@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Param, given
 from memcalc.blocks.basic import Linear
+from memcalc.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, given
+from memcalc.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ tensors; it tells the tape what happens to the value that passes through.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from memcalc.blocks.base import Block, Sequence, given
 from memcalc.blocks.basic import Raw
+from memcalc.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

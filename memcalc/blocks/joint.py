@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, given
 from memcalc.blocks.basic import Raw
+from memcalc.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

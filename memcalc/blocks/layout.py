@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from memcalc.blocks.base import Block, Param, Sequence, given
+from memcalc.dataclass import dataclass
 
 if TYPE_CHECKING:
     from memcalc.blocks.attention import Attention

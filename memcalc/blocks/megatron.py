@@ -6,7 +6,6 @@ that reads them, queries, keys and values are one linear, and so are gate and up
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from memcalc.blocks.attention import Attention
@@ -14,6 +13,7 @@ from memcalc.blocks.base import Block, Param, Sequence, given
 from memcalc.blocks.basic import Embedding, Linear, Norm
 from memcalc.blocks.mla import Mla
 from memcalc.blocks.mlp import Mlp, Moe
+from memcalc.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

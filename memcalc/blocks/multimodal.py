@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from memcalc.blocks.base import Block, Sequence, Stack
 from memcalc.blocks.basic import Embedding, Raw
+from memcalc.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

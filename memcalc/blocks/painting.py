@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from memcalc.blocks.base import Sequence
 from memcalc.blocks.basic import Raw
+from memcalc.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, given
+from memcalc.dataclass import dataclass
 
 if TYPE_CHECKING:
     from memcalc.blocks.basic import Embedding

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from memcalc.blocks.base import Block, Param, Sequence, given
 from memcalc.blocks.multimodal import Images
+from memcalc.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from memcalc.blocks.base import Block, Param, Sequence
 from memcalc.blocks.basic import Embedding, Linear, Raw
+from memcalc.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from memcalc.blocks.base import Block, Param, Sequence
+from memcalc.dataclass import dataclass
 from memcalc.tensors import expand_tensor, tensors
 
 

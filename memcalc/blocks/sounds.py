@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from memcalc.blocks.base import Block, given
 from memcalc.blocks.seq2seq import Fork
+from memcalc.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

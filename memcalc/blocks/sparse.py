@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Unused, given
+from memcalc.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Param, Residual, Sequence, given
 from memcalc.blocks.basic import Conv, Raw
+from memcalc.dataclass import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from memcalc.blocks.base import Block, Param, given
+from memcalc.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

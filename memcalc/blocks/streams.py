@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from memcalc.blocks.base import Block, Sequence, given
+from memcalc.dataclass import dataclass
 
 if TYPE_CHECKING:
     from memcalc.blocks.base import Stack

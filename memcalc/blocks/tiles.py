@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from memcalc.blocks.base import Block, Param, Sequence
 from memcalc.blocks.image import ChannelScale
 from memcalc.blocks.multimodal import Images
+from memcalc.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

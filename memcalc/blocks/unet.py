@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from memcalc.blocks.base import Block, Sequence, given
+from memcalc.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

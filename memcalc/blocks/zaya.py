@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Param, Residual, given
 from memcalc.blocks.basic import Conv
+from memcalc.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

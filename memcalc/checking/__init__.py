@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from memcalc.checking import budgets
 from memcalc.checking.limits import NOTHING, Limits, largest, limits
 from memcalc.checking.sources import configs
 from memcalc.checking.values import Check, Fix, Held, Largest, Result
+from memcalc.dataclass import dataclass
 from memcalc.errors import MemcalcError
 from memcalc.pipeline import estimate_run
 

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memcalc.checking.limits import NOTHING, Limits, limits
 from memcalc.configs.documents import Document, open_document
+from memcalc.dataclass import dataclass
 from memcalc.errors import Fault, RunInvalid
 from memcalc.paths import exists, is_file
 from memcalc.run import Budget

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcalc.checking.values import Held, Largest
+from memcalc.dataclass import dataclass
 from memcalc.errors import Fault, RunInvalid, nearest_names
 from memcalc.report import COMPONENTS
 from memcalc.run import Budget

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
+from memcalc.dataclass import dataclass
 from memcalc.document import Document
 
 Unit = Literal["bytes", "GPUs", "USD"]

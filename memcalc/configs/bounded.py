@@ -11,10 +11,11 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from memcalc.dataclass import dataclass
 from memcalc.errors import UnreadableInput, shorten
 from memcalc.units import format_bytes
 

@@ -7,11 +7,12 @@ the reason why, so that a reader of scripts may take it and the reason is told i
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from memcalc.dataclass import dataclass
 from memcalc.errors import RunInvalid, UnreadableInput
 from memcalc.nesting import check_depth
 from memcalc.reading import STDIN, parse_document, read_text, source_name

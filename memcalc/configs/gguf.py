@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Final
 
+from memcalc.dataclass import dataclass
 from memcalc.errors import UnreadableInput, shorten
 
 if TYPE_CHECKING:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from memcalc.configs.checkpoint import ADAPTER, CONFIG, described
 from memcalc.configs.gguf import config_of, read_gguf
 from memcalc.configs.reading import Asked, Origin, Reading, Remark
 from memcalc.configs.safetensors import Entry, Weights, read_header
+from memcalc.dataclass import dataclass
 from memcalc.errors import Fault, RunInvalid, UnreadableInput
 from memcalc.paths import is_file
 from memcalc.reading import read_text

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Final
 
 from memcalc import __version__
@@ -16,6 +16,7 @@ from memcalc.configs.bounded import PATIENCE, Wanted, fetch
 from memcalc.configs.checkpoint import described, mapping_of
 from memcalc.configs.hub_cache import is_repository
 from memcalc.configs.safetensors import Entry, header_length, parse_header
+from memcalc.dataclass import dataclass
 from memcalc.errors import UnreadableInput, UsageError, shorten
 
 if TYPE_CHECKING:

@@ -5,11 +5,12 @@ What they have in common is read here: degrees of parallelism, the GPUs, the bat
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import lcm, prod
 from typing import TYPE_CHECKING, Any
 
 from memcalc.configs.words import truth, whole
+from memcalc.dataclass import dataclass
 from memcalc.presets import find
 
 if TYPE_CHECKING:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any
 
+from memcalc.dataclass import dataclass
 from memcalc.notes import Remark
 
 if TYPE_CHECKING:

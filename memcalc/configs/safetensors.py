@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from memcalc.dataclass import dataclass
 from memcalc.errors import UnreadableInput, shorten
 
 if TYPE_CHECKING:

@@ -13,12 +13,13 @@ Whatever is neither read nor ignored is named in a warning: silence never means 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from fnmatch import translate
 from typing import TYPE_CHECKING, Any, Final
 
 from memcalc.configs.reading import Asked, Origin, Reading, Remark
 from memcalc.configs.words import same
+from memcalc.dataclass import dataclass
 from memcalc.errors import Fault, RunInvalid, shorten
 
 if TYPE_CHECKING:

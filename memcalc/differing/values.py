@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
+from memcalc.dataclass import dataclass
 from memcalc.document import Document
 from memcalc.report import GpuPart, Memory, ModelPart, Verdict
 

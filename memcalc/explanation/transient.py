@@ -7,10 +7,10 @@ from, as the timeline adds it up by part, so that the rows make the timeline's f
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from memcalc.dataclass import dataclass
 from memcalc.explanation.kinds import Kinds, alike, merged
 from memcalc.explanation.tracing import Origin, Tracing
 from memcalc.explanation.values import Live, Made, Peak, Share

@@ -6,9 +6,10 @@ Bytes are integers, per GPU but where a field says `whole`: then they are those 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
+from memcalc.dataclass import dataclass
 from memcalc.document import Document
 from memcalc.report import Components, GpuPart, ModelPart, Note, Origin, Phase, Source
 

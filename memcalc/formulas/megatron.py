@@ -7,7 +7,6 @@ choice: biases, norms of queries and keys, the product of gate and up that SwiGL
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
@@ -15,6 +14,7 @@ from memcalc.blocks.base import Block, Stack
 from memcalc.blocks.basic import Norm
 from memcalc.blocks.mla import Mla
 from memcalc.blocks.mlp import Experts, Mlp, Moe, Router
+from memcalc.dataclass import dataclass
 from memcalc.errors import fault
 from memcalc.report import FormulaPart
 from memcalc.sharding.pipeline import longest_stack

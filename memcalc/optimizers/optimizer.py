@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any
 
+from memcalc.dataclass import dataclass
 from memcalc.optimizers.rules import Rule, apply
 from memcalc.optimizers.step import StepRules, StepTemporaries, Turn, peak
 from memcalc.optimizers.terms import holds

@@ -7,12 +7,12 @@ need none. Groups come one after the other; so do a group's parameters of differ
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcalc import stepping
+from memcalc.dataclass import dataclass
 from memcalc.optimizers.rules import Rule, apply
 
 if TYPE_CHECKING:

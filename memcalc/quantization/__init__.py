@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memcalc.adapters.patterns import chosen, sample
+from memcalc.dataclass import dataclass
 from memcalc.quantization.skips import Skips, skips_of
 from memcalc.quantization.storage import Scheme, Spec, StoredPart, scheme
 from memcalc.tensors import Tensor

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
+from memcalc.dataclass import dataclass
 from memcalc.dtypes import BITS, dtype_name, nbytes
 from memcalc.errors import fault, nearest_names, shorten
 from memcalc.presets import find

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from memcalc.dataclass import dataclass
 from memcalc.gpus import Gpu, gpu
 from memcalc.recommender.changes import changes, hints, intrusion, plain
 from memcalc.recommender.cost import price_of, usd_per_million

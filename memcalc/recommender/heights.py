@@ -5,9 +5,10 @@ A step is recorded once without an optimizer's states (`Heights`) and met with w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, NamedTuple
 
+from memcalc.dataclass import dataclass
 from memcalc.recommender.work import Work
 
 if TYPE_CHECKING:

@@ -7,10 +7,11 @@ smaller one only when that turns out not to fit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from heapq import heapify, heappop, heappush, nsmallest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from memcalc.dataclass import dataclass
 from memcalc.errors import RunInvalid
 from memcalc.gpus import gpu
 from memcalc.pipeline import estimate_run

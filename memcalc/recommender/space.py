@@ -6,10 +6,11 @@ and what can be varied over it without running it again: the micro batch, the op
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from memcalc.dataclass import dataclass
 from memcalc.errors import RunInvalid
 from memcalc.implementations import kernels
 from memcalc.optimizers import resolve

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from memcalc.dataclass import dataclass
 from memcalc.optimizers import resolve
 from memcalc.presets import find, has, names
 from memcalc.recommender.values import Advised

@@ -8,9 +8,10 @@ Not in it: kernel launches, data loading, checkpoints being written, and how wel
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from memcalc.dataclass import dataclass
 from memcalc.presets import find
 
 if TYPE_CHECKING:

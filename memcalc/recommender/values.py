@@ -6,9 +6,10 @@ Bytes are integers, per GPU; times are seconds, prices USD.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar, Literal
 
+from memcalc.dataclass import dataclass
 from memcalc.document import Document
 from memcalc.report import GpuPart, Memory, ModelPart, Note, Verdict
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any
 
 from memcalc.adapters.spec import Lora
+from memcalc.dataclass import dataclass
 from memcalc.errors import Fault, RunInvalid, UsageError, nearest_names
 from memcalc.gpus import gpu
 from memcalc.presets import names

@@ -7,9 +7,9 @@ attention, the experts a token meets, frozen weights and checkpoints are counted
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from memcalc.dataclass import dataclass
 from memcalc.slices import schedule
 
 if TYPE_CHECKING:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from memcalc.dataclass import dataclass
 from memcalc.units import format_bytes
 
 

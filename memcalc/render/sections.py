@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
+from memcalc.dataclass import dataclass
 from memcalc.render.plain import dumped
 from memcalc.render.text import to_text
 

@@ -11,10 +11,10 @@ the backward pass. So a stretch of them, the same both times, is left out and to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from memcalc.cycles import Again
+from memcalc.dataclass import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -8,12 +8,13 @@ torch/distributed/optim/zero_redundancy_optimizer.py (_partition_parameters).
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from heapq import heapreplace
 from itertools import groupby
 from math import prod
 from typing import TYPE_CHECKING, cast
 
+from memcalc.dataclass import dataclass
 from memcalc.dtypes import nbytes
 from memcalc.known import Known
 from memcalc.sharding import options

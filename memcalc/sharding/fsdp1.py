@@ -6,9 +6,10 @@ Adapters in a frozen base are flat parameters of their own, as PEFT's fsdp_auto_
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from memcalc.dataclass import dataclass
 from memcalc.dtypes import BITS
 from memcalc.errors import fault
 from memcalc.sharding import options

@@ -6,9 +6,10 @@ Source: torch 2.13.0, torch/distributed/fsdp/_fully_shard: _fsdp_param.py (shard
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from memcalc.dataclass import dataclass
 from memcalc.dtypes import BITS
 from memcalc.errors import fault
 from memcalc.sharding import options

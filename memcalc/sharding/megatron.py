@@ -7,11 +7,12 @@ rank keeps master copies and states of its part of both. Experts have buffers of
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import lcm
 from typing import TYPE_CHECKING, Any
 
 from memcalc.blocks.megatron import OutputLayer
+from memcalc.dataclass import dataclass
 from memcalc.dtypes import BITS
 from memcalc.lengths import assumed_length
 from memcalc.sharding.megatron_options import options

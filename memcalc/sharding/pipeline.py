@@ -7,11 +7,12 @@ GPipe (arXiv:1811.06965), zero bubble (arXiv:2401.10241, ZB-H1), DualPipe (DeepS
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.base import Block, Parallel, PostNorm, Residual, Sequence, Stack, Sum
 from memcalc.blocks.basic import Embedding, Linear
+from memcalc.dataclass import dataclass
 from memcalc.errors import Fault, fault
 from memcalc.sharding.tensor_parallel import TOWERS, mapped
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcalc.blocks.base import Block, Stack
+from memcalc.dataclass import dataclass
 from memcalc.errors import Fault, RunInvalid, fault
 from memcalc.sharding.context import local_tokens
 from memcalc.sharding.pipeline import Stage, balanced, cut, dealt, in_flight, longest_stack, refused, stages, uneven

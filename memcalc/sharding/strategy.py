@@ -14,9 +14,9 @@ rank holds everything, as on one GPU. A subclass overrides what its framework do
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from memcalc.dataclass import dataclass
 from memcalc.dtypes import BITS
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ the same kind, so that tensors, ledger and tape of a rank follow from it as they
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from math import gcd
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ from memcalc.blocks.multimodal import Images, Sounds
 from memcalc.blocks.parallel import Gather, GatherChannels, Scatter, SplitChannels
 from memcalc.blocks.predicting import Predictor
 from memcalc.blocks.ssm import GatedDelta, KimiDelta, Lightning, Mamba, Mamba2
+from memcalc.dataclass import dataclass
 from memcalc.errors import Fault
 from memcalc.sharding.expert import divided_experts
 

@@ -6,9 +6,10 @@ wraps the run's).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any
 
+from memcalc.dataclass import dataclass
 from memcalc.dtypes import BITS
 from memcalc.errors import RunInvalid
 from memcalc.precision import recipe as find_recipe

@@ -6,9 +6,10 @@ Source: DeepSpeed 0.19.8, runtime/fp16/unfused_optimizer.py (FP16_UnfusedOptimiz
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from memcalc.dataclass import dataclass
 from memcalc.overlay import Laid
 from memcalc.sharding.marks import Marking
 from memcalc.sharding.strategy import Local, Staged

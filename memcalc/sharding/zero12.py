@@ -7,9 +7,10 @@ Source: DeepSpeed 0.19.8, runtime/zero/stage_1_and_2.py (DeepSpeedZeroOptimizer)
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from memcalc.dataclass import dataclass
 from memcalc.dtypes import BITS
 from memcalc.sharding.flat import flat_of
 from memcalc.sharding.strategy import Local, Staged

@@ -6,9 +6,10 @@ parameter_offload.py (what stays gathered) and partitioned_param_coordinator.py 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from memcalc.dataclass import dataclass
 from memcalc.dtypes import BITS
 from memcalc.known import Known
 from memcalc.sharding.flat import ordered

@@ -5,9 +5,10 @@ Source: DeepSpeed 0.19.8, runtime/zero/config.py and offload_config.py (options 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
+from memcalc.dataclass import dataclass
 from memcalc.errors import Fault, RunInvalid
 from memcalc.sharding import options
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from memcalc.dataclass import dataclass
 from memcalc.tape.autograd import Leaf, backward, take_apart
 from memcalc.tape.hf.programs import whole
 from memcalc.tape.offload import Offloading

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from memcalc.dataclass import dataclass
 from memcalc.dtypes import nbytes
 
 

@@ -7,12 +7,12 @@ real model and optimizer took (see their `source`; record.py makes them).
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memcalc import estimate
+from memcalc.dataclass import dataclass
 from memcalc.resolve import resolve
 from memcalc.simulation import simulate
 from memcalc.validation import parse_run

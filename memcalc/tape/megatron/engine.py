@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from memcalc.dataclass import dataclass
 from memcalc.tape.autograd import Gradients, Node, record
 
 if TYPE_CHECKING:
