@@ -5,7 +5,7 @@ from __future__ import annotations
 from memcalc.tape.autograd import Gradients, Node, record, save
 from memcalc.tape.functions.casts import to
 from memcalc.tape.functions.shaping import contiguous
-from memcalc.tape.values import Shape, Value, dense_like
+from memcalc.tape.values import Shape, Value, dense_like, promoted
 
 
 def max_pool(x: Value, size: Shape) -> Value:
@@ -36,17 +36,18 @@ def interpolate(x: Value, size: Shape, dtype: str = "") -> Value:
 
 
 def grid_sample(x: Value, grid: Value, shape: Shape) -> Value:
-    """F.grid_sample: saves the map and the grid; backward makes the gradients of both."""
-    out = x.tape.new(shape, x.dtype)
-    out.node = record(x.tape, _sampled_backward, (x,), (x, grid))
+    """F.grid_sample, in the wider dtype of both: saves the map and the grid; backward makes the gradients of both."""
+    dtype = promoted(x.dtype, grid.dtype)
+    x, grid = to(x, dtype), to(grid, dtype)
+    out = x.tape.new(shape, dtype)
+    out.node = record(x.tape, _sampled_backward, (x, grid), (x, grid))
     return out
 
 
 def _sampled_backward(node: Node, g: Value) -> Gradients:
     x, grid = node.load()
     made, other = g.tape.new(x.shape, g.dtype), g.tape.new(grid.shape, grid.dtype)
-    del other
-    return (made,)
+    return made, other if node.wants(1) else None
 
 
 def unfold(x: Value, shape: Shape) -> Value:

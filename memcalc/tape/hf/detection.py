@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.detection import FrozenConv, FrozenNorm, LooksFinite, SetDetector
+from memcalc.blocks.refining import RefiningDetector
 from memcalc.tape import functions as f
 from memcalc.tape.functions import maps
 from memcalc.tape.hf.attention import attend, heads, project
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 
 def detect(t: Tape, model: Model) -> tuple[Value, Value]:
     """DetrForObjectDetection.forward, YolosForObjectDetection's; the loss of matched boxes is small, here their mean."""
-    base, classes, boxes = model.body.parts()
+    base, *heads = model.body.parts()
+    if isinstance(base, RefiningDetector):
+        from memcalc.tape.hf.refining import refine  # noqa: PLC0415 - few detectors refine their boxes
+
+        return refine(t, model)
+    classes, boxes = heads
     t.layers = model.depth
     x = run(t, base, measured(t, (t.setting.batch, *model.image)), Around())
     gone(t.held)
