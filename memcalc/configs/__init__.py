@@ -45,6 +45,7 @@ FORMATS: Final[dict[str, str]] = {
     "openrlhf": "openrlhf",
     "verl": "verl",
     "kohya": "kohya",
+    "diffusers": "diffusers",
 }
 # other spellings of --from
 _ALIASES: Final[dict[str, str]] = {
