@@ -33,6 +33,7 @@ class Style:
     ('fixed'), or made on the way ('computed'); `offset` rows come before the first. `logits_bias`: a buffer added to
     the logits. `labels` of a classifier whose config gives none; `ties_alone`: the decoder alone ties its head too. `head`
     is the name of that. `scales_outside`: the model scales what its table yields (others: BartScaledWordEmbedding).
+    `shared_places`: all sequences of the target read the same positions, though those of the source have their own.
     The encoder's tokens are padded to a multiple of its `window`.
     """
 
@@ -47,12 +48,13 @@ class Style:
     window: int = 0
     head: str = "lm_head"
     scales_outside: bool = False
+    shared_places: bool = False
 
 
 @architecture("bart")
 def bart(c: Dimensions) -> Model:
     """Encoder and decoder over one shared table; norms behind what they norm (Lewis et al. 2019)."""
-    return _bart(c, Style(first_norm="layernorm_embedding", offset=2, labels=3))
+    return _bart(c, Style(first_norm="layernorm_embedding", offset=2, labels=3, shared_places=True))
 
 
 @architecture("mvp")
@@ -66,13 +68,14 @@ def mvp(c: Dimensions) -> Model:
 @architecture("plbart")
 def plbart(c: Dimensions) -> Model:
     """BART of programs (Ahmad et al. 2021)."""
-    return _bart(c, Style(first_norm="layernorm_embedding", offset=2))
+    return _bart(c, Style(first_norm="layernorm_embedding", offset=2, shared_places=True))
 
 
 @architecture("mbart")
 def mbart(c: Dimensions) -> Model:
     """BART of many languages, norms before what they norm and one behind all (Liu et al. 2020)."""
-    return _bart(c, Style(pre_norm=True, first_norm="layernorm_embedding", last_norm="layer_norm", offset=2))
+    first, last = "layernorm_embedding", "layer_norm"
+    return _bart(c, Style(pre_norm=True, first_norm=first, last_norm=last, offset=2, shared_places=True))
 
 
 @architecture("pegasus")
@@ -185,7 +188,7 @@ def decoder(c: Dimensions, style: Style, prefix: str, tied_to: str, *, alone: bo
     words = _words(c, style, c.vocab_size if tied_to else _target_vocabulary(c), tied_to)
     rows = c.get("max_decoder_position_embeddings") or c.max_position_embeddings
     layers = repeat("layers", c.decoder_layers, layer)
-    return Decoder(f"{prefix}decoder", (*_embeddings(c, style, words, rows), layers, *_last(c, style)))
+    return Decoder(f"{prefix}decoder", (*_embeddings(c, style, words, rows, target=True), layers, *_last(c, style)))
 
 
 def _words(c: Dimensions, style: Style, rows: int, tied_to: str) -> Embedding:
@@ -197,10 +200,10 @@ def _target_vocabulary(c: Dimensions) -> int:
     return int(c.get("decoder_vocab_size") or c.vocab_size)
 
 
-def _embeddings(c: Dimensions, style: Style, words: Embedding, rows: int) -> tuple[Block, ...]:
+def _embeddings(c: Dimensions, style: Style, words: Embedding, rows: int, *, target: bool = False) -> tuple[Block, ...]:
     """Words + positions, a norm where the style has one, dropout."""
     learned = style.positions == "learned"
-    index: Index = "token-positions" if style.offset else "positions"
+    index: Index = "token-positions" if style.offset and not (target and style.shared_places) else "positions"
     places: Block = Embedding("embed_positions", rows + style.offset, c.d_model, learned, index=index)
     if style.positions == "computed":
         places = Sinusoids("embed_positions", rows + 2, c.d_model)

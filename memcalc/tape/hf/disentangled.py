@@ -68,6 +68,11 @@ def beside(t: Tape, block: FirstLayerConv, path: str, x: Value, first: Value) ->
 
 @rule(DisentangledAttention, "deberta-v2")
 def attention_v2(t: Tape, block: DisentangledAttention, x: Value, around: Around) -> Value:
+    """DebertaV2Attention.forward, whose projection comes when all names of the attention are gone."""
+    return project(t, block, context_v2(t, block, x, around), around)
+
+
+def context_v2(t: Tape, block: DisentangledAttention, x: Value, around: Around) -> Value:
     """DisentangledSelfAttention.forward: heads folded into the batch (modeling_deberta_v2.py)."""
     q, k, v = (by_head(run(t, part, x, around), block.heads) for part in (block.q, block.k, block.v))
     scores = f.bmm(q, f.scale(f.swap(k)))
@@ -84,7 +89,7 @@ def attention_v2(t: Tape, block: DisentangledAttention, x: Value, around: Around
     out = f.bmm(f.lower(f.view(weights, -1, seq, seq)), v)
     out = f.contiguous(f.permute(f.view(out, batch, block.heads, seq, -1), 0, 2, 1, 3))
     del allowed
-    return project(t, block, out, around)
+    return out
 
 
 def by_head(x: Value, heads: int) -> Value:
@@ -145,6 +150,11 @@ def picked(scores: Value, where: Value) -> Value:
 
 @rule(DisentangledAttention, "deberta")
 def attention_v1(t: Tape, block: DisentangledAttention, x: Value, around: Around) -> Value:
+    """DebertaAttention.forward, whose projection comes when all names of the attention are gone."""
+    return project(t, block, context_v1(t, block, x, around), around)
+
+
+def context_v1(t: Tape, block: DisentangledAttention, x: Value, around: Around) -> Value:
     """DisentangledSelfAttention.forward: one projection, two biases beside it (modeling_deberta.py)."""
     qkv = run(t, block.qkv, x, around)
     q, k, v = f.chunk(f.permute(f.view(qkv, *x.shape[:2], block.heads, -1), 0, 2, 1, 3), 3)
@@ -162,7 +172,7 @@ def attention_v1(t: Tape, block: DisentangledAttention, x: Value, around: Around
     weights = mixed(t, block.weights_mix, f.dropout(weights, block.dropout), around)
     out = f.contiguous(f.permute(f.matmul(weights, v), 0, 2, 1, 3))
     del allowed
-    return project(t, block, out, around)
+    return out
 
 
 def added(t: Tape, block: DisentangledAttention, x: Value, name: str) -> Value:

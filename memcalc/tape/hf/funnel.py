@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.relative import Pooled, RelativeAttention, Unpooled
 from memcalc.tape import functions as f
 from memcalc.tape.functions.maps import average_pool
+from memcalc.tape.hf.layers import under_name
 from memcalc.tape.hf.xlnet import own
 from memcalc.tape.rules import Around, rule, run
 
@@ -39,12 +40,15 @@ class Given:
         return found
 
     def planned(self, stacks: int, seq: int) -> None:
-        """get_position_embeds: of every stack, with all keys and with the fewer ones."""
-        for index in range(stacks if not self.block.factorized else 0):
+        """get_position_embeds: of every stack, with all keys and with the fewer ones, out of a table that then goes."""
+        if self.block.factorized:
+            return
+        for index in range(stacks):
             if index:
                 self.distances(seq, 2)
                 seq = half(seq)
             self.distances(seq, 1)
+        self.tables = []
 
     def pooled(self, axis: int) -> None:
         """stride_pool: the first token's row once more, then every other."""
@@ -74,16 +78,21 @@ def pooled(t: Tape, block: Pooled, x: Value, around: Around) -> Value:
     given.planned(len(block.blocks), x.shape[1])
     around.keeps = block.kept
     t.held += [x] if block.kept else []
+    fewer: Value | None = None  # pooled_hidden, a name of the function's
     for index, stack in enumerate(block.blocks):
         if index:
             keys, x = x, halved_tokens(block, x)
+            fewer = x
             for axis in (0,) if block.queries_only else (0, 1):
                 given.pooled(axis)
             around.original = keys if block.queries_only else None
             around.after = {0: partial(later, given)} if block.queries_only else {}
             del keys
-        x = run(t, stack, x, around)
+        hidden = [x]
+        del x
+        x = under_name(t, stack, hidden, around)  # type: ignore[arg-type]
         around.kept = x if block.kept and not index else around.kept
+    del fewer
     around.scene, around.keeps, around.after = None, False, {}
     return x
 
@@ -108,12 +117,15 @@ def unpooled(t: Tape, block: Unpooled, x: Value, around: Around) -> Value:
     """FunnelDecoder.forward."""
     first = around.kept
     assert first is not None  # noqa: S101 - the encoder has kept it
-    x = f.add(upsampled(block, x, first.shape[1]), first)
+    spread = upsampled(block, x, first.shape[1])
+    x = f.add(spread, first)
     around.scene = Given(t, block, x)
-    around.scene.planned(1, x.shape[1])
-    for part in block.blocks:
-        x = run(t, part, x, around)
+    around.scene.planned(block.times.bit_length(), x.shape[1])  # tables of the encoder's stacks, though it has one
+    hidden = [x]
+    del x
+    x = under_name(t, block.blocks[0], hidden, around)  # type: ignore[arg-type]  # it is a stack
     around.scene = around.kept = None
+    del spread
     return x
 
 

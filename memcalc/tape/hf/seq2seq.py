@@ -20,6 +20,7 @@ from memcalc.blocks.seq2seq import (
 )
 from memcalc.tape import functions as f
 from memcalc.tape.hf.combinators import sequence
+from memcalc.tape.hf.layers import stage
 from memcalc.tape.hf.surroundings import prepare
 from memcalc.tape.rules import Around, gone, rule, run
 
@@ -74,9 +75,9 @@ def bridge(t: Tape, block: Bridge, x: Value, around: Around) -> Value:
 
 @rule(Surrounded)
 def surrounded(t: Tape, block: Surrounded, x: Value, around: Around) -> Value:
-    """RemBertModel.forward, which makes the mask, then RemBertEncoder.forward."""
+    """RemBertModel.forward, which makes the mask, then RemBertEncoder.forward, whose layers' outputs take their input's name."""
     prepare(t, block, x, around)
-    return sequence(t, block, x, around)
+    return stage(t, block, x, around)
 
 
 @rule(Fork)

@@ -54,7 +54,7 @@ def masks(t: Tape, mixers: list[Attention | Mla], x: Value, seq: int, around: Ar
     """The masks of all windows that a model's attentions see, and those that some of them ask for besides."""
     first, batch, attention = mixers[0] if mixers else None, x.shape[0], t.setting.attention
     formula = first.formula if isinstance(first, Attention) else ""
-    dtype = bare(t, x) if formula == "bloom" else x.dtype
+    dtype = bare(t, x) if formula == "bloom" else made_for(t, first, x)
     seen = dict.fromkeys((sees(mixer), mixer.causal, eager_only(mixer, attention)) for mixer in mixers)
     for window, causal, eager in () if formula in UNMASKED else seen:
         if causal:
@@ -90,7 +90,13 @@ def made_anyway(t: Tape, first: Attention, x: Value, seq: int) -> Value | None:
         return row_mask(t, x.shape[0], seq)
     if first.padded == "always":
         return built(t, x.shape[0], seq, seq, x.dtype, eager=eagerly)
-    return padded_mask(t, x.shape[0], seq, x.dtype, eager=eagerly)
+    return padded_mask(t, x.shape[0], seq, made_for(t, first, x), eager=eagerly)
+
+
+def made_for(t: Tape, first: Attention | Mla | None, x: Value) -> str:
+    """The dtype of the embeddings that a mask is made of: a decoder's before it norms them, which autocast widens (BART)."""
+    before = isinstance(first, Attention) and first.causal and first.padded is True
+    return t.setting.weights if before else x.dtype
 
 
 def bare(t: Tape, x: Value) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.basic import Dropout
 from memcalc.blocks.relative import RelativeAttention, TokensFirst
 from memcalc.tape import functions as f
+from memcalc.tape.hf.layers import under_name
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ def tokens_first(t: Tape, block: TokensFirst, x: Value, around: Around) -> Value
     p = last.p if isinstance(last, Dropout) else 0.0
     around.table = f.dropout(positions(t, x), p)
     around.holds = True
-    x = run(t, layers, x, around)
+    given = [x]
+    del x
+    x = under_name(t, layers, given, around)  # type: ignore[arg-type]  # they are a stack
     out = run(t, last, x, around)
     return f.contiguous(f.transpose(out, 0, 1))
 
