@@ -73,6 +73,11 @@ def count_of(pattern: str) -> int:
     return math.prod(sum(len(run) for run in _runs(piece)) for piece in pieces[1::2])
 
 
+def indices(number: str) -> Iterable[int]:
+    """The numbers that one part of a name stands for, in their order: '{0..2}', or '7'."""
+    return _numbers(number.strip("{}"))
+
+
 def expand_tensor(tensor: Tensor) -> Iterator[Tensor]:
     """The tensors of a group one by one, each with its full name."""
     return (replace(tensor, name=name, count=1) for name in expand(tensor.name))

@@ -11,7 +11,7 @@ from operator import attrgetter
 from sys import getrefcount
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from memcalc.tape.values import Shape, Value, dense_like
+from memcalc.tape.values import Shape, Value, dense_like, viewed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -232,7 +232,11 @@ class Engine:
     def evaluate(self, node: Node, grads: list[Value | None]) -> list[Value | None]:
         """The gradients of a node's inputs, each made to fit its input; then what the node saved is let go."""
         if node.flattens and (gradient := grads[0]) is not None and gradient.strides is not None:
-            grads[0] = gradient = self.tape.new(gradient.shape, gradient.dtype)
+            rows, columns = gradient.elements // gradient.shape[-1], gradient.shape[-1]
+            strides = viewed(gradient.shape, gradient.strides, (rows, columns))
+            if strides is None:
+                grads[0] = self.tape.new(gradient.shape, gradient.dtype)
+            del gradient
         outputs = list(node.formula(node, *grads))
         node.loaded = []
         for i, edge in enumerate(node.edges):

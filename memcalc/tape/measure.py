@@ -14,6 +14,7 @@ from memcalc.sharding.strategy import Strategy
 from memcalc.stepping import Act
 from memcalc.tape.spending import Spent
 from memcalc.tape.step import record_step
+from memcalc.tape.succession import layer_by_layer
 from memcalc.tape.values import rounded
 from memcalc.tape.weights import Weights
 from memcalc.timeline import Timeline, timeline
@@ -105,7 +106,8 @@ def _measured(
 
     def replay() -> int:
         steps_here = "optimizer_states" not in strategy.offloaded
-        trained = [held(tensor, optimizer, setting) for tensor in _trained(local.states)] if steps_here else []
+        learning = layer_by_layer(_trained(local.states)) if steps_here else []
+        trained = [held(tensor, optimizer, setting) for tensor in learning]
         there, grows = _there(local, setting, strategy, recording.inputs), setting.expandable_segments
         adds = inner.accumulating and local.accumulated is None
         earlier = _earlier(
@@ -165,7 +167,7 @@ def _there(
 ) -> list[tuple[int, int]]:
     """What the allocator holds before the strategy begins: (bytes of a tensor, how many like it), the inputs last."""
     stored, offloaded = storage(setting), strategy.offloaded
-    weights = [] if "weights" in offloaded else _each_of(local.weights, stored)
+    weights = [] if "weights" in offloaded else _each_of(layer_by_layer(local.weights), stored)
     masters = [] if "master_weights" in offloaded else _masters(local.states, setting)
     own = local.accumulated is not None and not strategy.rebuilt(local, stored)[0]
     gradients = _accumulated(local, setting) if own else []

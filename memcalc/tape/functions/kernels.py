@@ -103,11 +103,14 @@ def attention(
     """
     q, k, v, mask = lower(q), lower(k), lower(v), mask and lower(mask)
     p = 0.0 if q.tape.setting.evaluating else p
-    if mask and mask.dtype == "bool":  # convert_boolean_attn_mask (aten/src/ATen/native/transformers/attention.cpp)
+    converted = mask and mask.dtype == "bool"
+    if mask and converted:  # convert_boolean_attn_mask (aten/src/ATen/native/transformers/attention.cpp)
         mask = q.tape.new(mask.shape, q.dtype)
     fits = q.shape[-1] == v.shape[-1] and all(x.strides is None or x.strides[-1] == 1 for x in (q, k, v))
     if p == 0 and fits and not (mask and mask.node) and (gqa or k.shape[1] == q.shape[1]):
         out = flash(q, k, v, mask)
+        if converted:
+            del mask  # which is the calling function's
         del k, q, v  # copies that autocast has made
         return out
     tape = q.tape

@@ -7,7 +7,7 @@ from math import prod
 from memcalc.tape.autograd import Gradients, Node, record, save
 from memcalc.tape.functions.arithmetic import scale
 from memcalc.tape.functions.casts import lower
-from memcalc.tape.functions.shaping import contiguous, expand, reshape, transpose
+from memcalc.tape.functions.shaping import expand, reshape, transpose
 from memcalc.tape.keeping import output
 from memcalc.tape.values import Shape, Value, broadcast, contiguous_strides, normal
 
@@ -39,20 +39,16 @@ def _multiplied(node: Node, g: Value, first: int = 0) -> None:
 
 def _linear_backward(node: Node, g: Value) -> Gradients:
     _saved = node.load()
-    flat = contiguous(g)
     _multiplied(node, g)
     second = g.tape.new(node.shape(1), g.dtype) if node.edges[1] else None
     first = g.tape.new(node.shape(0), g.dtype) if node.edges[0] else None
-    del flat
     return first, second, None
 
 
 def _biased_backward(node: Node, g: Value) -> Gradients:
     _saved = node.load()
-    flat = contiguous(g)
     _multiplied(node, g)
     first, second = (g.tape.new(edge.shape, g.dtype) if edge else None for edge in node.edges[:2])
-    del flat
     return first, second, g if node.edges[2] else None  # which is summed up for the bias
 
 

@@ -105,8 +105,8 @@ def grouped(t: Tape, block: Experts, x: Value, weights: Value, chosen: Value) ->
     order, permutation = t.new((copies,), "int64"), t.new((copies,), "int64")
     selected = f.index(x, f.scale(permutation), (copies, hidden))
     weights = f.index(weights, permutation, (copies,))
-    counted = f.to(order.detach(), "fp32")
-    counts, offsets = t.new((block.experts,), "fp32"), t.new((block.experts,), "int32")
+    _counted = f.to(order.detach(), "fp32")
+    _counts, offsets = t.new((block.experts,), "fp32"), t.new((block.experts,), "int32")
     bias = expert_bias(t, block, 0, copies, order)  # held until the next takes its name
     out = expert_linear(t, block, 0, selected, offsets, bias)
     out = gate(block, out) if block.gated else activate(block.activation, out)
@@ -115,9 +115,8 @@ def grouped(t: Tape, block: Experts, x: Value, weights: Value, chosen: Value) ->
     weighted = f.mul(out, f.unsqueeze(weights, -1))
     inverse = t.new((copies,), "int64")
     weighted = f.index(weighted, inverse, weighted.shape)
-    final = f.to(f.total(f.view(weighted, tokens, -1, weighted.shape[-1]), 1), x.dtype)
-    del counted, counts
-    return final
+    final = f.total(f.view(weighted, tokens, -1, weighted.shape[-1]), 1)
+    return f.to(final, x.dtype)
 
 
 def batched(t: Tape, block: Experts, x: Value, weights: Value, chosen: Value) -> Value:

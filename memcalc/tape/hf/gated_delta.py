@@ -44,8 +44,8 @@ def gated_delta(t: Tape, block: GatedDelta, x: Value, around: Around) -> Value:
     del parts  # their names stand for these now
     beta = f.sigmoid(write)
     g = decay(t, block, a)
-    out = chunks(t, block, q, k, v, g, beta)
-    return put_out(t, block, out, z, around)
+    handed = [chunks(t, block, q, k, v, g, beta)]
+    return put_out(t, block, handed, z, around)
 
 
 def each(t: Tape, block: GatedDelta, x: Value, around: Around) -> Value:
@@ -56,8 +56,8 @@ def each(t: Tape, block: GatedDelta, x: Value, around: Around) -> Value:
     q, k, v = by_head(block, qkv)
     beta = f.sigmoid(run(t, writing, x, around))
     g = decay(t, block, run(t, decays, x, around))
-    out = chunks(t, block, q, k, v, g, beta)
-    return put_out(t, block, out, run(t, gate, x, around), around)
+    handed = [chunks(t, block, q, k, v, g, beta)]
+    return put_out(t, block, handed, run(t, gate, x, around), around)
 
 
 def by_head(block: GatedDelta, qkv: Value) -> tuple[Value, Value, Value]:
@@ -68,8 +68,9 @@ def by_head(block: GatedDelta, qkv: Value) -> tuple[Value, Value, Value]:
     return q, k, f.reshape(v, b, s, -1, block.value_dim)
 
 
-def put_out(t: Tape, block: GatedDelta, out: Value, z: Value, around: Around) -> Value:
-    """The gated norm of every head, and the last projection."""
+def put_out(t: Tape, block: GatedDelta, handed: list[Value], z: Value, around: Around) -> Value:
+    """The gated norm of every head, and the last projection; what is `handed` over has the name of what comes of it."""
+    out = handed.pop()
     b, s = out.shape[:2]
     out = gated_norm(t, block.norm, f.reshape(out, -1, block.value_dim), f.reshape(z, -1, block.value_dim))  # type: ignore[arg-type]
     return run(t, block.out_proj, f.reshape(out, b, s, -1), around)
@@ -109,7 +110,8 @@ def chunks(t: Tape, block: GatedDelta, q: Value, k: Value, v: Value, g: Value, b
     if times > 1:
         q, k = f.repeat_interleave(q, times, 2), f.repeat_interleave(k, times, 2)
     q, k, v, beta, g = (f.to_contiguous(f.transpose(part, 1, 2), "fp32") for part in (q, k, v, beta, g))
-    q, k = l2_norm(q), l2_norm(k)
+    q = l2_norm(q)
+    k = l2_norm(k)
     q = f.scale(q)
     extra = -seq % block.chunk
     q, k, v, beta, g = (f.pad(part, 2, extra) for part in (q, k, v, beta, g))
@@ -176,7 +178,8 @@ def gated_norm(t: Tape, block: Norm, x: Value, gate: Value) -> Value:
         x = f.to(x, "fp32")
         x = f.mul(x, f.rsqrt(f.shift(f.mean(f.square(x), -1))))
         x = f.mul(t.weight("weight", (block.width,)), f.to(x, dtype))
-        return f.to(f.mul(x, f.silu(f.to(gate, "fp32"))), dtype)
+        x = f.mul(x, f.silu(f.to(gate, "fp32")))
+        return f.to(x, dtype)
 
 
 @rule(Attention, "qwen3_next")
@@ -192,4 +195,5 @@ def gated_attention(t: Tape, block: Attention, x: Value, around: Around) -> Valu
     if tables:
         q, k = rotate(block, q, k, tables)
     out = f.reshape(attend(t, block, q, k, v, around), b, s, -1)
-    return run(t, block.out, f.mul(out, f.sigmoid(gate)), around)
+    out = f.mul(out, f.sigmoid(gate))
+    return run(t, block.out, out, around)

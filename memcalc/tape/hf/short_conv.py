@@ -26,4 +26,6 @@ def short_conv(t: Tape, block: ShortConv, x: Value, around: Around) -> Value:
     del made
     y = f.mul(scale, hidden)
     y = f.contiguous(f.transpose(y, 1, 2))
-    return run(t, block.out_proj, y, around)
+    y = run(t, block.out_proj, y, around)
+    del hidden  # an argument's name: it goes before the others
+    return y
