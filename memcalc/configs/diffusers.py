@@ -68,13 +68,8 @@ def read(document: Document, asked: Asked) -> Reading:
     sheet.gpus("num_processes")
     held = _precision(sheet, script)
     _shape(sheet, script)
-    lean = sheet.read(truth, "enable_xformers_memory_efficient_attention", default=False)
-    sheet.put(
-        "attention",
-        "flash" if lean else "sdpa",
-        "enable_xformers_memory_efficient_attention",
-        default="diffusers: sdpa",
-    )
+    sheet.seen("enable_xformers_memory_efficient_attention")  # neither kernel holds a matrix of scores
+    sheet.put("attention", "sdpa", default="diffusers, models/attention_processor.py: AttnProcessor2_0")
     on = sheet.read(truth, "gradient_checkpointing", default=False)
     sheet.put("checkpointing", "full" if on else "none", "gradient_checkpointing", default=f"{script['source']}: off")
     _optimizer(sheet, script)

@@ -21,7 +21,7 @@ from memcalc.configs.follow import find
 from memcalc.configs.kohya_parts import UNMODELLED, adapters, company, optimizer, precision
 from memcalc.configs.megatron_script import arguments_of
 from memcalc.configs.table import Sheet
-from memcalc.configs.words import text, truth, whole
+from memcalc.configs.words import truth, whole
 from memcalc.yaml_tree import Tree
 
 if TYPE_CHECKING:
@@ -34,9 +34,8 @@ TEXT: Final = True  # it reads scripts
 
 SOURCE: Final = "kohya-ss/sd-scripts, library/train_util.py"
 PRETRAINED: Final = "pretrained_model_name_or_path"
-_PROGRAM: Final = re.compile(
-    r"\b((?:sdxl_|sd3_|flux_)?train(?:_network|_db)?|fine_tune|sdxl_train|train_textual_inversion)\.py\b"
-)
+_PROGRAM: Final = re.compile(r"\b((?:sdxl_|sd3_|flux_)train(?:_network)?|train_network|train_db|fine_tune)\.py\b")
+_NEEDED: Final = (PRETRAINED, "--config_file", "--dataset_config")
 _SIGNS: Final = frozenset({
     "network_module", "network_dim", "LoRA_type", "cache_latents", "enable_bucket", "min_bucket_reso", "network_train_unet_only",
     "train_batch_size", "max_token_length", "save_model_as", "bucket_reso_steps", "mem_eff_attn", "lowram", "clip_skip",
@@ -56,7 +55,7 @@ def recognises(document: Document) -> int:
     """By the program that a script starts; by keys that only sd-scripts and its GUI have."""
     if not document.data:
         shown = document.text[:100_000]
-        return 91 if _PROGRAM.search(shown) and PRETRAINED in shown and "diffusers" not in shown else 0
+        return 91 if _PROGRAM.search(shown) and any(word in shown for word in _NEEDED) else 0
     keys = set(_flat(document).data)
     return 88 if (PRETRAINED in keys and len(keys & _SIGNS) >= 3) or len(keys & _SIGNS) >= 5 else 0
 
@@ -179,10 +178,8 @@ def _shape(sheet: Sheet, family: dict[str, Any]) -> None:
 
 
 def _attention(sheet: Sheet, family: dict[str, Any]) -> None:
-    """xformers and mem_eff_attn never hold a matrix of scores, sdpa is PyTorch's; without them it is multiplied out."""
+    """xformers, mem_eff_attn and PyTorch's own kernels hold no matrix of scores; without them it is multiplied out."""
     keys = ("xformers", "mem_eff_attn", "sdpa")
     written = [key for key in keys if _is_on(sheet, key)]
-    word = text(sheet.get("xformers", default="")).lower()  # the GUI's choice: none, sdpa, xformers
-    lean = "mem_eff_attn" in written or ("xformers" in written and word != "sdpa")
-    kind = "flash" if lean else "sdpa" if written or family.get("fused") else "eager"
+    kind = "sdpa" if written or family.get("fused") else "eager"
     sheet.put("attention", kind, *(written or keys), default=f"{SOURCE}: none of xformers, sdpa, mem_eff_attn")

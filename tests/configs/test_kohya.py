@@ -72,7 +72,7 @@ def test_a_script_of_the_first_stable_diffusion() -> None:
     assert found.format == "kohya"
     assert found.run == {
         "model": "sd-1.5-unet", "gpus": 1, "precision": "amp-fp16", "image_size": [512, 512], "batch_size": 1, "grad_accum": 1,
-        "seq_len": 77, "attention": "flash", "checkpointing": "full", "optimizer": "AdamW8bit",
+        "seq_len": 77, "attention": "sdpa", "checkpointing": "full", "optimizer": "AdamW8bit",
         "lora": {"dtype": "fp32", "rank": 4, "alpha": 1, "dropout": 0, "targets": shared()["adapted"]["unet"]},
         "companions": [{
             "role": "encoder", "model": "clip-text-encoder-l", "dtype": "fp16",
@@ -126,7 +126,7 @@ def test_settings_below_a_script_and_the_largest_data_set(tmp_path: Path) -> Non
     (tmp_path / "d.toml").write_text(
         "[general]\nresolution = 512\n[[datasets]]\nbatch_size = 4\n[[datasets]]\nresolution = [1024, 768]\nbatch_size = 3\n"
     )
-    line = """python sdxl_train_network.py --pretrained_model_name_or_path=x_xl.safetensors --config_file=c.toml \
+    line = """python sdxl_train_network.py --config_file=c.toml \
       --dataset_config=d.toml --network_dim 8"""
     found = reading(line, name="go.sh", folder=tmp_path)
     expected = {
