@@ -94,7 +94,7 @@ def test_a_packed_base(tmp_path: Path) -> None:
     (tmp_path / "four.json").write_text('{"load_in_4bit": true, "bnb_4bit_quant_type": "nf4"}')
     line = FLUX.rstrip() + " --bnb_quantization_config_path four.json\n"
     assert reading(line, name="train.sh", folder=tmp_path).run["quantize"] == "nf4"
-    with pytest.raises(RunInvalid, match="five.json is not there: say what it holds with --quantize nf4"):
+    with pytest.raises(RunInvalid, match=r"five.json is not there: say what it holds with --quantize nf4"):
         reading(line.replace("four", "five"), name="train.sh", folder=tmp_path)
 
 
