@@ -78,3 +78,16 @@ def _tables(block: Block) -> Iterator[Embedding]:
 
 def _convolves(block: Block) -> bool:
     return isinstance(block, Conv) or (not block.name and any(isinstance(part, Conv) for part in block.parts()))
+
+
+def without_effect(run: Run) -> Iterator[tuple[str, str]]:
+    """(key, why) of what is asked of tensor parallelism where there is none."""
+    if run.parallel.tensor > 1:
+        return
+    if run.parallel.tp_plan == "auto":
+        yield "parallel.tp_plan", "changes nothing: it says what tensor parallelism divides, and parallel.tensor is 1"
+    if run.sharding and run.sharding.options.get("enable_async_tensor_parallel"):
+        yield (
+            "sharding.enable_async_tensor_parallel",
+            "changes nothing without tensor parallelism: parallel.tensor is 1",
+        )

@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 DEFAULT_SEQUENCE = 2048
 
 
+def lacks(model: Model, key: str) -> str:
+    """What a model has none of, where a length that is asked for by `key` would change nothing; '' where it has it."""
+    if key == "seq_len" and (model.kind in OF_IMAGES or (model.kind == "diffusion" and not model.text)):
+        return "sequence"
+    if key == "target_len" and model.kind not in ("seq2seq", "speech"):  # targets are decoded, or aligned by CTC
+        return "target sequence"
+    return ""
+
+
 def assumed_length(model: Model) -> int:
     """Tokens of a sequence whose length nobody says: 2048, or the model's limit."""
     return min(DEFAULT_SEQUENCE, model.context or DEFAULT_SEQUENCE)

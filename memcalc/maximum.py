@@ -89,6 +89,7 @@ def max_run(
     _known((*SWEPT, *(sweep or {})), *names)
     if run.gpu is None and "gpu" not in names:
         raise fault("gpu", "the largest of what fits where? Name a GPU, or its size: --gpu h100, --gpu 80GiB")
+    _sensible(run, beside, (key, *names))
     search = _largest_model if key == "model" else _Bisection(key, beside)
     axes = [(name, tuple((sweep or {}).get(name) or _usual(name, run, beside))) for name in names if name != key]
     rows = []
@@ -107,6 +108,17 @@ def _known(keys: tuple[str, ...], *names: str) -> None:
             near = nearest_names(name, keys)
             hint = f"did you mean {near[0]}? " if near else ""
             raise UsageError(f"max {name}: {hint}there is {', '.join(keys)}")
+
+
+def _sensible(run: Run, beside: Path | None, keys: tuple[str, ...]) -> None:
+    """UsageError where a length is asked for that the model has not."""
+    from memcalc.lengths import lacks  # noqa: PLC0415
+    from memcalc.models import load_model  # noqa: PLC0415
+
+    for key in keys if "model" not in keys else ():
+        model = load_model(run.model, beside)
+        if nothing := lacks(model, key):
+            raise UsageError(f"max {key}: {model.name} has no {nothing} to lengthen; ask for batch_size")
 
 
 def _usual(key: str, run: Run, beside: Path | None) -> Iterator[int]:

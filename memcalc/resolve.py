@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from memcalc.compatibility import incompatible
+from memcalc.compatibility import incompatible, without_effect
 from memcalc.errors import Fault, RunInvalid
 from memcalc.gpus import Gpu, gpu
 from memcalc.implementations import kernels, remade
@@ -82,6 +82,8 @@ def _note_presets(run: Run, model: Model, chosen: Recipe, card: Gpu | None, plac
     _note_defaults(run, notes)
     notes.assume_all("model", model.notes)
     _note_misspelt(run.model, model, notes)
+    for key, why in without_effect(run):
+        notes.warn(key, "no-effect", why)
     notes.assume_all("precision", chosen.notes)
     notes.assume_all("gpu", (card.assumed,) if card and card.assumed else ())
     told = per_parameter(place, chosen)

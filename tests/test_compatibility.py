@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -37,3 +37,14 @@ def test_virtual_keys_and_values_do_not_go_with_checkpoints(method: str) -> None
     with pytest.raises(RunInvalid, match="does not work with gradient checkpointing"):
         estimate({**run, "checkpointing": "full"})
     assert estimate(run).memory.total
+
+
+def test_what_is_asked_of_tensor_parallelism_without_any_is_said_to_change_nothing() -> None:
+    run: dict[str, Any] = {
+        "model": "llama-3.2-1b", "seq_len": 64, "gpus": 2,
+        "sharding": {"strategy": "fsdp", "enable_async_tensor_parallel": True}, "parallel": {"tp_plan": "auto"},
+    }  # fmt: skip
+    found = [note.path for note in estimate(run).warnings if note.code == "no-effect"]
+    assert found == ["parallel.tp_plan", "sharding.enable_async_tensor_parallel"]
+    divided = estimate({**run, "sharding": "none", "parallel": {"tp_plan": "auto", "tensor": 2}})
+    assert not [note for note in divided.warnings if note.code == "no-effect"]

@@ -93,3 +93,12 @@ def test_over_several_gpus() -> None:
     assert [row.others["gpu"] for row in answer.rows] == ["8GiB", "16GiB"]
     assert small < large
     assert large == max_fitting(LORA).rows[0].value
+
+
+@pytest.mark.parametrize(("model", "keys", "nothing"), [
+    ("resnet-50", ("seq_len",), "sequence"), ("yolos-tiny", ("batch_size", "seq_len"), "sequence"),
+    ("sd-vae", ("seq_len",), "sequence"), ("gpt2", ("target_len",), "target sequence"),
+])  # fmt: skip
+def test_a_length_that_the_model_has_not(model: str, keys: tuple[str, ...], nothing: str) -> None:
+    with pytest.raises(UsageError, match=f"{model} has no {nothing} to lengthen"):
+        max_fitting({"model": model, "gpu": "h100-80gb"}, *keys)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from memcalc.errors import UnknownName, UsageError
 from memcalc.gpus import gpu
+from memcalc.model import Kind
 from memcalc.models import load_model
 from memcalc.presets import find, names
 from memcalc.recommender.legality import goes_with, named, runs_on
@@ -74,6 +75,14 @@ def test_optimizers_by_task() -> None:
         assert task_of(None, run, load_model(name)).optimizers[0][0] == first, name
     adapted = parse_run({"model": "llama-3-8b", "lora": 16, "quantize": "nf4"})
     assert task_of(None, adapted, load_model("llama-3-8b")).optimizers[0][0] == "paged-adamw-8bit"
+
+
+def test_every_kind_of_model_has_one_task() -> None:
+    """A classifier of texts is trained as a language model is; those of images are of the kind `image`."""
+    claimed = [kind for name in names("tasks") for kind in find("tasks", name).get("kinds", ())]
+    assert sorted(claimed) == sorted(set(get_args(Kind)) - {"tensors"})
+    config = {"model_type": "bert", "architectures": ["BertForSequenceClassification"]}
+    assert task_of(None, parse_run({"model": config}), load_model(config)).name == "language"
 
 
 def test_every_task_names_optimizers_that_exist_and_says_why() -> None:
