@@ -174,7 +174,8 @@ class Flattening(Grouping):
     def laid(self, recording: Recording) -> Recording:
         """The recording; beside it what the first forward pass begins with, and what earlier micro batches do otherwise."""
         sizes = list(self._tried())
-        follows = self.kept and self.how.word in RESHARDING  # the others keep what they gathered from one to the next
+        whole = self.how.word in ("SHARD_GRAD_OP", "_HYBRID_SHARD_ZERO2")  # these keep what they gathered, too
+        follows = self.kept and not whole
         unreduced = Unreduced(frozenset(self.kept), frozenset(self.reduced)) if follows else None
         tried = tuple(move for number, size in enumerate(sizes) for move in (size, ~number))
         return replace(recording, tried=tried, unreduced=unreduced)
