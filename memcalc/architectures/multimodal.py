@@ -60,6 +60,7 @@ def image_text(
     tie: bool,
     extra: tuple[Block, ...] = (),
     logits: Block | None = None,
+    loss_fp32: bool = True,
 ) -> Model:
     """`extra` tensors, the images and the text under `model`, and the head of the config's class.
 
@@ -75,7 +76,7 @@ def image_text(
     if name.endswith("ForConditionalGeneration"):
         source = f"model.{text.name}.embed_tokens.weight" if tie else ""
         head = Linear("lm_head", t.hidden_size, t.vocab_size, tied_to=source)
-        return Model(sequence(base, head, logits), context=context)
+        return Model(sequence(base, head, logits), context=context, loss_fp32=loss_fp32)
     if name.endswith("ForSequenceClassification"):
         score = Linear("score", t.hidden_size, labels(c))
         return Model(sequence(base, score, Select("", "last")), "classifier", context)

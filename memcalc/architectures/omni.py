@@ -84,11 +84,24 @@ def qwen3_asr(c: Dimensions) -> Model:
 @architecture("qwen3_asr_encoder")
 def qwen3_asr_encoder(c: Dimensions) -> Model:
     """An eighth as many frames and mel bins, then layers."""
+    return Model(sequence(*_piecewise(c)), "encoder")
+
+
+@architecture("qwen3_omni_moe_audio_encoder")
+def qwen3_omni_encoder(c: Dimensions) -> Model:
+    """The same, and two layers to the text's width."""
+    first = Linear("proj1", c.d_model, c.d_model, bias=True)
+    second = Linear("proj2", c.d_model, c.output_dim, bias=True)
+    return Model(sequence(*_piecewise(c), first, Activation("", c.activation_function), second), "encoder")
+
+
+def _piecewise(c: Dimensions) -> tuple[Block, ...]:
+    """Three convolutions over pieces of a spectrogram, layers, and a norm."""
     wide, act = c.downsample_hidden_size, Activation("", "gelu")
     convs = [Conv(f"conv2d{i}", 1 if i == 1 else wide, wide, (3, 3), 2, padding=1) for i in (1, 2, 3)]
     project = Linear("conv_out", wide * (-(-c.num_mel_bins // 8)), c.d_model)
     front = tuple(block for conv in convs for block in (conv, act))
-    return Model(sequence(*front, Flatten(""), project, _layers(c, key_bias=True), norm(c, "ln_post")), "encoder")
+    return (*front, Flatten(""), project, _layers(c, key_bias=True), norm(c, "ln_post"))
 
 
 @architecture("qwen2_5_omni_thinker")
@@ -97,6 +110,20 @@ def thinker(c: Dimensions) -> Model:
     sounds = Sounds("", (tower(c.audio_config, "audio_tower"),))
     text = tower(c.text_config, "language_model")
     return image_text(c, images(c), text, tie=bool(c.tie_word_embeddings), extra=(sounds,))
+
+
+@architecture("qwen3_omni_moe_thinker")
+def qwen3_thinker(c: Dimensions) -> Model:
+    """Sounds and images before Qwen 3's mixture of experts, some of the images' states added in its first layers (2025)."""
+    sounds = Sounds("", (tower(c.audio_config, "audio_tower"),))
+    text = tower(c.text_config, "language_model")
+    return image_text(c, images(c, asks=False), text, tie=bool(c.tie_word_embeddings), extra=(sounds,))
+
+
+@architecture("qwen3_omni_moe")
+def qwen3_omni_moe(c: Dimensions) -> Model:
+    """Its thinker alone."""
+    return model_of(c.thinker_config.but(architectures=["Qwen3OmniMoeThinkerForConditionalGeneration"]))
 
 
 @architecture("qwen2_5_omni")

@@ -46,7 +46,7 @@ def qwen3_vl_text(c: Dimensions) -> Model:
     return qwen3(c.but(position_axes=3))
 
 
-@architecture("qwen3_vl_moe_text")
+@architecture("qwen3_vl_moe_text", "qwen3_omni_moe_text")
 def qwen3_vl_moe_text(c: Dimensions) -> Model:
     """Qwen 3's mixture of experts, its rotary positions on three axes."""
     return qwen3_moe(c.but(position_axes=3))
@@ -83,11 +83,22 @@ def qwen2_5_vl_vision(c: Dimensions) -> Model:
 @architecture("qwen3_vl_vision", "qwen3_vl_moe_vision", "qwen3_5_vision", "qwen3_5_moe_vision")
 def qwen3_vl_vision(c: Dimensions) -> Model:
     """Learned positions besides rotary ones; some layers' states merged for the text's first layers (DeepStack)."""
+    return _deep_visual(c, "deepstack_merger_list", _merger3(c, "", after=True), _merger3(c, "merger"))
+
+
+@architecture("qwen3_omni_moe_vision_encoder")
+def qwen3_omni_vision(c: Dimensions) -> Model:
+    """The same with Qwen2.5's mergers."""
+    deep = _merger(c, c.out_hidden_size, "layer", name="", after=True)
+    return _deep_visual(c, "merger_list", deep, _merger(c, c.out_hidden_size, "layer"))
+
+
+def _deep_visual(c: Dimensions, name: str, deep: Block, merger: Block) -> Model:
     layer = _layer(c, mlp(c, names=("linear_fc1", "linear_fc2")), "layer")
     places = GridPositions("pos_embed", c.num_position_embeddings, c.hidden_size)
     at = tuple(c.get("deepstack_visual_indexes") or ())
-    deep = DeepStack("deepstack_merger_list", (_merger3(c, "", after=True),) * len(at), at=at) if at else None
-    return _visual(c, (deep, repeat("blocks", c.depth, layer), _merger3(c, "merger")), bias=True, places=places)
+    taken = DeepStack(name, (deep,) * len(at), at=at) if at else None
+    return _visual(c, (taken, repeat("blocks", c.depth, layer), merger), bias=True, places=places)
 
 
 def _visual(c: Dimensions, layers: tuple[Block | None, ...], *, bias: bool, places: Block | None = None) -> Model:
@@ -115,13 +126,14 @@ def _layer(c: Dimensions, feed: Block, norm: str, local: int = 0) -> Sequence:
     return sequence(residual(first, mixer), residual(second, feed))
 
 
-def _merger(c: Dimensions, outputs: int, norm: str) -> Sequence:
-    """Four neighbouring tokens, normed and concatenated, through two linear layers."""
+def _merger(c: Dimensions, outputs: int, norm: str, *, name: str = "merger", after: bool = False) -> Sequence:
+    """Four neighbouring tokens, normed and concatenated (or normed together), through two linear layers."""
     wide = c.hidden_size * c.spatial_merge_size**2
     first, second = Linear("0", wide, wide, bias=True), Linear("2", wide, outputs, bias=True)
     layers = Sequence("mlp", (first, Activation("", "gelu"), second))
-    ln = Norm("ln_q", c.hidden_size, norm)  # type: ignore[arg-type]
-    return sequence(ln, MergeNeighbours("", c.spatial_merge_size), layers, name="merger")
+    ln = Norm("ln_q", wide if after else c.hidden_size, norm)  # type: ignore[arg-type]
+    merge = MergeNeighbours("", c.spatial_merge_size)
+    return sequence(*((merge, ln) if after else (ln, merge)), layers, name=name)
 
 
 def _merger3(c: Dimensions, name: str, *, after: bool = False) -> Sequence:
