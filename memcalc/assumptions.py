@@ -22,6 +22,13 @@ LOSSES = {
     "fused-linear": "Liger's fused linear cross entropy: chunks of logits no larger than the hidden states",
     "chunked": "torchtune's CEWithChunkedOutputLoss: each chunk's log-softmax stays for the backward pass, its logits instead "
     "where it is compiled; torchtitan's ChunkedLossWrapper: each chunk goes back before the next",
+    "fused-log-probs": "TRL's fused head: log-probabilities by tiles of logits that are made again in the backward pass; every "
+    "token counts, those of a prompt too, which it leaves out",
+    "log-probs": "log-probabilities from whole logits, whose log-softmax is taken row by row (TRL's selective_log_softmax)",
+    "log-softmax": "log-probabilities from whole logits in fp32, whose log-softmax is taken at once (LLaMA-Factory's "
+    "get_batch_logps)",
+    "label-smoothing": "the Trainer's LabelSmoother, which keeps the log-softmax of all logits twice",
+    "distillation": "a divergence of all of the teacher's probabilities and the model's (TRL's GKD, beta between 0 and 1)",
 }
 _COMPILED = ("layers as torch.compile's partitioner cuts them: what products and attention of the backward pass read is "
              "kept, pointwise operations are made again")  # fmt: skip

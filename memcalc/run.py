@@ -16,6 +16,9 @@ from memcalc.dataclass import dataclass
 Count = Annotated[int, Ge(1), Le(10**9)]
 Positive = Annotated[int, Ge(0), Le(10**15)]
 Spec = str | Mapping[str, Any]
+OUTER = frozenset(
+    {"log-probs", "log-softmax", "fused-log-probs", "label-smoothing", "distillation"}
+)  # a trainer's losses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +37,20 @@ class Checkpointing:
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """How the loss is computed from the last hidden state: the logits are often the largest tensor of the step."""
+    """How the loss is computed from the last hidden state: the logits are often the largest tensor of the step.
 
-    kind: Literal["standard", "fused", "fused-linear", "chunked", "compiled"] = "standard"
+    Of preferences and rewards (DPO, KTO, SimPO, GRPO …) the log-probability of each token is all that is read:
+    `fused-log-probs` has them without logits (TRL's trainers), `log-probs` and `log-softmax` from whole ones, row by row or
+    at once; with `nll` the cross entropy of the chosen half is added (ORPO, CPO). `label-smoothing` is the Trainer's,
+    `distillation` a divergence from a teacher's logits.
+    """
+
+    kind: Literal[
+        "standard", "fused", "fused-linear", "chunked", "compiled",
+        "log-probs", "log-softmax", "fused-log-probs", "label-smoothing", "distillation",
+    ] = "standard"  # fmt: skip
     chunks: Count | None = None
+    nll: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +89,10 @@ class Companion:
     (PPO's value model) has gradients and optimizer states; with `lora` it is its adapters that learn. `forward` is whether
     it runs in the step (None: unless it is an exponential moving average); `quantize` how what does not learn is stored. An
     `encoder` makes what the model reads: text, or an image as an autoencoder's latents.
+
+    A reference that is `shared` is the model itself with its adapters switched off: it runs, and has no weights of its own.
+    `after` is whether it runs over what the model's forward pass has left for the backward pass (None: a reference or a
+    teacher does, the others run before).
     """
 
     role: Literal["reference", "reward", "value", "teacher", "ema", "encoder"]
@@ -85,6 +102,8 @@ class Companion:
     lora: Lora | None = None
     quantize: Spec | None = None
     forward: bool | None = None
+    shared: bool = False
+    after: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

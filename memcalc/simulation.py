@@ -58,7 +58,7 @@ def _changed(plan: Plan) -> None:
         plan.notes.assume(
             "model", "loss", "a base model has no loss of its own; the mean of its last hidden state is taken"
         )
-    if plan.run.loss.kind in ("fused-linear", "chunked"):
+    if plan.run.loss.kind not in ("standard", "fused", "compiled"):
         _usual(plan, plan.run.loss.kind)
 
 
@@ -138,6 +138,7 @@ def setting_of(plan: Plan, *, evaluating: bool = False) -> Setting:
         reentrant=run.checkpointing.reentrant,
         every=run.checkpointing.every,
         loss=fused.get("loss", "standard") if run.loss.kind == "standard" else run.loss.kind,
+        chosen_too=run.loss.nll,
         chunks=run.loss.chunks or 0,
         chunk_size=fused.get("chunk_size", 1),
         keep_outputs=run.keep_outputs,

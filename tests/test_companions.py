@@ -145,6 +145,40 @@ def test_what_the_peak_is_made_of_adds_up(companions: object, more: dict[str, An
     assert max(found.curve.samples) <= found.peak_allocated
 
 
+def test_a_shared_reference_has_no_weights_of_its_own() -> None:
+    run = {"lora": {"rank": 8}, "loss": "log-softmax"}
+    plain, off = memory(**run), memory({"role": "reference", "shared": True}, **run)
+    assert off.persistent == plain.persistent
+    assert off.phases.forward - plain.phases.forward > 4 * B * S * V  # its logits in fp32, over the model's own
+    assert "with the model's own weights, adapters switched off" in _told(
+        report({"role": "reference", "shared": True}, **run)
+    )
+
+
+@pytest.mark.parametrize(
+    ("companion", "run"),
+    [
+        ({"role": "reference", "shared": True}, {}),
+        ({"role": "reference", "shared": True, "model": "qwen2.5-0.5b"}, {"lora": 8}),
+        ({"role": "value", "shared": True, "trainable": True}, {"lora": 8}),
+    ],
+)
+def test_only_adapters_can_be_switched_off(companion: dict[str, Any], run: dict[str, Any]) -> None:
+    with pytest.raises(RunInvalid, match=r"companions\.0\.shared"):
+        report(companion, **run)
+
+
+@pytest.mark.parametrize("role", ["reference", "reward"])
+def test_what_runs_after_the_model_runs_over_what_that_keeps(role: str) -> None:
+    wide = {**LLAMA, "intermediate_size": 65_536, "num_hidden_layers": 1}
+    before, after = (
+        memory({"role": role, "model": wide, "after": after}, checkpointing="none").phases.forward
+        for after in (False, True)
+    )
+    kept = memory().components.activations
+    assert after - before == pytest.approx(kept, rel=0.05)
+
+
 def test_what_shards_parameters_shards_a_reference_too() -> None:
     more = [
         memory("reference", gpus=8, sharding=name).components.weights - memory(gpus=8, sharding=name).components.weights
@@ -176,7 +210,7 @@ def test_each_rank_has_its_part_of_a_copy(parallel: dict[str, int]) -> None:
 
 def test_how_it_is_counted_is_said() -> None:
     assert _told(report("reference")) == (
-        "reference: the model again, in bf16; frozen, run without a graph before the model: "
+        "reference: the model again, in bf16; frozen, run without a graph over what the model keeps for its backward pass: "
         "one log-probability of each token stays"
     )
 

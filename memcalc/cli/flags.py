@@ -126,7 +126,8 @@ def _flags(
         str | None, _flag("eager, sdpa or flash.", "--attention", completes=words_of("attention"))
     ] = None,
     loss: Annotated[
-        str | None, _flag("standard, compiled, fused, fused-linear, chunked.", "--loss", completes=words_of("loss"))
+        str | None,
+        _flag("standard, fused, fused-linear, log-probs, label-smoothing …", "--loss", completes=words_of("loss")),
     ] = None,
     keep_outputs: Annotated[bool, typer.Option("--keep-outputs", help="The loop holds on to the logits.")] = False,
     implementation: Annotated[

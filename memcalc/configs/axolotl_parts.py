@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from memcalc.adapters.patterns import sample
 from memcalc.adapters.sites import modules_of
+from memcalc.configs import losses
 from memcalc.configs.lora import ALL_LINEAR
 from memcalc.configs.packed import packed
 from memcalc.configs.table import Key
@@ -243,11 +244,19 @@ def preferences(sheet: Sheet, half: str, trained: str) -> None:
         _paired(sheet)
     elif kind in ("grpo", "gdpo", "ebft"):
         _generated(sheet)
+    losses.of_trl(sheet, kind, "rl")
     beta = sheet.read(number, "trl.beta", "rl_beta", default=0.0)
     copied = kind != "orpo" and (trained == "all" or sheet.read(truth, "rl_adapter_ref_model", default=False))
     sheet.seen("rl_adapter_ref_model")
-    if copied and not (kind in ("grpo", "ebft") and beta == 0):
-        sheet.put("companions", [{"role": "reference", "model": "same", **({"dtype": half} if half else {})}], "rl")
+    before = {"after": False} if kind in ("grpo", "ebft") else {}
+    if kind in ("grpo", "ebft") and beta == 0:
+        return
+    if copied:
+        sheet.put(
+            "companions", [{"role": "reference", "model": "same", **({"dtype": half} if half else {}), **before}], "rl"
+        )
+    elif kind in ("dpo", "ipo", "kto", "grpo") and "lora" in sheet.run:
+        sheet.put("companions", [{**losses.SHARED, **before}], "rl")
 
 
 def _paired(sheet: Sheet) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from memcalc.configs import trainer
+from memcalc.configs import losses, trainer
 from memcalc.configs.lora import ALL_LINEAR
 from memcalc.configs.names import known
 from memcalc.configs.optim import put_optimizer
@@ -205,9 +205,15 @@ def beside(sheet: Sheet, kind: str) -> None:
         if "fp16" in str(sheet.run.get("precision"))
         else None
     )
+    if stage in ("dpo", "kto"):  # get_batch_logps (train/trainer_utils.py) of logits in fp32
+        sheet.put("loss", "log-softmax", "stage")
+    else:
+        losses.smoothing(sheet)
     held: list[dict[str, Any]] = []
     named = sheet.get("ref_model")
-    if wanted and (named or kind != "lora"):
+    if wanted and kind == "lora" and not named and stage in ("dpo", "kto"):
+        held.append(losses.SHARED)
+    elif wanted and (named or kind != "lora"):
         held.append(
             {"role": "reference", "model": known(sheet, str(named)) or "same" if named else "same", "dtype": dtype}
         )

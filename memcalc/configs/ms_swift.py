@@ -14,7 +14,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from memcalc.configs import trainer
+from memcalc.configs import losses, trainer
 from memcalc.configs.lora import targets
 from memcalc.configs.megatron_options import sharding, unmodelled
 from memcalc.configs.megatron_script import arguments_of
@@ -220,6 +220,11 @@ def _beside(sheet: Sheet, kind: str, half: str) -> None:
     beta = sheet.read(number, "beta", default=0.04 if method == "grpo" else 0.1)
     if method in _REFERENCES and kind == "full" and not (method == "grpo" and not beta):
         sheet.put("companions", [{"role": "reference", "dtype": half}], "rlhf_type")
+    elif method in ("dpo", "kto") and "lora" in sheet.run:
+        sheet.put("companions", [losses.SHARED], "rlhf_type")
+    if method in ("dpo", "kto", "orpo", "cpo", "simpo", "grpo"):  # get_per_token_logps of whole logits (rlhf_mixin.py)
+        nll = method in ("orpo", "cpo", "simpo")
+        sheet.put("loss", {"kind": "log-probs", "nll": True} if nll else "log-probs", "rlhf_type")
     sheet.seen("ref_model", "rlhf_type")
 
 

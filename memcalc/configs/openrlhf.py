@@ -79,7 +79,8 @@ def read(document: Document, asked: Asked) -> Reading:
     ):
         sheet.put("attention", "flash", *_keys("attn_implementation", "flash_attn"), default=SOURCE)
     if task in ("dpo", "kto", "ppo", "ppo_ray") and "lora" not in sheet.run and _kl(sheet, task):
-        sheet.put("companions", [{"role": "reference", "dtype": "bf16"}], *_MODELS, default=SOURCE)
+        before = {"after": False} if task.startswith("ppo") else {}
+        sheet.put("companions", [{"role": "reference", "dtype": "bf16", **before}], *_MODELS, default=SOURCE)
     sheet.unmodelled({key: what for word, what in _UNMODELLED.items() for key in _keys(word)})
     return sheet.reading(key for key in sheet.document.data if not _MATTER.search(key) or _HARMLESS.search(key))
 

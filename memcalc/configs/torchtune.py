@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from memcalc.configs import losses
 from memcalc.configs.follow import interpolated
 from memcalc.configs.modules import put_modules
 from memcalc.configs.optim import put_optimizer
@@ -189,10 +190,11 @@ def _preferences(sheet: Sheet) -> None:
         sheet.assume(
             "batch_size", "pairs", "a pair is two rows: chosen and rejected are concatenated in one forward pass"
         )
-        if "lora" not in sheet.run and "SimPO" not in name:
-            companions.append({"role": "reference", "dtype": dtype})
+        sheet.put("loss", "log-softmax", "loss._component_")  # get_batch_log_probs (rlhf/_generation.py)
+        if "SimPO" not in name:
+            companions.append(losses.SHARED if "lora" in sheet.run else {"role": "reference", "dtype": dtype})
     elif ("PPO" in name or "GRPO" in name) and not sheet.has("postprocessing"):
-        companions.append({"role": "reference", "dtype": dtype})
+        companions.append({"role": "reference", "dtype": dtype, "after": False})
     if sheet.has("reward_and_value_model"):
         value = model_of(sheet, "reward_and_value_model")
         companions += [{"role": "reward", "model": value, "dtype": dtype},

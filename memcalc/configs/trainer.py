@@ -32,7 +32,7 @@ IGNORED: Final = (
     "remove_unused_columns", "label_names", "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
     "ignore_data_skip", "report_to", "run_name", "push_to_hub*", "hub_*", "resume_from_checkpoint", "dataloader_*",
     "group_by_length", "length_column_name", "ddp_timeout", "ddp_backend", "local_rank", "project", "trackio_*", "tf32",
-    "label_smoothing_factor", "skip_memory_metrics", "use_cpu", "no_cuda", "use_mps_device", "full_determinism", "past_index",
+    "skip_memory_metrics", "use_cpu", "no_cuda", "use_mps_device", "full_determinism", "past_index",
     "jit_mode_eval", "use_ipex", "bf16_full_eval", "fp16_full_eval", "fp16_opt_level", "fp16_backend", "half_precision_backend",
     "tpu_*", "debug", "include_*", "prediction_loss_only", "batch_eval_metrics", "restore_callback_states_from_checkpoint",
     "accelerator_config*", "torchdynamo", "ray_scope", "enable_jit_checkpoint", "average_tokens_across_devices", "num_workers",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from memcalc.configs import trainer
+from memcalc.configs import losses, trainer
 from memcalc.configs.names import model
 from memcalc.configs.table import Sheet
 from memcalc.configs.words import truth, whole
@@ -60,6 +60,7 @@ def read(document: Document, asked: Asked) -> Reading:
     trainer.checkpointing(sheet)
     trainer.attention(sheet, "attn_implementation")
     trainer.liger(sheet, "use_liger_kernel")
+    losses.smoothing(sheet)
     length = sheet.read(whole, "max_seq_length", "block_size", "model_max_length", "max_length")
     if length:
         sheet.put("seq_len", length, sheet.named("max_seq_length", "block_size", "model_max_length", "max_length"))

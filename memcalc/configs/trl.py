@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from memcalc.configs import trainer
+from memcalc.configs import losses, trainer
 from memcalc.configs.lora import of_trl
 from memcalc.configs.names import known, model
 from memcalc.configs.table import Sheet
@@ -107,8 +107,8 @@ def read(document: Document, asked: Asked) -> Reading:
     _generation(sheet, task)
     if sheet.read(truth, "activation_offloading", default=False):
         sheet.put("offload", "activations", "activation_offloading")
-    if sheet.has("loss_type"):
-        _loss(sheet)
+    losses.of_trl(sheet, task, "loss_type")
+    losses.smoothing(sheet)
     sheet.unmodelled(trainer.UNMODELLED)
     sheet.seen(*(key for keys in _TELLING.values() for key in keys))
     return sheet.reading(IGNORED)
@@ -116,8 +116,8 @@ def read(document: Document, asked: Asked) -> Reading:
 
 def _task(sheet: Sheet) -> str:
     """Which trainer: by its own keys; among the preference trainers, by the names that the file gives its outputs."""
-    losses = sheet.read(names, "loss_type", default=[])
-    found = next((_LOSSES[loss] for loss in losses if loss in _LOSSES), None)
+    written = sheet.read(names, "loss_type", default=[])
+    found = next((_LOSSES[loss] for loss in written if loss in _LOSSES), None)
     found = found or next((task for task, keys in _TELLING.items() if sheet.has(*keys)), "sft")
     if found == "dpo" and sheet.has("packing") and not sheet.has("beta", "precompute_ref_log_probs"):
         found = "sft"
@@ -211,11 +211,6 @@ def _generated_length(sheet: Sheet, task: str) -> None:
         sheet.assume("seq_len", "prompt-length", "prompts of 512 tokens: the file does not bound them")
 
 
-def _loss(sheet: Sheet) -> None:
-    if "chunked_nll" in sheet.read(names, "loss_type", default=[]):
-        sheet.put("loss", "chunked", "loss_type")
-
-
 def _companions(sheet: Sheet, task: str, loaded: str, adapters: bool) -> None:
     """The models beside the policy, each where its trainer makes one."""
     made = [*_reference(sheet, task, loaded, adapters)]
@@ -245,9 +240,12 @@ def _reference(sheet: Sheet, task: str, loaded: str, adapters: bool) -> list[dic
         "grpo": beta != 0, "rloo": beta != 0, "ppo": True,
     }  # fmt: skip
     synced = sheet.read(truth, "sync_ref_model", default=False)
-    if not kept.get(task) or (adapters and not synced) or sheet.read(truth, "reference_free", default=False):
+    if not kept.get(task) or sheet.read(truth, "reference_free", default=False):
         return []
-    return [{"role": "reference", "model": "same", **({} if loaded == "fp32" else {"dtype": loaded})}]
+    before = {"after": False} if task in _ONLINE else {}  # it runs when the completions are there
+    if adapters and not synced:
+        return [{**losses.SHARED, **before}]
+    return [{"role": "reference", "model": "same", **({} if loaded == "fp32" else {"dtype": loaded}), **before}]
 
 
 def _other(sheet: Sheet, *keys: str) -> str:

@@ -164,7 +164,7 @@ def _beside(sheet: Sheet) -> None:
     keys = f"{_ACTOR}.actor.use_kl_loss", "algorithm.use_kl_in_reward"
     kl = any([sheet.read(truth, key, default=False) for key in keys])  # noqa: C419 - each is looked at
     if kl and "lora" not in sheet.run:
-        held.append({"role": "reference", "dtype": "bf16"})
+        held.append({"role": "reference", "dtype": "bf16", "after": False})
     if sheet.read(text, "algorithm.adv_estimator", default="gae") == "gae":
         sheet.assume(
             "companions", "critic", "the critic of gae learns in a step of its own: what it holds is beside the actor's"

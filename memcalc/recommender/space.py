@@ -16,7 +16,7 @@ from memcalc.implementations import kernels
 from memcalc.optimizers import resolve
 from memcalc.precision import recipe
 from memcalc.recommender.legality import STANDINS, data_parallel, goes_with, legal, named, runs_on
-from memcalc.run import Checkpointing, Loss, Parallel, Sharding
+from memcalc.run import OUTER, Checkpointing, Loss, Parallel, Sharding
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -159,7 +159,7 @@ def _attentions(base: Run, model: Model) -> tuple[Any, ...]:
 
 
 def _losses(base: Run, model: Model) -> tuple[Loss, ...]:
-    if base.implementation != "hf":  # its modules bring a loss of their own
+    if base.loss.kind in OUTER or base.implementation != "hf":  # the trainer's own, or that of its modules
         return ()
     return (Loss(kind="fused"), Loss(kind="fused-linear")) if model.kind == "causal-lm" else ()
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memcalc.run import OUTER
 from memcalc.tape import functions as f
-from memcalc.tape.hf.losses import headed
+from memcalc.tape.hf.losses import headed, opened, takes
 from memcalc.tape.hf.programs import body, inputs, split
 from memcalc.tape.recorder import Tape
 from memcalc.tape.rules import Around, run
@@ -77,7 +78,11 @@ def forward(t: Tape, model: Model, *, whole: bool) -> Value:
     """The model's output, or what is made of it at once."""
     base, heads = split(model.body)
     t.layers = model.depth
-    x, _labels = inputs(t, model)
+    x, labels = inputs(t, model)
+    if model.kind == "causal-lm" and t.setting.loss in OUTER and takes(t.setting.loss, opened(heads)):
+        from memcalc.tape.hf.outer_losses import scored  # noqa: PLC0415 - few runs have such a loss
+
+        return scored(t, opened(heads), body(t, base, x)[0], labels, whole=whole)
     if model.kind in ("causal-lm", "seq2seq"):
         logits = headed(t, heads, body(t, base, x)[0])
         return logits if whole else token_scores(t, logits)

@@ -92,11 +92,16 @@ class Tape:
         self.pinned = 0  # bytes of host memory that checkpoints keep their inputs in
         self.autocast = ""
         self.adds_in_place = setting.ways is not None
+        self.aside = 0  # length of the log where a reference or a teacher runs
         self.once = 0  # bytes of what is there at the end of the forward pass once, not for each micro batch in flight
         self.casts: dict[Leaf, Value] = {}
         self.sequence, self.like, self.context, self.layers = 0, 1, context, 0
         self.residents: dict[str, int] = {}
         self.given_sizes: list[tuple[int, int]] = []  # of each of them: bytes of one, how many like it
+
+    def turn_aside(self) -> None:
+        """Models that run over what the forward pass has left run here."""
+        self.aside = len(self.events)
 
     def multiplied(self, flops: int, *, kernel: bool = False) -> None:
         """A matrix product runs here, alone or in an attention `kernel`: two operations for each multiplication."""
@@ -166,7 +171,9 @@ class Tape:
         value = self.leaves.get(key) or self.leaves.get(f"{tied_to}@" if tied_to else full)
         if value is None:
             dtype, trainable = self.weights.of(tied_to or full)
-            if dtype in PACKED and (self.setting.product or not self.setting.autocast):  # else it is cast like any other
+            if dtype in PACKED and (
+                self.setting.product or not self.setting.autocast
+            ):  # else it is cast like any other
                 dtype = self.setting.compute  # kernels unpack it as they read
             value = self.leaves[key] = Value(self, RESIDENT, shape, dtype)
             if trainable:

@@ -42,6 +42,7 @@ class Setting:
     Kernels:
 
     * `fused` names the parts that fused kernels take over from the model's own modules: norm, rope, mlp.
+    * Where the `loss` is of log-probabilities, the cross entropy of the `chosen_too` sequences may be added.
     * `chunks` are those of the `loss`, `chunk_size` how many times the hidden states' elements one may have.
     * Products with quantised weights are computed in `compute`, as `product` says; `saves_input` where their library keeps
       the input for the backward pass, `unpacks_parameters` where stacked experts are unpacked whole.
@@ -74,7 +75,11 @@ class Setting:
     selective: bool = False
     offload_inputs: bool = False
     offload_activations: bool = False
-    loss: Literal["standard", "fused", "fused-linear", "chunked", "compiled"] = "standard"
+    loss: Literal[
+        "standard", "fused", "fused-linear", "chunked", "compiled",
+        "log-probs", "log-softmax", "fused-log-probs", "label-smoothing", "distillation",
+    ] = "standard"  # fmt: skip
+    chosen_too: bool = False
     chunks: int = 0
     chunk_size: int = 1
     keep_outputs: bool = False

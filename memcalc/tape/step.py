@@ -49,6 +49,7 @@ class Recording:
     * `unreduced` is what an earlier micro batch does otherwise, where a strategy reduces the last one's gradients alone.
     * `in_flight` is how many micro batches a pipeline stage holds: numerator and denominator, the latter above 1 where
       their layers are counted in chunks. `once` are bytes that are there but once when the forward pass ends.
+    * `aside` is how many more bytes are there where a reference or a teacher runs than when the forward pass ends.
     * `inputs` are the tensors that `resident` counts together: bytes of one, how many like it.
     """
 
@@ -78,6 +79,7 @@ class Recording:
     tried: tuple[int, ...] = ()
     in_flight: tuple[int, int] = (1, 1)
     once: int = 0
+    aside: int = 0
     inputs: tuple[tuple[int, int], ...] = ()
     added: tuple[Added, ...] | None = None
     unreduced: Unreduced | None = None
@@ -105,6 +107,7 @@ def record_step(
     tape.saving = Offloading(tape) if setting.offload_activations else None
     loss, outputs, earlier = forward_pass(tape, model)
     forward_end, forward_storages = len(tape.events), len(tape.sizes)
+    aside = gone_since(tape, tape.aside) if tape.aside else 0
     walk_back(tape, loss)
     if tape.sharder:
         tape.sharder.finish()  # in a callback of the backward pass: what the graph holds is there yet
@@ -121,11 +124,16 @@ def record_step(
         forward_end, forward_storages, len(tape.events), tape.resident, kept, held,
         tuple(tape.unmodelled), tape.pinned, tuple(tape.products), frozenset(tape.buffers), left=frozenset(tape.left),
         relays=frozenset(tape.relays), streams=tape.streams, fanned=tape.fanned, pieces=frozenset(tape.pieces),
-        in_flight=setting.ways.in_flight if setting.ways else (1, 1), once=tape.once, inputs=tuple(tape.given_sizes),
+        in_flight=setting.ways.in_flight if setting.ways else (1, 1), once=tape.once, aside=aside, inputs=tuple(tape.given_sizes),
         added=None if tape.sharder or setting.spends else tuple(tape.added.values()),
     )  # fmt: skip
     tape.leaves.clear()  # they hold the tape, and it holds them
     return tape.sharder.laid(made) if tape.sharder else made
+
+
+def gone_since(tape: Tape, at: int) -> int:
+    """Bytes that were there when the log was so long, and are not now."""
+    return sum(tape.sizes[~event] if event < 0 else -tape.sizes[event] for event in tape.events[at:])
 
 
 def forward_pass(tape: Tape, model: Model) -> tuple[Value, Value | None, list[int]]:

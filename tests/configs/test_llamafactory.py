@@ -67,14 +67,16 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
     (FULL + "use_unsloth_gc: true\n", {"checkpointing": {"mode": "full", "reentrant": True, "offload": True}}),
     (FULL + "enable_liger_kernel: true\nflash_attn: fa2\n",
      {"implementation": "hf-liger", "loss": "fused-linear", "attention": "flash"}),
-    (FULL.replace("sft", "dpo") + "enable_liger_kernel: true\n", {"implementation": "hf-liger", "loss": "standard"}),
+    (FULL.replace("sft", "dpo") + "enable_liger_kernel: true\n", {"implementation": "hf-liger", "loss": "log-softmax"}),
     (FULL + "use_galore: true\ngalore_rank: 64\noptim: adamw_8bit\n", {"optimizer": {"name": "galore-adamw-8bit", "rank": 64}}),
     (FULL + "use_adam_mini: true\n", {"optimizer": "adam-mini"}),
     (FULL + "optim: paged_adamw_32bit\n", {"optimizer": "paged_adamw_32bit"}),
     # stages
     (FULL.replace("sft", "dpo") + "per_device_train_batch_size: 2\n", {"batch_size": 4, "companions": REFERENCE}),
     (FULL.replace("sft", "dpo") + "pref_loss: simpo\n", {"batch_size": 16, "companions": None}),
-    (LORA.replace("sft", "dpo") + "per_device_train_batch_size: 2\n", {"batch_size": 4, "companions": None}),
+    (LORA.replace("sft", "dpo") + "per_device_train_batch_size: 2\n",
+     {"batch_size": 4, "companions": [{"role": "reference", "shared": True}], "loss": "log-softmax"}),
+    (LORA + "label_smoothing_factor: 0.1\n", {"loss": "label-smoothing"}),
     (FULL.replace("sft", "kto") + "per_device_train_batch_size: 2\n", {"batch_size": 2, "companions": REFERENCE}),
     (FULL.replace("sft", "rm") + "per_device_train_batch_size: 2\n", {"batch_size": 4, "companions": None}),
     # Megatron-Core

@@ -66,7 +66,8 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
         "optimizer": "deepspeed-cpu-adam",
         "sharding": {"strategy": "zero2", "offload_optimizer": {"device": "cpu", "pin_memory": True}}}),
     (PPO, {"seq_len": 1536, "companions": None, "batch_size": 8}),
-    (PPO.replace("--ref_num_gpus_per_node 4", "--colocate_actor_ref"), {"companions": [{"role": "reference", "dtype": "bf16"}]}),
+    (PPO.replace("--ref_num_gpus_per_node 4", "--colocate_actor_ref"),
+     {"companions": [{"role": "reference", "dtype": "bf16", "after": False}]}),
 ]  # fmt: skip
 
 

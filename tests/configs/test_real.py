@@ -42,14 +42,14 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     }),
     "trl-zephyr-qlora.yaml": ("trl", {
         "precision": "bf16-autocast", "batch_size": 4, "grad_accum": 2, "seq_len": 2048, "optimizer": "adamw_torch_fused",
-        "checkpointing": {"mode": "full"}, "attention": "flash", "quantize": "nf4",
+        "checkpointing": {"mode": "full"}, "attention": "flash", "quantize": "nf4", "loss": "fused-log-probs",
         "lora": {"rank": 16, "alpha": 16, "dropout": 0.05, "dtype": "bf16",
                  "targets": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]},
     }),
     "trl-smollm3-apo.yaml": ("trl", {
         "precision": "bf16-autocast", "batch_size": 2, "grad_accum": 2, "seq_len": 24576, "optimizer": "adamw_torch_fused",
         "checkpointing": {"mode": "full", "reentrant": True}, "attention": "flash", "implementation": "hf-liger",
-        "loss": "fused-linear", "packing": True, "companions": [{"role": "reference", "model": "same", "dtype": "bf16"}],
+        "loss": "fused-log-probs", "packing": True, "companions": [{"role": "reference", "model": "same", "dtype": "bf16"}],
     }),
     "peft-dora.json": ("peft", {
         "lora": {"method": "lora", "rank": 32, "alpha": 64, "dropout": 0.0, "bias": "none", "dora": True, "rslora": False,

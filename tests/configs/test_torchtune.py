@@ -60,7 +60,8 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
     # what runs beside the model
     (PAIRS, {"batch_size": 4, "companions": [{"role": "reference", "dtype": "bf16"}]}),
     (PAIRS.replace("DPOLoss", "SimPOLoss"), {"batch_size": 4, "companions": None}),
-    (LORA.replace("modules.loss.CEWithChunkedOutputLoss", "rlhf.loss.DPOLoss"), {"batch_size": 4, "companions": None}),
+    (LORA.replace("modules.loss.CEWithChunkedOutputLoss", "rlhf.loss.DPOLoss"),
+     {"batch_size": 4, "companions": [{"role": "reference", "shared": True}], "loss": "log-softmax"}),
     (LORA + "teacher_model: {_component_: torchtune.models.llama3_1.llama3_1_8b}\n",
      {"companions": [{"role": "teacher", "model": "llama-3.1-8b", "dtype": "bf16"}]}),
     # a model by its dimensions, ${...} of other keys

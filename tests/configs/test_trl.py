@@ -21,7 +21,7 @@ def test_sft_with_trl_s_defaults() -> None:
     assert found.format == "trl"
     assert found.run == {
         "model": "Qwen/Qwen2.5-0.5B", "precision": "amp-bf16", "batch_size": 8, "grad_accum": 1, "optimizer": "adamw_torch_fused",
-        "checkpointing": {"mode": "full"}, "seq_len": 1024,
+        "checkpointing": {"mode": "full"}, "seq_len": 1024, "loss": "fused-log-probs",
     }  # fmt: skip
     assert found.origins["checkpointing"].default == "trl/trainer/base_config.py"
     assert found.origins["seq_len"].default == "trl/trainer/sft_config.py"
@@ -77,7 +77,7 @@ REFERENCE = [{"role": "reference", "model": "same", "dtype": "bf16"}]
 PREFERENCES: list[tuple[str, int, list[dict[str, Any]] | None]] = [
     ("beta: 0.1\n", 4, REFERENCE),
     ("beta: 0.1\nprecompute_ref_log_probs: true\n", 4, None),
-    ("beta: 0.1\nuse_peft: true\n", 4, None),
+    ("beta: 0.1\nuse_peft: true\n", 4, [{"role": "reference", "shared": True}]),
     ("beta: 0.1\noutput_dir: data/zephyr-orpo\n", 4, None),
     ("beta: 0.1\ndesirable_weight: 1.0\n", 2, REFERENCE),
     ("beta: 0.1\nloss_type: kto\n", 2, REFERENCE),
@@ -92,11 +92,31 @@ def test_preferences_are_pairs_with_a_reference(text: str, rows: int, companions
     assert run.get("companions") == companions
 
 
+LOSSES: list[tuple[str, Any]] = [
+    ("", "fused-log-probs"),
+    ("use_liger_kernel: true\n", "fused-log-probs"),
+    ("label_smoothing_factor: 0.1\n", "label-smoothing"),
+    ("beta: 0.1\n", "fused-log-probs"),
+    ("beta: 0.1\nloss_type: kto\n", "fused-log-probs"),
+    ("num_generations: 8\n", "fused-log-probs"),
+    ("cpo_alpha: 0.5\n", {"kind": "log-probs", "nll": True}),
+    ("cpo_alpha: 0\n", "log-probs"),
+    ("beta: 0.1\noutput_dir: data/zephyr-orpo\n", {"kind": "log-probs", "nll": True}),
+    ("seq_kd: true\nteacher_model_name_or_path: gpt2\n", "distillation"),
+    ("center_rewards_coefficient: 0.01\n", None),
+]
+
+
+@pytest.mark.parametrize(("text", "loss"), LOSSES)
+def test_each_trainer_has_its_own_loss(text: str, loss: Any) -> None:
+    assert read("dtype: bfloat16\n" + text).get("loss") == loss
+
+
 def test_grpo_has_a_reference_where_beta_is_not_zero() -> None:
     base = "num_generations: 8\nmax_prompt_length: 256\nmax_completion_length: 512\ndtype: bfloat16\n"
     assert "companions" not in read(base)
     run = read(base + "beta: 0.04\n")
-    assert run["companions"] == REFERENCE
+    assert run["companions"] == [{**REFERENCE[0], "after": False}]
     assert run["seq_len"] == 768
     assert run["batch_size"] == 2
 

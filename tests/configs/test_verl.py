@@ -44,7 +44,7 @@ def test_the_actors_step() -> None:
     assert found.run == {
         "model": "Qwen/Qwen2.5-7B-Instruct", "gpus": 16, "precision": "mixed-bf16", "checkpointing": "full", "attention": "flash",
         "sharding": {"strategy": "fsdp", "version": 1, "wrap": "layers"}, "optimizer": "adamw", "seq_len": 1536, "batch_size": 8,
-        "grad_accum": 10, "companions": [{"role": "reference", "dtype": "bf16"}],
+        "grad_accum": 10, "companions": [{"role": "reference", "dtype": "bf16", "after": False}],
     }  # fmt: skip
     assert found.origins["batch_size"].line == 9
     assert "keys-not-read" not in codes(found)

@@ -49,6 +49,11 @@ def test_bitsandbytes_is_not_stepped_under_fsdp() -> None:
     assert "torchao" in libraries
 
 
+def test_a_trainers_own_loss_has_no_other_in_its_place() -> None:
+    assert {shape.loss.kind for shape in around(loss="fused-log-probs").shapes} == {"fused-log-probs"}
+    assert {shape.loss.kind for shape in around().shapes} > {"fused-linear"}
+
+
 def test_old_gpus_get_fp16_and_no_flash() -> None:
     found = around(("v100-32gb",))
     assert {shape.precision for shape in found.shapes} == {"mixed-fp16", "amp-fp16"}

@@ -36,6 +36,47 @@ def test_what_a_loss_keeps(loss: str, kept_bytes: int) -> None:
     assert kept(loss) == pytest.approx(kept_bytes, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("loss", "kept_bytes"),
+    [
+        ("log-probs", 2 * T * V),  # each row's log-softmax, in the dtype of the logits
+        ("log-softmax", 4 * T * V),  # that of all rows, in fp32
+        ("label-smoothing", 4 * T * V),  # the log-softmax and its negative
+        ({"kind": "log-probs", "nll": True}, 3 * T * V),  # and that of the chosen half
+        (
+            "distillation",
+            14 * T * V,
+        ),  # both distributions, their mixture with its parts, and what of the divergences is read
+        ("fused-log-probs", 2 * T * H),  # the rows whose tokens are scored
+    ],
+)
+def test_what_a_trainers_loss_keeps(loss: Any, kept_bytes: int) -> None:
+    assert kept(loss) == pytest.approx(kept_bytes, rel=0.03)
+
+
+@pytest.mark.parametrize("precision", ["bf16-autocast", "amp-bf16"])
+def test_outside_of_autocast_logits_are_in_fp32(precision: str) -> None:
+    made = [estimate({**RUN, "precision": precision, "loss": loss}).memory for loss in ("log-probs", "log-softmax")]
+    assert made[0].components.activations == pytest.approx(made[1].components.activations, rel=0.01)
+
+
+def test_tiles_are_as_wide_as_they_are_whatever_the_vocabulary() -> None:
+    """A buffer of 4096 rows at most and 32768 columns, beside fp32 gradients of the hidden states and the head's weight."""
+    run = {**RUN, "loss": "fused-log-probs", "checkpointing": "full"}
+    found = estimate(run).memory
+    ground = found.persistent - found.components.gradients
+    least = 2 * 4092 * 32_768 + 4 * 4092 * H + 4 * V * H + 2 * V * H
+    assert least < found.phases.backward - ground < 1.1 * least
+
+
+@pytest.mark.parametrize("loss", ["log-probs", "fused-log-probs", "distillation"])
+def test_they_are_of_language_models(loss: str) -> None:
+    run = {"model": "bert-base", "precision": "bf16", "seq_len": 64}
+    usual, asked = estimate(run), estimate({**run, "loss": loss})
+    assert asked.memory == usual.memory
+    assert [note.code for note in asked.warnings if note.path == "loss"] == ["standard-loss"]
+
+
 def test_the_peak_of_the_standard_loss_is_twelve_bytes_a_logit() -> None:
     run = {**RUN, "checkpointing": "full"}
     peak = estimate(run).memory.phases.backward

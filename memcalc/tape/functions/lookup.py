@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.tape.autograd import Gradients, Node, record, save
-from memcalc.tape.functions.arithmetic import result
+from memcalc.tape.functions.arithmetic import mul, result, subtract
 from memcalc.tape.functions.casts import to, upper
+from memcalc.tape.functions.pointwise import exp
 from memcalc.tape.functions.reduce import log_softmax, mean
 from memcalc.tape.functions.shaping import alias
 
@@ -48,6 +49,14 @@ def gather(x: Value, index: Value, shape: Shape) -> Value:
 def take_along(x: Value, where: Value, shape: Shape) -> Value:
     """torch.gather: saves x (whose shape its backward reads) and the indices; the gradient is zeros, and a filled copy."""
     node = record(x.tape, _index_backward, (x,), (where, x))
+    out = x.tape.new(shape, x.dtype)
+    out.node = node
+    return out
+
+
+def pick(x: Value, where: Value, shape: Shape) -> Value:
+    """torch.gather as it runs outside of the model: its gradient is scattered into zeros in place (gather_backward)."""
+    node = record(x.tape, _embedding_backward, (x,), (where, x))
     out = x.tape.new(shape, x.dtype)
     out.node = node
     return out
@@ -181,4 +190,10 @@ def _mse_backward(node: Node, g: Value) -> Gradients:
     return (x.tape.new(x.shape, x.dtype),)
 
 
-__all__ = ["alias", "cross_entropy", "embedding", "gather", "index", "mse_loss", "result", "to", "topk"]
+def kl_div(x: Value, target: Value) -> Value:
+    """F.kl_div of logarithms, a number each: exp(target) * (target - x) (aten/src/ATen/native/Loss.cpp, kl_div)."""
+    less = subtract(target, x)  # the second operand comes first
+    return mul(exp(target), less)
+
+
+__all__ = ["alias", "cross_entropy", "embedding", "gather", "index", "mse_loss", "pick", "result", "to", "topk"]

@@ -28,11 +28,11 @@ def _mean_backward(node: Node, g: Value) -> Gradients:
     return (g.tape.new(node.meta, g.dtype),)
 
 
-def total(x: Value, *axes: int, keep: bool = False) -> Value:
-    """x.sum(axes): the gradient is a view that repeats."""
+def total(x: Value, *axes: int, keep: bool = False, dtype: str = "") -> Value:
+    """x.sum(axes), in a `dtype` of its own: the gradient is a view that repeats."""
     x = upper(x)
     axes = tuple(a % len(x.shape) for a in axes) or tuple(range(len(x.shape)))
-    out = x.tape.new(_kept(x.shape, axes, keep), x.dtype)
+    out = x.tape.new(_kept(x.shape, axes, keep), dtype or x.dtype)
     out.node = record(x.tape, _sum_backward, (x,), (), (x.shape, axes, keep))
     return out
 
@@ -63,6 +63,18 @@ def _logsumexp_backward(node: Node, g: Value) -> Gradients:
     out = result(raised, None)
     del raised, below
     return (out,)
+
+
+def logsumexp_of(x: Value, axis: int) -> Value:
+    """torch.logsumexp over any axis, with what it is made of: x less its largest, raised in place (ReduceOps.cpp)."""
+    node = record(x.tape, _logsumexp_backward, (x,), (x,))
+    out = x.tape.new(_kept(x.shape, (axis,), keep=False), x.dtype)
+    most = x.tape.new(out.shape, x.dtype)
+    raised = x.tape.new(x.shape, x.dtype)
+    del most, raised
+    out.node = node
+    save(x.tape, node, out)
+    return out
 
 
 def cumsum(x: Value) -> Value:

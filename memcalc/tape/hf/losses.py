@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.base import Sequence
 from memcalc.blocks.basic import Linear, Scale, Softcap
+from memcalc.run import OUTER
 from memcalc.tape import functions as f
 from memcalc.tape.rules import Around, run
 
@@ -21,6 +22,11 @@ def language_model_loss(
 ) -> tuple[Value, Value]:
     """(loss, what the model's outputs hold) of a causal language model, by the loss that the run asks for."""
     heads = opened(heads)
+    if t.setting.loss in OUTER and takes(t.setting.loss, heads):
+        given = [hidden]
+        del hidden
+        loss, logits = outer_loss(t, heads, given, labels)
+        return routed(t, model, loss), logits
     if t.setting.loss == "chunked" and takes("chunked", heads):
         return chunked_loss(t, heads, hidden, labels)
     if t.setting.loss == "fused-linear" and linear_head(heads):
@@ -30,11 +36,23 @@ def language_model_loss(
         hidden, heads = run(t, heads[0], hidden, Around()), heads[1:]
     logits = headed(t, heads, hidden)
     loss = causal_lm_loss(t, logits, labels, fp32=model.loss_fp32)
-    if t.routed:
-        from memcalc.tape.hf.balance import balanced  # noqa: PLC0415 - few losses balance experts
+    return routed(t, model, loss), logits
 
-        loss = balanced(t, model.body, loss)
-    return loss, logits
+
+def routed(t: Tape, model: Model, loss: Value) -> Value:
+    """The loss with what balances experts, where the model's routers hand out what they have put out."""
+    if not t.routed:
+        return loss
+    from memcalc.tape.hf.balance import balanced  # noqa: PLC0415 - few losses balance experts
+
+    return balanced(t, model.body, loss)
+
+
+def outer_loss(t: Tape, heads: tuple[Block, ...], given: list[Value], labels: Value) -> tuple[Value, Value]:
+    """A loss that a trainer makes outside of the model's forward, whose last states nobody else names by then."""
+    from memcalc.tape.hf import outer_losses  # noqa: PLC0415 - most runs have the standard loss
+
+    return outer_losses.outer_loss(t, heads, given.pop(), labels)
 
 
 def opened(heads: tuple[Block, ...]) -> tuple[Block, ...]:
@@ -49,8 +67,10 @@ def takes(loss: str, heads: tuple[Block, ...]) -> bool:
 
     Logits that are cut before the loss reads them, or made by what is no head, can't be made chunk by chunk.
     """
-    if loss == "fused-linear":
+    if loss in ("fused-linear", "fused-log-probs"):
         return linear_head(heads) is not None
+    if loss in OUTER:
+        return bool(heads)
     return bool(heads) and not any(part.duty == "shift" for head in heads for part in (head, *head.parts()))
 
 

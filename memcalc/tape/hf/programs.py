@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from memcalc.blocks.base import Sequence, Stack
 from memcalc.blocks.basic import Softcap
+from memcalc.run import OUTER
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Leaf
 from memcalc.tape.hf.losses import capped, language_model_loss, speech_loss, token_loss
@@ -34,7 +35,8 @@ ELSEWHERE = {
 def whole(t: Tape, model: Model) -> tuple[Value, Value]:
     """…ForCausalLM.forward and its kin, and what wraps it: (loss, logits)."""
     loss, outputs = alone(t, model)
-    if t.setting.adapter == "adalora" and t.setting.loss != "chunked" and model.kind != "encoder":
+    own = t.setting.loss != "chunked" and t.setting.loss not in OUTER
+    if t.setting.adapter == "adalora" and own and model.kind != "encoder":
         from memcalc.tape.hf.orthogonal import orthogonal  # noqa: PLC0415 - one method's own loss
 
         loss = orthogonal(t, loss)
@@ -52,6 +54,8 @@ def alone(t: Tape, model: Model) -> tuple[Value, Value]:
     x, labels = inputs(t, model)
     if model.kind == "encoder" or (model.kind == "speech" and not heads):
         return bare(t, base, heads, x)
+    if model.kind == "causal-lm" and t.setting.loss in OUTER:
+        return language_model_loss(t, model, heads, body(t, base, x)[0], labels)
     hidden, outputs = body(t, base, x)
     if model.kind == "causal-lm":
         return language_model_loss(t, model, heads, hidden, labels)
