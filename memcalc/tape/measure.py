@@ -82,48 +82,71 @@ def _measured(
     record: Record,
 ) -> Timeline:
     """The step as `record` runs it."""
-    found = tuple(_met(tensor, setting) for tensor in tensors if not tensor.tied_to)
-    inner, local, stored = strategy.setting_of(setting), strategy.place(found), storage(setting)
-    seen = storage(inner)
+    step = _Step(model, tensors, optimizer, setting, strategy, record)
+    recording = step.recorded(step.inner)
+    sizes = standing(step.local, optimizer, setting)
+    base = {name: size for name, size in sizes.items() if name not in strategy.offloaded}
+    plain = step_temporaries(step.local.states, optimizer, setting)
+    taken = strategy.step(plain, step.local, optimizer, setting)
+    return timeline(recording, base, taken, lambda: _replayed(step, recording, sum(base.values())))
 
-    def weights_of(*, starting: bool = False) -> Weights:
+
+class _Step:
+    """A step as a strategy has it, to be run under its own setting (`inner`) or one that differs in what is there before."""
+
+    __slots__ = ("found", "inner", "local", "model", "optimizer", "record", "setting", "strategy", "tensors")
+
+    def __init__(
+        self,
+        model: Model,
+        tensors: Iterable[Tensor],
+        optimizer: Optimizer,
+        setting: Setting,
+        strategy: Strategy,
+        record: Record,
+    ) -> None:
+        self.model, self.optimizer, self.setting, self.strategy, self.record = (
+            model,
+            optimizer,
+            setting,
+            strategy,
+            record,
+        )
+        self.tensors = tuple(tensors)
+        self.found = tuple(_met(tensor, setting) for tensor in self.tensors if not tensor.tied_to)
+        self.inner, self.local = strategy.setting_of(setting), strategy.place(self.found)
+
+    def recorded(self, inner: Setting) -> Recording:
+        """The step under a setting."""
+        return self.record(self.model, inner, self._weights(starting=inner.starting), self._attach)
+
+    def _weights(self, *, starting: bool) -> Weights:
+        strategy, inner, seen = self.strategy, self.inner, storage(self.inner)
         return Weights(
-            strategy.met(tuple(tensors)),
+            strategy.met(self.tensors),
             lambda tensor: strategy.gathered(tensor, seen(tensor), inner),
-            partial(spent, optimizer=optimizer, setting=setting, starting=starting),
-            stored,
+            partial(spent, optimizer=self.optimizer, setting=self.setting, starting=starting),
+            storage(self.setting),
         )
 
-    weights = weights_of()
+    def _attach(self, tape: Tape) -> Sharder | None:
+        return self.strategy.attach(tape, self.model, self.found)
 
-    def attach(tape: Tape) -> Sharder | None:
-        return strategy.attach(tape, model, found)
 
-    recording = record(model, inner, weights, attach)
-    base = {
-        name: nbytes for name, nbytes in standing(local, optimizer, setting).items() if name not in strategy.offloaded
-    }
-
-    def replay() -> int:
-        steps_here = "optimizer_states" not in strategy.offloaded
-        learning = layer_by_layer(_trained(local.states)) if steps_here else []
-        trained = [held(tensor, optimizer, setting) for tensor in learning]
-        there, grows = _there(local, setting, strategy, recording.inputs), setting.expandable_segments
-        adds = inner.accumulating and local.accumulated is None
-        earlier = _earlier(
-            recording, lambda: record(model, replace(inner, accumulating=False), weights, attach), adds=adds
-        )
-        opening = None
-        if inner.spends:
-            opening = record(model, replace(inner, starting=True), weights_of(starting=True), attach)
-        staged = strategy.staged(local, optimizer, setting)
-        begun = _begun(strategy, local, stored, recording)
-        own = _beside(recording, expandable=grows) if recording.pools else 0
-        total, stepped = sum(base.values()), strategy.stepped(trained)
-        return reserved(recording, there, stepped, total, staged, earlier, opening, begun, expandable=grows) + own
-
-    plain = step_temporaries(local.states, optimizer, setting)
-    return timeline(recording, base, strategy.step(plain, local, optimizer, setting), replay)
+def _replayed(step: _Step, recording: Recording, always: int) -> int:
+    """Bytes that the allocator reserves, with `always` bytes there all along."""
+    strategy, setting, inner, local = step.strategy, step.setting, step.inner, step.local
+    learning = [] if "optimizer_states" in strategy.offloaded else layer_by_layer(_trained(local.states))
+    trained = [held(tensor, step.optimizer, setting) for tensor in learning]
+    there, grows = _there(local, setting, strategy, recording.inputs), setting.expandable_segments
+    adds = inner.accumulating and local.accumulated is None
+    earlier = _earlier(recording, lambda: step.recorded(replace(inner, accumulating=False)), adds=adds)
+    opening = step.recorded(replace(inner, starting=True)) if inner.spends else None
+    staged = strategy.staged(local, step.optimizer, setting)
+    begun = _begun(strategy, local, storage(setting), recording)
+    own = _beside(recording, expandable=grows) if recording.pools else 0
+    stepped = strategy.stepped(trained)
+    return reserved(recording, there, stepped, always, staged, earlier, opening, begun, expandable=grows) + own
 
 
 def _earlier(recording: Recording, first: Callable[[], Recording], *, adds: bool) -> Recording | None:
