@@ -53,7 +53,7 @@ class Evaluator:
         self.beside = beside
         self.recorded = 0
         self.alive: list[object] = []  # what caches tell apart by identity must not go
-        self._plans: dict[str, Plan | RunInvalid] = {}
+        self._plans: dict[str, Plan | None] = {}
         self._heights: dict[Any, Heights | None] = {}
         self._families: dict[Any, Family | None] = {}
         self._standings: dict[Any, Standing | None] = {}
@@ -65,15 +65,9 @@ class Evaluator:
         if key not in self._plans:
             try:
                 self._plans[key] = resolve(shape, self.beside)
-            except RunInvalid as error:
-                self._plans[key] = error
-        found = self._plans[key]
-        return None if isinstance(found, RunInvalid) else found
-
-    def why_not(self, shape: Run) -> str:
-        """Why a shape has no plan."""
-        found = self._plans.get(repr(shape))
-        return str(found.faults[0]) if isinstance(found, RunInvalid) else ""
+            except RunInvalid:
+                self._plans[key] = None
+        return self._plans[key]
 
     def family(self, shape: Run, spec: Spec) -> Family | None:
         """The step of a shape on as few GPUs as it takes, which share nothing; None where it can't be run."""
