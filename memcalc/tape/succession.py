@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from itertools import groupby
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from memcalc.tensors import count_of, indices
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from memcalc.tensors import Tensor
 
 
+Kind: TypeAlias = "tuple[str, tuple[int, ...], int, str, bool]"  # what like tensors of two layers have in common
 NUMBER = re.compile(r"\.(\{[^{}]*\}|\d+)\.")
 
 
@@ -26,11 +28,11 @@ def layer_by_layer(tensors: Iterable[Tensor]) -> list[Tensor]:
     """
     made: list[Tensor] = []
     before = 1  # layers of the run before
-    for _, members in groupby(tensors, key=_stem):
+    for _, members in groupby((Member(*_cut(tensor.name), tensor) for tensor in tensors), key=attrgetter("stem")):
         for times, run in _runs(list(members)):
             if times == before > 1:
-                made += [replace(tensor, count=tensor.count - tensor.count // times) for tensor in run]
-                made += [replace(tensor, count=tensor.count // times) for tensor in run]
+                made += [_counted(tensor, tensor.count - tensor.count // times) for tensor in run]
+                made += [_counted(tensor, tensor.count // times) for tensor in run]
                 before = 1
             else:
                 made += run
@@ -38,33 +40,36 @@ def layer_by_layer(tensors: Iterable[Tensor]) -> list[Tensor]:
     return made
 
 
-def _stem(tensor: Tensor) -> str:
-    """A name up to the number of the layer; '' outside of layers."""
-    return _cut(tensor.name)[0]
+class Member(NamedTuple):
+    """A tensor; its name before, at and behind the number of the layer, which may be a pattern. '' outside of layers."""
+
+    stem: str
+    number: str
+    rest: str
+    tensor: Tensor
 
 
 def _cut(name: str) -> tuple[str, str, str]:
-    """A name before, at and behind the number of the layer, which may be a pattern."""
     found = NUMBER.search(name)
     return (name[: found.start()], found[1], name[found.end() :]) if found else ("", "", name)
 
 
-def _runs(members: list[Tensor]) -> Iterator[tuple[int, list[Tensor]]]:
+def _runs(members: list[Member]) -> Iterator[tuple[int, list[Tensor]]]:
     """A stack's tensors, one run of like layers after the other, and how many layers each has."""
-    cuts = [_cut(tensor.name) for tensor in members]
-    if len({number for _, number, _ in cuts}) == 1:
-        yield count_of(cuts[0][1]), members
+    counts = {number: count_of(number) for number in {member.number for member in members}}
+    if len(counts) == 1:
+        yield counts[members[0].number], [member.tensor for member in members]
         return
-    layers: dict[int, list[tuple[str, Tensor]]] = {}
-    for tensor, (_, number, rest) in zip(members, cuts, strict=True):
-        own = replace(tensor, count=tensor.count // count_of(number))
+    layers: dict[int, list[tuple[Kind, Tensor]]] = {}
+    for _, number, rest, tensor in members:
+        own = (rest, tensor.shape, tensor.count // counts[number], tensor.dtype, tensor.trainable), tensor
         for layer in indices(number):
-            layers.setdefault(layer, []).append((rest, own))
-    for _, alike in groupby(sorted(layers.items()), key=lambda layer: [_kind(*own) for own in layer[1]]):
-        run = list(alike)
-        yield len(run), [replace(tensor, count=tensor.count * len(run)) for _, tensor in run[0][1]]
+            layers.setdefault(layer, []).append(own)
+    for _, alike in groupby(sorted(layers), key=lambda layer: [own[0] for own in layers[layer]]):
+        first, *others = alike
+        times = 1 + len(others)
+        yield times, [_counted(tensor, count * times) for (_, _, count, _, _), tensor in layers[first]]
 
 
-def _kind(rest: str, tensor: Tensor) -> tuple[object, ...]:
-    """What like tensors of two layers have in common."""
-    return rest, tensor.shape, tensor.count, tensor.dtype, tensor.trainable
+def _counted(tensor: Tensor, count: int) -> Tensor:
+    return tensor if count == tensor.count else replace(tensor, count=count)
