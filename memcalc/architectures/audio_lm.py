@@ -11,6 +11,7 @@ from memcalc.blocks.base import Sum, repeat, sequence
 from memcalc.blocks.basic import Activation, Conv, Embedding, Linear
 from memcalc.blocks.image import Flatten, MergeNeighbours, Pool
 from memcalc.blocks.multimodal import Sounds
+from memcalc.blocks.querying import ShiftedLogits
 from memcalc.model import Model
 
 if TYPE_CHECKING:
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
 
 @architecture("qwen2_audio")
 def qwen2_audio(c: Dimensions) -> Model:
-    """The encoder's states, two by two, through one linear layer."""
+    """The encoder's states, two by two, through one linear layer; its loss reads a copy of the logits as they are."""
     hidden = c.audio_config.d_model
     project = sequence(Linear("linear", hidden, c.text_config.hidden_size, bias=True), name="multi_modal_projector")
     sounds = Sounds("", (tower(c.audio_config, "audio_tower"), project))
-    tie = bool(c.get("tie_word_embeddings"))
-    return image_text(c, sounds, tower(c.text_config, "language_model"), tie=tie)
+    tie, text = bool(c.get("tie_word_embeddings")), tower(c.text_config, "language_model")
+    return image_text(c, sounds, text, tie=tie, logits=ShiftedLogits(""), loss_fp32=False)
 
 
 @architecture("voxtral")

@@ -24,9 +24,14 @@ class Encoder(Sequence):
 
 @dataclass(frozen=True, slots=True)
 class Decoder(Sequence):
-    """Reads the target (`target_len` tokens), and the encoder's result where an Attention is `cross`."""
+    """Reads the target (`target_len` tokens), and the encoder's result where an Attention is `cross`.
+
+    `channels` are how many tokens stand at each place of the target; several are given to the model, not made of labels.
+    """
 
     duty: ClassVar[str] = "decoder"
+
+    channels: int = 1
 
 
 @dataclass(frozen=True, slots=True)

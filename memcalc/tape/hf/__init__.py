@@ -29,6 +29,7 @@ HOMES = {
     "big-bird": ("bigbird",),
     "prophetnet-streams": ("prophetnet",),
     "axk2": ("gated",),
+    "dia": ("channels",),
     "doge": ("doge",),
     "dots3_note": ("gated", "latent"),
     "flint": ("attention_sinks", "routers"),

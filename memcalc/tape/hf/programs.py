@@ -121,8 +121,11 @@ def inputs(t: Tape, model: Model) -> tuple[Value, Value]:
         case "causal-lm" | "masked-lm":
             return ids, ids
         case "seq2seq" | "encoder" if _decodes(model.body):
-            labels = t.given((s.batch, s.target or s.seq), "int64")
-            t.target = f.shift(labels)  # _shift_right
+            places, channels = s.target or s.seq, _channels(model.body)
+            labels = t.given((s.batch * channels, places), "int64")
+            t.target = (
+                t.given((s.batch, places, channels), "int64") if channels > 1 else f.shift(labels)
+            )  # _shift_right
             return ids, labels
         case _:
             if _decodes(model.body):
@@ -149,6 +152,11 @@ def _frames(block: Block) -> int:
     frames: int = getattr(block, "frames", 0)
     first = next(iter(block.parts()), None)
     return frames or (_frames(first) if first else 0)
+
+
+def _channels(block: Block) -> int:
+    """How many tokens stand at each place of the target."""
+    return max((getattr(part, "channels", 1) for part in block.parts() if part.duty == "decoder"), default=1)
 
 
 def _decodes(block: Block) -> bool:

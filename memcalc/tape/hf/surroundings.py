@@ -94,8 +94,11 @@ def made_anyway(t: Tape, first: Attention, x: Value, seq: int) -> Value | None:
 
 
 def made_for(t: Tape, first: Attention | Mla | None, x: Value) -> str:
-    """The dtype of the embeddings that a mask is made of: a decoder's before it norms them, which autocast widens (BART)."""
-    before = isinstance(first, Attention) and first.causal and first.padded is True
+    """The dtype of the embeddings that a mask is made of: a decoder's before it norms them, which autocast widens (BART).
+
+    Embeddings that are summed up are wide before that (Dia).
+    """
+    before = isinstance(first, Attention) and first.causal and first.padded is True and first.formula != "dia"
     return t.setting.weights if before else x.dtype
 
 
