@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def esm(c: Dimensions) -> Model:
     """Norms before attention and feed-forward, and behind the last layer; a contact head that training leaves alone."""
     names = ("attention", "crossattention") if c.is_decoder and c.add_cross_attention else ("attention",)
-    feed = residual(norm(c, "LayerNorm"), feed_forward(c.but(hidden_act="gelu_python")), dropout(c))
+    inner = feed_forward(c.but(hidden_act="gelu_python"))
+    feed = residual(norm(c, "LayerNorm"), inner, dropout(c), named=(0,), within=True)
     layers = repeat("layer", c.num_hidden_layers, *(_mixer(c, name) for name in names), feed)
     head = c.hidden_size // c.num_attention_heads
     frequencies = Raw("rotary_embeddings.inv_freq", (head // 2,), buffer=True, dtype="fp32")
@@ -39,7 +40,7 @@ def _rotary(c: Dimensions) -> bool:
 def _mixer(c: Dimensions, name: str) -> Block:
     rotated = c.hidden_size // c.num_attention_heads if _rotary(c) else 0
     mixer = self_attention(c, name, cross=name != "attention", rotary_dim=rotated, rotation="fp32", formula="esm")
-    return residual(norm(c, f"{name}.LayerNorm"), mixer, dropout(c))
+    return residual(norm(c, f"{name}.LayerNorm"), mixer, dropout(c), named=(0,), within=True)
 
 
 def _embeddings(c: Dimensions) -> Sequence:

@@ -151,19 +151,48 @@ def dense_like(shape: Shape, strides: Shape | None) -> Shape | None:
     return normal(shape, tuple(made))
 
 
-def _fastest_first(shape: Shape, strides: Shape) -> list[int]:
-    """The axes in the order of their strides; one that repeats stays where it is (TensorIteratorBase::reorder_dimensions)."""
+@lru_cache(maxsize=SHAPES)
+def stretched(shape: Shape, *inputs: tuple[Shape, Shape | None]) -> Shape | None:
+    """The same of several tensors (shape, strides) that are stretched to `shape`: each repeats along what it lacks."""
+    given = []
+    for own, strides in inputs:
+        lacking = len(shape) - len(own)
+        steps = contiguous_strides(own) if strides is None else strides
+        given.append((0,) * lacking + tuple(0 if size == 1 else step for size, step in zip(own, steps, strict=True)))
+    made, step = [0] * len(shape), 1
+    for axis in _fastest_first(shape, *given):
+        made[axis] = step
+        step *= shape[axis]
+    return normal(shape, tuple(made))
+
+
+def _fastest_first(shape: Shape, *inputs: Shape) -> list[int]:
+    """The axes in the order of their strides; one that repeats stays where it is (TensorIteratorBase::reorder_dimensions).
+
+    What one of the inputs leaves open the next decides.
+    """
     order = list(range(len(shape)))[::-1]
     for place in range(1, len(order)):
         at = place
         for other in range(place - 1, -1, -1):
-            one, two = order[other], order[at]
-            if 0 in (strides[one], strides[two]) or (strides[one] == strides[two] and shape[one] <= shape[two]):
-                continue
-            if strides[one] < strides[two]:
+            turns = _turns(shape, inputs, order[other], order[at])
+            if turns is False:
                 break
-            order[other], order[at], at = two, one, other
+            if turns:
+                order[other], order[at], at = order[at], order[other], other
     return order
+
+
+def _turns(shape: Shape, inputs: tuple[Shape, ...], one: int, two: int) -> bool | None:
+    """Whether axis `two` is faster than `one`; None where nothing says so."""
+    for strides in inputs:
+        if 0 in (strides[one], strides[two]):
+            continue
+        if strides[one] != strides[two]:
+            return strides[one] > strides[two]
+        if shape[one] > shape[two]:
+            return True
+    return None
 
 
 @lru_cache(maxsize=SHAPES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.tape.autograd import Gradients, Node, record
-from memcalc.tape.values import FLOATS, Value, broadcast, dense_like, promoted
+from memcalc.tape.values import FLOATS, Value, broadcast, dense_like, promoted, stretched
 
 if TYPE_CHECKING:
     from memcalc.tape.values import Shape
@@ -23,7 +23,11 @@ def result(a: Value, node: Node | None, shape: Shape | None = None, dtype: str =
 def binary(a: Value, b: Value, node: Node | None, dtype: str = "") -> Value:
     """A fresh output of an operation of two tensors, of the shape that both are stretched to."""
     shape = broadcast(a.shape, b.shape)
-    return result(a if a.shape == shape else b, node, shape, dtype or _joint(a, b))
+    if a.shape == shape or (a.strides is None and b.strides is None):
+        return result(a if a.shape == shape else b, node, shape, dtype or _joint(a, b))
+    out = a.tape.new(shape, dtype or _joint(a, b), stretched(shape, (a.shape, a.strides), (b.shape, b.strides)))
+    out.node = node
+    return out
 
 
 def _joint(a: Value, b: Value) -> str:

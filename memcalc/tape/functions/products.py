@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from memcalc.tape.autograd import Gradients, Node, record, save
-from memcalc.tape.functions.arithmetic import scale
+from memcalc.tape.functions.arithmetic import add, add_, scale
 from memcalc.tape.functions.casts import lower
 from memcalc.tape.functions.shaping import expand, reshape, transpose
 from memcalc.tape.keeping import output
@@ -16,7 +16,8 @@ def linear(x: Value, weight: Value, bias: Value | None = None) -> Value:
     """F.linear: saves its input where the weight learns, and the weight where the input needs a gradient."""
     x, weight, bias = lower(x), lower(weight), bias and lower(bias)
     if len(x.shape) > 2 and x.strides is not None:
-        return reshape(linear(reshape(x, -1, x.shape[-1]), weight, bias), *x.shape[:-1], weight.shape[0])
+        out = reshape(linear(reshape(x, -1, x.shape[-1]), weight), *x.shape[:-1], weight.shape[0])
+        return with_bias(out, bias) if bias else out
     saved = (x if weight.node or x.tape.setting.keeps_inputs else None, weight if x.node else None)
     saved = (
         saved[::-1] if bias is None else saved
@@ -30,6 +31,11 @@ def linear(x: Value, weight: Value, bias: Value | None = None) -> Value:
     out = output(x.tape, "mm", shape, x.dtype) if bias is None else x.tape.new(shape, x.dtype)
     out.node = node
     return out
+
+
+def with_bias(out: Value, bias: Value) -> Value:
+    """at::linear of rows that don't lie side by side: the bias is added to the product, in place unless tensors are not plain."""
+    return add_(out, bias) if out.tape.adds_in_place else add(out, bias)
 
 
 def _multiplied(node: Node, g: Value, first: int = 0) -> None:

@@ -76,7 +76,10 @@ def esm(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     tables = around.tables(block.rotary_kind)
     if block.rotary_dim and tables:
         q, k = rotate(block, q, k, tables)
-    out = project(t, block, attend(t, block, q, k, v, around), around)
+    out = attend(t, block, q, k, v, around)
+    del q, k, v
+    around.handed.append(out)
+    out = project(t, block, out, around)
     around.weights = None  # the layer is handed the output alone
     return out
 

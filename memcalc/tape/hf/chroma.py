@@ -9,7 +9,7 @@ from memcalc.blocks.streams import Approximator, PickedVectors
 from memcalc.tape import functions as f
 from memcalc.tape.hf.activations import activate
 from memcalc.tape.hf.diffusion import sinusoids
-from memcalc.tape.hf.dit import clipped, modulated, norm, vectors
+from memcalc.tape.hf.dit import at_once, clipped, norm, vectors
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def single_block(t: Tape, block: SingleBlock, x: Value, around: Around) -> Value
     """ChromaSingleTransformerBlock.forward."""
     assert block.modulation  # noqa: S101 - it picks its vectors
     shift, scale, gate = vectors(t, block.modulation, x, around)
-    y = modulated(norm(x), scale, shift)
+    y = at_once(norm(x), scale, shift)
     inner = activate(block.activation, run(t, block.up, y, around))
     attended = run(t, block.attention, y, around)
     out = f.cat((attended, inner), 2)

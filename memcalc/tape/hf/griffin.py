@@ -32,21 +32,24 @@ def recurrence(t: Tape, block: RgLru, x: Value) -> Value:
     heads, width = block.heads, block.width // block.heads
     start = t.new((1, x.shape[1], 1), "bool")
     apart = f.permute(f.reshape(x, x.shape[0] * x.shape[1], heads, width), 1, 0, 2)
-    into, forget = (gate(t, name, apart, heads, width, x) for name in ("input", "recurrent"))
+    res = by_head(t, "input", apart, heads, width)
+    into = f.sigmoid(f.reshape(f.transpose(res, 0, 1), *x.shape))
+    res = by_head(t, "recurrent", apart, heads, width)
+    forget = f.sigmoid(f.reshape(f.transpose(res, 0, 1), *x.shape))
     decay = f.mul(f.scale(forget), f.softplus(t.weight("rg_lru.recurrent_param", (block.width,))))
-    forget, square = f.exp(decay), f.exp(f.scale(decay))
+    forget = f.exp(decay)
+    square = f.exp(f.scale(decay))
     gated = f.mul(x, into)
     factor = bounded_root(f.shift(f.neg(square)))
     factor = f.shift(f.mul(f.compare(start), factor))
     return scan(t, f.mul(gated, f.to(factor, x.dtype)), f.mul(forget, f.compare(start)))
 
 
-def gate(t: Tape, name: str, x: Value, heads: int, width: int, like: Value) -> Value:
-    """The sigmoid of a product for each head; `x` is [heads, tokens, width]."""
+def by_head(t: Tape, name: str, x: Value, heads: int, width: int) -> Value:
+    """A gate's product for each head, which has a name until the next one takes it; `x` is [heads, tokens, width]."""
     weight = t.weight(f"rg_lru.{name}_gate_weight", (heads, width, width))
     bias = t.weight(f"rg_lru.{name}_gate_bias", (heads, width))
-    out = f.baddbmm(f.unsqueeze(bias, 1), x, weight)
-    return f.sigmoid(f.reshape(f.transpose(out, 0, 1), *like.shape))
+    return f.baddbmm(f.unsqueeze(bias, 1), x, weight)
 
 
 def bounded_root(x: Value) -> Value:

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 @rule(LocalGlobalAttention, "longformer")
 def attention(t: Tape, block: LocalGlobalAttention, x: Value, around: Around) -> Value:
-    """LongformerSelfAttention.forward, and the projection behind it."""
+    """LongformerAttention.forward: the attention's names have gone when the projection behind it runs."""
+    attended = self_attention(t, block, x, around)
+    return run(t, block.out, attended, around)
+
+
+def self_attention(t: Tape, block: LocalGlobalAttention, x: Value, around: Around) -> Value:
+    """LongformerSelfAttention.forward."""
     (b, s, width), half = x.shape, block.window // 2
     turned = f.transpose(x, 0, 1)
     q, k, v = (run(t, part, turned, around) for part in (block.q, block.k, block.v))
@@ -33,7 +39,7 @@ def attention(t: Tape, block: LocalGlobalAttention, x: Value, around: Around) ->
     out = f.contiguous(f.reshape(f.transpose(out, 0, 1), s, b, width))
     if block.tokens:
         out = f.assign(out, from_global(t, block, turned, around))
-    return run(t, block.out, f.transpose(out, 0, 1), around)
+    return f.transpose(out, 0, 1)
 
 
 def picked(t: Tape, x: Value, shape: tuple[int, ...]) -> Value:

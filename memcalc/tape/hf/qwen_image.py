@@ -85,7 +85,9 @@ def qwen_joint(t: Tape, block: JointAttention, x: Value, around: Around) -> Valu
 
 def turned(x: Value, table: Value) -> Value:
     """apply_rotary_emb_qwen: pairs as complex numbers, times others of length one, in fp32, and cast back."""
-    return f.to(f.mul(f.to_contiguous(x, "fp32"), f.unsqueeze(table, 1)), x.dtype)
+    rotated = f.to_contiguous(x, "fp32")
+    out = f.mul(rotated, f.unsqueeze(table, 1))
+    return f.to(out, x.dtype)
 
 
 @rule(ComplexRotary)
