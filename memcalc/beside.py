@@ -17,23 +17,27 @@ if TYPE_CHECKING:
 
 
 class Accompanying(NamedTuple):
-    """A companion's own step: whether it has a backward pass, whose weights it has, when it runs, and what stays of it."""
+    """A companion's own step: whether it has a backward pass, whose weights it has, when it runs."""
 
     step: Timeline
     learns: bool = False
     shared: bool = False
     after: bool = False
-    stays: int = 0
 
     @property
     def ground(self) -> int:
         """What of it is there all along."""
-        return sum(self.step.base.values())
+        return sum(self.step.base.values()) + self.step.resident
 
     @property
     def base(self) -> Mapping[str, int]:
         """The same by component, where it has weights of its own."""
-        return {} if self.shared else self.step.base
+        return {} if self.shared else {**self.step.base, "activations": self.step.resident}
+
+    @property
+    def stays(self) -> int:
+        """What it leaves for the loss, or for its own backward pass."""
+        return self.step.activations - self.step.resident
 
 
 def together(main: Timeline, others: Sequence[Accompanying]) -> Timeline:
@@ -60,7 +64,7 @@ def together(main: Timeline, others: Sequence[Accompanying]) -> Timeline:
     lifted = phases["optimizer"] - main.phases["optimizer"]
     return replace(
         main, base=base, phases=phases, peak=phases[phase], peak_phase=phase, at_peak=compose(phase),
-        activations=main.activations + stays, after_forward=main.after_forward + more,
+        activations=main.activations + stays + base.get("activations", 0), after_forward=main.after_forward + more,
         after_backward=phases["optimizer"] - main.step_temporaries - _stepping(others),
         gradients=main.gradients + sum(other.step.gradients for other in others),
         step_temporaries=main.step_temporaries + _stepping(others),

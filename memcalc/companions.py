@@ -167,17 +167,16 @@ def _timeline(plan: Plan, companion: Companion, own: Plan) -> Accompanying:
     if companion.trainable:
         found = simulate(own)
     elif runs_forward(companion):
-        found = simulate(own, partial(record_forward, whole=companion.role == "teacher"), evaluating=True)
+        teaches = companion.role == "teacher"
+        taken = teaches and plan.run.loss.kind == "distillation"  # the loss has its logits
+        found = simulate(own, partial(record_forward, whole=teaches, taken=taken), evaluating=True)
     else:
         return Accompanying(_only_held(own))
     if found is None:
         plan.notes.warn("companions", "activations-not-included",
                         f"what the {companion.role} model needs while it runs is not included")  # fmt: skip
         return Accompanying(_only_held(own))
-    taken = companion.role == "teacher" and plan.run.loss.kind == "distillation"  # the loss has its logits
-    return Accompanying(
-        found, companion.trainable, companion.shared, runs_after(companion), 0 if taken else found.activations
-    )
+    return Accompanying(found, companion.trainable, companion.shared, runs_after(companion))
 
 
 def _only_held(own: Plan) -> Timeline:

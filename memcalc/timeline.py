@@ -40,7 +40,8 @@ class Timeline:
       `pinned` is what of them waits in host memory.
     * `buffers` is what a sharding strategy gathers and communicates in, at its highest; `others` is what other micro
       batches in flight keep.
-    * `aside` is how many more bytes than `after_forward` are there where a reference or a teacher runs.
+    * `aside` is how many more bytes than `after_forward` are there where a reference or a teacher runs; `resident` what is
+      there all along of inputs and buffers, beside the base.
     * What takes longer to find is found when it is asked for: `replay` what the allocator reserves, `draw` the curve,
       `compose` what each phase's maximum is made of.
     """
@@ -60,6 +61,7 @@ class Timeline:
     pinned: int = 0
     others: int = 0
     aside: int = 0
+    resident: int = 0
     replay: Callable[[], int] = int
     draw: Callable[[], Curve] = lambda: EMPTY
     compose: Callable[[Phase], dict[str, int]] = lambda _: {}
@@ -97,7 +99,7 @@ def timeline(
         recording.resident + walk.after_forward - between + others, ground + walk.after_forward + others,
         ground + walk.after_backward,
         walk.gradients + base.get("gradients", 0), step_temporaries, highest + base.get("buffers", 0),
-        recording.unmodelled, recording.pinned, others, recording.aside,
+        recording.unmodelled, recording.pinned, others, recording.aside, recording.resident,
         (lambda: replay() + others) if others else replay,
         partial(_curve, recording.overlay, walk.signed, walk.slices, ground + others, phases["optimizer"]), compose,
     )  # fmt: skip

@@ -42,15 +42,18 @@ def record_forward(
     attach: Callable[[Tape], Sharder | None] | None = None,
     *,
     whole: bool = False,
+    taken: bool = False,
 ) -> Recording:
     """Run the model once under torch.no_grad.
 
-    Of a language model's output a log-probability a token stays, or with `whole` the logits; of another's all of it.
+    Of a language model's output a log-probability a token stays, or with `whole` the logits; of another's all of it; none
+    where it is `taken`: the loss has it.
     """
     tape = Tape(setting, weights, model.context)
     tape.sharder = attach(tape) if attach else None
     with tape.no_grad(), tape.autocast_again():
-        out = gathered(tape, model, whole=whole)
+        out: Value | None = gathered(tape, model, whole=whole)
+    out = None if taken else out
     end = len(tape.events)
     del out
     return Recording(

@@ -82,7 +82,9 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
     (LORA + "load_in_4bit: true\nllama4_linearized_experts: true\n", {"quantize.experts": True}),
     (BASE + "rl: dpo\n", {"batch_size": 4, "companions": [{"role": "reference", "model": "same", "dtype": "bf16"}]}),
     (LORA + "rl: dpo\n", {"batch_size": 4, "companions": [{"role": "reference", "shared": True}], "loss": "fused-log-probs"}),
-    (BASE + "rl: kto\n", {"batch_size": 2, "loss": "fused-log-probs", "companions": [{"role": "reference", "model": "same", "dtype": "bf16"}]}),
+    (BASE + "rl: kto\n", {
+        "batch_size": 2, "loss": "fused-log-probs",
+        "companions": [{"role": "reference", "model": "same", "dtype": "bf16"}]}),
     (BASE + "rl: orpo\n", {"batch_size": 4, "companions": None, "loss": {"kind": "log-probs", "nll": True}}),
     (LORA + "rl: grpo\ntrl: {beta: 0.1}\n", {"companions": [{"role": "reference", "shared": True, "after": False}]}),
     (BASE + "rl: grpo\ntrl: {max_completion_length: 256}\n", {"seq_len": 768, "companions": None}),

@@ -67,7 +67,8 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
         "gpus": 4, "batch_size": 8, "grad_accum": 1, "precision": "mixed-bf16", "attention": "flash", "packing": True,
         "companions": [{"role": "reference", "dtype": "bf16"}], "sharding.strategy": "zero3",
         "sharding.offload_param": {"device": "cpu", "pin_memory": True}}),
-    (DPO.replace("train_type full", "train_type lora"), {"companions": [{"role": "reference", "shared": True}], "lora.dtype": "bf16", "loss": "log-probs"}),
+    (DPO.replace("train_type full", "train_type lora"), {
+        "companions": [{"role": "reference", "shared": True}], "lora.dtype": "bf16", "loss": "log-probs"}),
     (MEGATRON, {
         "gpus": 8, "parallel": {"tensor": 4, "sequence": True}, "precision": "megatron-bf16", "batch_size": 1, "grad_accum": 8,
         "checkpointing": "selective", "seq_len": 8192, "implementation": "megatron", "sharding": {

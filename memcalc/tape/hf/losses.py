@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.base import Sequence
-from memcalc.blocks.basic import Linear, Scale, Softcap
+from memcalc.blocks.basic import Cast, Linear, Scale, Softcap
 from memcalc.run import OUTER
 from memcalc.tape import functions as f
 from memcalc.tape.rules import Around, run
@@ -67,11 +67,18 @@ def takes(loss: str, heads: tuple[Block, ...]) -> bool:
 
     Logits that are cut before the loss reads them, or made by what is no head, can't be made chunk by chunk.
     """
-    if loss in ("fused-linear", "fused-log-probs"):
+    if loss == "fused-linear":
         return linear_head(heads) is not None
+    if loss == "fused-log-probs":
+        return linear_head(uncast(heads)) is not None
     if loss in OUTER:
         return bool(heads)
     return bool(heads) and not any(part.duty == "shift" for head in heads for part in (head, *head.parts()))
+
+
+def uncast(heads: tuple[Block, ...]) -> tuple[Block, ...]:
+    """The heads without casts of the logits, for whoever computes in fp32 anyway."""
+    return tuple(head for head in heads if not isinstance(head, Cast))
 
 
 def linear_head(heads: tuple[Block, ...]) -> Linear | None:

@@ -20,7 +20,7 @@ OUTPUTS = 4  # what DPOTrainer and SFTTrainer ask for at most
 
 def tiled_log_probs(t: Tape, heads: tuple[Block, ...], hidden: Value, labels: Value) -> Value:
     """_fused_forward behind the backbone: [batch, tokens - 1] log-probabilities, of which every token counts."""
-    weight = losses.head_weight(t, heads)
+    weight = losses.head_weight(t, losses.uncast(heads))
     batch, tokens = labels.shape[0], labels.shape[1] - 1
     mask = t.new((batch, tokens), "bool")
     short = f.narrow(hidden, 1, tokens)
