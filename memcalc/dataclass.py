@@ -1,9 +1,9 @@
 """`dataclass` as in the standard library, for values that cost little to define and to make.
 
 The standard library writes and compiles up to six methods of each class where its module is imported: a third of a command's
-time. Here it reads the fields and makes the slots, and a method is compiled when it is first asked for: most classes that a
-command imports never make a value, and few are compared. `__init__` puts fields right into their slots, in little more than
-half the time of `object.__setattr__`.
+time. Here it reads the fields and makes the slots, and a method is compiled when it is first asked for: of the classes that a
+command imports few are compared, and most make no value or two at the most, which are filled field by field. A compiled
+`__init__` puts fields right into their slots, in little more than half the time of `object.__setattr__`.
 
 Left out, since no value here has them: order, unsafe_hash, weakref_slot, InitVar, and a docstring for a class without one.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import MISSING, FrozenInstanceError, fields
+from functools import partial
 from reprlib import recursive_repr
 from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 Class: TypeAlias = "type[Any]"
 Method: TypeAlias = "Callable[..., Any]"
 Known: TypeAlias = "dict[str, Any]"  # what a compiled method may name
+
+FEW = 2  # values of a class that are made in less time than compiling takes
+_put = object.__setattr__  # past what refuses to in a frozen class
 
 
 def _dataclass(
@@ -54,7 +58,7 @@ def _made(cls: Class, *, eq: bool, frozen: bool, kw_only: bool, slots: bool) -> 
 
 
 def _methods(cls: Class, *, eq: bool, frozen: bool, slots: bool) -> Iterator[tuple[str, Any]]:
-    yield "__init__", _Later(cls, "__init__", _init)
+    yield "__init__", _First(cls, "__init__", _init)
     yield "__repr__", _repr
     if eq:
         yield "__eq__", _Later(cls, "__eq__", _eq)
@@ -85,6 +89,49 @@ class _Later:
         return bound
 
 
+class _First(_Later):
+    """`__init__`, which is compiled after a class's first values."""
+
+    __slots__ = ("made",)
+
+    def __init__(self, cls: Class, name: str, text: Callable[[Class, Known], str]) -> None:
+        super().__init__(cls, name, text)
+        self.made = 0
+
+    def __get__(self, value: Any, owner: Class) -> Method:  # noqa: ANN401
+        if self.made >= FEW or not isinstance(value, self.cls):  # somebody reads its signature
+            return super().__get__(value, owner)
+        self.made += 1
+        return partial(self.fill, value)
+
+    def fill(self, value: Any, /, *given: Any, **named: Any) -> None:  # noqa: ANN401
+        """What `__init__` does; where it would be called wrongly, it says so itself."""
+        told = dict(
+            zip((field.name for field in fields(self.cls) if field.init and not field.kw_only), given, strict=False)
+        )
+        wrong = len(told) < len(given) or not told.keys().isdisjoint(named)
+        told |= named
+        for field in fields(self.cls):
+            if field.init and field.name in told:
+                _put(value, field.name, told.pop(field.name))
+            elif field.default_factory is not MISSING:
+                _put(value, field.name, field.default_factory())
+            elif field.default is not MISSING and (field.init or _slot(self.cls, field)):
+                _put(value, field.name, field.default)
+            else:
+                wrong |= field.init
+        if wrong or told:
+            super().__get__(value, self.cls)(*given, **named)
+        elif hasattr(value, "__post_init__"):
+            value.__post_init__()
+
+
+def _slot(cls: Class, field: Field[Any]) -> MemberDescriptorType | None:
+    """The slot of a field, where its class has one."""
+    found = getattr(cls, field.name, None)
+    return found if isinstance(found, MemberDescriptorType) else None
+
+
 class _Factory:
     def __repr__(self) -> str:
         return "<factory>"
@@ -112,17 +159,16 @@ def _parameter(field: Field[Any], known: Known) -> str:
 
 
 def _stores(cls: Class, known: Known) -> Iterator[str]:
-    """The statements that put each field where it belongs, past what refuses to in a frozen class."""
-    known["_set"] = object.__setattr__
+    """The statements that put each field where it belongs."""
+    known["_put"] = _put
     for field in fields(cls):
-        slot = getattr(cls, field.name, None)
-        slotted = isinstance(slot, MemberDescriptorType)
-        value = _value(field, known, slotted=slotted)
-        if value and slotted and cls.__frozen__:
-            known[f"_set_{field.name}"] = slot.__set__  # type: ignore[union-attr]
+        slot = _slot(cls, field)
+        value = _value(field, known, slotted=slot is not None)
+        if value and slot and cls.__frozen__:
+            known[f"_set_{field.name}"] = slot.__set__
             yield f"_set_{field.name}(self, {value})"
         elif value:
-            yield f"_set(self, {field.name!r}, {value})" if cls.__frozen__ else f"self.{field.name} = {value}"
+            yield f"_put(self, {field.name!r}, {value})" if cls.__frozen__ else f"self.{field.name} = {value}"
 
 
 def _value(field: Field[Any], known: Known, *, slotted: bool) -> str:
@@ -175,4 +221,4 @@ def _getstate(self: Any) -> list[Any]:  # noqa: ANN401
 
 def _setstate(self: Any, state: list[Any]) -> None:  # noqa: ANN401
     for field, value in zip(fields(self), state, strict=True):
-        object.__setattr__(self, field.name, value)
+        _put(self, field.name, value)

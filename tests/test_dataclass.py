@@ -193,9 +193,13 @@ def names(form: dict[str, bool]) -> str:
     return "-".join(name for name, on in form.items() if on) or "plain"
 
 
+@pytest.mark.parametrize("few", [0, ours.FEW])
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize("form", FORMS, ids=names)
-def test_the_same_as_the_standard_library(form: dict[str, bool], act: str) -> None:
+def test_the_same_as_the_standard_library(
+    form: dict[str, bool], act: str, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ours, "FEW", few)
     expected = outcome(ACTS[act], family(dataclasses.dataclass, **form))
     if form["frozen"] and form["slots"] and act in OF_ANOTHER_CLASS:
         expected = outcome(ACTS[act], family(dataclasses.dataclass, **{**form, "slots": False}))
@@ -244,8 +248,9 @@ def test_a_value_keeps_what_it_has_found_out() -> None:
 def test_a_method_is_compiled_once_and_when_it_is_needed() -> None:
     made: Any = ours.dataclass
     cls = made(frozen=True)(type("Late", (), {"__annotations__": {"first": "int"}}))
-    before = vars(cls)["__init__"]
-    assert not inspect.isfunction(before)
-    assert cls(1) == cls(1)
+    values = [cls(1) for _ in range(ours.FEW)]
+    assert not any(inspect.isfunction(vars(cls)[name]) for name in ("__init__", "__eq__", "__hash__"))
+    assert cls(1) == values[0]
     assert inspect.isfunction(vars(cls)["__init__"])
+    assert inspect.isfunction(vars(cls)["__eq__"])
     assert vars(cls)["__init__"] is cls.__init__
