@@ -60,9 +60,9 @@ def measure(
         return STEPS.get((step, given[1]), alive, lambda: record_step(*given))
 
     if record is not record_step:
-        return _measured(model, tensors, optimizer, setting, strategy, record)
+        return _measured(_Step(model, tensors, optimizer, setting, strategy, record))
     return TIMELINES.get(
-        (step, id(optimizer)), alive, lambda: _measured(model, tensors, optimizer, setting, strategy, remembered)
+        (step, id(optimizer)), alive, lambda: _measured(_Step(model, tensors, optimizer, setting, strategy, remembered))
     )
 
 
@@ -73,16 +73,9 @@ def _beside(recording: Recording, *, expandable: bool) -> int:
     return sum(pooled(stream, expandable=expandable) for stream in recording.pools)
 
 
-def _measured(
-    model: Model,
-    tensors: Iterable[Tensor],
-    optimizer: Optimizer,
-    setting: Setting,
-    strategy: Strategy,
-    record: Record,
-) -> Timeline:
-    """The step as `record` runs it."""
-    step = _Step(model, tensors, optimizer, setting, strategy, record)
+def _measured(step: _Step) -> Timeline:
+    """What the step is made of, as its recorder runs it."""
+    optimizer, setting, strategy = step.optimizer, step.setting, step.strategy
     recording = step.recorded(step.inner)
     sizes = standing(step.local, optimizer, setting)
     base = {name: size for name, size in sizes.items() if name not in strategy.offloaded}
