@@ -31,7 +31,6 @@ class Around:
         "again",
         "asks",
         "bias",
-        "causal",
         "choice",
         "chooses",
         "chosen",
@@ -80,7 +79,6 @@ class Around:
     def __init__(self) -> None:
         self.ready = False
         self.again = False  # while a checkpoint runs a layer once more
-        self.causal = True
         self.weights: Value | None = None  # of an eager attention: the layer holds on to them to its end
         self.summed: list[Value] = []  # what goes into sums, while the module that adds them up, or the layer, runs
         self.returned: Value | None = None  # by a layer beside its output: held until the next has returned
