@@ -94,7 +94,7 @@ def storage_dtype(tensor: Tensor, recipe: Recipe) -> str:
     """The dtype a tensor is stored in: its own; else the recipe's, and for frozen tensors the compute dtype."""
     if tensor.dtype:
         return tensor.dtype
-    return recipe.weights if tensor.trainable or tensor.buffer else recipe.frozen
+    return recipe.weights if tensor.trainable else recipe.frozen
 
 
 def gradient_dtype(tensor: Tensor, recipe: Recipe) -> str:

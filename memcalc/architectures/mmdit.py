@@ -25,9 +25,9 @@ def sd3(c: Dimensions) -> Model:
     """Joint layers; the last uses the text tokens for the last time, the first ones of SD 3.5 attend twice."""
     width, dual = c.num_attention_heads * c.attention_head_dim, set(c.dual_attention_layers)
     kinds = [(i in dual, i == c.num_layers - 1) for i in range(c.num_layers)]
-    blocks = interleaved("transformer_blocks", kinds, lambda kind: _sd3_block(c, width, dual=kind[0], last=kind[1]))
+    blocks = interleaved("transformer_blocks", kinds, lambda kind: sd3_block(c, width, dual=kind[0], last=kind[1]))
     return denoiser(
-        c, _sd3_patches(c, width), time_and_text(width, c.pooled_projection_dim),
+        c, sd3_patches(c, width), time_and_text(width, c.pooled_projection_dim),
         context_embedder(c.joint_attention_dim, c.caption_projection_dim), blocks,
         *unpatched(width, c.patch_size**2 * (c.get("out_channels") or c.in_channels), c.patch_size), text=SD3_TOKENS,
     )  # fmt: skip
@@ -36,7 +36,7 @@ def sd3(c: Dimensions) -> Model:
 SD3_TOKENS = 77 + 256  # CLIP's and T5's, side by side, as the pipeline makes them
 
 
-def _sd3_patches(c: Dimensions, width: int) -> Sequence:
+def sd3_patches(c: Dimensions, width: int) -> Sequence:
     """Patches, plus the middle of a table of fixed positions for the largest image (a stored buffer)."""
     patch, largest = (c.patch_size, c.patch_size), c.get("pos_embed_max_size")
     side = largest or c.sample_size // c.patch_size
@@ -97,7 +97,8 @@ def qk_norms(names: tuple[str, ...], dim: int, kind: str) -> list[Norm | None]:
     return [Norm(name, dim, *kinds[kind]) if kind else None for name in names]  # type: ignore[arg-type]
 
 
-def _sd3_block(c: Dimensions, width: int, *, dual: bool, last: bool) -> JointBlock:
+def sd3_block(c: Dimensions, width: int, *, dual: bool, last: bool) -> JointBlock:
+    """JointTransformerBlock; the `last` one's text ends in its attention."""
     norm = c.get("qk_norm") or ""
     q, k = qk_norms(("norm_q", "norm_k"), c.attention_head_dim, norm)
     again: Attention | None = attention("attn2", width, *heads(c), bias=True, q_norm=q, k_norm=k) if dual else None
@@ -119,18 +120,22 @@ def packed(c: Dimensions) -> tuple[int, ...]:
 def flux(c: Dimensions) -> Model:
     """Joint layers, then layers over text and image tokens in one row, attention and MLP at once."""
     width, rotary = c.num_attention_heads * c.attention_head_dim, sum(c.axes_dims_rope)
-    joint = JointBlock(
-        "", width, modulation("norm1", width, 6), modulation("norm1_context", width, 6),
-        joint_attention(c, width, "torch_rms_norm", rotary=rotary), None,
-        feed_forward("ff", width, act="gelu-approximate"), feed_forward("ff_context", width, act="gelu-approximate"), "flux",
-    )  # fmt: skip
     return denoiser(
         c, time_and_text(width, c.pooled_projection_dim, guidance=bool(c.guidance_embeds)),
         context_embedder(c.joint_attention_dim, width), Linear("x_embedder", c.in_channels, width, bias=True),
-        AxialRotary("", tuple(c.axes_dims_rope)), repeat("transformer_blocks", c.num_layers, joint),
+        AxialRotary("", tuple(c.axes_dims_rope)), repeat("transformer_blocks", c.num_layers, flux_joint(c, width, rotary)),
         repeat("single_transformer_blocks", c.num_single_layers, flux_single(c, width, rotary)),
         *unpatched(width, c.patch_size**2 * (c.get("out_channels") or c.in_channels), 0), text=512,
         image=packed(c), edits=True,
+    )  # fmt: skip
+
+
+def flux_joint(c: Dimensions, width: int, rotary: int) -> JointBlock:
+    """FluxTransformerBlock: both streams attend to each other, rotated."""
+    return JointBlock(
+        "", width, modulation("norm1", width, 6), modulation("norm1_context", width, 6),
+        joint_attention(c, width, "torch_rms_norm", rotary=rotary), None,
+        feed_forward("ff", width, act="gelu-approximate"), feed_forward("ff_context", width, act="gelu-approximate"), "flux",
     )  # fmt: skip
 
 

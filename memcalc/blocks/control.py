@@ -1,4 +1,4 @@
-"""ControlNets: a copy of a UNet's way down that learns, and the UNet itself, which does not (Zhang et al. 2023)."""
+"""ControlNets: a copy of a denoiser's first layers that learns, and the denoiser itself, which does not (Zhang et al. 2023)."""
 
 from __future__ import annotations
 
@@ -44,3 +44,45 @@ class Control(Block):
     """What a ControlNet yields is added: to the states kept on the way down, or to the `middle`."""
 
     middle: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionTokens(Sequence):
+    """An image in the latents' own form, `channels` of it or as many as they have, embedded and added to the stream."""
+
+    channels: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StreamControlNet(Sequence):
+    """Layers of a diffusion transformer, each of whose outputs goes out through a linear layer: `outs`, of every stack.
+
+    They are added behind the layers of `base`, where it is given; without, the mean of each is all there is to a loss.
+    """
+
+    outs: tuple[Block, ...] = ()
+    base: Block | None = None
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return (*self.blocks, *self.outs, *((self.base,) if self.base else ()))
+
+
+@dataclass(frozen=True, slots=True)
+class SteeredTransformer(Controlled):
+    """A transformer that does not learn, whose layers are added to; `recomputed` in checkpoints as the ControlNet's are."""
+
+    recomputed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Steered(Block):
+    """What the `number`th stack of a ControlNet yields is added behind the `layers` of the stack that follows.
+
+    One output for several layers in a row: as many as there are layers to an output, rounded up, or (`even`) not rounded.
+    Where a layer ends the text, nothing is added (`but_last`).
+    """
+
+    number: int = 0
+    layers: int = 1
+    even: bool = False
+    but_last: bool = False

@@ -162,7 +162,9 @@ def _earlier(recording: Recording, first: Callable[[], Recording], *, adds: bool
 
 def _met(tensor: Tensor, setting: Setting) -> Tensor:
     """The tensor; as one that doesn't learn where no gradient comes: torch's optimizers make states as gradients come."""
-    return replace(tensor, trainable=False) if tensor.idle and not setting.master else tensor
+    if not tensor.idle or not tensor.trainable or setting.master:
+        return tensor
+    return replace(tensor, trainable=False, dtype=tensor.dtype or setting.weights)
 
 
 def _begun(strategy: Strategy, local: Local, stored: Callable[[Tensor], str], recording: Recording) -> Begun:
@@ -255,7 +257,7 @@ def state_dtype(tensor: Tensor, setting: Setting) -> str:
 
 def storage(setting: Setting) -> Callable[[Tensor], str]:
     """The dtype each tensor is kept in: its own, or the setting's for tensors that learn or do not."""
-    return lambda tensor: tensor.dtype or (setting.weights if tensor.trainable or tensor.buffer else setting.frozen)
+    return lambda tensor: tensor.dtype or (setting.weights if tensor.trainable else setting.frozen)
 
 
 def step_temporaries(tensors: Iterable[Tensor], optimizer: Optimizer, setting: Setting) -> int:

@@ -33,7 +33,7 @@ def table_positions(t: Tape, block: TablePositions, x: Value, around: Around) ->
     cropped = kept if kept is not None and kept.shape == shape else t.new(shape, "fp32")
     out = f.to(f.add(x, cropped), x.dtype)
     del cropped
-    return out if not block.cropped else f.contiguous(out)
+    return out
 
 
 @rule(Modulation)
