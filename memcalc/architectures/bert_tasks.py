@@ -23,7 +23,8 @@ def dpr(c: Dimensions) -> Model:
     """BERT whose first token is the vector of a passage or a question, or a reader of passages (Karpukhin et al. 2020)."""
     name = str((c.get("architectures") or ["DPRQuestionEncoder"])[0]).removeprefix("DPR")
     outer = {"Reader": "span_predictor.encoder", "ContextEncoder": "ctx_encoder"}.get(name, "question_encoder")
-    layers = Sequence("encoder", (repeat("layer", c.num_hidden_layers, post_norm_layer(c)),))
+    layer = post_norm_layer(c, self_attention(c, padded=True))
+    layers = Sequence("encoder", (repeat("layer", c.num_hidden_layers, layer),))
     bert = sequence(embeddings(c), layers, name=f"{outer}.bert_model")
     width = c.projection_dim or c.hidden_size
     project = Linear(f"{outer}.encode_proj", c.hidden_size, width, bias=True) if c.projection_dim else None

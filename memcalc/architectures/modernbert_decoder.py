@@ -38,7 +38,8 @@ def modernbert_decoder(c: Dimensions) -> Model:
 
 def _layer(c: Dimensions, kind: str, first: bool) -> Block:
     seen = c.local_attention // 2 if kind == "sliding_attention" and c.get("local_attention") else 0
-    mixer = attention(c.but(head_dim=None), "attn", bias=c.attention_bias, out="Wo", window=seen)
+    tables = f"each {kind}"  # of every sequence, for every kind of layers
+    mixer = attention(c.but(head_dim=None), "attn", bias=c.attention_bias, out="Wo", window=seen, rotary_kind=tables)
     return sequence(
         residual(None if first else _norm(c, "attn_norm"), mixer, dropout(c, "attention_dropout")),
         residual(_norm(c, "mlp_norm"), _mlp(c)),

@@ -13,6 +13,7 @@ from memcalc.blocks.base import Block, Param, Sequence, Stack, residual, sequenc
 from memcalc.blocks.basic import Activation, Conv, Dropout, Embedding, Linear, Norm, Raw
 from memcalc.blocks.image import Flatten
 from memcalc.blocks.mlp import Mlp
+from memcalc.blocks.seq2seq import Surrounded
 from memcalc.blocks.speech import (
     ChannelsFirst,
     FeatureProjection,
@@ -75,7 +76,8 @@ def _encoder(c: Dimensions) -> Sequence:
     first, rest = layer(c, first=True), layer(c)
     layers = Stack("layers", (first, *[rest] * (c.num_hidden_layers - 1)), captured=task(c) in CAPTURING)
     norm = _norm(c, "layer_norm")
-    return sequence(places, None if stable else norm, drop, layers, norm if stable else None, name="encoder")
+    before = sequence(places, None if stable else norm, drop)
+    return Surrounded("encoder", (before, layers, norm) if stable else (before, layers))
 
 
 def _position_convs(c: Dimensions) -> tuple[Block, ...]:

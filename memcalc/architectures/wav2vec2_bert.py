@@ -12,6 +12,7 @@ from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Param, Sequence, Stack, Sum, residual, sequence
 from memcalc.blocks.basic import Activation, Conv, Dropout, Embedding, Linear, Norm, Raw, Scale
 from memcalc.blocks.mlp import Mlp
+from memcalc.blocks.seq2seq import Surrounded
 from memcalc.blocks.speech import ChannelsFirst, ConformerConvolution, FeatureProjection
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def wav2vec2_bert(c: Dimensions) -> Model:
     half = residual(_feed_forward(c, "intermediate_ffn", hidden, "relu"), Scale(""))
     base = sequence(
         project, Raw("masked_spec_embed", (hidden,)) if masked else None,
-        Sequence("encoder", (Dropout("", float(c.hidden_dropout)), layers)),
+        Surrounded("encoder", (Dropout("", float(c.hidden_dropout)), layers)),
         half if c.use_intermediate_ffn_before_adapter else None, _adapter(c) if c.add_adapter else None,
     )  # fmt: skip
     return with_head(c, "wav2vec2_bert", base, speech_heads(c), kind="speech", context=0)

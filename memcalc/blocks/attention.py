@@ -20,11 +20,12 @@ class Attention(Block):
       only when the last projection has run: the keys (BART), or all three (CLIP, OLMo). `clip` > 0 clamps queries, keys
       and values to ±clip (OLMo, MPT). `out_dropout` is of the output, inside the module.
     * Rotation: `rotary_dim` is how many of head_dim's channels are rotated (0: none), by tables of kind `rotary_kind`
-      (layers of different bases have their own), left in fp32 where `rotary_fp32`. `rotation` is how: by halves, or so in
-      fp32; by neighbouring pairs, with the tables spread out for every use ('pairs', GLM; 'pairs-whole' where no other
-      channels are joined to them, Helium; 'pairs-joined' with tables made so, GLM-4V), all of it in fp32 ('pairs-fp32',
-      Ernie) or with tables made so and in fp32 ('spread', Cohere); by halves, joined by a copy to the other channels even
-      where there are none ('joined', Nemotron); by tables that every layer keeps for itself ('own', GPT-J).
+      (layers of different bases have their own; "each …": one for every sequence), left in fp32 where `rotary_fp32`.
+      `rotation` is how: by halves, or so in fp32; by neighbouring pairs, with the tables spread out for every use
+      ('pairs', GLM; 'pairs-whole' where no other channels are joined to them, Helium; 'pairs-joined' with tables made so,
+      GLM-4V), all of it in fp32 ('pairs-fp32', Ernie) or with tables made so and in fp32 ('spread', Cohere); by halves,
+      joined by a copy to the other channels even where there are none ('joined', Nemotron); by tables that every layer
+      keeps for itself ('own', GPT-J).
     * What a query sees: `window` limits how far. `cross` reads keys and values from another sequence. `padded` where it is
       always given a mask of padding, so that a mask is made for every sequence (BART's decoder), or one of every key alone
       ('rows', LayoutLM). `sharing` is whether its keys and values are those that later layers take, or it takes them itself

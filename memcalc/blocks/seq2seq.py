@@ -48,7 +48,10 @@ class Bridge(Sequence):
 
 @dataclass(frozen=True, slots=True)
 class Surrounded(Sequence):
-    """Blocks whose layers' masks are made of what it is given, before its first block (RemBERT's projection) runs."""
+    """A block, layers and what comes behind them; masks are made of what it is given, before the first of them runs.
+
+    What the layers are given goes with the first that has read it: nobody else has a name for it (RemBERT, wav2vec 2.0).
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,9 +45,10 @@ def prepare(t: Tape, layers: Block, x: Value, around: Around) -> None:
     if any(layer.__class__.__name__ == "Hybrid" for _, layer in layers.groups()):
         around.original = f.clone(x)
     for kind, dim, wide in tables:
-        axes = kind == "axes"  # each sequence's tokens have positions of their own, on three axes
+        axes = kind == "axes"  # each sequence's tokens have positions of their own, on three axes, or in `each` one
         make = cached_tables if "rope-cache" in t.setting.fused else tables_of_axes if axes else rotary_tables
-        around.ropes[kind] = around.rotary = make(t, batch if axes else 1, seq, dim, "fp32" if wide else x.dtype)
+        rows = batch if axes or kind.startswith("each ") else 1
+        around.ropes[kind] = around.rotary = make(t, rows, seq, dim, "fp32" if wide else x.dtype)
 
 
 def masks(t: Tape, mixers: list[Attention | Mla], x: Value, seq: int, around: Around) -> None:
