@@ -51,6 +51,8 @@ RUNS: list[dict[str, Any]] = [
     {"model": "llava-1.5-7b", "precision": "bf16-autocast"},
     {"model": "llava-1.5-7b", "checkpointing": "full"},
     {"model": "llava-1.5-7b", "offload": "activations"},
+    {"model": "nemotron-h-56b", "lora": 16},  # adapters in layers of one kind, none of them the first
+    {"model": "qwen3.5-9b", "lora": {"rank": 8, "targets": ["q_proj", "v_proj"]}, "gpus": 4, "sharding": "fsdp"},
 ]
 
 

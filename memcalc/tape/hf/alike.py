@@ -73,13 +73,14 @@ def _passes(block: Stack, layers: list[tuple[Block, str]]) -> tuple[list[tuple[B
 def _apart(t: Tape, layers: list[tuple[Block, str]], kinds: list[int]) -> tuple[list[tuple[Block, str]], list[int]]:
     """Layers told apart by the adapters they carry, and by whether one below them does, where they are not all alike."""
     sets = t.weights.adapted_layers(t.path)
-    if all(pattern in {name for _, name in layers} for pattern in sets):
+    lowest = min((min(members) for members in sets.values()), default=0)
+    named = all(pattern in {name for _, name in layers} for pattern in sets)
+    if named and not lowest:
         return layers, kinds
-    lowest = min(min(members) for members in sets.values())
     carried = [(index > lowest, *(index in members for members in sets.values())) for index in range(len(layers))]
     seen = {key: number for number, key in enumerate(dict.fromkeys(zip(kinds, carried, strict=True)))}
     singled = [(layer, str(index)) for index, (layer, _) in enumerate(layers)]
-    return singled, [seen[key] for key in zip(kinds, carried, strict=True)]
+    return layers if named else singled, [seen[key] for key in zip(kinds, carried, strict=True)]
 
 
 def _awake(block: Stack, kinds: list[int]) -> list[int]:
