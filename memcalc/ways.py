@@ -15,6 +15,7 @@ class Ways:
 
     * `words` is the size of the vocabulary, of which each rank's part is padded to a `multiple` (0: not at all, the parts
       may differ by one), `width` that of the hidden states.
+    * `tied` where the head has the table's weights.
     * `replicates_heads` where ranks may share a key/value head.
     * `whole_logits` where the parts of the head's outputs are put together before the loss.
     * `plan` says how attention and MLPs are divided, where it is not by heads and inner widths (Model.tp_plan).
@@ -44,6 +45,7 @@ class Ways:
     expert_tensor: int = 1
     words: int = 0
     width: int = 0
+    tied: bool = False
     multiple: int = 128
     replicates_heads: bool = True
     whole_logits: bool = False
@@ -74,6 +76,20 @@ class Ways:
     def spread(self) -> int:
         """Ranks that share the sequence between the tensor-parallel parts of a layer."""
         return self.tensor if self.sequence else 1
+
+    def gradient_rows(self, rows: int) -> int:
+        """Rows of the gradient of a rank's part of the table: DTensor's are those of all ranks, to be summed.
+
+        embedding_dense_backward_strategy (torch 2.13.0, torch/distributed/tensor/_ops/_embedding_ops.py) has none by rows.
+        """
+        divided = (
+            self.tensor > 1 and self.modules_of == "hf" and rows < self.words and rows == self.vocabulary(self.words)
+        )
+        return self.words if divided else rows
+
+    def left_rows(self, rows: int) -> int:
+        """Rows of what a backward pass leaves of it: where the head's gradient is added, they have been summed."""
+        return rows if self.tied else self.gradient_rows(rows)
 
     def vocabulary(self, rows: int) -> int:
         """Rows of a table of `rows` tokens that one rank holds."""

@@ -109,6 +109,7 @@ class Gathering(Grouping):
         group.state, group.table = "reduced", None
         own = self.reducing.unlike(group)
         gradients = self.reducing.complete(group)
+        self.reducing.summed(gradients)
         self.unsharding.reshard(group, reshards=True)
         self.reducing.copy(own)
         self.reducing.make_room()

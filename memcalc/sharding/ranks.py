@@ -45,7 +45,9 @@ def ranks(run: Run, model: Model, ways: Ways, options: Mapping[str, Any], seq: i
     split = _split(run, layers, options)
     faults = [*_faults(run, model, ways, layers, seq), *refused(layers, degrees, run.grad_accum, split=bool(split))]
     table = table_of(model.body)
-    whole = replace(ways, words=table.rows, width=table.width) if table else ways
+    tables = {tensor.name for tensor in model.tensors if tensor.role == "embedding"}
+    tied = any(tensor.tied_to in tables for tensor in model.tensors if tensor.role != "embedding")
+    whole = replace(ways, words=table.rows, width=table.width, tied=tied) if table else ways
     if faults:
         raise RunInvalid(faults)
     local, more = divided(_predicting(model, options), whole)
@@ -175,6 +177,8 @@ def _faults(run: Run, model: Model, ways: Ways, layers: int, seq: int) -> Iterat
         yield Fault("gpus", f"world_size ({gpus}) is not divisible by {size} (tensor * pipeline * context)")
     if degrees.tp_plan == "auto" and (degrees.sequence or run.implementation != "hf"):
         yield Fault("parallel.tp_plan", "plans of transformers' own divide its modules, and no sequences; leave it out")
+    if degrees.tp_plan == "auto" and degrees.tensor > 1 and (why := dict(model.tp_plan).get("fails")):
+        yield Fault("parallel.tp_plan", why)
     if degrees.sequence and degrees.tensor == 1:
         yield Fault("parallel.sequence", "Cannot use sequence parallelism without tensor parallelism")
     mixtures = has_experts(model.body)

@@ -89,6 +89,18 @@ class Reducing:
         for storage, size in gradients:
             self.copies.append(Added(len(tape.events), tape.returned, storage, size, tape.owner))
 
+    def _rows(self, tensor: Tensor) -> int:
+        """Rows of a parameter's gradient: that of a tensor-parallel part of a table has those of all parts."""
+        ways = self.tape.setting.ways
+        return ways.left_rows(tensor.shape[0]) if ways and tensor.role == "embedding" else tensor.shape[0]
+
+    def summed(self, gradients: list[tuple[Tensor, Value]]) -> None:
+        """FSDPParam._get_grad_inner_tensor: of gradients that have other ranks' rows, too, this rank's of their sum."""
+        for place, (tensor, gradient) in enumerate(gradients):
+            if gradient.elements > tensor.count * tensor.elements > 0:
+                gradients[place] = tensor, self.tape.new(tensor.shape, gradient.dtype)
+                self.tape.gradients.append(gradients[place][1].storage.id)
+
     def _listed(self, name: str) -> str:
         """The name that a parameter is listed under, which is another's where it is tied to that."""
         tensor = self.tape.weights.find(name)
@@ -139,5 +151,5 @@ class Reducing:
         dtype = self.how.reduce_dtype
         for tensor in group.tensors:
             if tensor.trainable:
-                shape = (tensor.count, *tensor.shape)
+                shape = (tensor.count, self._rows(tensor), *tensor.shape[1:]) if tensor.shape else (tensor.count,)
                 group.accumulated[tensor.name] = self.tape.accumulated(shape, dtype or self.portions.seen(tensor))

@@ -129,6 +129,9 @@ class Cutter:
             return block
         if isinstance(block, MIXERS) and self.ways.modules_of == "hf" and self.hybrid:
             return self.mixer(block)
+        if self.ways.plan and not isinstance(block, WHOLE):
+            frame: Block = mapped(block, self.cut)  # what a plan of transformers' own does not name is whole
+            return frame
         if not isinstance(block, WHOLE):
             kind = type(block).__name__
             self.refuse("parallel.tensor", f"tensor parallelism of {kind} blocks is not modelled; leave it at 1")
@@ -219,7 +222,8 @@ class Cutter:
     def table(self, block: Block) -> Block:
         """Tables of tokens and heads over the vocabulary, padded so that it divides; other linears are whole."""
         if isinstance(block, Embedding) and block.index == "tokens" and block.trainable:
-            if dict(self.ways.plan).get("table") == "whole":
+            plan = dict(self.ways.plan)
+            if plan.get("table") == "whole" or (plan and block.width != self.ways.width):  # a table beside the input's
                 return block
             return replace(block, rows=self.ways.vocabulary(block.rows))
         if isinstance(block, Linear) and block.outputs == self.ways.words:

@@ -220,8 +220,12 @@ class Engine:
         if gradient is not None:
             old = buffer[slot]
             if old is not None:
+                # of a gradient that has other ranks' rows, too, a DTensor, what is this one's of their sum
+                part = self.tape.new(old.shape, old.dtype) if gradient.elements > old.elements else None
                 ours = self.tape.adds_in_place and getrefcount(old) <= ALONE + 1 and getrefcount(old.storage) <= 2
-                gradient = old if ours else self.tape.new(old.shape, old.dtype, dense_like(old.shape, old.strides))
+                new = not ours or part is not None
+                gradient = self.tape.new(old.shape, old.dtype, dense_like(old.shape, old.strides)) if new else old
+                del part
             buffer[slot] = gradient
             del old
         if node.__class__ is Leaf:

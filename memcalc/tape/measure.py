@@ -247,7 +247,14 @@ def _accumulated(local: Local, setting: Setting) -> list[tuple[int, int]]:
     if local.accumulated is None and not setting.accumulating:
         return []
     stored, left = storage(setting), local.gradients if local.accumulated is None else local.accumulated
-    return [(nbytes(t.elements, t.dtype or setting.gradients or stored(t)), t.count) for t in _trained(left)]
+    return [(nbytes(_gradient(t, setting), t.dtype or setting.gradients or stored(t)), t.count) for t in _trained(left)]
+
+
+def _gradient(tensor: Tensor, setting: Setting) -> int:
+    """Elements of a gradient: that of a tensor-parallel part of a table may have the rows of all parts."""
+    if not setting.ways or tensor.role != "embedding":
+        return tensor.elements
+    return tensor.elements // tensor.shape[0] * setting.ways.left_rows(tensor.shape[0])
 
 
 def state_dtype(tensor: Tensor, setting: Setting) -> str:

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from memcalc.tape.values import Shape, Value
 
 
-def embedding(index: Value, weight: Value) -> Value:
-    """F.embedding: saves the indices; the gradient is as large as the table."""
+def embedding(index: Value, weight: Value, rows: int = 0) -> Value:
+    """F.embedding: saves the indices; the gradient is as large as the table, or has that of so many `rows`."""
     node = record(weight.tape, _embedding_backward, (weight,), (index,))
+    if rows and node and (edge := node.edges[0]):
+        edge.shape = rows, *edge.shape[1:]
     out = weight.tape.new((*index.shape, weight.shape[1]), weight.dtype)
     out.node = node
     return out

@@ -68,7 +68,7 @@ def embedding(t: Tape, block: Embedding, x: Value, around: Around) -> Value:
     """nn.Embedding of tokens; a table of positions or types in a sequence is added to what came before it."""
     weight = with_tokens(t, t.weight("weight", (block.rows, block.width), block.tied_to), block.tied_to)
     if x.dtype == "int64" and block.index == "tokens":
-        out = f.embedding(x, weight)
+        out = f.embedding(x, weight, ways.gradient_rows(block.rows) if (ways := t.setting.ways) else 0)
         out = f.scale(out) if block.scaled else out
         if t.weights.adapters:
             out = prompted(t, asking(t, embedded(t, x, out)))
