@@ -153,7 +153,10 @@ def setting_of(plan: Plan, *, evaluating: bool = False) -> Setting:
         compute=recipe.compute,
         spends=spends(plan.optimizer),
         product=how.product if how else "",
+        packing=how.library if how else "",
         saves_input=how.saves_input if how else False,
+        keeps_weight=how.keeps_weight if how else False,
+        copies=how.copies if how else 0,
         unpacks_parameters=how.library == "bitsandbytes" if how else False,
         ways=plan.ways,
     )

@@ -20,7 +20,7 @@ from memcalc.errors import fault, nearest_names, shorten
 from memcalc.presets import find
 
 Spec = str | Mapping[str, Any]
-Product = Literal["dequantize", "int8"]
+Product = Literal["dequantize", "int8", "fp8", "fused"]
 COMPUTE = "compute"  # the dtype word for "what the model computes in"
 
 
@@ -45,9 +45,13 @@ class Scheme:
     `roles` are the kinds of modules it packs, `skip` the rule for those it leaves ('head', 'outside-layers' or names),
     `skip_modules` further names from the run, `multiple_of` the sizes a weight must be a multiple of and `otherwise`
     what happens if it is not ('keep' it as it is, or 'refuse'). `upcast` asks for peft's k-bit preparation, which casts the
-    rest of a `prepared` library's model. `exact_class`: only plain nn.Linear modules are packed. `product` is how the
-    library multiplies ('dequantize': a whole weight is unpacked for each product, forward and backward; 'int8': integers
-    are multiplied), `saves_input` whether it keeps its input for the backward pass, which frozen weights do not need.
+    rest of a `prepared` library's model. `exact_class`: only plain nn.Linear modules are packed.
+
+    `product` is how the library multiplies ('dequantize': a whole weight is unpacked for each product, forward and backward;
+    'int8': integers are multiplied; 'fp8' and 'fused': a kernel reads what is packed, and only the backward pass unpacks),
+    `saves_input` whether it keeps its input for the backward pass, which frozen weights do not need, `keeps_weight` whether
+    autograd sees the product with the unpacked weight, and keeps that; `copies` how many more such matrices are there while
+    it is unpacked.
     """
 
     name: str
@@ -65,6 +69,8 @@ class Scheme:
     exact_class: bool = False
     product: Product = "dequantize"
     saves_input: bool = False
+    keeps_weight: bool = False
+    copies: int = 0
 
     def stores(
         self, shape: tuple[int, ...], compute: str, *, transposed: bool = False
@@ -115,6 +121,7 @@ def scheme(spec: Spec) -> Scheme:
         _options(card, given), tuple(card["parts"]), card.get("multiple_of", {}), card.get("otherwise", "keep"),
         skip_modules or (), skip_modules is None or bool(card.get("always_skips")), upcast, card.get("upcast", True),
         card.get("exact_class", False), card.get("product", "dequantize"), bool(card.get("saves_input")),
+        bool(card.get("keeps_weight")), card.get("copies", 0),
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from memcalc.tape import functions as f
-from memcalc.tape.autograd import Gradients, Node, record
+from memcalc.tape.autograd import Gradients, Node, record, save
 
 if TYPE_CHECKING:
     from memcalc.blocks.basic import Linear
@@ -27,19 +27,35 @@ def dequantized(t: Tape, block: Linear, x: Value, bias: Value | None) -> Value:
     """MatMul4Bit (bitsandbytes 0.50, autograd/_functions.py): the weight is unpacked whole in both passes.
 
     gemm_4bit unpacks and multiplies for more than 1536 rows, and on data-centre GPUs for most shapes
-    (backends/cuda/ops.py, _gemm_4bit_use_custom_cuda); fewer rows may be spared the copy. It saves neither; libraries
-    that do (AutoAWQ's WQLinearMMFunction, HQQMatmulNoCacheMul) save their input as well. A bias is added by the product.
+    (backends/cuda/ops.py, _gemm_4bit_use_custom_cuda); fewer rows may be spared the copy. It saves neither. Others save
+    their input as well (HQQMatmulNoCacheMul); where it is autograd that sees a plain product, the unpacked weight is saved
+    (gptqmodel's TorchLinear, torchao's tensors). A bias is added by the product.
     """
     meta = (block.outputs, block.inputs), x.dtype, nested_blocks(t)
     saved = (x,) if t.setting.saves_input else ()
-    node = record(t, _dequantized_backward, (x,), saved, meta)
+    node = record(t, _kept_backward if t.setting.keeps_weight else _dequantized_backward, (x,), saved, meta)
     flat = f.contiguous(x)
-    weight = unpacked(t, *meta)
+    weight = read(t, x) if t.setting.product in ("fp8", "fused") else unpacked(t, *meta)
+    if t.setting.keeps_weight:
+        save(t, node, weight)
     t.multiplied(2 * x.elements * block.outputs)
     out = t.new((*x.shape[:-1], block.outputs), x.dtype)
     del weight, flat, bias
     out.node = node
     return out
+
+
+def read(t: Tape, x: Value) -> Value:
+    """What a kernel that reads packed weights makes of the input: nothing, or its fp8 with a scale for 128 of a row.
+
+    (transformers 5.23, integrations/eetq.py; integrations/finegrained_fp8.py, fp8_linear.)
+    """
+    if t.setting.product == "fused":
+        return x
+    scales = t.new((*x.shape[:-1], -(-x.shape[-1] // 128)), "fp32")
+    narrow = t.new(x.shape, "fp8")
+    del scales
+    return narrow
 
 
 def nested_blocks(t: Tape) -> int:
@@ -50,6 +66,11 @@ def nested_blocks(t: Tape) -> int:
 
 def unpacked(t: Tape, shape: tuple[int, int], dtype: str, nested: int) -> Value:
     """dequantize_4bit: the scales in fp32, twice while the offset is added, and the weight [outputs, inputs]."""
+    if t.setting.copies:
+        more = [t.new(shape, dtype) for _ in range(t.setting.copies)]
+        weight = t.new(shape, dtype)
+        del more
+        return weight
     if nested:
         plain = t.new((nested,), "fp32")
         scales = t.new((nested,), "fp32")
@@ -65,12 +86,23 @@ def _dequantized_backward(node: Node, g: Value) -> Gradients:
     _saved = node.load()
     shape, _, nested = node.meta
     tape = g.tape
+    identity = (
+        tape.new((shape[1], shape[1]), g.dtype) if tape.setting.product == "fused" else None
+    )  # EETQ unpacks by it
     weight = f.to(unpacked(tape, shape, tape.setting.frozen, nested), g.dtype)
     tape.multiplied(2 * g.elements * shape[1])
     flat = f.contiguous(g)
     out = tape.new((*g.shape[:-1], shape[1]), g.dtype)
-    del weight, flat
+    del weight, flat, identity
     return (out,)
+
+
+def _kept_backward(node: Node, g: Value) -> Gradients:
+    """grad @ the unpacked weight that was saved."""
+    _saved = node.load()
+    shape, *_ = node.meta
+    g.tape.multiplied(2 * g.elements * shape[1])
+    return (g.tape.new((*g.shape[:-1], shape[1]), g.dtype),)
 
 
 class Kept:
