@@ -38,6 +38,7 @@ class Model:
     `text` is how many tokens of text a denoiser's pipeline gives it; `edits` where it may see images beside the one it makes.
     `checkpoints` where the library's class supports activation checkpointing.
     `unread` names the part whose steps are not known, and so not counted.
+    `masks` are the windows (0: all tokens) of masks that it makes whether any of its layers has them or not.
     `choices` is how many sequences there are of each in a batch, one of which is to be chosen.
     `tp_plan` says how transformers' own tensor parallelism divides `attention` (by heads) and `mlp` (by its inner width):
     one may be `whole` on every rank, or have linears that are divided and outputs that are `gathered`; so may `experts` and
@@ -65,6 +66,7 @@ class Model:
     choices: int = 1
     registered: tuple[str, ...] | None = None
     tp_plan: tuple[tuple[str, str], ...] = ()
+    masks: tuple[int, ...] = ()
 
     @property
     def latent(self) -> tuple[int, ...]:

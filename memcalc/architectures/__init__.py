@@ -77,6 +77,8 @@ def model_of(c: Dimensions) -> Model:
     model, registered = _BUILDERS[card["id"]](c), card.get("registered")
     if plan := card.get("tp_plan"):
         model = replace(model, tp_plan=tuple(plan.items()))
+    if c.traits.masks_of_both and (window := c.get("sliding_window")):
+        model = replace(model, masks=(0, window))
     return model if registered is None else replace(model, registered=tuple(registered))
 
 

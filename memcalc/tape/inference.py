@@ -50,6 +50,7 @@ def record_forward(
     where it is `taken`: the loss has it.
     """
     tape = Tape(setting, weights, model.context)
+    tape.masks = model.masks
     tape.sharder = attach(tape) if attach else None
     with tape.no_grad(), tape.autocast_again():
         out: Value | None = gathered(tape, model, whole=whole)

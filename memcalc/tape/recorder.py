@@ -53,7 +53,7 @@ class Tape:
       along, `streams` the number of the stream that a storage is made on where it is not the modules' own.
     * While the step runs: `path` is the block that runs, `instance` which of several like layers it belongs to, `like` how
       many layers it stands for. `autocast` is the lower dtype, or '' where autocast is off.
-    * `context` is the longest sequence of the model.
+    * `context` is the longest sequence of the model; `masks` are the windows of masks that it makes in any case.
     """
 
     def __init__(self, setting: Setting, weights: Weights, context: int = 0) -> None:
@@ -96,6 +96,7 @@ class Tape:
         self.once = 0  # bytes of what is there at the end of the forward pass once, not for each micro batch in flight
         self.casts: dict[Leaf, Value] = {}
         self.sequence, self.like, self.context, self.layers = 0, 1, context, 0
+        self.masks: tuple[int, ...] = ()
         self.residents: dict[str, int] = {}
         self.given_sizes: list[tuple[int, int]] = []  # of each of them: bytes of one, how many like it
 

@@ -103,6 +103,7 @@ def record_step(
     `attach` puts a sharding strategy's hooks on the tape.
     """
     tape = tape or Tape(setting, weights, model.context)
+    tape.masks = model.masks
     tape.sharder = attach(tape) if attach else None
     tape.saving = Offloading(tape) if setting.offload_activations else None
     loss, outputs, earlier = forward_pass(tape, model)

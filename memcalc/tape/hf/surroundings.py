@@ -56,7 +56,8 @@ def masks(t: Tape, mixers: list[Attention | Mla], x: Value, seq: int, around: Ar
     first, batch, attention = mixers[0] if mixers else None, x.shape[0], t.setting.attention
     formula = first.formula if isinstance(first, Attention) else ""
     dtype = bare(t, x) if formula == "bloom" else made_for(t, first, x)
-    seen = dict.fromkeys((sees(mixer), mixer.causal, eager_only(mixer, attention)) for mixer in mixers)
+    seen = dict.fromkeys((window, True, eager_only(first, attention)) for window in t.masks) if first else {}
+    seen |= dict.fromkeys((sees(mixer), mixer.causal, eager_only(mixer, attention)) for mixer in mixers)
     for window, causal, eager in () if formula in UNMASKED else seen:
         if causal:
             positions = tells_positions(mixers[0])
