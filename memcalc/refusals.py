@@ -40,9 +40,14 @@ def _undivided(run: Run) -> Iterator[Fault]:
     p, how = run.parallel, run.sharding
     fully = how is not None and how.strategy in ("fsdp", "hsdp") and how.options.get("version") not in (1, "1")
     own = run.implementation.startswith("torchtitan")
-    if p.expert > 1 and not (fully and (own or p.tensor == p.pipeline == p.context == 1)):
+    planned = p.context == 1 and (p.tensor == 1 or p.tp_plan == "auto")
+    if fully and not own and planned and p.expert > 1 and p.pipeline > 1:
+        yield Fault(
+            "parallel.expert", "Combining token dispatch with pipeline parallelism is not supported/tested yet."
+        )
+    elif p.expert > 1 and not (fully and (own or planned)):
         yield Fault("parallel.expert", "expert parallelism is modelled with modules of Megatron-LM or torchtitan (implementation: "
-                                       "megatron), and with FSDP2 alone, as transformers has it (sharding: fsdp)")  # fmt: skip
+                                       "megatron), and with FSDP2, as transformers has it (fsdp; tp_plan: auto)")  # fmt: skip
     if own and p.expert > 1 and p.expert_tensor not in (None, 1, p.tensor):
         yield Fault("parallel.expert_tensor", "Currently we only support ETP=TP or ETP=1")
     if run.parallel.schedule == "dualpipe":

@@ -59,6 +59,8 @@ def _with_experts(made: FullyShard, run: Run, model: Model) -> FullyShard:
     ranks, inner = made.shards * degrees.tensor, degrees.expert * experts_tensor(run)
     if ranks % inner:
         raise fault("parallel.expert", f"`ep_size` ({degrees.expert}) must divide `fsdp_size * tp_size` ({ranks})")
+    if not run.implementation.startswith("torchtitan") and degrees.expert % degrees.tensor:
+        raise fault("parallel.expert", "`ep_size` must be a multiple of `tp_size`.")
     shards, own = ranks // inner, run.implementation.startswith("torchtitan")
     stacked = [tensor.shape for tensor in model.tensors if tensor.role == "expert"] if own else []
     axis = int(any(shards > shape[0] for shape in stacked))

@@ -31,23 +31,49 @@ def exchanged(t: Tape, block: Experts, x: Value, weights: Value, chosen: Value) 
 
 def _exchanged(t: Tape, block: Experts, x: Value, weights: Value, chosen: Value) -> Value:
     """AllToAllEP.__call__, whose names hold what was received and made until it returns."""
-    tokens, top_k = chosen.shape
-    received, order, expert_ids, ones = _dispatched(t, x, tokens * top_k)
+    received, order, expert_ids, ones, own, each = _dispatched(t, x, weights, chosen)
     out = _local(t, block, received, expert_ids, ones)
-    combined = _combined(t, out, weights, order, (tokens, top_k))
-    del received, expert_ids, ones, out
+    combined = _combined(t, out, own, order, each)
+    del received, expert_ids, ones, out, own
     return f.to(combined, x.dtype)
 
 
-def _dispatched(t: Tape, x: Value, copies: int) -> tuple[Value, Value, Value, Value]:
-    """_dispatch_tokens: the rows that this rank's experts run on, how they were sorted, their experts and weights."""
+def _cut(t: Tape, x: Value, ranks: int) -> Value:
+    """Rows of a batch that tensor-parallel ranks share: Replicate to Shard(0) is a copy; going back they are gathered."""
+    out = t.new((-(-x.shape[0] // ranks), *x.shape[1:]), x.dtype)
+    out.node = record(t, _gathered, (x,), ())
+    return out
+
+
+def _gathered(node: Node, g: Value) -> Gradients:
+    return (g.tape.new(node.shape(0), g.dtype),)
+
+
+def _whole(t: Tape, x: Value, ranks: int) -> Value:
+    """full_tensor: Shard(0) to Replicate; going back a rank has a copy of its rows."""
+    out = t.new((x.shape[0] * ranks, *x.shape[1:]), x.dtype)
+    out.node = record(t, _gathered, (x,), ())
+    return out
+
+
+def _dispatched(
+    t: Tape, x: Value, weights: Value, chosen: Value
+) -> tuple[Value, Value, Value, Value, Value, tuple[int, int]]:
+    """_dispatch_tokens: the rows that this rank's experts run on, how they were sorted, their experts and weights.
+
+    And of this rank's own rows the weights, how many they are, and of how many experts each.
+    """
+    ranks = t.setting.ways.tensor if t.setting.ways else 1
+    if ranks > 1:
+        x, chosen, weights = (_cut(t, value, ranks) for value in (x, chosen, weights))
+    copies = chosen.shape[0] * chosen.shape[1]
     order = t.new((copies,), "int64")
     sent = f.index(x, f.scale(order), (copies, x.shape[-1]))
     received = _all_to_all(t, sent)
     expert_ids = t.new((copies, 1), "int64")
     ones = t.new((copies, 1), received.dtype)
     del sent
-    return received, order, expert_ids, ones
+    return received, order, expert_ids, ones, weights, (chosen.shape[0], chosen.shape[1])
 
 
 def _all_to_all(t: Tape, x: Value) -> Value:
@@ -111,7 +137,9 @@ def _combined(t: Tape, out: Value, weights: Value, order: Value, chosen: tuple[i
     made = t.new(back.shape, back.dtype)
     made.node = record(t, _put_backward, (back,), (order,))
     rows = f.view(made, tokens, top_k, made.shape[-1])
-    return f.total(f.mul(rows, f.unsqueeze(f.view(weights, tokens, top_k), -1)), 1)
+    ranks = t.setting.ways.tensor if t.setting.ways else 1
+    out = f.total(f.mul(rows, f.unsqueeze(f.view(weights, tokens, top_k), -1)), 1)
+    return _whole(t, out, ranks) if ranks > 1 else out
 
 
 def _put_backward(node: Node, g: Value) -> Gradients:
