@@ -42,7 +42,7 @@ class Bucketing(Marking):
         """The step's gradients through the buckets, one after the other."""
         reducer = Reducer(self.strategy, self.flat)
         overlay: dict[int, list[Laid]] = {}
-        told = self.marks if self.strategy.reduces_at_once else [*self._first(), self.marks[-1]]
+        told = self.marks if self.strategy.reduces_at_once or reducer.widens else [*self._first(), self.marks[-1]]
         named = self._named(recording, told)
         for event in events(recording, told):
             before = len(reducer.made)
@@ -112,7 +112,8 @@ class Reducer:
         self.zero, self.flat, self.rank = strategy, flat, flat.fullest
         self.partition = self.rank * flat.partition, (self.rank + 1) * flat.partition  # where it begins and ends
         self.made: list[tuple[Part, int]] = []
-        self.item = BITS[strategy.kept_dtype] // 8
+        self.item, self.given = BITS[strategy.kept_dtype] // 8, BITS[strategy.dtype] // 8
+        self.widens = self.item > self.given and not strategy.reduces_at_once
         self.size = strategy.settings.reduce_bucket_size
         self.contiguous = strategy.settings.contiguous_gradients or strategy.offloads
         self.bucket: list[Piece] = []
@@ -140,11 +141,21 @@ class Reducer:
         if not self.started:
             self.started = True
             self.lay("buffers", 0 if self.holds else rounded(self.zero.bucket_bytes))
+        for piece in pieces if self.widens else ():
+            self.widen(piece.elements)
         if self.zero.reduces_at_once:
             for piece in pieces:
                 if self.holds:
                     self.lay("gradients", -rounded(self.item * piece.elements))
                 self.fill(piece)
+
+    def widen(self, elements: int) -> None:
+        """A copy takes the place of a gradient, or is added to the one before and goes (_fill_param_grad_accum_attribute)."""
+        if self.holds:
+            self.passing(rounded(self.item * elements))
+        else:
+            self.lay("gradients", rounded(self.item * elements))
+            self.lay("gradients", -rounded(self.given * elements))
 
     def fill(self, piece: Piece) -> None:
         """Put a gradient into the bucket, which is sent first where it would be too full."""

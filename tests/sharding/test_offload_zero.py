@@ -104,3 +104,24 @@ def test_the_host_memory_of_a_node_is_said() -> None:
     host = report.memory.host.pinned + report.memory.host.pageable
     told = [note.message for note in report.assumptions if note.code == "node"]
     assert told == [f"host memory is one rank's: the 8 of a node take {8 * host / 2**30:.2f} GiB"]
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "full"])
+def test_stage_1_keeps_copies_of_gradients_in_fp32(checkpointing: str) -> None:
+    """grad_accum takes the place of each gradient (_fill_param_grad_accum_attribute): as much goes in the end as has come."""
+    model = {
+        "model_type": "llama", "hidden_size": 320, "intermediate_size": 1288, "num_hidden_layers": 3,
+        "num_attention_heads": 5, "vocab_size": 4000,
+    }  # fmt: skip
+    run = {
+        "model": model,
+        "precision": {"recipe": "bf16", "gradients": "fp32"},
+        "batch_size": 2,
+        "seq_len": 200,
+        "gpus": 4,
+    }
+    report = memcalc.estimate({**run, "sharding": "zero1", "offload": "optimizer", "checkpointing": checkpointing})
+    memory = report.memory
+    assert all(nbytes >= 0 for nbytes in vars(memory.at_peak).values())
+    assert memory.phases.optimizer >= memory.components.weights
+    assert memory.phases.backward >= memory.components.weights + 4 * report.model.parameters
