@@ -37,10 +37,10 @@ def conditional_detr(c: Dimensions) -> Model:
 
 def _detector(c: Dimensions, decoder: Block, classes: int) -> Model:
     """The backbone, the encoder, this decoder, and its heads for so many classes."""
-    backbone, channels, kept = _backbone(c)
+    base, channels, kept = backbone(c)
     width = c.d_model
     body = SetDetector(
-        "model", backbone, Conv("input_projection", channels, width, (1, 1)),
+        "model", base, Conv("input_projection", channels[-1], width, (1, 1)),
         sequence(repeat("layers", c.encoder_layers, _encoder_layer(c)), name="encoder"),
         decoder, Norm("decoder.layernorm", width, "layer"), float(c.dropout), c.num_queries, width, kept,
     )  # fmt: skip
@@ -51,8 +51,8 @@ def _detector(c: Dimensions, decoder: Block, classes: int) -> Model:
     return Model(sequence(body, scores, boxes), "detection", image=image(c), loss_fp32=False)
 
 
-def _backbone(c: Dimensions) -> tuple[Block, int, int]:
-    """The map's network under the names of its library, its channels, and how many of its maps it hands on."""
+def backbone(c: Dimensions) -> tuple[Block, list[int], int]:
+    """The maps' network under the names of its library, the channels of each, and how many of them it hands on."""
     given = c.get("backbone_config") or {"model_type": "timm_backbone", "backbone": c.get("backbone") or "resnet50"}
     kind = given.get("model_type") if isinstance(given, dict) else given.model_type
     if kind == "timm_backbone":
@@ -67,7 +67,7 @@ def _backbone(c: Dimensions) -> tuple[Block, int, int]:
     stages = cast("Stack", cast("Sequence", encoder).blocks[0])
     layers = replace(stages, layers=tuple(sequence(stage, Yielded("")) for stage in stages.layers))
     blocks = stem, Yielded(""), Sequence(encoder.name, (layers,))
-    return Sequence("backbone.model", blocks), inner.hidden_sizes[-1], 1
+    return Sequence("backbone.model", blocks), [inner.embedding_size, *inner.hidden_sizes], 1
 
 
 def _frozen(block: Block, seen: dict[int, Block]) -> Block:
@@ -96,7 +96,7 @@ _DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4
            "resnet152": (3, 8, 36, 3)}  # fmt: skip
 
 
-def _timm(name: str, channels: int) -> tuple[Block, int]:
+def _timm(name: str, channels: int) -> tuple[Block, list[int]]:
     """timm's ResNet (timm/models/resnet.py); of its stages the later three learn."""
     plain = name.split(".", maxsplit=1)[0]
     if plain not in _DEPTHS:
@@ -106,7 +106,7 @@ def _timm(name: str, channels: int) -> tuple[Block, int]:
         FrozenConv("conv1", channels, 64, (7, 7), 2, bias=False, padding=3), FrozenNorm("bn1", 64), Activation("", "relu"),
         Pool("", "max", 3, 2, 1),
     ]  # fmt: skip
-    before = 64
+    widths = [before := 64]
     for number, depth in enumerate(_DEPTHS[plain], 1):
         width, stride = 64 * 2 ** (number - 1), 1 if number == 1 else 2
         layers = [
@@ -114,8 +114,8 @@ def _timm(name: str, channels: int) -> tuple[Block, int]:
             for i in range(depth)
         ]
         parts += [stack(f"layer{number}", layers, "never"), Yielded("")]
-        before = width * wide
-    return Sequence("backbone.model", tuple(parts)), before
+        widths.append(before := width * wide)
+    return Sequence("backbone.model", tuple(parts)), widths
 
 
 def _timm_layer(before: int, width: int, wide: int, stride: int, number: int) -> Block:

@@ -1,4 +1,4 @@
-"""Attention to a few points of maps of several sizes (modeling_rt_detr.py, modeling_rt_detr_v2.py)."""
+"""Attention to a few points of maps of several sizes (modeling_deformable_detr.py, modeling_rt_detr.py, modeling_rt_detr_v2.py)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from memcalc.tape.hf.attention import attend, heads, project
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Shape, Value
+
+SIDES = 4  # numbers of a box
 
 
 @rule(Attention, "placed")
@@ -30,24 +34,35 @@ def placed(t: Tape, block: Attention, x: Value, around: Around) -> Value:
 
 @rule(Deformable)
 def deformable(t: Tape, block: Deformable, x: Value, around: Around) -> Value:
-    """RTDetrMultiscaleDeformableAttention.forward, around boxes [batch, queries, 4]; `deep` are the maps, for their sizes."""
-    own, boxes = cast("tuple[Value, Value]", around.rotary)
-    states, sizes = cast("Value", around.encoder), [one.shape[2:] for one in around.deep]
+    """RTDetrMultiscaleDeformableAttention.forward, around boxes [batch, queries, 4] or places [batch, queries, levels, 2].
+
+    The scene has the maps' sizes; `padding` says which pixels are there.
+    """
+    own, near = cast("tuple[Value, Value]", around.rotary)
+    states = x if around.encoder is None else around.encoder
     x = f.add(x, own)
     batch, count = x.shape[:2]
     every = block.levels * block.points
     value = run(t, block.value, states, around)
+    if around.padding is not None:
+        value = f.masked_fill(value, f.unsqueeze(f.compare(around.padding), -1))
     value = f.view(value, batch, states.shape[1], block.heads, -1)
     offsets = f.view(run(t, block.offsets, x, around), batch, count, block.heads, every, 2)
     weights = f.view(run(t, block.weights, x, around), batch, count, block.heads, every)
     weights = f.softmax(weights)
-    near = f.view(boxes, batch, count, 1, 1, 4)
-    where = _scaled(t, block, offsets, x.dtype)
-    where = f.scale(f.mul(where, f.narrow(near, -1, 2)))
-    _offset = where if block.scales else None  # a name there
-    where = f.add(f.narrow(near, -1, 2), where)
+    if near.shape[-1] == SIDES:
+        near = f.view(near, batch, count, 1, 1, SIDES)
+        where = _scaled(t, block, offsets, x.dtype)
+        where = f.scale(f.mul(where, f.narrow(near, -1, 2)))
+        _offset = where if block.scales else None  # a name there
+        where = f.add(f.narrow(near, -1, 2), where)
+    else:
+        near = f.view(near, batch, count, 1, block.levels, 1, 2)
+        normalizer = t.new((block.levels, 1, 2), "int64")
+        offsets = f.view(offsets, batch, count, block.heads, block.levels, block.points, 2)
+        where = f.add(near, f.div(offsets, normalizer))
     look = _in_one_row if block.scales else _apart
-    out = look(block, value, sizes, where, weights)
+    out = look(block, value, around.scene.sizes, where, weights)
     return run(t, block.out, out, around)
 
 
@@ -59,7 +74,7 @@ def _scaled(t: Tape, block: Deformable, offsets: Value, dtype: str) -> Value:
     return f.mul(offsets, f.unsqueeze(factors, -1))
 
 
-def _apart(block: Deformable, value: Value, sizes: list[Shape], where: Value, weights: Value) -> Value:
+def _apart(block: Deformable, value: Value, sizes: Sequence[Shape], where: Value, weights: Value) -> Value:
     """MultiScaleDeformableAttention.forward."""
     batch, _, count, channels = value.shape
     queries, each = where.shape[1], count * batch
@@ -77,7 +92,7 @@ def _apart(block: Deformable, value: Value, sizes: list[Shape], where: Value, we
     return _weighed(f.reshape(sampled, *sampled.shape[:3], -1), weights, batch)
 
 
-def _in_one_row(block: Deformable, value: Value, sizes: list[Shape], where: Value, weights: Value) -> Value:
+def _in_one_row(block: Deformable, value: Value, sizes: Sequence[Shape], where: Value, weights: Value) -> Value:
     """multi_scale_deformable_attention_v2."""
     batch, tokens, count, channels = value.shape
     queries, each = where.shape[1], count * batch

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
+from memcalc.blocks.deformable import DeformableDetector
 from memcalc.blocks.detection import FrozenConv, FrozenNorm, LooksFinite, SetDetector
 from memcalc.blocks.refining import RefiningDetector
 from memcalc.tape import functions as f
@@ -28,6 +29,10 @@ def detect(t: Tape, model: Model) -> tuple[Value, Value]:
         from memcalc.tape.hf.refining import refine  # noqa: PLC0415 - few detectors refine their boxes
 
         return refine(t, model)
+    if isinstance(base, DeformableDetector):
+        from memcalc.tape.hf import deformable_detr  # noqa: PLC0415 - as above
+
+        return deformable_detr.detect(t, model)
     classes, boxes = heads
     t.layers = model.depth
     x = run(t, base, measured(t, (t.setting.batch, *model.image)), Around())
@@ -35,9 +40,14 @@ def detect(t: Tape, model: Model) -> tuple[Value, Value]:
     logits = run(t, classes, x, Around())
     found = f.sigmoid(run(t, boxes, x, Around()))
     gone(t.held)
+    return matched(t, logits, found), x
+
+
+def matched(t: Tape, logits: Value, boxes: Value) -> Value:
+    """A loss of the classes of all queries, and of all boxes."""
     labels = t.given(logits.shape[:2], "int64")
-    matched = f.cross_entropy(f.reshape(logits, -1, logits.shape[-1]), labels)
-    return f.add(matched, f.mean(found, 0, 1, 2, keep=False)), x
+    classes = f.cross_entropy(f.reshape(logits, -1, logits.shape[-1]), labels)
+    return f.add(classes, f.mean(boxes, 0, 1, 2, keep=False))
 
 
 @rule(SetDetector)

@@ -69,7 +69,7 @@ def _layered(t: Tape, block: Stack, given: list[Value], around: Around) -> Value
         _enter(t, path, name, f"/{number if block.shared == 1 else index // block.shared}")
         marks.mark(t)
         t.like = order.count(number)
-        x = _kept_or_run(t, block, (path, index, name), layer, x, around)
+        x = kept_or_run(t, block, (path, index, name), layer, x, around)
         around.weights = around.normed = around.residual = None
         gone(around.summed)
         before, around.returned = around.returned, None
@@ -92,7 +92,7 @@ def _enter(t: Tape, path: str, name: str, instance: str) -> None:
     t.path, t.instance = f"{path}.{name}" if path else name, instance
 
 
-def _kept_or_run(t: Tape, block: Stack, place: tuple[str, int, str], layer: Block, x: Value, around: Around) -> Value:
+def kept_or_run(t: Tape, block: Stack, place: tuple[str, int, str], layer: Block, x: Value, around: Around) -> Value:
     """A layer in its checkpoint, where it is in one, or as it is; `place` is its stack's path, its number and its name."""
     setting = t.setting
     if setting.checkpoint and place[1] % setting.every == 0 and block.recompute != "never":

@@ -10,6 +10,8 @@ from memcalc.tape.functions import maps
 from memcalc.tape.hf.alike import named
 from memcalc.tape.hf.combinators import sequence
 from memcalc.tape.hf.detection import small_mask
+from memcalc.tape.hf.diffusion import Scene
+from memcalc.tape.hf.layers import kept_or_run
 from memcalc.tape.hf.programs import measured
 from memcalc.tape.hf.varifocal import Found, criterion
 from memcalc.tape.rules import Around, gone, inside, rule, run
@@ -32,20 +34,16 @@ def refine(t: Tape, model: Model) -> tuple[Value, Value]:
     return loss, logits
 
 
-def each(t: Tape, block: Stack | None) -> list[tuple[str, Block]]:
-    """The layers of a stack by the names their tensors are listed under."""
-    assert block  # noqa: S101 - the kinds here have their stacks
-    return [(f"{block.name}.{pattern}" if block.name else pattern, layer) for layer, pattern in named(block)]
-
-
-def _one(t: Tape, stack: Stack | None, index: int, x: Value, around: Around) -> Value:
-    """One layer of a stack, whose caller says which."""
-    before = t.path, t.instance
-    name, layer = each(t, stack)[index]
-    t.path, t.instance = f"{t.path}.{name}", f"{t.instance}/{index}"
-    out = run(t, layer, x, around)
-    t.path, t.instance = before
-    t.owner = t.path
+def one_of(t: Tape, stack: Stack | None, index: int, x: Value, around: Around) -> Value:
+    """One layer of a stack, whose caller says which; in a checkpoint of its own where its like are."""
+    assert stack  # noqa: S101 - the kinds here have their stacks
+    path, instance = t.path, t.instance
+    above = f"{path}.{stack.name}" if path else stack.name
+    layer, name = named(stack)[index]
+    t.path, t.instance = f"{above}.{name}", f"{instance}/{index}"
+    out = kept_or_run(t, stack, (above, index, name), layer, x, around)
+    t.path, t.instance = path, instance
+    t.owner = path
     return out
 
 
@@ -57,10 +55,10 @@ def _detected(t: Tape, block: RefiningDetector, pixels: Value) -> Found:
     run(t, block.backbone, pixels, inner)
     features = [(one, _mask_of(mask, one)) for one in inner.outputs]
     inner.outputs.clear()
-    projected = [_one(t, block.project, i, one, around) for i, (one, _) in enumerate(features)]
+    projected = [one_of(t, block.project, i, one, around) for i, (one, _) in enumerate(features)]
     with inside(t, cast("Block", block.encoder)):
         mixed = _mixed(t, cast("HybridEncoder", block.encoder), projected)
-    sources = [_one(t, block.unproject, i, mixed[min(i, len(mixed) - 1)], around) for i in range(block.levels)]
+    sources = [one_of(t, block.unproject, i, mixed[min(i, len(mixed) - 1)], around) for i in range(block.levels)]
     flat = f.cat([f.transpose(f.reshape(one, *one.shape[:2], -1), 1, 2) for one in sources], 1)
     noise = _noised(t, block, batch)
     anchors = t.given((1, flat.shape[1], 4), "fp32" if t.autocast else flat.dtype, ".anchors")  # which a logarithm made
@@ -110,20 +108,21 @@ def _decoded(
     decoder = cast("RefiningDecoder", block.decoder)
     with inside(t, decoder):
         around = Around()
-        around.ready, around.encoder, around.deep, around.masks = True, states, beside[0], {0: beside[1]}
+        around.ready, around.encoder, around.masks, around.scene = True, states, {0: beside[1]}, Scene()
+        around.scene.sizes = [one.shape[2:] for one in beside[0]]
         near = f.sigmoid(points)
         hidden: list[Value] = []
         boxes, logits = [], []
-        for index in range(len(each(t, decoder.layers))):
+        for index in range(len(cast("Stack", decoder.layers).layers)):
             places = run(t, decoder.places, near, Around())
             around.rotary = places, near
-            x = _one(t, decoder.layers, index, x, around)
-            corners = _one(t, decoder.boxes, index, x, Around())
+            x = one_of(t, decoder.layers, index, x, around)
+            corners = one_of(t, decoder.boxes, index, x, Around())
             new = f.sigmoid(f.add(corners, _inverse_sigmoid(near)))
             near = new.detach()
             hidden.append(x)
             boxes.append(new)
-            logits.append(_one(t, decoder.classes, index, x, Around()))
+            logits.append(one_of(t, decoder.classes, index, x, Around()))
         states = f.stack(hidden, 1)
         return f.stack(logits, 1), f.stack(boxes, 1)
 
@@ -140,21 +139,21 @@ def _mixed(t: Tape, block: HybridEncoder, given: list[Value]) -> list[Value]:
     """RTDetrHybridEncoder.forward, which puts what attention makes of a map in that map's place."""
     around, count = Around(), len(given) - 1
     for i, place in enumerate(block.at):
-        given[place] = _one(t, block.within, i, given[place], around)
+        given[place] = one_of(t, block.within, i, given[place], around)
     rising = [given[-1]]
     for i in range(count):
-        top = _one(t, block.lateral, i, rising[-1], around)
+        top = one_of(t, block.lateral, i, rising[-1], around)
         rising[-1] = top
         rows, columns = top.shape[2:]
         top = maps.interpolate(top, (2 * rows, 2 * columns))
         fused = f.cat((top, given[count - i - 1]), 1)
-        rising.append(_one(t, block.rising, i, fused, around))
+        rising.append(one_of(t, block.rising, i, fused, around))
     rising.reverse()
     falling = [rising[0]]
     for i in range(count):
-        half = _one(t, block.halving, i, falling[-1], around)
+        half = one_of(t, block.halving, i, falling[-1], around)
         fused = f.cat((half, rising[i + 1]), 1)
-        falling.append(_one(t, block.falling, i, fused, around))
+        falling.append(one_of(t, block.falling, i, fused, around))
     return falling
 
 
