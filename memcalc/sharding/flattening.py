@@ -174,9 +174,9 @@ class Flattening(Grouping):
     def laid(self, recording: Recording) -> Recording:
         """The recording; beside it what the first forward pass begins with, and what earlier micro batches do otherwise."""
         sizes = list(self._tried())
-        whole = self.how.word in ("SHARD_GRAD_OP", "_HYBRID_SHARD_ZERO2")  # these keep what they gathered, too
-        follows = self.kept and not whole
-        unreduced = Unreduced(frozenset(self.kept), frozenset(self.reduced)) if follows else None
+        whole = self.how.accumulates and self.how.word in ("SHARD_GRAD_OP", "_HYBRID_SHARD_ZERO2")  # of gathered, too
+        reduced = frozenset() if self.how.sums else frozenset(self.reduced)
+        unreduced = Unreduced(frozenset(self.kept), reduced) if self.kept and not whole else None
         tried = tuple(move for number, size in enumerate(sizes) for move in (size, ~number))
         return replace(recording, tried=tried, unreduced=unreduced)
 
@@ -272,6 +272,7 @@ class Flattening(Grouping):
             handle.saved = part
             tape.gradients.append(part.storage.id)
         else:
+            self.kept += [part.storage.id] if self.how.sums else []
             tape.buffers.append(part.storage.id)
 
     def _settle(self, handle: Handle) -> None:
