@@ -146,6 +146,7 @@ class Flattening(Grouping):
         made = len(self.tape.sizes)
         if trained and flat:
             self._reduce(trained, flat)
+            self._stand_in(group, trained)
         self.reduced += range(made, len(self.tape.sizes))
 
     def gradient(self, leaf: Leaf, gradient: Value) -> bool:
@@ -274,6 +275,12 @@ class Flattening(Grouping):
         else:
             self.kept += [part.storage.id] if self.how.sums else []
             tape.buffers.append(part.storage.id)
+
+    def _stand_in(self, group: Group, handle: Handle) -> None:
+        """_use_sharded_grad_views: a gradient in another dtype than its parameter's takes the place of an empty one in that."""
+        if self.how.visible and self.how.narrow and handle.saved:
+            most = max((tensor.elements for tensor in group.tensors if tensor.trainable), default=0)
+            self.tape.buffer(min(most, handle.shard), handle.kept)
 
     def _settle(self, handle: Handle) -> None:
         """prepare_gradient_for_optim: to the host where the shards are; shards in the low dtype where it is asked for."""
