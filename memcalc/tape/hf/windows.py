@@ -6,10 +6,13 @@ from math import isqrt
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
+from memcalc.blocks.base import Sequence
 from memcalc.blocks.image import BiasedLayer, KeptMap, MergeNeighbours, SharedBias, WindowLayer
+from memcalc.blocks.mlp import Mlp
 from memcalc.tape import functions as f
 from memcalc.tape.functions import maps
 from memcalc.tape.hf.attention import eager, heads, project
+from memcalc.tape.hf.feed_forward import closed, opened
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:
@@ -26,7 +29,7 @@ def window_layer(t: Tape, block: WindowLayer, x: Value, around: Around) -> Value
     y = f.add(x, _maybe(t, block.drop_path, _maybe(t, behind, back, around), around))
     del held[0]
     before, behind = (None, block.norms[1]) if block.behind else (block.norms[1], None)
-    out = _maybe(t, block.dropout, run(t, block.mlp, _maybe(t, before, y, around), around), around)
+    out = _maybe(t, block.dropout, fed(t, block, [_maybe(t, before, y, around)], around), around)
     around.handed.clear()
     yielded = out
     out = _maybe(t, behind, out, around)
@@ -35,6 +38,19 @@ def window_layer(t: Tape, block: WindowLayer, x: Value, around: Around) -> Value
     out = f.add(out, y)
     del held, back, yielded  # local to the layer
     return out
+
+
+def fed(t: Tape, block: WindowLayer, given: list[Value], around: Around) -> Value:
+    """The feed-forward; where its halves are modules of the layer, what the first is given goes with it (DonutSwinLayer)."""
+    assert block.mlp  # noqa: S101 - every layer has one
+    first, *rest = block.mlp.parts() if block.mlp.__class__ is Sequence and not block.mlp.name else (block.mlp,)
+    if isinstance(first, Mlp) and first.down and "." in first.down.name:
+        x = closed(t, first, opened(t, first, given, around), around)
+    else:
+        x = run(t, first, given.pop(), around)
+    for part in rest:
+        x = run(t, part, x, around)
+    return x
 
 
 def _maybe(t: Tape, block: Block | None, x: Value, around: Around) -> Value:
