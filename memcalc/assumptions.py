@@ -109,10 +109,12 @@ def _of_products(spec: Spec) -> Iterator[Assumption]:
             "inputs without outliers (threshold 6.0): the columns that have some are copied too",
         )
     elif how.library != "bitsandbytes":
+        when = {"fp8": "in the backward pass", "fused": "in the backward pass"}.get(how.product, "forward and backward")
+        kept = "forward, and autograd keeps it for the backward pass: checkpointing spares that"
         yield (
             "quantize",
             "unpacked-weights",
-            f"{how.library} unpacks a whole weight for each product, forward and backward",
+            f"{how.library} unpacks a whole weight for each product, {kept if how.keeps_weight else when}",
         )
 
 
@@ -128,5 +130,8 @@ def _of_offloading(run: Run) -> Iterator[Assumption]:
         yield (
             "offload",
             "whose-offload",
-            "what autograd saves goes to host memory as torchtune's OffloadActivations does it",
+            "what autograd saves goes to host memory as torchtune's OffloadActivations does it"
+            if run.implementation.startswith("torch")
+            else "what autograd saves goes to host memory as TRL's OffloadActivations does it: what is saved again while it is on "
+            "its way stays on the GPU",
         )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from memcalc.optimizers import Optimizer
     from memcalc.plan import Plan
     from memcalc.quantization.storage import Scheme, Spec
+    from memcalc.run import Run
     from memcalc.tape.measure import Record
     from memcalc.timeline import Timeline
 
@@ -134,7 +135,7 @@ def setting_of(plan: Plan, *, evaluating: bool = False) -> Setting:
         checkpoint=run.checkpointing.mode != "none" and plan.model.checkpoints and not megatron,
         selective=run.checkpointing.mode == "selective",
         offload_inputs=run.checkpointing.offload,
-        offload_activations=run.offload == "activations",
+        offload_activations=offloading(run),
         reentrant=run.checkpointing.reentrant,
         every=run.checkpointing.every,
         loss=fused.get("loss", "standard") if run.loss.kind == "standard" else run.loss.kind,
@@ -160,6 +161,13 @@ def setting_of(plan: Plan, *, evaluating: bool = False) -> Setting:
         unpacks_parameters=how.library == "bitsandbytes" if how else False,
         ways=plan.ways,
     )
+
+
+def offloading(run: Run) -> Literal["", "each", "once"]:
+    """Whose OffloadActivations sends away what autograd saves: torchtune's with its modules, else TRL's."""
+    if run.offload != "activations":
+        return ""
+    return "each" if run.implementation.startswith("torch") else "once"
 
 
 def spends(optimizer: Optimizer) -> Literal["", "at once", "late"]:

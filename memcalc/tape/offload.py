@@ -1,4 +1,8 @@
-"""Saved activations in host memory: what torchtune's and TRL's OffloadActivations do through saved-tensor hooks."""
+"""Saved activations in host memory: what torchtune's and TRL's OffloadActivations do through saved-tensor hooks.
+
+TRL's (trl 1.16, models/activation_offloading.py; Axolotl's is a copy) knows what it has just sent away by its storage: what
+is saved again while that is on its way stays, and so does its storage, until the backward pass.
+"""
 
 from __future__ import annotations
 
@@ -47,6 +51,76 @@ class Offloading:
         if not self.tape.setting.checkpoint:  # inputs of layers that stand for many would be held as often
             self.stash.append(value)
         return Away(value)
+
+
+class Returned(Away):
+    """Stands in a saved list for a value that TRL's hook has sent away, under its number."""
+
+    __slots__ = ("at", "hook")
+
+    def __init__(self, hook: Tracking, at: int, value: Value) -> None:
+        super().__init__(value)
+        self.hook, self.at = hook, at
+
+    def unpack(self) -> Value:
+        """The value: as it was, where it has not left yet; else back on the device until after the next node's turn."""
+        hook, tape = self.hook, self.tape
+        hook.turn()
+        value = hook.leaving.get(self.at)
+        if value is None:
+            value = hook.back[self.at] = tape.new(self.shape, self.dtype, self.strides)
+        hook.events = len(tape.events)
+        return value
+
+
+class Tracking:
+    """TRL's hook: of what it sends away the last few are held, by number; of what comes back, what the last node has read.
+
+    `known` are the storages of what is leaving, and of what has been saved again meanwhile.
+    """
+
+    def __init__(self, tape: Tape) -> None:
+        self.tape, self.count, self.events = tape, 0, -1
+        self.leaving: dict[int, Value] = {}
+        self.known: dict[tuple[int, str], int] = {}
+        self.back: dict[int, Value] = {}
+        self.read: list[int] = []
+
+    def __call__(self, value: Value) -> Value | Returned:
+        """What is saved in the place of a value."""
+        self.count += 1
+        nbytes, key = size(value.shape, value.dtype), (value.storage.id, value.dtype)
+        if key in self.known:
+            self.known[key] = self.count
+            return value
+        if value.storage.id < 0 or nbytes < LEAST:
+            return value
+        whole = rounded(nbytes) == self.tape.sizes[value.storage.id]
+        if value.strides is not None or not whole:
+            value = self.tape.new(value.shape, value.dtype)
+        self._let_go(self.count - STASH)
+        self.tape.pinned += self.tape.like * rounded(nbytes)
+        if not self.tape.setting.checkpoint or self.tape.like == 1:  # those of layers that stand for many: none is held
+            self.leaving[self.count] = value
+            if whole:  # another part of the same storage has another address
+                self.known[key] = self.count
+        return Returned(self, self.count, value)
+
+    def _let_go(self, oldest: int) -> None:
+        """What has left by the time that a further one leaves."""
+        for at in [at for at in self.leaving if at <= oldest]:
+            del self.leaving[at]
+            self.known = {key: last for key, last in self.known.items() if last != at}
+
+    def turn(self) -> None:
+        """A node asks for what it has saved: if it is another than before, what the one before that has read can go."""
+        if self.events == len(self.tape.events):
+            return
+        if self.events >= 0:
+            self.leaving.clear()
+        for at in self.read:
+            self.back.pop(at, None)
+        self.read = list(self.back)
 
 
 def size(shape: Shape, dtype: str) -> int:

@@ -31,7 +31,8 @@ class Setting:
     What is kept:
 
     * `checkpoint` recomputes every `every`-th layer, in torch's older way where `reentrant`; `selective` keeps the outputs
-      of dear operations, `offload_inputs` the layers' inputs in host memory, `offload_activations` all that autograd saves.
+      of dear operations, `offload_inputs` the layers' inputs in host memory, `offload_activations` all that autograd saves,
+      as often as it is saved ('each': torchtune's), or but once while it is on its way ('once': TRL's).
     * `keep_outputs` where the training loop holds on to the model's outputs until after the backward pass.
     * `keeps_inputs` where linear layers save their input even if their weight does not learn (DeepSpeed's
       zero3_linear_wrap).
@@ -75,7 +76,7 @@ class Setting:
     every: int = 1
     selective: bool = False
     offload_inputs: bool = False
-    offload_activations: bool = False
+    offload_activations: Literal["", "each", "once"] = ""
     loss: Literal[
         "standard", "fused", "fused-linear", "chunked", "compiled",
         "log-probs", "log-softmax", "fused-log-probs", "label-smoothing", "distillation",

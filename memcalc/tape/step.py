@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from memcalc.dataclass import dataclass
 from memcalc.tape.autograd import Leaf, backward, take_apart
 from memcalc.tape.hf.programs import whole
-from memcalc.tape.offload import Offloading
+from memcalc.tape.offload import Offloading, Tracking
 from memcalc.tape.recorder import Layers, Tape
 from memcalc.tape.units import noticed
 from memcalc.undisturbed import undisturbed
@@ -105,7 +105,8 @@ def record_step(
     tape = tape or Tape(setting, weights, model.context)
     tape.masks = model.masks
     tape.sharder = attach(tape) if attach else None
-    tape.saving = Offloading(tape) if setting.offload_activations else None
+    if setting.offload_activations:
+        tape.saving = Offloading(tape) if setting.offload_activations == "each" else Tracking(tape)
     loss, outputs, earlier = forward_pass(tape, model)
     forward_end, forward_storages = len(tape.events), len(tape.sizes)
     aside = gone_since(tape, tape.aside) if tape.aside else 0

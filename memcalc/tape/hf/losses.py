@@ -97,7 +97,10 @@ def headed(t: Tape, heads: tuple[Block, ...], hidden: Value) -> Value:
             del hidden
             hidden = capped(head, given)
         else:
+            saving = t.saving
+            t.saving = None if isinstance(head, Linear) else saving  # what the head saves is not sent away
             hidden = run(t, head, hidden, around)
+            t.saving = saving
     return hidden
 
 
