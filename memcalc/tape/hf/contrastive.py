@@ -46,6 +46,9 @@ def tower(t: Tape, block: Block, x: Value) -> tuple[Value, Value]:
         x = run_at(t, part, x, around)
         last = x if len(x.shape) > 2 and x.shape[1] > 1 else last
     t.held.clear()
+    last = around.outputs[-1] if around.outputs else last
+    if t.setting.keep_outputs:  # text_model_output, vision_model_output
+        t.outputs += (x, last)
     return x if len(x.shape) == 2 else f.reshape(x, x.shape[0], -1), last
 
 
