@@ -27,7 +27,8 @@ def falcon(c: Dimensions) -> Model:
     )  # fmt: skip
     width = c.get("ffn_hidden_size") or 4 * c.hidden_size
     mlp = plain_mlp(c.but(hidden_act=c.activation), "dense_h_to_4h", "dense_4h_to_h", width, bias=bool(c.bias))
-    mixer = replace(mixer, qkv=_written_out(mixer.qkv), out=_written_out(mixer.out))
+    grouped = bool(c.new_decoder_architecture)
+    mixer = replace(mixer, qkv=_written_out(mixer.qkv), out=_written_out(mixer.out), copied=grouped)
     mlp = replace(mlp, up=_written_out(mlp.up), down=_written_out(mlp.down))
     return causal_lm(
         c,

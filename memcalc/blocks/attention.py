@@ -37,6 +37,7 @@ class Attention(Block):
       dtype of the scores, or so and then cast to that of the values (GPT-2); it matters under autocast.
     * Gates: the output is scaled by a sigmoid, of the second half of a `q` twice as wide (`gated`, Qwen3-Next), or of its
       own projection `gate` of the input (Step 3.7).
+    * `copied` where keys and values are copied for every query head of their group, if there is but one group (Falcon).
     * `eager_only` where the library has no fused kernel for it. `formula` says whose forward it is where it is not the
       usual one: transformers' attention interface behind separate or fused projections.
     """
@@ -85,6 +86,7 @@ class Attention(Block):
     sharing: Literal["", "stores", "reuses"] = ""
     positions: int = 0
     group: int = 0
+    copied: bool = False
 
     def own(self) -> tuple[Param, ...]:  # noqa: D102
         return ((Param("sinks", (self.heads,)),) if self.sinks else ()) + self.extra

@@ -170,14 +170,14 @@ def split_falcon(t: Tape, block: Attention, qkv: Value) -> tuple[Value, Value, V
     """FalconAttention._split_heads: grouped heads (keys and values copied to all), three of each, or one for all."""
     b, s = qkv.shape[:2]
     h, kv, d = block.heads, block.kv_heads, block.head_dim
-    if kv == h:
+    if kv == h and not block.copied:
         parts = f.view(qkv, b, s, h, 3, d)
         q, k, v = (f.select(parts, 3) for _ in range(3))
     else:
         groups = f.view(qkv, b, s, kv, h // kv + 2, d)
         q = f.reshape(f.narrow(groups, 3, h // kv), b, s, h, d)
         k, v = (f.index(groups, t.new((1,), "int64"), (b, s, kv, 1, d)) for _ in range(2))
-        if kv > 1:
+        if block.copied:
             k, v = (f.reshape(f.expand(p, b, s, kv, h // kv, d), b, s, h, d) for p in (k, v))
         else:
             k, v = (f.reshape(p, b, s, 1, d) for p in (k, v))
