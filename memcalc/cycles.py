@@ -41,15 +41,17 @@ def pooled(stream: Stream, *, expandable: bool = False) -> int:
     sizes = [move for move in stream.moves if move >= 0]
     births = iter(range(len(sizes)))
     moves = [next(births) if move >= 0 else move for move in stream.moves]
+    stops = [0, *(again.stop for again in stream.again)]
+    before = [parted(moves[at : again.stop], sizes) for at, again in zip(stops, stream.again, strict=False)]
+    periods = [parted(moves[again.start : again.stop], sizes) for again in stream.again]
+    last = parted(moves[stops[-1] :], sizes)
     allocator = ExpandableAllocator() if expandable else CachingAllocator()
     for _ in range(2):
         alive = [END] * len(sizes)
-        at = 0
-        for again in stream.again:
-            _follow(allocator, parted(moves[at : again.stop], sizes), sizes, alive)
-            _repeated(allocator, parted(moves[again.start : again.stop], sizes), sizes, alive, again)
-            at = again.stop
-        allocator.follow(parted(moves[at:], sizes), sizes, alive)
+        for first, period, again in zip(before, periods, stream.again, strict=True):
+            _follow(allocator, first, sizes, alive)
+            _repeated(allocator, period, sizes, alive, again)
+        allocator.follow(last, sizes, alive)
     return allocator.reserved
 
 

@@ -7,29 +7,20 @@ takes the others have shown.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
-from memcalc.allocator import SMALL, Parted
-from memcalc.records import Record
+from memcalc.allocator import Parted, without
+from memcalc.records import NEAR, Marks, Record, Told, between, chosen, lanes
 
 if TYPE_CHECKING:
-    from memcalc.records import Lane, Path, Run
+    from collections.abc import Callable
+
+    from memcalc.records import Path, Run, Where
     from memcalc.tape.recorder import Layers
     from memcalc.tape.step import Recording
 
 MOVES = 10_000  # that a step should not have many more of: most are followed whole
-EDGE = 2  # layers at each end of a stack that are followed whole in any case
-
-
-Where: TypeAlias = "tuple[int, int, int]"  # a layer's record: which stack, which record of it, forward (0) or backward
-Mark: TypeAlias = "tuple[int, bool, int]"  # of what a layer leaves: size, if a gradient, how many like it come behind
-
-
-class Marks(NamedTuple):
-    """What the record of a layer leaves in one direction: the mark of each storage, and the storage of each mark."""
-
-    of: dict[int, Mark]
-    storages: dict[Mark, int]
 
 
 class Moves:
@@ -55,32 +46,43 @@ class Moves:
             for place, stack in enumerate(recording.stacks)
         ]
         self.paths = [
-            _chosen(stack.order, records, MOVES // len(recording.stacks))
+            chosen(stack.order, records, MOVES // len(recording.stacks))
             for stack, records in zip(recording.stacks, self.records, strict=True)
         ]
         self.bases = [
             [self._based(place, sample) for sample in stack.order] for place, stack in enumerate(recording.stacks)
         ]
+        self._mid = [between(stack.order) if recording.buffers else frozenset[int]() for stack in recording.stacks]
         self._moves: Run = defaultdict(list)
         self._staying: list[int] = []  # births that no path of their own layer ends
         self._ended: set[int] = set()  # by others
         self._twice = False  # whether several let go of the same
+        self._told: dict[tuple[int, ...], Told] = {}  # by a layer's path and the records of those around it
+        self._log: list[int] = []  # of births of others that a layer ends
+        self._near = True  # whether these follow from the layers around it
         self._run()
         self.outputs = self.outside.get(recording.outputs, -1)
         self.before = self.outside.get(0, -1) if recording.outputs >= 0 else -1
         self.left = [number for number in reversed(self._staying) if number not in self._ended]
         self.streams = self._parted()
+        self._gone = set[int](), self.streams
 
-    @property
+    @cached_property
     def found(self) -> list[int]:
         """The births of gradients that earlier micro batches have left, as large ones in the order in which they come."""
-        recording = self.recording
-        numbers = {self.outside[storage] for storage in recording.left if storage in self.outside}
+        recording, left = self.recording, self.recording.left
+        numbers = {self.outside[storage] for storage in left if storage in self.outside}
         for stack, bases, records in zip(recording.stacks, self.bases, self.records, strict=True):
+            own = [[number for storage, number in record.numbers.items() if storage in left] for record in records]
             for sample, base in zip(stack.order, bases, strict=True):
-                own = records[sample].numbers
-                numbers.update(base + own[storage] for storage in recording.left if storage in own)
+                numbers.update([base + number for number in own[sample]])
         return [move for moves in self._moves.values() for move in moves if move in numbers]
+
+    def without(self, gone: set[int]) -> dict[int, Parted]:
+        """The moves of each stream but for some; those asked for last are known."""
+        if gone != self._gone[0]:
+            self._gone = gone, {stream: without(gone, moves) for stream, moves in self.streams.items()}
+        return self._gone[1]
 
     def _run(self) -> None:
         recording, at = self.recording, 0
@@ -174,14 +176,41 @@ class Moves:
 
     def _layer(self, place: int, layer: int, direction: int) -> None:
         base, order = self.bases[place][layer], self.recording.stacks[place].order
-        for run, other in self.paths[place][layer][direction]:
+        path = self.paths[place][layer][direction]
+        if len(path) == 1 or layer not in self._mid[place]:
+            self._follow(place, layer, direction, path)
+        elif (key := (id(path), *order[layer - NEAR : layer + NEAR + 1])) in self._told:
+            self._again(self._told[key], base)
+        else:
+            self._tell(key, base, partial(self._follow, place, layer, direction, path))
+        self._staying += [base + number for number in self.records[place][order[layer]].staying[direction]]
+
+    def _tell(self, key: tuple[int, ...], base: int, follow: Callable[[], None]) -> None:
+        """The moves of a layer, and of those like it if no others than the layers near by have a part in them."""
+        before = {lane: len(moves) for lane, moves in self._moves.items()}
+        self._log, self._near = [], True
+        follow()
+        if self._near:
+            runs = {lane: moves[before.get(lane, 0) :] for lane, moves in self._moves.items()}
+            self._told[key] = Told(base, {lane: moves for lane, moves in runs.items() if moves}, self._log)
+
+    def _again(self, told: Told, base: int) -> None:
+        """The moves of a layer that has done the same as another."""
+        further = base - told.base
+        for lane, moves in told.runs.items():
+            self._moves[lane] += [move + further if move >= 0 else move - further for move in moves]
+        self._twice |= not self._ended.isdisjoint(ended := [number + further for number in told.ended])
+        self._ended.update(ended)
+
+    def _follow(self, place: int, layer: int, direction: int, path: Path) -> None:
+        base, order = self.bases[place][layer], self.recording.stacks[place].order
+        for run, other in path:
             for lane, moves in run.items():
                 self._moves[lane] += [base + move if move >= 0 else move - base for move in moves]
             if other in self.home:
                 self._die(place, layer, other)
             elif other >= 0 and order[layer] not in (order[:layer] if direction else order[layer + 1 :]):
                 self._end(other)  # what all layers share goes with the one that runs last
-        self._staying += [base + number for number in self.records[place][order[layer]].staying[direction]]
 
     def _die(self, place: int, layer: int, storage: int) -> None:
         """What another layer has made: the storage that really dies here is its like in the neighbour."""
@@ -189,6 +218,7 @@ class Moves:
         home, sample, _ = where
         order, away = stack.order, sample - stack.order[layer]
         if home != place:
+            self._near = False
             self._bury(storage, self._latest(where))
         elif storage in stack.shared:
             if layer <= order.index(order[layer]):
@@ -211,10 +241,13 @@ class Moves:
         """
         place, sample, _ = where
         order = self.recording.stacks[place].order
+        self._near &= abs(away) <= NEAR
         if storage in self.recording.buffers and self._die_at(where, layer + away, storage):
             return
         like = layer + (made := order.index(sample)) - order.index(order[layer])
-        self._bury(storage, like if like in range(len(order)) and order[like] == sample else made)
+        there = like in range(len(order)) and order[like] == sample
+        self._near &= there and abs(like - layer) <= NEAR
+        self._bury(storage, like if there else made)
 
     def _die_at(self, where: Where, layer: int, storage: int) -> bool:
         """What a layer has made that has the mark of this one, if there is any."""
@@ -234,7 +267,9 @@ class Moves:
         away = sample - order[layer]
         for other in range(layer + away, len(order) if away > 0 else -1, away) if away else (layer,):
             if self._die_at(where, other, storage):
+                self._near &= abs(other - layer) <= NEAR
                 return
+        self._near = False
 
     def _bury_all(self, storages: list[int]) -> None:
         """The deaths of what the layers of a stack have made, whichever they are, one layer after the other."""
@@ -259,42 +294,7 @@ class Moves:
             self._let_go(storage, number)
 
     def _let_go(self, storage: int, number: int) -> None:
+        self._log.append(number)
         self._moves[self._lanes[storage]].append(~number)
         self._twice |= number in self._ended
         self._ended.add(number)
-
-
-def lanes(recording: Recording) -> list[Lane]:
-    """The lane of each storage; pieces that lie side by side are small, however many they are."""
-    streams = recording.streams
-    found: list[Lane] = [size > SMALL for size in recording.sizes]
-    for storage in recording.pieces:
-        found[storage] = 0
-    return [2 * streams.get(storage, 0) + lane for storage, lane in enumerate(found)] if streams else found
-
-
-def _chosen(order: list[int], records: list[Record], most: int) -> list[list[Path]]:
-    """For each layer its paths, whole or lean."""
-    lengths = [record.moves for record in records]
-    if sum(lengths[sample] for sample in order) <= most:
-        return [records[sample].paths for sample in order]
-    for record in records:
-        record.thin()
-    whole = followed([(lengths[sample], 2 * len(records[sample].brief)) for sample in order], most)
-    return [
-        records[sample].paths if all_of else records[sample].lean for sample, all_of in zip(order, whole, strict=True)
-    ]
-
-
-def followed(layers: list[tuple[int, int]], most: int) -> list[bool]:
-    """Which layers are followed whole, so that there are `most` moves; given of each its moves and those that pass.
-
-    Those at both ends, and of the others as many as may be, spread evenly.
-    """
-    between = range(EDGE, len(layers) - EDGE)
-    passing = sum(layers[number][1] for number in between)
-    spare = max(most - sum(moves for moves, _ in layers) + passing, 0)
-    return [
-        number not in between or (number + 1) * spare // passing > number * spare // passing if passing else True
-        for number in range(len(layers))
-    ]

@@ -4,11 +4,36 @@ from __future__ import annotations
 
 from collections import defaultdict
 from functools import cached_property
-from typing import TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from memcalc.allocator import SMALL
+
+if TYPE_CHECKING:
+    from memcalc.tape.step import Recording
+
+EDGE = 2  # layers at each end of a stack that are followed whole in any case
+NEAR = 3  # layers to either side that one's moves may be told by
 
 Lane: TypeAlias = int  # where blocks meet: twice the number of a stream, and one more where the requests are large
 Run: TypeAlias = "dict[Lane, list[int]]"  # of moves
 Path: TypeAlias = "list[tuple[Run, int]]"  # runs, each up to the death of what another has made (-1: none)
+Where: TypeAlias = "tuple[int, int, int]"  # a layer's record: which stack, which record of it, forward (0) or backward
+Mark: TypeAlias = "tuple[int, bool, int]"  # of what a layer leaves: size, if a gradient, how many like it come behind
+
+
+class Marks(NamedTuple):
+    """What the record of a layer leaves in one direction: the mark of each storage, and the storage of each mark."""
+
+    of: dict[int, Mark]
+    storages: dict[Mark, int]
+
+
+class Told(NamedTuple):
+    """The moves of a layer whose first birth has the number `base`, by lane, and the births of others that they end."""
+
+    base: int
+    runs: dict[Lane, list[int]]
+    ended: list[int]
 
 
 class Record:
@@ -84,3 +109,46 @@ class Record:
     def moves(self) -> int:
         """How many there are."""
         return sum(map(len, self.slices))
+
+
+def lanes(recording: Recording) -> list[Lane]:
+    """The lane of each storage; pieces that lie side by side are small, however many they are."""
+    streams = recording.streams
+    found: list[Lane] = [size > SMALL for size in recording.sizes]
+    for storage in recording.pieces:
+        found[storage] = 0
+    return [2 * streams.get(storage, 0) + lane for storage, lane in enumerate(found)] if streams else found
+
+
+def chosen(order: list[int], records: list[Record], most: int) -> list[list[Path]]:
+    """For each layer its paths, whole or lean."""
+    lengths = [record.moves for record in records]
+    if sum(lengths[sample] for sample in order) <= most:
+        return [records[sample].paths for sample in order]
+    for record in records:
+        record.thin()
+    whole = followed([(lengths[sample], 2 * len(records[sample].brief)) for sample in order], most)
+    return [
+        records[sample].paths if all_of else records[sample].lean for sample, all_of in zip(order, whole, strict=True)
+    ]
+
+
+def followed(layers: list[tuple[int, int]], most: int) -> list[bool]:
+    """Which layers are followed whole, so that there are `most` moves; given of each its moves and those that pass.
+
+    Those at both ends, and of the others as many as may be, spread evenly.
+    """
+    between = range(EDGE, len(layers) - EDGE)
+    passing = sum(layers[number][1] for number in between)
+    spare = max(most - sum(moves for moves, _ in layers) + passing, 0)
+    return [
+        number not in between or (number + 1) * spare // passing > number * spare // passing if passing else True
+        for number in range(len(layers))
+    ]
+
+
+def between(order: list[int]) -> frozenset[int]:
+    """The layers with others near by on either side, but for the first and the last that each record stands for."""
+    last = dict(zip(order, range(len(order)), strict=True))
+    first = dict(zip(reversed(order), reversed(range(len(order))), strict=True))
+    return frozenset(range(NEAR, len(order) - NEAR)).difference(first.values(), last.values())

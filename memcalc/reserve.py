@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from memcalc import moves as moving
-from memcalc.allocator import END, LARGE_SEGMENT, CachingAllocator, ExpandableAllocator, without
+from memcalc.allocator import END, LARGE_SEGMENT, CachingAllocator, ExpandableAllocator
 from memcalc.moves import Moves
 from memcalc.negligible import below
 from memcalc.stepping import Turn, loop, makes_states
@@ -187,9 +187,9 @@ def _micro_step(
         alive[step.before] = outputs
     for number, block in there.items():
         alive[number] = block
-    for stream, moves in step.streams.items():
+    for stream, moves in step.without(gone).items():
         own = others.setdefault(stream, allocator.__class__()) if stream else allocator
-        own.follow(without(gone, moves) if gone else moves, step.sizes, alive)
+        own.follow(moves, step.sizes, alive)
     left = [block for number in step.left if number != step.outputs and (block := alive[number]) is not END]
     return left, alive[step.outputs] if step.outputs >= 0 else END
 

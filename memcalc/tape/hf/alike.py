@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from memcalc.blocks.base import Block, Stack
     from memcalc.tape.recorder import Tape
     from memcalc.tape.rules import Around
+    from memcalc.tape.units import Sharder
 
 # kinds of layers that are told apart by their place; the others' are numbers from 0 on, or far from these
+FAR = 2  # how many layers on from its own a thing may go that outlasts the next
 NOBODY, FIRST, SECOND, LAST_BUT_ONE, LAST, READ, SUMMED = range(-1, -8, -1)
 
 
@@ -37,8 +39,7 @@ def planned(t: Tape, block: Stack, passes: list[tuple[Block, str]], around: Arou
     if t.setting.checkpoint:
         kinds = _kept(kinds, t.setting.every)
     if t.sharder is not None and (t.sharder.reach > 1 or t.sharder.outlasts):
-        like = len(set(kinds[2:-2])) == 1 and t.sharder.reach == 1
-        kinds = _ends_apart(kinds) if like else list(range(len(kinds)))
+        kinds = _outlasting(kinds, t.sharder)
     beside = (-1, 1) if around.after and around.grid else _hands_on(t)  # others read some of a tower's layers, too
     beside = beside or ((-1,) if around.chooses else ())  # the last to read a choice lets it go
     if beside and t.setting.offload_activations:
@@ -127,6 +128,21 @@ def _ends_apart(kinds: list[int]) -> list[int]:
     One on its way to the host does, or one that is whole until the unit before is gathered.
     """
     return [FIRST, SECOND, *kinds[2:-2], LAST_BUT_ONE, LAST] if len(kinds) > 4 else kinds
+
+
+def _outlasting(kinds: list[int], sharder: Sharder) -> list[int]:
+    """Layers told apart where what a strategy makes for one may outlive the next.
+
+    All are recorded where it may live longer than to the second from it, or other than the layer before has a part in it.
+    """
+    if sharder.reach == 1 and len(set(kinds[FAR:-FAR])) == 1:
+        return _ends_apart(kinds)
+    if sharder.reach > 1 or sharder.neighbours != (-1,):
+        return list(range(len(kinds)))
+    wide = [*[NOBODY] * FAR, *kinds, *[NOBODY] * FAR]
+    around = [tuple(wide[index : index + 2 * FAR + 1]) for index in range(len(kinds))]
+    seen = {key: number for number, key in enumerate(dict.fromkeys(around))}
+    return [seen[key] for key in around]
 
 
 def _neighbours(kinds: list[int], beside: tuple[int, ...]) -> list[int]:
