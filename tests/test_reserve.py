@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from memcalc import estimate, negligible
+from memcalc import estimate, negligible, records
 from memcalc import moves as moving
 from memcalc.known import forget
-from memcalc.records import followed
 from memcalc.resolve import resolve
 from memcalc.simulation import simulate
 from memcalc.tape.hf import alike
@@ -146,13 +145,15 @@ def test_no_less_is_reserved_than_is_allocated(run: dict[str, Any]) -> None:
 
 def test_layers_at_the_ends_are_followed_whole() -> None:
     layers_of = [(100, 60)] * 32
-    assert followed(layers_of, 3200) == [True] * 32
+    assert records.followed(layers_of, 3200) == [True] * 32
     least = 4 * 100 + 28 * 40
-    assert followed(layers_of, 0) == followed(layers_of, least) == [True] * 2 + [False] * 28 + [True] * 2
-    some = followed(layers_of, least + 7 * 60)
+    assert (
+        records.followed(layers_of, 0) == records.followed(layers_of, least) == [True] * 2 + [False] * 28 + [True] * 2
+    )
+    some = records.followed(layers_of, least + 7 * 60)
     assert sum(some[2:-2]) == 7
     assert max(len(run) for run in "".join("x" if one else " " for one in some).split("x")) <= 4  # spread evenly
-    assert followed([(100, 0)] * 8, 0) == [True] * 8
+    assert records.followed([(100, 0)] * 8, 0) == [True] * 8
 
 
 def test_reserved_is_found_only_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
