@@ -69,6 +69,8 @@ def _usual(plan: Plan, loss: str) -> None:
     from memcalc.tape.hf.programs import split  # noqa: PLC0415
 
     why = ""
+    if loss == "label-smoothing" and plan.model.kind in ("seq2seq", "masked-lm", "classifier"):
+        return
     if plan.model.kind != "causal-lm":
         why = f"{loss} is for causal language models"
     elif plan.run.implementation != "megatron" and not takes(loss, opened(split(plan.model.body)[1])):

@@ -77,6 +77,27 @@ def test_they_are_of_language_models(loss: str) -> None:
     assert [note.code for note in asked.warnings if note.path == "loss"] == ["standard-loss"]
 
 
+@pytest.mark.parametrize(("model", "tokens"), [("t5-small", 8 * 32), ("bert-base", 8 * 64)])
+def test_labels_of_other_models_are_smoothed_where_they_are(model: str, tokens: int) -> None:
+    """Two copies in the dtype of the logits, in place of cross entropy's one: T5's in that dtype too, BERT's."""
+    run = {"model": model, "precision": "bf16", "batch_size": 8, "seq_len": 64, "target_len": 32}
+    usual, smoothed = estimate(run), estimate({**run, "loss": "label-smoothing"})
+    vocabulary = {"t5-small": 32_128, "bert-base": 30_522}[model]
+    more = smoothed.memory.components.activations - usual.memory.components.activations
+    assert more == pytest.approx(2 * tokens * vocabulary, rel=0.01)
+    assert not [note for note in smoothed.warnings if note.path == "loss"]
+
+
+def test_the_head_alone_makes_tiles() -> None:
+    """ModernBERT's decoder has a layer before its output embeddings, which a fused head passes over."""
+    model = {"model_type": "modernbert-decoder", "hidden_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4,
+             "vocab_size": 1031, "intermediate_size": 600}  # fmt: skip
+    run = {"model": model, "precision": "bf16", "batch_size": 2, "seq_len": 512}
+    fused = estimate({**run, "loss": "fused-log-probs"})
+    assert not [note for note in fused.warnings if note.path == "loss"]
+    assert fused.memory.phases.backward > 2 * 1022 * 32_768
+
+
 def test_the_peak_of_the_standard_loss_is_twelve_bytes_a_logit() -> None:
     run = {**RUN, "checkpointing": "full"}
     peak = estimate(run).memory.phases.backward

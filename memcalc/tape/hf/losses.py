@@ -70,15 +70,17 @@ def takes(loss: str, heads: tuple[Block, ...]) -> bool:
     if loss == "fused-linear":
         return linear_head(heads) is not None
     if loss == "fused-log-probs":
-        return linear_head(uncast(heads)) is not None
+        return linear_head(last(heads)) is not None
     if loss in OUTER:
         return bool(heads)
     return bool(heads) and not any(part.duty == "shift" for head in heads for part in (head, *head.parts()))
 
 
-def uncast(heads: tuple[Block, ...]) -> tuple[Block, ...]:
-    """The heads without casts of the logits, for whoever computes in fp32 anyway."""
-    return tuple(head for head in heads if not isinstance(head, Cast))
+def last(heads: tuple[Block, ...]) -> tuple[Block, ...]:
+    """The heads from the output embeddings on, without casts of the logits, for whoever computes in fp32 anyway."""
+    found = tuple(head for head in heads if not isinstance(head, Cast))
+    begins = max((at for at, head in enumerate(found) if isinstance(head, Linear)), default=0)
+    return found[begins:]
 
 
 def linear_head(heads: tuple[Block, ...]) -> Linear | None:
@@ -133,6 +135,14 @@ def token_loss(t: Tape, logits: Value, labels: Value, *, fp32: bool = False) -> 
     if fp32:
         logits = f.to(logits, "fp32")
     return cross_entropy(t, f.reshape(logits, -1, logits.shape[-1]), labels)
+
+
+def smoothed_loss(t: Tape, given: list[Value], labels: Value) -> tuple[Value, Value]:
+    """The Trainer's loss of smoothed labels, where they are not shifted: (loss, logits), of which nobody else holds the former."""
+    from memcalc.tape.hf.outer_losses import outputs, smoothed  # noqa: PLC0415 - most runs have the standard loss
+
+    logits = outputs(t, given.pop())
+    return smoothed(logits, labels, shift=False), logits
 
 
 def cross_entropy(t: Tape, logits: Value, labels: Value) -> Value:

@@ -53,8 +53,9 @@ def scored(t: Tape, heads: tuple[Block, ...], hidden: Value, labels: Value, *, w
 
 
 def outputs(t: Tape, logits: Value) -> Value:
-    """What the model hands back."""
-    return f.to(logits, "fp32") if t.autocast else logits
+    """What the model hands back, when autocast and its copies of weights are over."""
+    logits, t.autocast, t.casts = f.to(logits, "fp32") if t.autocast else logits, "", {}
+    return logits
 
 
 def of_log_probs(t: Tape, logits: Value, labels: Value) -> tuple[Value, Value]:

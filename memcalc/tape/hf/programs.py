@@ -10,7 +10,7 @@ from memcalc.blocks.basic import Softcap
 from memcalc.run import OUTER
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import Leaf
-from memcalc.tape.hf.losses import capped, language_model_loss, speech_loss, token_loss
+from memcalc.tape.hf.losses import capped, language_model_loss, smoothed_loss, speech_loss, token_loss
 from memcalc.tape.rules import Around, gone, run
 
 if TYPE_CHECKING:
@@ -73,8 +73,18 @@ def alone(t: Tape, model: Model) -> tuple[Value, Value]:
             logits = run(t, head, logits, around)
     if model.kind == "speech":
         return speech_loss(t, logits, labels), logits
+    own = [logits]
+    del logits
+    return concluded(t, model, own, labels)
+
+
+def concluded(t: Tape, model: Model, own: list[Value], labels: Value) -> tuple[Value, Value]:
+    """(loss, logits), of which nobody else holds the latter."""
     if model.choices > 1:  # a logit for each choice's sequence
-        logits = f.view(logits, -1, model.choices)
+        own = [f.view(own.pop(), -1, model.choices)]
+    if t.setting.loss == "label-smoothing":
+        return smoothed_loss(t, own, labels)
+    logits = own.pop()
     return token_loss(t, logits, labels, fp32=model.loss_fp32), logits
 
 

@@ -19,8 +19,11 @@ OUTPUTS = 4  # what DPOTrainer and SFTTrainer ask for at most
 
 
 def tiled_log_probs(t: Tape, heads: tuple[Block, ...], hidden: Value, labels: Value) -> Value:
-    """_fused_forward behind the backbone: [batch, tokens - 1] log-probabilities, of which every token counts."""
-    weight = losses.head_weight(t, losses.uncast(heads))
+    """_fused_forward behind the backbone: [batch, tokens - 1] log-probabilities, of which every token counts.
+
+    It multiplies the backbone's output with the output embeddings, whatever comes before those.
+    """
+    weight = losses.head_weight(t, losses.last(heads))
     batch, tokens = labels.shape[0], labels.shape[1] - 1
     mask = t.new((batch, tokens), "bool")
     short = f.narrow(hidden, 1, tokens)
