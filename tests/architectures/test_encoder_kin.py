@@ -76,3 +76,9 @@ def test_a_table_that_nothing_is_tied_to_is_idle() -> None:
         shared = next(tensor for tensor in model.tensors if tensor.name == "model.shared.weight")
         assert shared.idle is not tied
     assert kinds(build("deberta-v2", {"norm_rel_ebd": "layer_norm", "relative_attention": False}), Unused)
+
+
+def test_a_nystromformer_of_fewer_landmarks_is_refused() -> None:
+    """Its mask [batch, 1, seq, seq] does not fit scores of landmarks (modeling_nystromformer.py)."""
+    with pytest.raises(RunInvalid, match="num_landmarks"):
+        build("nystromformer", {"num_landmarks": 32})

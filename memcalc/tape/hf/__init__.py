@@ -22,6 +22,7 @@ HOMES = {
     **dict.fromkeys(("conformer-relative", "conformer-relative_key", "conformer-rotary"), ("conformer",)),
     "parakeet": ("conformer",),
     "fsmt": ("seq2seq",),
+    "nystromformer": ("landmarks",),
     "gated": ("attention_gated",),
     "beam": ("beam",),
     "layoutlmv3": ("layout",),
