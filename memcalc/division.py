@@ -65,7 +65,9 @@ def _ways(run: Run, model: Model) -> tuple[Mapping[str, Any], Ways]:
     p = run.parallel
     plan = model.tp_plan if p.tp_plan == "auto" else ()
     mixtures = p.tensor > 1 and has_experts(model.body) and dict(plan).get("experts") != "whole"
+    deepspeed = run.sharding is not None and run.sharding.strategy.startswith("zero")
     return {}, Ways(
+        distributes=p.tensor > 1 and not deepspeed,
         tensor=p.tensor, sequence=p.sequence, context=p.context, expert=p.expert,
         expert_tensor=experts_tensor(run) if mixtures else 1, multiple=0, replicates_heads=False, overlapped=_overlapped(run),
         whole_logits=p.tp_plan == "auto" and p.tensor > 1, plan=plan,

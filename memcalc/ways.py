@@ -15,7 +15,7 @@ class Ways:
 
     * `words` is the size of the vocabulary, of which each rank's part is padded to a `multiple` (0: not at all, the parts
       may differ by one), `width` that of the hidden states.
-    * `tied` where the head has the table's weights.
+    * `tied` where the head has the table's weights; `distributes` where parameters are DTensors.
     * `replicates_heads` where ranks may share a key/value head.
     * `whole_logits` where the parts of the head's outputs are put together before the loss.
     * `plan` says how attention and MLPs are divided, where it is not by heads and inner widths (Model.tp_plan).
@@ -46,6 +46,7 @@ class Ways:
     words: int = 0
     width: int = 0
     tied: bool = False
+    distributes: bool = False
     multiple: int = 128
     replicates_heads: bool = True
     whole_logits: bool = False
@@ -82,9 +83,7 @@ class Ways:
 
         embedding_dense_backward_strategy (torch 2.13.0, torch/distributed/tensor/_ops/_embedding_ops.py) has none by rows.
         """
-        divided = (
-            self.tensor > 1 and self.modules_of == "hf" and rows < self.words and rows == self.vocabulary(self.words)
-        )
+        divided = self.distributes and rows < self.words and rows == self.vocabulary(self.words)
         return self.words if divided else rows
 
     def left_rows(self, rows: int) -> int:
