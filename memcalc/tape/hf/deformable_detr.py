@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from memcalc.tape import functions as f
 from memcalc.tape.hf.alike import named
-from memcalc.tape.hf.detection import matched, small_mask
+from memcalc.tape.hf.detection import beside, inverse_sigmoid, matched, small_mask
 from memcalc.tape.hf.diffusion import Scene
 from memcalc.tape.hf.layers import under_name
 from memcalc.tape.hf.programs import measured
@@ -37,19 +37,10 @@ def detect(t: Tape, model: Model) -> tuple[Value, Value]:
         place = inverse_sigmoid(first if not level else f.select(later, 1))
         logits.append(one_of(t, classes, 0 if tied else level, f.select(states, 1), Around()))
         delta = one_of(t, boxes, 0 if tied else level, f.select(states, 1), Around())
-        part = f.add_(f.narrow(delta, -1, 2), place)
-        found.append(f.sigmoid(f.assign(delta, part)))
+        found.append(f.sigmoid(beside(delta, place)))
     told, boxed = f.stack(logits), f.stack(found)
     last = f.select(told, 0)
     return matched(t, last, f.select(boxed, 0)), last
-
-
-def inverse_sigmoid(x: Value) -> Value:
-    """log(x / (1 - x)), between bounds."""
-    x = f.clamp(x)
-    first = f.clamp(x)
-    second = f.clamp(f.subtract(x.tape.new((), x.dtype), x))
-    return f.log(f.div(first, second))
 
 
 def _detected(t: Tape, block: DeformableDetector, pixels: Value) -> tuple[Value, Value, Value, Value]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.deformable import DeformableDetector
-from memcalc.blocks.detection import FrozenConv, FrozenNorm, LooksFinite, SetDetector
+from memcalc.blocks.detection import ConditionalDecoder, FrozenConv, FrozenNorm, LooksFinite, SetDetector
 from memcalc.blocks.refining import RefiningDetector
 from memcalc.tape import functions as f
 from memcalc.tape.functions import maps
@@ -38,7 +38,11 @@ def detect(t: Tape, model: Model) -> tuple[Value, Value]:
     x = run(t, base, measured(t, (t.setting.batch, *model.image)), Around())
     gone(t.held)
     logits = run(t, classes, x, Around())
-    found = f.sigmoid(run(t, boxes, x, Around()))
+    conditional = isinstance(getattr(base, "decoder", None), ConditionalDecoder)
+    near = inverse_sigmoid(t.outputs[0]) if conditional else None  # of the points, which its decoder has put there
+    found = run(t, boxes, x, Around())
+    found = beside(found, near) if near is not None else found
+    found = f.sigmoid(found)
     gone(t.held)
     return matched(t, logits, found), x
 
@@ -48,6 +52,19 @@ def matched(t: Tape, logits: Value, boxes: Value) -> Value:
     labels = t.given(logits.shape[:2], "int64")
     classes = f.cross_entropy(f.reshape(logits, -1, logits.shape[-1]), labels)
     return f.add(classes, f.mean(boxes, 0, 1, 2, keep=False))
+
+
+def inverse_sigmoid(x: Value) -> Value:
+    """log(x / (1 - x)), between bounds."""
+    x = f.clamp(x)
+    first = f.clamp(x)
+    second = f.clamp(f.subtract(x.tape.new((), x.dtype), x))
+    return f.log(f.div(first, second))
+
+
+def beside(boxes: Value, places: Value) -> Value:
+    """boxes[..., :2] += places."""
+    return f.assign(boxes, f.add_(f.narrow(boxes, -1, 2), places))
 
 
 @rule(SetDetector)

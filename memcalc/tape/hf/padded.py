@@ -84,6 +84,7 @@ def _turned(x: Value, around: Around) -> Value:
 def pooled_rows(t: Tape, block: PooledRows, x: Value, around: Around) -> Value:
     """Gemma4VisionPooler.forward, and what Gemma4VisionModel.forward does behind it: [tokens, width]."""
     images, patches, dtype = x.shape[0], x.shape[1], x.dtype
+    around.masks = {}  # the layers' own
     tokens = patches // block.kernel**2
     x = f.masked_fill(x, t.new((images, patches, 1), "bool"))
     chosen = t.new((images, patches, tokens), "int64")

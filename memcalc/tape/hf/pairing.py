@@ -43,9 +43,9 @@ def patches(t: Tape, block: PairedImages, batch: int, around: Around) -> Value:
     picture = f.reshape(f.transpose(f.narrow(places, 1, places.shape[1] - 1), 1, 2), 1, width, block.side, -1)
     where = f.cat([f.clone(maps.interpolate(picture, size)) for _ in range(batch)], 0)
     picked = []
+    rows = t.new((batch * size[0] * size[1], 2), "int64")
     for part in (x, where):
         tokens = f.transpose(f.reshape(part, batch, width, -1), 1, 2)
-        rows = t.new((batch * tokens.shape[1], 2), "int64")
         picked.append(f.reshape(f.index(tokens, rows, (rows.shape[0], width)), *tokens.shape))
     x = f.cat((f.expand(first, batch, -1, -1), picked[0]), 1)
     where = f.cat((f.expand(f.unsqueeze(f.select(places, 1), 1), batch, -1, -1), picked[1]), 1)
