@@ -74,13 +74,16 @@ def test_fsdp1_records_like_layers_once_where_frozen_units_outlast_theirs(
     assert work(run, monkeypatch)["layers"] <= 2 + 2 + 1 + 2
 
 
-@pytest.mark.parametrize(("model", "layers"), [("gemma-2-27b", 8), ("nemotron-h-56b", 24)])
+@pytest.mark.parametrize(("model", "layers"), [("gemma-2-27b", 8), ("nemotron-h-56b", 26)])
 def test_fsdp1_records_layers_of_several_kinds_once_for_those_with_the_same_around_them(
     model: str, layers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 46 layers of two kinds in turn and 118 of three in a pattern: told by two on either side, where units are frozen."""
-    run = {"model": model, "lora": 16, "gpus": 8, "sharding": {"strategy": "fsdp", "version": 1}}
-    assert work(run, monkeypatch)["layers"] <= layers
+    for word in ("FULL_SHARD", "SHARD_GRAD_OP"):
+        sharding = {"strategy": "fsdp", "version": 1, "sharding_strategy": word}
+        assert work({"model": model, "lora": 16, "gpus": 8, "sharding": sharding}, monkeypatch)["layers"] <= layers, (
+            word
+        )
 
 
 @pytest.mark.parametrize("run", [{}, {"checkpointing": "full"}, {"lora": 16, "checkpointing": "full"}], ids=str)
@@ -122,14 +125,18 @@ def test_what_layers_end_of_others_is_looked_for_once_for_like_layers(
     assert looks <= 126
 
 
-@pytest.mark.parametrize("more", [{"lora": 16}, {"lora": 16, "checkpointing": "full"}, {"forward": True}], ids=str)
+@pytest.mark.parametrize(
+    "more",
+    [{"lora": 16}, {"lora": 16, "word": "SHARD_GRAD_OP"}, {"lora": 16, "checkpointing": "full"}, {"forward": True}],
+    ids=str,
+)
 @pytest.mark.parametrize("model", ["llama-2-7b", "gpt2", "mixtral-8x7b", "t5-base", "bert-base-uncased", "gemma-2-2b"])
 def test_fsdp1_answers_as_if_every_layer_were_recorded(
     model: str, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {"forward_prefetch": more.get("forward", False)}
+    options = {"forward_prefetch": more.get("forward", False), "sharding_strategy": more.get("word", "FULL_SHARD")}
     run = {"model": model, "gpus": 8, "sharding": {"strategy": "fsdp", "version": 1, **options}}
-    run |= {key: value for key, value in more.items() if key != "forward"}
+    run |= {key: value for key, value in more.items() if key not in ("forward", "word")}
     few = estimate(run).memory
     with monkeypatch.context() as patched:
         patched.setattr(alike, "_outlasting", lambda kinds, _: list(range(len(kinds))))

@@ -38,8 +38,8 @@ def planned(t: Tape, block: Stack, passes: list[tuple[Block, str]], around: Arou
     kinds = _awake(block, kinds) if around.seen else kinds
     if t.setting.checkpoint:
         kinds = _kept(kinds, t.setting.every)
-    if t.sharder is not None and (t.sharder.reach > 1 or t.sharder.outlasts):
-        kinds = _outlasting(kinds, t.sharder)
+    outlast = t.sharder is not None and (t.sharder.reach > 1 or t.sharder.outlasts)
+    kinds = _outlasting(kinds, t.sharder) if t.sharder is not None and outlast else kinds
     beside = (-1, 1) if around.after and around.grid else _hands_on(t)  # others read some of a tower's layers, too
     beside = beside or ((-1,) if around.chooses else ())  # the last to read a choice lets it go
     if beside and t.setting.offload_activations:
@@ -48,7 +48,7 @@ def planned(t: Tape, block: Stack, passes: list[tuple[Block, str]], around: Arou
     kinds = _followed(_alone_of_its_kind(kinds, reads), around)
     kinds = _second_sum_apart(kinds) if around.adds else kinds
     alone = kinds if t.sharder is not None and beside == t.sharder.neighbours else None
-    return Plan(passes, *sampled(_neighbours(kinds, beside), chained=bool(beside), alone=alone), reads)
+    return Plan(passes, *sampled(_neighbours(kinds, beside), chained=bool(beside) or outlast, alone=alone), reads)
 
 
 def named(block: Stack) -> list[tuple[Block, str]]:
@@ -133,11 +133,11 @@ def _ends_apart(kinds: list[int]) -> list[int]:
 def _outlasting(kinds: list[int], sharder: Sharder) -> list[int]:
     """Layers told apart where what a strategy makes for one may outlive the next.
 
-    All are recorded where it may live longer than to the second from it, or other than the layer before has a part in it.
+    Else by what is around them; all are recorded where it lives longer than to the second, or the layer behind has a part.
     """
     if sharder.reach == 1 and len(set(kinds[FAR:-FAR])) == 1:
         return _ends_apart(kinds)
-    if sharder.reach > 1 or sharder.neighbours != (-1,):
+    if sharder.reach > 1 or 1 in sharder.neighbours:
         return list(range(len(kinds)))
     wide = [*[NOBODY] * FAR, *kinds, *[NOBODY] * FAR]
     around = [tuple(wide[index : index + 2 * FAR + 1]) for index in range(len(kinds))]
