@@ -25,6 +25,7 @@ FLOAT32 = {
     T.log_softmax, T.pow, T.__pow__, T.__rpow__, T.exp, T.log, T.rsqrt, T.norm, T.sum, T.prod, T.cumsum, T.reciprocal,
     L.vector_norm,
 }  # fmt: skip
+WIDEST = {F.grid_sample}
 
 
 class CudaAutocast(TorchFunctionMode):
@@ -53,7 +54,7 @@ class CudaAutocast(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in LOWER:
             args, kwargs = tree_map(self._lower, (args, kwargs))
-        elif func in FLOAT32:
+        elif func in FLOAT32 or (func in WIDEST and any(getattr(x, "dtype", None) == torch.float32 for x in args)):
             args, kwargs = tree_map(self._upper, (args, kwargs))
         return func(*args, **kwargs)
 
