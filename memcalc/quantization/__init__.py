@@ -68,8 +68,11 @@ def _stored(tensor: Tensor, how: Scheme, skips: Skips, compute: str, copied: set
     if not packable:
         yield _rest(tensor, compute, wide)
         return
-    parts = how.stores(tensor.shape, compute, transposed=tensor.role == "conv1d")
     module = tensor.name if tensor.role == "expert" else tensor.module
+    if tensor.count == 1 and (module in copied or skips.skips(module)):  # whatever its shape is
+        yield _rest(tensor, compute, wide)
+        return
+    parts = how.stores(tensor.shape, compute, transposed=tensor.role == "conv1d")
     end = tensor.name[len(module) :]
 
     def left(name: str) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from memcalc import estimate
 from memcalc.adapters import adapt
 from memcalc.architectures import build, dimensions
 from memcalc.dimensions import Dimensions
@@ -82,6 +83,14 @@ def test_named_modules_are_skipped_instead_of_the_default(spec: dict[str, Any], 
     assert packed
     assert not any(gone in name for name in packed)
     assert any(name.startswith("lm_head") for name in packed)  # transformers drops its own list where one is given
+
+
+def test_a_head_that_stays_may_be_of_any_size() -> None:
+    """AWQ packs eight outputs together: 32,001 are no multiple, but the head is left as it is."""
+    llama = {"model_type": "llama", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1,
+             "num_attention_heads": 2, "vocab_size": 32_001, "tie_word_embeddings": False}  # fmt: skip
+    report = estimate({"model": llama, "quantize": "awq", "lora": 4, "precision": "bf16", "seq_len": 64})
+    assert report.memory.components.weights > 2 * 2 * 32_001 * 256
 
 
 @pytest.mark.parametrize("name", ["nf4", "int8", "hqq"])
