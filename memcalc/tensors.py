@@ -30,6 +30,7 @@ class Tensor:
     'conv', 'expert', 'parameter'): quantisation, adapters and some optimizers choose by it. `tied_to` names the tensor
     whose memory it shares; a tied tensor takes no bytes of its own. `dtype` is '' where the precision recipe decides.
     `idle` where no step gives it a gradient, though it may learn: it is not used, or what is made of it leads nowhere.
+    `unrun` where its module never runs, though it is used: adapters on that module are not.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Tensor:
     buffer: bool = False
     dtype: str = ""
     idle: bool = False
+    unrun: bool = False
 
     @property
     def elements(self) -> int:
@@ -128,7 +130,7 @@ def _below(block: Block, path: str, count: int, *, idle: bool, still: bool) -> I
     for own in block.own():
         name = f"{path}.{own.name}" if path and own.name else path or own.name
         learns = own.trainable and not still
-        yield Tensor(name, own.shape, count, block.role, learns, own.tied_to, own.buffer, own.dtype, idle)
+        yield Tensor(name, own.shape, count, block.role, learns, own.tied_to, own.buffer, own.dtype, idle, block.unrun)
     for indices, part in block.groups():
         if indices is None:
             yield from _walk(part, path, count, idle=idle, still=still)

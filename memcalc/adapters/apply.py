@@ -54,7 +54,9 @@ def apply(
         sites = ()
     else:
         sites = _sites(run, tensors, modules, model_type, _heads(modules, _logits(vocab, dimensions), task))
-    made = _adapters(run, sites, dimensions, task, base_dtype, frozenset(t.module for t in tensors if t.idle))
+    made = _adapters(
+        run, sites, dimensions, task, base_dtype, frozenset(t.module for t in tensors if t.idle or t.unrun)
+    )
     if run.method == "adaption-prompt":
         made += prompts.adaption_prompts(run, model_type, modules, base_dtype)
     if run.token_indices is not None:

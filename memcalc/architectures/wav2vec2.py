@@ -10,7 +10,7 @@ from memcalc.architectures.heads import channels, task, with_head
 from memcalc.architectures.speech_heads import CAPTURING, adapter, speech_heads
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Param, Sequence, Stack, residual, sequence
-from memcalc.blocks.basic import Activation, Conv, Dropout, Embedding, Linear, Norm, Raw
+from memcalc.blocks.basic import Activation, Conv, Dropout, Embedding, Linear, Norm, Raw, ReadLinear
 from memcalc.blocks.image import Flatten
 from memcalc.blocks.mlp import Mlp
 from memcalc.blocks.seq2seq import Surrounded
@@ -124,10 +124,11 @@ def layer(c: Dimensions, *, first: bool = False) -> Sequence:
 def _attention(c: Dimensions, *, first: bool) -> Attention:
     hidden, heads = c.hidden_size, c.num_attention_heads
     head = channels(hidden, heads)
+    linear = ReadLinear if c.traits.gated_bias else Linear
     same: dict[str, Any] = {
         "heads": heads, "kv_heads": heads, "head_dim": head,
-        **{n: Linear(f"{n}_proj", hidden, hidden, bias=True) for n in ("q", "k", "v")},
-        "out": Linear("out_proj", hidden, hidden, bias=True), "causal": False,
+        **{n: linear(f"{n}_proj", hidden, hidden, bias=True) for n in ("q", "k", "v")},
+        "out": linear("out_proj", hidden, hidden, bias=True), "causal": False,
         "dropout": float(c.attention_dropout), "softmax": "scores",
     }  # fmt: skip
     if not c.traits.gated_bias:

@@ -37,6 +37,7 @@ class Block:
     role: ClassVar[str] = "parameter"
     idle: ClassVar[bool] = False  # whether a step gives its parameters no gradient
     still: ClassVar[bool] = False  # whether its parameters do not learn
+    unrun: ClassVar[bool] = False  # whether another function reads its parameters: adapters on it stand idle
     registered: ClassVar[tuple[str, ...] | None] = None  # as in Model, for the modules below it
     duty: ClassVar[str] = (
         ""  # what others look for without knowing every kind: attention, recurrence, encoder, decoder, fork, tower, skip

@@ -49,6 +49,13 @@ class ProductLinear(Linear):
 
 
 @dataclass(frozen=True, slots=True)
+class ReadLinear(Linear):
+    """A linear whose weight and bias a function reads, without calling the module (F.multi_head_attention_forward)."""
+
+    unrun: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
 class Embedding(Block):
     """A table [rows, width] read by index; `trainable` False for fixed (sinusoidal) tables that are parameters.
 

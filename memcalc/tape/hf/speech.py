@@ -160,7 +160,9 @@ def multi_head(t: Tape, block: Attention, x: Value, bias: Value, around: Around)
     del rows
     weights = f.dropout(f.softmax(f.baddbmm(bias, f.scale(q), f.swap(k))), block.dropout)
     out = f.reshape(f.contiguous(f.transpose(f.bmm(weights, v), 0, 1)), s * b, width)
-    out = f.view(run(t, block.out, out, around), s, b, width)
+    assert block.out  # noqa: S101 - every attention has one
+    out = f.linear(out, own(t, block.out, "weight", width, width), own(t, block.out, "bias", width))
+    out = f.view(out, s, b, width)
     around.weights = f.mean(f.view(weights, b, block.heads, s, s), 1, keep=False)
     return f.transpose(out, 0, 1)
 
