@@ -35,7 +35,8 @@ TRIED = ("attention", "loss", "implementation", "checkpointing", "precision", "o
 def fix(run: Run, beside: Path | None, report: Report, holds: Holds) -> Fix | None:
     """The first change, from the least intrusive on, with which `holds` is true of the report.
 
-    Of changes that are as intrusive as each other, the one that leaves the most memory in use: it gives away the least.
+    Of changes that are as intrusive as each other, one that asks nothing of the host, whose memory and link no config
+    names; of those the one that leaves the most memory in use: it gives away the least.
     Where none holds, the change that saves the most; None where none saves anything.
     """
     enough: list[Fix] = []
@@ -49,7 +50,7 @@ def fix(run: Run, beside: Path | None, report: Report, holds: Holds) -> Fix | No
             told = _told(run, changed, key, report, other)
             (enough if holds(other) else others).append(told)
     if enough:
-        return max(enough, key=lambda told: told.total)
+        return max(enough, key=lambda told: (told.path != "offload", told.total))
     furthest = min(others, key=lambda told: told.total, default=None)
     return replace(furthest, enough=False) if furthest and furthest.saves > 0 else None
 
