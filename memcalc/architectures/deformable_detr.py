@@ -120,4 +120,4 @@ def _feed(c: Dimensions, inner: int) -> PostNorm:
 
 
 def _normed(c: Dimensions, block: Block, name: str) -> PostNorm:
-    return PostNorm("", (block, Dropout("", float(c.dropout))), Norm(name, c.d_model, "layer"))
+    return PostNorm("", (block, Dropout("", float(c.dropout))), Norm(name, c.d_model, "layer"), rebound=True)

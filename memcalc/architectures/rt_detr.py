@@ -161,4 +161,4 @@ def _feed(c: Dimensions, width: int, inner: int, act: str) -> PostNorm:
 
 
 def _normed(c: Dimensions, block: Block, name: str, width: int) -> PostNorm:
-    return PostNorm("", (block, Dropout("", float(c.dropout))), Norm(name, width, "layer"))
+    return PostNorm("", (block, Dropout("", float(c.dropout))), Norm(name, width, "layer"), rebound=True)

@@ -88,8 +88,13 @@ def _apart(block: Deformable, value: Value, sizes: Sequence[Shape], where: Value
         grid = f.reshape(f.transpose(f.select(grids, 3), 1, 2), each, queries, block.points, 2)
         found.append(maps.grid_sample(seen, grid, (each, channels, queries, block.points)))
     weights = f.reshape(f.transpose(weights, 1, 2), each, 1, queries, -1)
+    return _summed(f.mul(_side_by_side(found), weights), batch)
+
+
+def _side_by_side(found: list[Value]) -> Value:
+    """torch.stack(found, dim=-2).flatten(-2)."""
     sampled = f.stack(found, 3)
-    return _weighed(f.reshape(sampled, *sampled.shape[:3], -1), weights, batch)
+    return f.reshape(sampled, *sampled.shape[:3], -1)
 
 
 def _in_one_row(block: Deformable, value: Value, sizes: Sequence[Shape], where: Value, weights: Value) -> Value:
@@ -106,10 +111,11 @@ def _in_one_row(block: Deformable, value: Value, sizes: Sequence[Shape], where: 
         seen = f.reshape(part, each, channels, rows, columns)
         found.append(maps.grid_sample(seen, grid, (each, channels, queries, block.points)))
     weights = f.reshape(f.permute(weights, 0, 2, 1, 3), each, 1, queries, -1)
-    return _weighed(f.cat(found), weights, batch)
+    return _summed(f.mul(f.cat(found), weights), batch)
 
 
-def _weighed(sampled: Value, weights: Value, batch: int) -> Value:
-    """The weighted sum of the points: [batch, queries, width]."""
-    out = f.total(f.mul(sampled, weights), -1)
+def _summed(weighed: Value, batch: int) -> Value:
+    """The sum over the points: [batch, queries, width]."""
+    out = f.total(weighed, -1)
+    del weighed
     return f.contiguous(f.transpose(f.view(out, batch, -1, out.shape[-1]), 1, 2))

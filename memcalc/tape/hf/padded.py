@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 def padded_rows(t: Tape, block: PaddedRows, x: Value, around: Around) -> Value:
     """Gemma4VisionPatchEmbedder.forward."""
     images, patches = x.shape[:2]
+    t.given((images, patches, 2), "int64", ".pixel_position_ids")
     filled = t.new((images, patches), "bool")
     x = f.to(f.scale(f.shift(x)), t.setting.weights)
     for part in block.blocks:
