@@ -108,8 +108,14 @@ def _index_copy_backward(node: Node, g: Value) -> Gradients:
 
 def index_add_(x: Value, index: Value, source: Value) -> Value:
     """x.index_add_(0, index, source), in place: saves the indices and the source; the source's gradient is gathered."""
-    node = record(x.tape, _scatter_backward, (x, source), (index, source))
+    node = record(x.tape, _index_add_backward, (x, source), (index, source))
     return alias(x, x.shape, x.strides, node)
+
+
+def _index_add_backward(node: Node, g: Value) -> Gradients:
+    _saved = node.load()
+    part = node.edges[1]
+    return g, g.tape.new(part.shape, g.dtype) if part else None
 
 
 def topk(x: Value, k: int) -> tuple[Value, Value]:

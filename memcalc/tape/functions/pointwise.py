@@ -67,8 +67,22 @@ def exp(x: Value) -> Value:
 
 
 def cosine(x: Value) -> Value:
-    """cos or sin, saving the input; the gradient takes the other function, a sign and a product."""
+    """cos, saving the input: grad * -sin(x), with the sine, its negative and their product at once."""
+    return _of_input(_cosine_backward, x)
+
+
+def sine(x: Value) -> Value:
+    """sin, saving the input: grad * cos(x)."""
     return _of_input(_two_step, x)
+
+
+def _cosine_backward(node: Node, g: Value) -> Gradients:
+    (x,) = node.load()
+    sine = result(x, None)
+    negative = result(sine, None)
+    out = binary(g, negative, None)
+    del negative, sine
+    return (out,)
 
 
 def log(x: Value) -> Value:
@@ -175,12 +189,17 @@ def maximum(a: Value, b: Value) -> Value:
 
 def _maximum_backward(node: Node, g: Value) -> Gradients:
     _, a = node.load()
+    first = _larger(g, a) if node.wants(0) else None
+    return first, _larger(g, a) if node.wants(1) else None
+
+
+def _larger(g: Value, a: Value) -> Value:
     half = result(g, None)
     equal = result(a, None, dtype="bool")
     out = result(g, None)
     beyond = result(a, None, dtype="bool")
     del half, equal, beyond
-    return out, None
+    return out
 
 
 def where(condition: Value, a: Value, b: Value) -> Value:

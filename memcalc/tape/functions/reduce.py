@@ -121,10 +121,10 @@ def amax(x: Value) -> Value:
 def _amax_backward(node: Node, g: Value) -> Gradients:
     x, out = node.load()
     equal = result(x, None, dtype="bool")
-    masked = result(x, None)
     count = g.tape.new(out.shape, "int64")
-    made = result(masked, None)
-    del equal, masked, count
+    share = result(g, None)
+    made = result(x, None)
+    del equal, count, share
     return (made,)
 
 

@@ -106,7 +106,7 @@ def road(t: Tape, _x: Value, out: Value, _: Weight) -> Value:
     if angles.shape[0] != width:  # shared by a pair, or two for each output
         times = max(width // angles.shape[0], 1)
         angles, lengths = (f.narrow(f.repeat(v, times), 0, width) for v in (angles, lengths))
-    columns = [f.mul(lengths, f.cosine(angles)) for _ in range(2)]
+    columns = [f.mul(lengths, wave(angles)) for wave in (f.cosine, f.sine)]
     halves = f.reshape(out, -1, 2, width // 2)
     first, second = f.select(halves, 1), f.neg(f.select(halves, 1))
     turned = f.reshape(f.stack((second, first), 1), *out.shape)

@@ -37,7 +37,7 @@ def wave(points: Value, width: int) -> Value:
     """encode_sinusoidal_position_embedding of one coordinate [batch, queries, 1]: sines and cosines of `width` channels."""
     place = f.scale(f.unsqueeze(f.select(points, 2), 2))
     wide = f.mul(f.to(place, "fp32"), points.tape.new((width,), "fp32"))
-    parts = f.cosine(f.narrow(wide, -1, width // 2)), f.cosine(f.narrow(wide, -1, width // 2))
+    parts = f.sine(f.narrow(wide, -1, width // 2)), f.cosine(f.narrow(wide, -1, width // 2))
     return f.to(f.reshape(f.stack(parts, -1), *wide.shape), points.dtype)
 
 

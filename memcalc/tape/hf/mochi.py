@@ -61,7 +61,7 @@ def cut_frames(t: Tape, block: CutFrames, x: Value, around: Around) -> Value:
     rates, before = t.weight(block.frequencies.name, block.frequencies.shape), t.autocast
     t.autocast = ""
     angles = f.einsum("nd,dhf->nhf", t.new((tokens, 3), "fp32"), f.to(rates, "fp32"))
-    around.scene.rotary = f.cosine(angles), f.cosine(angles)
+    around.scene.rotary = f.cosine(angles), f.sine(angles)
     t.autocast = before
     return rows
 
