@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
+from memcalc.blocks.base import Stack
 from memcalc.blocks.seq2seq import (
     Aside,
     Bridge,
@@ -20,7 +21,7 @@ from memcalc.blocks.seq2seq import (
 )
 from memcalc.tape import functions as f
 from memcalc.tape.hf.combinators import sequence
-from memcalc.tape.hf.layers import stage
+from memcalc.tape.hf.layers import stage, under_name
 from memcalc.tape.hf.surroundings import prepare
 from memcalc.tape.rules import Around, gone, rule, run
 
@@ -40,7 +41,7 @@ def encoder(t: Tape, block: Encoder, x: Value, around: Around) -> Value:
     """T5Stack.forward over the source."""
     inner = Around()
     inner.holds, inner.sight = True, around.sight
-    around.encoder = sequence(t, block, x, inner)
+    around.encoder = through(t, block, x, inner)
     around.named += inner.named  # images, which have a name beside the encoder
     if t.setting.keep_outputs:  # encoder_last_hidden_state
         t.outputs.append(around.encoder)
@@ -55,7 +56,17 @@ def decoder(t: Tape, block: Decoder, x: Value, around: Around) -> Value:
     """T5Stack.forward over the target, the labels shifted by one."""
     inner = Around()
     inner.encoder, inner.follows, inner.holds = around.encoder, around.encoder is not None, True
-    return sequence(t, block, t.target or x, inner)
+    return through(t, block, t.target or x, inner)
+
+
+def through(t: Tape, block: Encoder | Decoder, x: Value, around: Around) -> Value:
+    """One block after the other; what the layers are given goes with the first that has read it, whose output takes its name."""
+    for part in block.blocks:
+        given = [x]
+        del x
+        x = under_name(t, part, given, around) if part.__class__ is Stack else run(t, part, given.pop(), around)
+    gone(around.summed)
+    return x
 
 
 @rule(Aside)
