@@ -20,9 +20,10 @@ from memcalc.validation import parse_run
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from memcalc.report import Memory
+    from memcalc.report import Memory, Report
 
 FILES = ("steps.json", "kinds.json", "encoders.json", "seq2seq.json", "speech.json")
+PHASE = 0.01
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class Step:
     peak_phase: str
     after_forward: int
     reserved: int
+    phases: dict[str, int]  # the most in each; empty where the row doesn't say
+    parameters: int = 0  # 0 where the row doesn't say
+    trainable: int = 0
+    key: str = ""  # of a row of `steps`: its file and its id there
 
     @property
     def name(self) -> str:
@@ -118,6 +123,7 @@ def _lines(path: Path) -> Iterator[Step]:
         yield Step(
             row["run"]["model"], row["run"], row["config"],
             row["peak_allocated"], row["peak_phase"], row["after_forward"], row["reserved"],
+            row.get("phases", {}), row.get("parameters", 0), row.get("trainable", 0), f"{path.stem}/{row['id']}",
         )  # fmt: skip
 
 
@@ -126,13 +132,34 @@ def _read(path: Path) -> Iterator[Step]:
     for row in document["steps"]:
         yield Step(
             row["model"], row["run"], document["configs"][row["model"]],
-            row["peak"], row["peak_phase"], row["after_forward"], row["reserved"],
+            row["peak"], row["peak_phase"], row["after_forward"], row["reserved"], row["phases"],
         )  # fmt: skip
 
 
+def answered(step: Step) -> Report:
+    """memcalc's whole answer."""
+    return estimate({**step.run, "model": step.config})
+
+
 def estimated(step: Step) -> Memory:
-    """What memcalc says of the step."""
-    return estimate({**step.run, "model": step.config}).memory
+    """What memcalc says of the step's memory."""
+    return answered(step).memory
+
+
+def beyond(step: Step, answer: Report) -> set[str]:
+    """The phases whose most is more than 1 % off, whether or not the peak is theirs; and a count of parameters."""
+    most = {phase: getattr(answer.memory.phases, phase) for phase in step.phases}
+    counts = {key: getattr(answer.model, key) for key in ("parameters", "trainable") if getattr(step, key)}
+    return {phase for phase, found in most.items() if abs(found / step.phases[phase] - 1) > PHASE} | {
+        key for key, found in counts.items() if found != getattr(step, key)
+    }
+
+
+@lru_cache(maxsize=1)
+def known_beyond() -> dict[str, dict[str, str]]:
+    """What is known to be, by step, and why: beyond.json, from which goes what is mended."""
+    found: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("beyond.json").read_text("utf-8"))
+    return found
 
 
 def held_after_forward(step: Step, memory: Memory) -> int:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from tests.reference.recorded import Step, estimated, held_after_forward, misses, steps
+from tests.reference.recorded import Step, answered, beyond, estimated, held_after_forward, known_beyond, misses, steps
 
 PEAK, ACTIVATIONS, RESERVED = 0.005, 0.01, 0.08
 
 
 @pytest.mark.parametrize("step", steps(), ids=lambda step: step.name)
 def test_recorded_step(step: Step) -> None:
-    memory = estimated(step)
+    answer = answered(step)
+    memory = answer.memory
     assert memory.peak_allocated == pytest.approx(step.peak, rel=PEAK)
     assert memory.peak_phase == step.peak_phase
     assert memory.reserved == pytest.approx(step.reserved, rel=RESERVED)
     assert held_after_forward(step, memory) == pytest.approx(step.after_forward, rel=ACTIVATIONS)
     assert sum(vars(memory.at_peak).values()) == memory.peak_allocated
+    assert beyond(step, answer) == known_beyond().get(step.key, {}).keys()
 
 
 def test_the_usual_error_is_far_smaller() -> None:
@@ -33,7 +37,11 @@ def test_known_miss(step: Step) -> None:
 
 
 def test_a_step_is_recorded_once() -> None:
-    seen: list[Step] = []
-    for step in sorted((*steps(), *misses()), key=repr):
-        assert step not in seen[-1:], step.name
-        seen.append(step)
+    seen: dict[str, str] = {}
+    for step in (*steps(), *misses()):
+        what = json.dumps([{**step.run, "model": ""}, step.config], sort_keys=True)
+        assert seen.setdefault(what, step.key or step.name) == (step.key or step.name)
+
+
+def test_what_is_known_to_be_beyond_is_of_a_recorded_step() -> None:
+    assert known_beyond().keys() <= {step.key for step in (*steps(), *misses())}
