@@ -5,6 +5,7 @@ Which expert a token goes to depends on the data; here every rank gets as many a
 
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcalc.blocks.megatron import GroupedExperts, MegatronMoe
@@ -83,7 +84,7 @@ def dispatch(t: Tape, router: Router, tokens: int) -> Dispatch:
     ways = ways_of(t)
     rows = tokens * router.top_k
     if ways.capacity and ways.pads:
-        rows = -int(-rows // router.experts * ways.capacity) * router.experts
+        rows = ceil(rows / router.experts * ways.capacity) * router.experts  # get_capacity, moe_utils.py
     return Dispatch(rows, rows * ways.expert_tensor, router.experts)
 
 
