@@ -2,7 +2,8 @@
 
 Each runs alone on fake tensors, over `h`, which is x times a number and which nobody else holds. Recorded are the bytes
 that are live once it has run, with its output; the most until then; the most while the backward pass runs from a gradient
-like the output; what is left at the end with the output. What was there before (parameters, indices) is not counted.
+like the output; what is left at the end with the output. Parameters, which were there before, are not counted; indices,
+masks and targets are, which nobody else holds either.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 R, C = 512, 256  # rows and columns of x
-X, CHOSEN, MASK = ("fp32", R, C), ("int64", 32), ("bool", R, C)  # a dtype and a shape: a float learns
+X, CHOSEN, MASK = ("fp32", R, C), ("int64", 256), ("bool", R, C)  # a dtype and a shape: a float learns
 DTYPES = {"fp32": torch.float32, "frozen": torch.float32, "int64": torch.int64, "bool": torch.bool}
 
 FUNCTIONS: dict[str, tuple[Callable[..., torch.Tensor], *tuple[tuple[Any, ...], ...]]] = {
@@ -48,9 +49,9 @@ FUNCTIONS: dict[str, tuple[Callable[..., torch.Tensor], *tuple[tuple[Any, ...], 
     "cross_entropy": (F.cross_entropy, ("int64", R)), "masked_fill": (lambda h, m: h.masked_fill(m, 0.0), MASK),
     "masked_fill_": (lambda h, m: h.masked_fill_(m, 0.0), MASK), "index": (lambda h, i: h[i], CHOSEN),
     "gather": (lambda h, i: h.index_select(0, i), CHOSEN), "take_along": (lambda h, i: h.gather(1, i), ("int64", R, 32)),
-    "index_copy": (lambda h, i, k: h.index_copy(0, i, k), CHOSEN, ("fp32", 32, C)),
-    "index_add_": (lambda h, i, k: h.index_add_(0, i, k), CHOSEN, ("fp32", 32, C)),
-    "put_": (lambda h, i, k: h.index_put_((i,), k), CHOSEN, ("fp32", 32, C)),
+    "index_copy": (lambda h, i, k: h.index_copy(0, i, k), CHOSEN, ("fp32", 256, C)),
+    "index_add_": (lambda h, i, k: h.index_add_(0, i, k), CHOSEN, ("fp32", 256, C)),
+    "put_": (lambda h, i, k: h.index_put_((i,), k), CHOSEN, ("fp32", 256, C)),
     "scatter": (lambda h, i, k: h.scatter_(0, i, k), ("int64", R, C), X),
 }  # fmt: skip
 
@@ -58,22 +59,25 @@ FUNCTIONS: dict[str, tuple[Callable[..., torch.Tensor], *tuple[tuple[Any, ...], 
 def recorded(function: Callable[..., torch.Tensor], *specs: tuple[Any, ...]) -> list[int]:
     """Live with the output, the most until then, the most while the backward pass runs, what is left."""
     with FakeTensorMode(), LiveBytes() as count:
-        x, *given = (_given(*spec) for spec in (X, *specs))
+        learned = [_made(*spec) for spec in (X, *specs) if spec[0] == "fp32"]
         before = count.total
         count.restart()
-        out = _run(function, x, given)
+        out = _run(function, learned, specs)
         held, most = count.total, count.phases["forward"]
         count.enter("backward")
         out.backward(torch.empty_like(out))
         return [figure - before for figure in (held, most, count.phases["backward"], count.total)]
 
 
-def _run(function: Callable[..., torch.Tensor], x: torch.Tensor, given: list[torch.Tensor]) -> torch.Tensor:
+def _run(
+    function: Callable[..., torch.Tensor], learned: list[torch.Tensor], specs: tuple[tuple[Any, ...], ...]
+) -> torch.Tensor:
+    x, *rest = learned
     h = x * 2.0
-    return function(h, *given)
+    return function(h, *(rest.pop(0) if spec[0] == "fp32" else _made(*spec) for spec in specs))
 
 
-def _given(dtype: str, *shape: int) -> torch.Tensor:
+def _made(dtype: str, *shape: int) -> torch.Tensor:
     return torch.empty(shape, dtype=DTYPES[dtype], requires_grad=dtype == "fp32")
 
 

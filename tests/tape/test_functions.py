@@ -30,8 +30,8 @@ def learns(h: Value, *shape: int) -> Value:
     return parameter(h.tape, *shape)
 
 
-def given(h: Value, dtype: str, *shape: int) -> Value:
-    return h.tape.given(shape, dtype)
+def fresh(h: Value, dtype: str, *shape: int) -> Value:
+    return h.tape.new(shape, dtype)
 
 
 FUNCTIONS: dict[str, Callable[[Value], Value]] = {
@@ -46,24 +46,24 @@ FUNCTIONS: dict[str, Callable[[Value], Value]] = {
     "subtract": lambda h: f.subtract(h, learns(h, R, C)), "mul": lambda h: f.mul(h, learns(h, R, C)),
     "div": lambda h: f.div(h, learns(h, R, C)), "maximum": lambda h: f.maximum(h, learns(h, R, C)),
     "cat": lambda h: f.cat((h, learns(h, R, C))), "stack": lambda h: f.stack((h, learns(h, R, C))),
-    "mse_loss": lambda h: f.mse_loss(h, given(h, "fp32", R, C)), "mul_": lambda h: f.mul_(h, given(h, "fp32", R, C)),
+    "mse_loss": lambda h: f.mse_loss(h, fresh(h, "fp32", R, C)), "mul_": lambda h: f.mul_(h, fresh(h, "fp32", R, C)),
     "add_": lambda h: f.add_(h, learns(h, R, C)), "linear": lambda h: f.linear(h, learns(h, 512, C)),
-    "where": lambda h: f.where(given(h, "bool", R, C), h, learns(h, R, C)),
-    "linear-frozen": lambda h: f.linear(h, given(h, "fp32", 512, C)),
+    "where": lambda h: f.where(fresh(h, "bool", R, C), h, learns(h, R, C)),
+    "linear-frozen": lambda h: f.linear(h, fresh(h, "fp32", 512, C)),
     "linear-bias": lambda h: f.linear(h, learns(h, 512, C), learns(h, 512)),
     "addmm": lambda h: f.addmm(h, learns(h, C, 512), learns(h, 512)),
     "layer_norm": lambda h: f.layer_norm(h, learns(h, C), learns(h, C)),
-    "embedding": lambda h: f.embedding(given(h, "int64", R), learns(h, 1000, C)),
-    "cross_entropy": lambda h: f.cross_entropy(h, given(h, "int64", R)),
-    "masked_fill": lambda h: f.masked_fill(h, given(h, "bool", R, C)),
-    "masked_fill_": lambda h: f.masked_fill_(h, given(h, "bool", R, C)),
-    "index": lambda h: f.index(h, given(h, "int64", 32), (32, C)),
-    "gather": lambda h: f.gather(h, given(h, "int64", 32), (32, C)),
-    "take_along": lambda h: f.take_along(h, given(h, "int64", R, 32), (R, 32)),
-    "index_copy": lambda h: f.index_copy(h, given(h, "int64", 32), learns(h, 32, C)),
-    "index_add_": lambda h: f.index_add_(h, given(h, "int64", 32), learns(h, 32, C)),
-    "put_": lambda h: put_(h, given(h, "int64", 32), learns(h, 32, C)),
-    "scatter": lambda h: f.scatter(h, given(h, "int64", R, C), learns(h, R, C)),
+    "embedding": lambda h: f.embedding(fresh(h, "int64", R), learns(h, 1000, C)),
+    "cross_entropy": lambda h: f.cross_entropy(h, fresh(h, "int64", R)),
+    "masked_fill": lambda h: f.masked_fill(h, fresh(h, "bool", R, C)),
+    "masked_fill_": lambda h: f.masked_fill_(h, fresh(h, "bool", R, C)),
+    "index": lambda h: f.index(h, fresh(h, "int64", 256), (256, C)),
+    "gather": lambda h: f.gather(h, fresh(h, "int64", 256), (256, C)),
+    "take_along": lambda h: f.take_along(h, fresh(h, "int64", R, 32), (R, 32)),
+    "index_copy": lambda h: f.index_copy(h, fresh(h, "int64", 256), learns(h, 256, C)),
+    "index_add_": lambda h: f.index_add_(h, fresh(h, "int64", 256), learns(h, 256, C)),
+    "put_": lambda h: put_(h, fresh(h, "int64", 256), learns(h, 256, C)),
+    "scatter": lambda h: f.scatter(h, fresh(h, "int64", R, C), learns(h, R, C)),
 }  # fmt: skip
 
 
