@@ -58,7 +58,6 @@ FUNCTIONS: dict[str, Callable[[Value], Value]] = {
     "masked_fill": lambda h: f.masked_fill(h, fresh(h, "bool", R, C)),
     "masked_fill_": lambda h: f.masked_fill_(h, fresh(h, "bool", R, C)),
     "index": lambda h: f.index(h, fresh(h, "int64", 256), (256, C)),
-    "gather": lambda h: f.gather(h, fresh(h, "int64", 256), (256, C)),
     "take_along": lambda h: f.take_along(h, fresh(h, "int64", R, 32), (R, 32)),
     "index_copy": lambda h: f.index_copy(h, fresh(h, "int64", 256), learns(h, 256, C)),
     "index_add_": lambda h: f.index_add_(h, fresh(h, "int64", 256), learns(h, 256, C)),
@@ -83,3 +82,18 @@ def test_a_function_takes_what_torchs_takes(name: str) -> None:
     del gradient
     found = [held, most, back, live(t)]
     assert found == pytest.approx(RECORDED[name], rel=0, abs=NUMBER)
+
+
+def test_rows_chosen_by_index_are_added_into_zeros_in_place() -> None:
+    """index_select_backward (FunctionsManual.cpp): out of place on fake tensors only, so that it can't be recorded.
+
+    Held are the rows and their indices; going back the gradient that comes in, that of h, and that of x.
+    """
+    t, n = tape(), 4 * R * C
+    rows, indices = n // 2, 8 * R // 2
+    out = run(t, lambda h: f.gather(h, h.tape.new((R // 2,), "int64"), (R // 2, C)))
+    assert live(t) == rows + indices
+    since = len(t.events)
+    gradient = t.new(out.shape, out.dtype)
+    backward(t, [(out, gradient)])
+    assert peak(t, since) == 2 * rows + 2 * n
