@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from memcalc import estimate
-from memcalc.sharding.ddp import Replicated, partition
+from memcalc.sharding.ddp import Replicated, from_options, partition
 from memcalc.sharding.strategy import Local
 from memcalc.tensors import Tensor
 
@@ -43,6 +43,16 @@ def test_buckets_are_filled_from_the_end(cap: int, sizes: list[int]) -> None:
     trained = [Tensor("a", (10, 4), dtype="int8"), Tensor("b", (100,), dtype="int8"), Tensor("c", (20,), dtype="int8"),
                Tensor("d", (110,), dtype="int8")]  # fmt: skip
     assert [elements for elements, _ in Replicated(cap=cap, first=cap).filled(trained)] == sizes
+
+
+@pytest.mark.parametrize(("given", "cap", "first"), [
+    ({}, 25 * 2**20, 2**20),  # the first bucket alone is dist._DEFAULT_FIRST_BUCKET_BYTES
+    ({"bucket_cap_mb": 4}, 4 * 2**20, 4 * 2**20),  # where a size is given, it is the first one's, too
+])  # fmt: skip
+def test_the_size_of_buckets(given: dict[str, int], cap: int, first: int) -> None:
+    """DistributedDataParallel.__init__ and _ddp_init_helper (torch/nn/parallel/distributed.py)."""
+    made = from_options(given, 2, frozenset(), micro_batches=1)
+    assert (made.cap, made.first) == (cap, first)
 
 
 def test_states_go_to_ranks_parameter_by_parameter() -> None:

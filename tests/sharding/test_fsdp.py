@@ -10,6 +10,7 @@ from memcalc import estimate
 from memcalc.errors import RunInvalid
 from memcalc.sharding.fsdp1 import Flattened
 from memcalc.sharding.fsdp2 import cut
+from memcalc.tape.setting import Setting
 from memcalc.tensors import Tensor
 
 P, ROWS = 6_738_415_616, 32_000 * 4_096  # parameters of Llama 2 7B, and of its embedding
@@ -26,6 +27,15 @@ def memory(sharding: Any, **more: Any) -> Any:
 def test_a_parameter_is_cut_along_its_first_dimension(shape: tuple[int, ...], ways: int, part: tuple[int, ...]) -> None:
     """FSDPParam._init_sharded_param: every rank's part is as large as the largest."""
     assert cut(Tensor("weight", shape), ways).shape == part
+
+
+@pytest.mark.parametrize(("given", "kept", "seen"), [
+    ("", "fp32", "fp32"), ("bf16", "fp32", "bf16"), ("fp32", "bf16", "fp32"), ("bf16", "int64", "int64"),
+])  # fmt: skip
+def test_buffers_of_numbers_are_cast_to_a_dtype_of_their_own(given: str, kept: str, seen: str) -> None:
+    """FSDP1's MixedPrecision.buffer_dtype, of floating-point buffers alone (_cast_buffers_to_dtype_and_device)."""
+    buffer = Tensor("inv_freq", (64,), dtype=kept, buffer=True)
+    assert Flattened(buffer_dtype=given).buffered(buffer, Setting()) == seen
 
 
 def test_the_worked_example() -> None:
