@@ -28,6 +28,24 @@ def _mean_backward(node: Node, g: Value) -> Gradients:
     return (g.tape.new(node.meta, g.dtype),)
 
 
+def variance(x: Value) -> Value:
+    """x.var(-1, keepdim=True): saves x; the gradient is a number times grad times x less its mean (var_backward)."""
+    out = x.tape.new((*x.shape[:-1], 1), x.dtype)
+    out.node = record(x.tape, _variance_backward, (x,), (x,))
+    return out
+
+
+def _variance_backward(node: Node, g: Value) -> Gradients:
+    (x,) = node.load()
+    scaled = result(g, None)
+    mean = g.tape.new(g.shape, x.dtype)
+    centred = result(x, None)
+    del mean
+    out = result(centred, None)
+    del centred, scaled
+    return (out,)
+
+
 def total(x: Value, *axes: int, keep: bool = False, dtype: str = "") -> Value:
     """x.sum(axes), in a `dtype` of its own: the gradient is a view that repeats."""
     x = upper(x)
@@ -236,12 +254,10 @@ def vector_norm(x: Value, *axes: int, dtype: str = "") -> Value:
 
 
 def _vector_norm_backward(node: Node, g: Value) -> Gradients:
-    """self * (grad / norm), zeros where the norm is 0 (norm_backward, FunctionsManual.cpp)."""
+    """grad * (self / norm), zeros where the norm is 0 (norm_backward, FunctionsManual.cpp)."""
     x, out = node.load()
-    ratio = g.tape.new(out.shape, g.dtype)
+    unit = result(x, None, dtype=out.dtype)
     zero = g.tape.new(out.shape, "bool")
-    filled = g.tape.new(out.shape, g.dtype)
-    del ratio, zero
     made = result(x, None, dtype=g.dtype)
-    del filled
+    del zero, unit
     return (made,)

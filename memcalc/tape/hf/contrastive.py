@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.sounds import Heard
+from memcalc.blocks.vocabulary import OpenDetector
 from memcalc.tape import functions as f
 from memcalc.tape.rules import Around, rule, run
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 def contrast(t: Tape, model: Model) -> tuple[Value, Value]:
     """CLIPModel.forward, SiglipModel.forward with return_loss: (loss, cosines)."""
+    if isinstance(model.body, OpenDetector):
+        from memcalc.tape.hf.vocabulary import look  # noqa: PLC0415 - few models look for what texts name
+
+        return look(t, model)
     fork, *raws = model.body.parts()
     words, pixels = cast("Fork", fork).branches
     s = t.setting
