@@ -74,6 +74,7 @@ def test_a_module_trained_as_a_copy_is_left_unpacked_with_a_warning() -> None:
     ("spec", "gone"),
     [
         ({"name": "nf4", "skip_modules": ["q_proj"]}, "self_attn.q_proj"),
+        ({"name": "hqq", "skip_modules": ["q_proj"]}, "self_attn.q_proj"),
         ({"name": "nf4", "skip_modules": ["model.layers.1"]}, "model.layers.1."),
         ({"name": "nf4", "skip_modules": [r"model\.layers\.[01]\.mlp"]}, "model.layers.0.mlp"),
     ],
