@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from memcalc.adapters.patterns import parents
 from memcalc.tape.units import ROOT, Sharder, Unit, Visit, Wrapped, stacks
+from memcalc.tape.weights import copied
 
 if TYPE_CHECKING:
     from memcalc.model import Model
@@ -116,24 +118,40 @@ def paths(model: Model, wrap: str) -> tuple[str, ...]:
 
 
 def _apart(groups: Groups, rest: list[Tensor], model: Model, tensors: tuple[Tensor, ...]) -> list[Tensor]:
-    """The embedding of tokens before the first layer, and what comes behind the last, as units; what is left over."""
-    places = {id(tensor): at for at, tensor in enumerate(tensors)}
-    inside = [places[id(tensor)] for found in groups.layers.layers.values() for _, tensor in found]
+    """The embedding of tokens before the first layer, and what comes behind the last, as units; what is left over.
+
+    What an adapter adds is listed behind everything, and lies in the module that it adds it to.
+    """
+    places = {id(tensor): at for at, tensor in enumerate(tensors) if not _laid_on(tensor)}
+    layers = [tensor for found in groups.layers.layers.values() for _, tensor in found]
+    inside = [places[id(tensor)] for tensor in layers if id(tensor) in places]
     first, last = (min(inside), max(inside)) if inside else (len(tensors), len(tensors))
-    before = [t for t in rest if places[id(t)] < first and t.role == "embedding"][:1]
-    behind = [t for t in rest if places[id(t)] > last]
+    before = [t for t in rest if places.get(id(t), last) < first and t.role == "embedding"][:1]
+    behind = [t for t in rest if places.get(id(t), first) > last]
     ties = [t for t in model.tensors if t.tied_to and t.tied_to in {tensor.name for tensor in before}]
-    if ties:
-        _visit(groups, [*before, *behind, *ties], "head")
-    else:
-        _visit(groups, before, "embed")
-        _visit(groups, behind, "head")
-    return [tensor for tensor in rest if tensor not in before and tensor not in behind]
+    units = [("head", [*before, *behind, *ties])] if ties else [("embed", before), ("head", behind)]
+    taken: list[Tensor] = []
+    for kind, members in units:
+        taken += (whole := _with_added(members, rest))
+        _visit(groups, whole, kind)  # type: ignore[arg-type]  # one of the two
+    return [tensor for tensor in rest if tensor not in taken]
+
+
+def _laid_on(tensor: Tensor) -> bool:
+    """Whether a method of fine-tuning has added it, on a module of the model."""
+    return tensor.role == "adapter" or bool(copied(tensor.name))
+
+
+def _with_added(members: list[Tensor], rest: list[Tensor]) -> list[Tensor]:
+    """These tensors, and those that are laid on their modules."""
+    modules = {tensor.module for tensor in members}
+    return [*members, *(t for t in rest if _laid_on(t) and not modules.isdisjoint(parents(t.name)))]
 
 
 def _visit(groups: Groups, members: list[Tensor], kind: Kind) -> None:
-    """A unit that begins at the first of these modules and ends at the last."""
-    paths = list(dict.fromkeys(tensor.module for tensor in members))
+    """A unit that begins at the first of these modules and ends at the last; what an adapter has put into one is part of it."""
+    modules = dict.fromkeys(tensor.module for tensor in members)
+    paths = [path for path in modules if modules.keys().isdisjoint(parents(path))]
     unit = Group(paths[0] if paths else kind, tuple(tensor for tensor in members if not tensor.tied_to), kind)
     for path in paths:
         groups.modules[path] = Visit(unit, path == paths[0], path == paths[-1])

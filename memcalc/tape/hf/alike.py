@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from typing import TYPE_CHECKING, NamedTuple
 
+from memcalc.tape.hf.readers import readers, singled
 from memcalc.tensors import numbers
 
 if TYPE_CHECKING:
@@ -34,7 +36,8 @@ class Plan(NamedTuple):
 def planned(t: Tape, block: Stack, passes: list[tuple[Block, str]], around: Around) -> Plan:
     """What is recorded of a stack: like layers between the first and the last once, as one that stands for all of them."""
     passes, kinds = _passes(block, passes)
-    passes, kinds = _apart(t, passes, kinds)
+    passes, kinds, lowest = _apart(t, passes, kinds)
+    alone = readers([layer for layer, _ in passes], kinds, around, lowest, held=t.setting.checkpoint)
     kinds = _awake(block, kinds) if around.seen else kinds
     if t.setting.checkpoint:
         kinds = _kept(kinds, t.setting.every)
@@ -42,13 +45,16 @@ def planned(t: Tape, block: Stack, passes: list[tuple[Block, str]], around: Arou
     kinds = _outlasting(kinds, t.sharder) if t.sharder is not None and outlast else kinds
     beside = (-1, 1) if around.after and around.grid else _hands_on(t)  # others read some of a tower's layers, too
     beside = beside or ((-1,) if around.chooses else ())  # the last to read a choice lets it go
+    if around.scene is not None:  # what a layer of a denoiser makes beside the stream is there until the next has run
+        beside = -1, 1
     if beside and t.setting.offload_activations:
         kinds = _ends_apart(kinds)
     reads = None if around.feature is None else around.feature % (len(kinds) + 1)
     kinds = _followed(_alone_of_its_kind(kinds, reads), around)
     kinds = _second_sum_apart(kinds) if around.adds else kinds
-    alone = kinds if t.sharder is not None and beside == t.sharder.neighbours else None
-    return Plan(passes, *sampled(_neighbours(kinds, beside), chained=bool(beside) or outlast, alone=alone), reads)
+    plain = kinds if t.sharder is not None and beside == t.sharder.neighbours else None
+    kinds = singled(_neighbours(kinds, beside), alone)
+    return Plan(passes, *sampled(kinds, chained=bool(beside) or outlast, alone=plain), reads)
 
 
 def named(block: Stack) -> list[tuple[Block, str]]:
@@ -71,17 +77,22 @@ def _passes(block: Stack, layers: list[tuple[Block, str]]) -> tuple[list[tuple[B
     return passes, list(range(len(passes))) if len(layers) > 1 else [0] * len(passes)
 
 
-def _apart(t: Tape, layers: list[tuple[Block, str]], kinds: list[int]) -> tuple[list[tuple[Block, str]], list[int]]:
-    """Layers told apart by the adapters they carry, and by whether one below them does, where they are not all alike."""
+def _apart(
+    t: Tape, layers: list[tuple[Block, str]], kinds: list[int]
+) -> tuple[list[tuple[Block, str]], list[int], int]:
+    """Layers told apart by the adapters they carry, and by whether one below them does, where they are not all alike.
+
+    And which is the lowest that learns.
+    """
     sets = t.weights.adapted_layers(t.path)
     lowest = min((min(members) for members in sets.values()), default=0)
     named = all(pattern in {name for _, name in layers} for pattern in sets)
     if named and not lowest:
-        return layers, kinds
+        return layers, kinds, lowest
     carried = [(index > lowest, *(index in members for members in sets.values())) for index in range(len(layers))]
     seen = {key: number for number, key in enumerate(dict.fromkeys(zip(kinds, carried, strict=True)))}
-    singled = [(layer, str(index)) for index, (layer, _) in enumerate(layers)]
-    return layers if named else singled, [seen[key] for key in zip(kinds, carried, strict=True)]
+    by_number = [(layer, str(index)) for index, (layer, _) in enumerate(layers)]
+    return layers if named else by_number, [seen[key] for key in zip(kinds, carried, strict=True)], lowest
 
 
 def _awake(block: Stack, kinds: list[int]) -> list[int]:
@@ -172,13 +183,35 @@ def sampled(kinds: list[int], *, chained: bool, alone: list[int] | None = None) 
         since = index - 1
         while chained and kinds[since] != kinds[samples[-1]] and not (alone and _beside(alone, samples[-1], since + 1)):
             since -= 1
-        for between in range(since + 1, index):
+        for between in _between(since, index, alone):
             order[between] = len(samples)
             samples.append(between)
         known.setdefault(kind, len(samples))
         order.append(len(samples))
         samples.append(index)
     return samples, order
+
+
+def single_out(samples: list[int], order: list[int], index: int) -> None:
+    """Let a layer that is recorded stand for itself alone, and another like it for the rest."""
+    others = [layer for layer in range(index + 1, len(order)) if order[layer] == order[index]]
+    if not others:
+        return
+    place = bisect(samples, others[0])
+    samples.insert(place, others[0])
+    order[:] = [record + (record >= place) for record in order]
+    for layer in others:
+        order[layer] = place
+
+
+def _between(since: int, index: int, alone: list[int] | None) -> list[int]:
+    """The layers behind `since` that are recorded ahead of another: all, or as few as have beside them what they should."""
+    found = [index]
+    while found[-1] > since + 1:
+        behind = found[-1]
+        near = (layer for layer in range(since + 1, behind - 1) if alone and _beside(alone, layer, behind))
+        found.append(next(near, behind - 1))
+    return found[:0:-1]
 
 
 def _beside(alone: list[int], one: int, other: int) -> bool:

@@ -151,7 +151,7 @@ def condition(t: Tape, block: Condition, x: Value, around: Around) -> Value:
 def given(t: Tape, block: Condition, batch: int) -> Value:
     """What a vector is made of: class labels, something given, or sinusoids of the time step or other numbers."""
     if isinstance(block.blocks[0], Embedding):
-        return t.given((batch,), "int64")
+        return t.given((batch,), "int64", ".class_labels")
     first = next((part for part in block.blocks if isinstance(part, Linear)), None)
     if first is None:  # Fourier features (time_embedding_type)
         raise LookupError("there is no rule for what this condition is made of")

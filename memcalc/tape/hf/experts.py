@@ -194,7 +194,7 @@ def each_linear(block: Block, count: int) -> Callable[[Tape, Value], Value]:
     def product(t: Tape, x: Value) -> Value:
         with inside(t, block):
             weight = t.weight("weight", (count, block.outputs, block.inputs))
-            return f.grouped_mm(f.lower(x), f.lower(f.swap(weight)), t.given((count,), "int32"))
+            return f.grouped_mm(f.lower(x), f.lower(f.swap(weight)), t.given((count,), "int32", "offsets"))
 
     return product
 

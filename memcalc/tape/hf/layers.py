@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.base import Block, Recomputed, Sequence, Stack, Stage
 from memcalc.tape.checkpoint import checkpointed
-from memcalc.tape.hf.alike import named, planned
+from memcalc.tape.hf.alike import named, planned, single_out
 from memcalc.tape.hf.combinators import sequence
 from memcalc.tape.hf.surroundings import handed_to, prepare
 from memcalc.tape.recorder import Layers
@@ -72,6 +72,8 @@ def _layered(t: Tape, block: Stack, given: list[Value], around: Around) -> Value
         x = kept_or_run(t, block, (path, index, name), layer, x, around)
         around.weights = around.normed = around.residual = None
         gone(around.summed)
+        if around.returned is not None and around.returned.node is None and x.node is not None:
+            single_out(samples, order, index + 1)  # these weights go when the next layer has returned, its own stay
         before, around.returned = around.returned, None
         x = _afterwards(around, index, first, x)
         _hold(t, x, around, read=index + 1 == reads, last=index + 1 == len(passes))
