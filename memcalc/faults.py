@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 T = TypeVar("T", bound=object)
+_WANTED = {  # pydantic's kinds of faults -> what the value should have been
+    **dict.fromkeys(("finite_number", "int_from_float", "int_parsing", "int_type"), "a whole number"),
+    **dict.fromkeys(("float_parsing", "float_type"), "a number"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "true or false"),
+    "string_type": "a name",
+}
+WORD = {"type": ["string", "integer", "boolean", "null"]}  # what may stand for a section, as JSON Schema has it
 SIDES = "image_size"  # the key whose numbers may be written in several ways
 
 
@@ -60,14 +67,21 @@ def schema() -> dict[str, Any]:
     for part in (made, *made["$defs"].values()):
         part["additionalProperties"] = part.get("title") == "Sharding"  # its options keep the framework's own names
     for key, inner in SHORTHAND.items():
-        made["properties"][key] = {"anyOf": [{"type": ["string", "integer", "boolean", "null"]}, made["properties"][key]],
+        made["properties"][key] = {"anyOf": [WORD, made["properties"][key]],
                                    "description": f"a word or number stands for its `{inner}`"}  # fmt: skip
+    made["$defs"]["Companion"]["properties"]["lora"]["anyOf"].append(WORD)
     made["properties"][SIDES] = {"anyOf": [{"type": ["string", "integer"]}, made["properties"][SIDES]],
                                  "description": "pixels: one side, or height and width, also as 720x1280"}  # fmt: skip
     for key in LISTS:
-        made["properties"][key] = {"anyOf": [{"type": ["string", "null"]}, made["properties"][key]],
-                                   "description": "one item may stand for a list of one"}  # fmt: skip
+        made["properties"][key] = _or_one(made["properties"][key])
     return made
+
+
+def _or_one(several: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a list for which one of its items may stand; a companion's role stands for it."""
+    one = {"anyOf": [{"type": "string"}, several["items"]]}
+    return {"anyOf": [{"type": "null"}, one, {**several, "items": one}],
+            "description": "one item may stand for a list of one"}  # fmt: skip
 
 
 def _names(kind: type) -> list[str]:
@@ -169,12 +183,8 @@ def _told(kind: str, context: Mapping[str, Any], value: object, where: str) -> s
             return f"{shown} is out of range: it must be {word} {bound}"
         case "int_parsing_size":
             return f"{shown} is out of range: it must be at most 10^9"
-        case "finite_number" | "int_from_float" | "int_parsing" | "int_type":
-            return f"{shown} is not a whole number"
-        case "float_parsing" | "float_type":
-            return f"{shown} is not a number"
-        case "bool_parsing" | "bool_type":
-            return f"{shown} is not true or false"
+        case _ if kind in _WANTED:
+            return f"{shown} is not {_WANTED[kind]}"
         case "dataclass_type" | "mapping_type" | "dict_type":
             keys = ", ".join(_section_keys(where)) or "key: value"
             return f"{shown} is not a mapping ({keys})"

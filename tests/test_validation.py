@@ -103,6 +103,11 @@ def test_all_faults_are_told_at_once() -> None:
     assert caught.value.exit_code == 3
 
 
+def test_what_is_no_name() -> None:
+    with pytest.raises(RunInvalid, match=r"companions\.0\.model: 3 is not a name"):
+        parse_run({"model": "7b", "companions": [{"role": "reference", "model": 3}]})
+
+
 def test_a_place_stands_before_each_fault() -> None:
     with pytest.raises(RunInvalid) as caught:
         parse_run({"model": "7b", "gpus": 0}, "run.yaml", lambda path: f"run.yaml:2 {path}")
@@ -112,6 +117,16 @@ def test_a_place_stands_before_each_fault() -> None:
 def test_the_schema_knows_every_key_of_a_run() -> None:
     assert set(schema()["properties"]) == {field.name for field in fields(Run)}
     assert schema()["additionalProperties"] is False
+
+
+def test_the_schema_takes_what_stands_for_more() -> None:
+    made = schema()
+    nothing, one, several = made["properties"]["companions"]["anyOf"]
+    assert nothing == {"type": "null"}
+    assert one == several["items"] == {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Companion"}]}
+    word = {"type": ["string", "integer", "boolean", "null"]}
+    assert word in made["$defs"]["Companion"]["properties"]["lora"]["anyOf"]
+    assert all(word in made["properties"][key]["anyOf"] for key in ("loss", "lora", "sharding", "checkpointing"))
 
 
 VALUES = st.one_of(
