@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 @architecture("xlstm")
 def xlstm(c: Dimensions) -> Model:
     """xLSTM 7B (arXiv:2503.13427): weights apart or fused as `weight_mode` says; soft-capped logits."""
-    layer = residual(_norm(c, "norm_mlstm"), _mixer(c)), residual(_norm(c, "norm_ffn"), _mlp(c))
+    layer = (
+        residual(_norm(c, "norm_mlstm"), _mixer(c), lasting=(1,)),
+        residual(_norm(c, "norm_ffn"), _mlp(c), lasting=(1,)),
+    )
     table = Embedding("embeddings", c.vocab_size, c.get("embedding_dim") or c.hidden_size)
     blocks = repeat("blocks", c.get("num_blocks") or c.num_hidden_layers, *layer)
-    cap = Softcap("", float(c.output_logit_soft_cap))
-    norm = rms("out_norm", c.hidden_size)
+    cap = Softcap("", float(c.output_logit_soft_cap), wide=True)
+    norm = rms("out_norm", c.hidden_size, "xlstm")
     return causal_lm(c, table, blocks, norm, prefix="backbone", logits=cap)
 
 
@@ -36,10 +39,12 @@ def _mixer(c: Dimensions) -> Block:
         widths = {"qkv_opreact": 2 * keys + 2 * values, "ifgate_preact": 2 * heads}
     projections = (Linear(name, hidden, width, bias or name.startswith(("i", "f"))) for name, width in widths.items())
     norm, out = (
-        Norm("multihead_norm", values, "layer" if bias else "rms", "xlstm"),
+        _norm(c, "multihead_norm", values),
         Linear("out_proj", values, hidden, bias),
     )
-    return Mlstm("mlstm_layer", heads, keys // heads, values // heads, c.chunk_size, tuple(projections), norm, out)
+    training = str(c.mode).startswith("train")
+    sizes = heads, keys // heads, values // heads, c.chunk_size
+    return Mlstm("mlstm_layer", *sizes, training, tuple(projections), norm, out)
 
 
 def _mlp(c: Dimensions) -> Mlp:
@@ -47,11 +52,13 @@ def _mlp(c: Dimensions) -> Mlp:
     width = -(-int(hidden * c.ffn_proj_factor) // of) * of
     down = Linear("proj_down", width, hidden, bias)
     if c.weight_mode == "fused":
-        return Mlp("ffn", Linear("proj_up_gate_z", hidden, 2 * width, bias), down, fused=True, width=width)
+        up = Linear("proj_up_gate_z", hidden, 2 * width, bias)
+        return Mlp("ffn", up, down, fused=True, width=width, formula="xlstm")
     return Mlp(
         "ffn", Linear("proj_up", hidden, width, bias), down, Linear("proj_up_gate", hidden, width, bias), width=width
     )
 
 
-def _norm(c: Dimensions, name: str) -> Norm:
-    return Norm(name, c.hidden_size, "layer" if c.use_bias else "rms", "xlstm")
+def _norm(c: Dimensions, name: str, width: int = 0) -> Norm:
+    formula = "xlstm" if c.norm_reduction_force_float32 else "xlstm-narrow"
+    return Norm(name, width or c.hidden_size, "layer" if c.use_bias else "rms", formula)

@@ -203,13 +203,15 @@ class Mlstm(Block):
     """xLSTM's matrix memory: `heads` states of key_dim x value_dim with exponential gates (arXiv:2405.04517).
 
     `projections` give queries, keys, values, the output gate, and per head the soft-capped input and forget gates;
-    computed in chunks; normalised per head, gated, projected (transformers, xLSTMLayer).
+    computed in chunks; normalised per head, gated, projected (transformers, xLSTMLayer). `training` where the backend's
+    mode is: it takes whole chunks alone and begins without a state.
     """
 
     heads: int = 1
     key_dim: int = 1
     value_dim: int = 1
     chunk: int = 64
+    training: bool = False
     projections: tuple[Block, ...] = ()
     norm: Block | None = None
     out: Block | None = None

@@ -30,6 +30,11 @@ def silu(x: Value) -> Value:
     return _of_input(_one_step, x)
 
 
+def log_sigmoid(x: Value) -> Value:
+    """F.logsigmoid, saving its input."""
+    return _of_input(_one_step, x)
+
+
 def gelu(x: Value) -> Value:
     """GELU, saving its input."""
     return _of_input(_one_step, x)

@@ -36,6 +36,7 @@ HOMES = {
     "flint": ("attention_sinks", "routers"),
     "hy_v4": ("independent", "routers", "experts"),
     "zaya": ("zaya",),
+    "xlstm-narrow": ("xlstm",),
     "laguna": ("attention_gated", "routers"),
     "mimo": ("attention_gated",),
     "minimax_m3": ("attention_gated",),
@@ -74,7 +75,7 @@ HOMES = {
     "sana-linear": ("lean_dit",),
     "sana-cross": ("lean_dit",),
     "fp32-layer": ("video",),
-    "ssm": ("selective", "dual", "gated_delta", "kimi_delta", "lightning", "griffin", "short_conv"),
+    "ssm": ("selective", "dual", "gated_delta", "kimi_delta", "lightning", "griffin", "short_conv", "xlstm"),
 }
 
 
