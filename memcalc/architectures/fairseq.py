@@ -36,7 +36,7 @@ def biogpt(c: Dimensions) -> Model:
         _tokens(c),
         Embedding("embed_positions", c.max_position_embeddings + OFFSET, c.hidden_size, index="positions"),
         dropout(c, "hidden_dropout_prob"),
-        repeat("layers", c.num_hidden_layers, _layer(c, c.intermediate_size, *drops, padded=True)),
+        repeat("layers", c.num_hidden_layers, _layer(c, c.intermediate_size, *drops, stepwise=True, padded=True)),
         layer_norm("layer_norm", c.hidden_size),
         prefix="biogpt", tie="embed_tokens", head="output_projection", classifier="classifier",
     )  # fmt: skip
@@ -47,15 +47,16 @@ def _tokens(c: Dimensions) -> Embedding:
     return Embedding("embed_tokens", c.vocab_size, c.hidden_size, scaled=True)
 
 
-def _layer(c: Dimensions, width: int, scores: str, hidden: str, **more: Any) -> Block:  # noqa: ANN401 - fields of Attention
-    """One layer; `scores` and `hidden` are the keys of its dropout probabilities."""
+def _layer(c: Dimensions, width: int, scores: str, hidden: str, *, stepwise: bool = False, **more: Any) -> Block:  # noqa: ANN401 - fields of Attention
+    """One layer; `scores` and `hidden` are the keys of its dropout probabilities; `stepwise` as in Mlp."""
     p = float(c.get(scores) or 0.0)
-    mlp = replace(plain_mlp(c, "fc1", "fc2", width, name=""), dropout=float(c.get("activation_dropout") or 0.0))
+    drop = float(c.get("activation_dropout") or 0.0)
+    mlp = replace(plain_mlp(c, "fc1", "fc2", width, name=""), dropout=drop, inline=True, stepwise=stepwise)
     mixer = attention(c, bias=True, out="out_proj", rotary_dim=0, dropout=p, softmax="scores", **more)
     return sequence(
-        residual(layer_norm("self_attn_layer_norm", c.hidden_size), mixer, dropout(c, hidden)),
+        residual(layer_norm("self_attn_layer_norm", c.hidden_size), mixer, dropout(c, hidden), named=()),
         _crossing(c),
-        residual(layer_norm("final_layer_norm", c.hidden_size), mlp, dropout(c, hidden)),
+        residual(layer_norm("final_layer_norm", c.hidden_size), mlp, dropout(c, hidden), named=()),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.base import Parallel, PostNorm, Residual, Sequence, Stray, Sum, Unused
+from memcalc.blocks.base import Parallel, PostNorm, Residual, Sequence, Stack, Stray, Sum, Unused
 from memcalc.blocks.mlp import Mlp
 from memcalc.tape import functions as f
 from memcalc.tape.hf.basic import stored
@@ -26,10 +26,21 @@ def sequence(t: Tape, block: Sequence, x: Value, around: Around) -> Value:
         return x
     before, around.summed = around.summed, []
     for part in block.blocks:
-        x = run(t, part, x, around)
+        if part.__class__ is Stack and around.placed == t.path and t.sharder is None:
+            given = [x]  # the embeddings with their positions: layers' outputs take the name (GPT2Model.forward)
+            del x
+            x = _layers(t, part, given, around)
+        else:
+            x = run(t, part, x, around)
     gone(around.summed)
     around.summed = before
     return x
+
+
+def _layers(t: Tape, block: Stack, given: list[Value], around: Around) -> Value:
+    from memcalc.tape.hf.layers import under_name  # noqa: PLC0415 - it imports this file
+
+    return under_name(t, block, given, around)
 
 
 @rule(Residual)

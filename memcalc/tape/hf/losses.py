@@ -137,10 +137,14 @@ def token_loss(t: Tape, logits: Value, labels: Value, *, fp32: bool = False) -> 
     return cross_entropy(t, f.reshape(logits, -1, logits.shape[-1]), labels)
 
 
-def smoothed_loss(t: Tape, given: list[Value], labels: Value) -> tuple[Value, Value]:
-    """The Trainer's loss of smoothed labels, where they are not shifted: (loss, logits), of which nobody else holds the former."""
+def smoothed_loss(t: Tape, given: list[Value], labels: Value, others: list[Value]) -> tuple[Value, Value]:
+    """The Trainer's loss of smoothed labels, where they are not shifted: (loss, logits), of which nobody else holds the latter.
+
+    Whatever else the model hands back is there in fp32, too: an encoder's last states.
+    """
     from memcalc.tape.hf.outer_losses import outputs, smoothed  # noqa: PLC0415 - most runs have the standard loss
 
+    others[:] = [f.to(other, "fp32") if t.autocast else other for other in others]
     logits = outputs(t, given.pop())
     return smoothed(logits, labels, shift=False), logits
 

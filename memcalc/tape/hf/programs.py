@@ -62,6 +62,8 @@ def alone(t: Tape, model: Model) -> tuple[Value, Value]:
     logits = hidden
     around = Around()
     around.outputs = outputs
+    if t.setting.loss == "label-smoothing":  # outside of the function that names it
+        del hidden
     for head in heads:
         if head.duty == "fork":
             return forked(t, cast("Fork", head), logits, labels)
@@ -75,15 +77,15 @@ def alone(t: Tape, model: Model) -> tuple[Value, Value]:
         return speech_loss(t, logits, labels), logits
     own = [logits]
     del logits
-    return concluded(t, model, own, labels)
+    return concluded(t, model, own, labels, outputs)
 
 
-def concluded(t: Tape, model: Model, own: list[Value], labels: Value) -> tuple[Value, Value]:
-    """(loss, logits), of which nobody else holds the latter."""
+def concluded(t: Tape, model: Model, own: list[Value], labels: Value, others: list[Value]) -> tuple[Value, Value]:
+    """(loss, logits), of which nobody else holds the latter; `others` are handed back with them."""
     if model.choices > 1:  # a logit for each choice's sequence
         own = [f.view(own.pop(), -1, model.choices)]
     if t.setting.loss == "label-smoothing":
-        return smoothed_loss(t, own, labels)
+        return smoothed_loss(t, own, labels, others)
     logits = own.pop()
     return token_loss(t, logits, labels, fp32=model.loss_fp32), logits
 
