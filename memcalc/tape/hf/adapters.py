@@ -227,7 +227,10 @@ def before(t: Tape, k: Value, v: Value) -> tuple[Value, Value]:
     """DynamicCache.update: the next layer's virtual keys and values before those of the tokens."""
     both = t.prefix.pop(0) if len(t.prefix) > 1 else t.prefix[0]
     parts = [f.transpose(f.reshape(f.select(both, 0), k.shape[0], -1, k.shape[1], k.shape[3]), 1, 2) for _ in range(2)]
-    return f.cat((parts[0], k), 2), f.cat((parts[1], v), 2)
+    k, v = f.cat((parts[0], k), 2), f.cat((parts[1], v), 2)
+    if not t.within:
+        t.outputs += k.detach(), v.detach()  # the cache, which is among the outputs
+    return k, v
 
 
 def head(t: Tape, x: Value, index: int) -> Value:
