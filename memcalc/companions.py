@@ -62,9 +62,7 @@ def _planned(plan: Plan, companion: Companion, beside: Path | None, where: str) 
         raise fault(
             "companions", "where ranks hold parts of the model, only the model again is modelled beside it: model: same"
         )
-    if companion.shared and (not same or companion.trainable or not plan.run.lora):
-        raise fault(f"{where}.shared", "a companion without weights of its own is the model with its adapters switched off: "
-                                       "model: same, in a run with lora")  # fmt: skip
+    _check_shared(companion, plan.run, where)
     companion = replace(companion, quantize=plan.run.quantize) if companion.shared else companion
     model = plan.model if same else load_model(companion.model, beside)
     if not divided:
@@ -82,6 +80,21 @@ def _planned(plan: Plan, companion: Companion, beside: Path | None, where: str) 
         plan, run=run, model=model, recipe=chosen, tensors=tensors, placement=place, adapted=adapted, companions=(),
         seq_len=length,
     )  # fmt: skip
+
+
+def _check_shared(companion: Companion, run: Run, where: str) -> None:
+    """RunInvalid where one that has no weights of its own is none that the model can be with its adapters switched off."""
+    if not companion.shared:
+        return
+    reads = companion.role in FOLLOWING and runs_forward(companion) and not companion.trainable
+    if companion.model != "same" or not reads or not run.lora:
+        raise fault(f"{where}.shared", "a companion without weights of its own is the model with its adapters switched off: "
+                                       "a reference or a teacher that runs, model: same, in a run with lora")  # fmt: skip
+    for key in ("dtype", "quantize"):
+        if getattr(companion, key) is not None:
+            raise fault(
+                f"{where}.{key}", "a shared companion has the model's own weights, kept as those are: leave it out"
+            )
 
 
 def _apart(run: Run, companion: Companion, *, same: bool) -> Run:
@@ -121,6 +134,9 @@ def _note(plan: Plan, beside: Beside, where: str) -> None:
     shared = own.placement.over("weights") > 1
     spread = f"; its weights are shared out like the model's, over {own.placement.over('weights')}" if shared else ""
     plan.notes.assume(where, "companion", how + spread)
+    if companion.after is not None and (companion.trainable or not runs):
+        plan.notes.warn(f"{where}.after", "no-effect", "changes nothing: it says when one that does not learn runs, and this one "
+                        + ("learns" if companion.trainable else "does not run"))  # fmt: skip
     if own.adapted:
         plan.notes.assume_all(f"{where}.lora", own.adapted.notes)
         plan.notes.warn_all(f"{where}.lora", own.adapted.warnings)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from memcalc.run import Run
 
 
+SCORING = ("log-probs", "log-softmax")  # losses of whole logits that a cross entropy may be added to
+# losses taken of a chunk of logits at a time; some kernels' own loss is one of them
+CUT = ("fused-linear", "chunked")
 CACHED = {"prefix": "PREFIX_TUNING", "cartridge": "CARTRIDGE"}  # methods whose virtual tokens are in a cache
 
 
@@ -81,7 +84,11 @@ def _convolves(block: Block) -> bool:
 
 
 def without_effect(run: Run) -> Iterator[tuple[str, str]]:
-    """(key, why) of what is asked of tensor parallelism where there is none."""
+    """(key, why) of what is asked of a loss that does not read it, and of tensor parallelism where there is none."""
+    if run.loss.nll and run.loss.kind not in SCORING:
+        yield "loss.nll", f"changes nothing: it is read by {' and '.join(SCORING)}"
+    if run.loss.chunks and run.loss.kind not in CUT and (run.loss.kind != "standard" or run.implementation == "hf"):
+        yield "loss.chunks", f"changes nothing: it is read by {' and '.join(CUT)}"
     if run.parallel.tensor > 1:
         return
     if run.parallel.tp_plan == "auto":

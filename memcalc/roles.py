@@ -27,6 +27,10 @@ def cast(model: Model, companion: Companion, run: Run) -> Model:
     if companion.role == "encoder":
         if companion.model == "same":
             raise fault("companions", "an encoder is another model, whose output the trained one reads: say which")
+        if companion.after:
+            raise fault(
+                "companions", "an encoder makes what the trained model reads, and runs before it: leave out `after`"
+            )
         return _encoding(
             pictured(model, replace(run, images=None, frames=None)) if model.kind == "diffusion" else model
         )

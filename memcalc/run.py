@@ -16,9 +16,8 @@ from memcalc.dataclass import dataclass
 Count = Annotated[int, Ge(1), Le(10**9)]
 Positive = Annotated[int, Ge(0), Le(10**15)]
 Spec = str | Mapping[str, Any]
-OUTER = frozenset(
-    {"log-probs", "log-softmax", "fused-log-probs", "label-smoothing", "distillation"}
-)  # a trainer's losses
+# losses that a trainer takes of the model's outputs, outside of its forward
+OUTER = frozenset({"log-probs", "log-softmax", "fused-log-probs", "label-smoothing", "distillation"})
 
 
 @dataclass(frozen=True, kw_only=True)

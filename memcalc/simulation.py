@@ -73,7 +73,9 @@ def _usual(plan: Plan, loss: str) -> None:
         return
     if plan.model.kind != "causal-lm":
         why = f"{loss} is for causal language models"
-    elif plan.run.implementation != "megatron" and not takes(loss, opened(split(plan.model.body)[1])):
+    elif plan.run.implementation == "megatron":
+        why = f"{loss} is not followed in Megatron-LM's modules"
+    elif not takes(loss, opened(split(plan.model.body)[1])):
         why = f"{loss} is not followed for this model's head"
     if why:
         plan.notes.warn("loss", "standard-loss", f"{why}: the usual loss is counted")

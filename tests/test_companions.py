@@ -161,11 +161,33 @@ def test_a_shared_reference_has_no_weights_of_its_own() -> None:
         ({"role": "reference", "shared": True}, {}),
         ({"role": "reference", "shared": True, "model": "qwen2.5-0.5b"}, {"lora": 8}),
         ({"role": "value", "shared": True, "trainable": True}, {"lora": 8}),
+        ({"role": "reward", "shared": True}, {"lora": 8}),
+        ({"role": "ema", "shared": True}, {"lora": 8}),
+        ({"role": "reference", "shared": True, "forward": False}, {"lora": 8}),
     ],
 )
 def test_only_adapters_can_be_switched_off(companion: dict[str, Any], run: dict[str, Any]) -> None:
     with pytest.raises(RunInvalid, match=r"companions\.0\.shared"):
         report(companion, **run)
+
+
+@pytest.mark.parametrize("own", [{"dtype": "fp32"}, {"quantize": "nf4"}])
+def test_what_is_shared_is_kept_as_the_model_is(own: dict[str, Any]) -> None:
+    with pytest.raises(RunInvalid, match=rf"companions\.0\.{next(iter(own))}"):
+        report({"role": "reference", "shared": True, **own}, lora=8)
+
+
+@pytest.mark.parametrize(
+    "own", [{"role": "ema"}, {"role": "reference", "forward": False}, {"role": "value", "trainable": True}]
+)
+def test_an_order_is_of_those_that_run_by_themselves(own: dict[str, Any]) -> None:
+    found = report({**own, "after": True})
+    assert [(note.code, note.path) for note in found.warnings] == [("no-effect", "companions.0.after")]
+
+
+def test_an_encoder_runs_before_the_model() -> None:
+    with pytest.raises(RunInvalid, match="runs before it"):
+        report({"role": "encoder", "model": "bert-base-uncased", "after": True})
 
 
 @pytest.mark.parametrize("role", ["reference", "reward"])

@@ -48,3 +48,30 @@ def test_what_is_asked_of_tensor_parallelism_without_any_is_said_to_change_nothi
     assert found == ["parallel.tp_plan", "sharding.enable_async_tensor_parallel"]
     divided = estimate({**run, "sharding": "none", "parallel": {"tp_plan": "auto", "tensor": 2}})
     assert not [note for note in divided.warnings if note.code == "no-effect"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "implementation", "path"),
+    [
+        ({"kind": "fused-log-probs", "nll": True}, "hf", "loss.nll"),
+        ({"nll": True}, "hf", "loss.nll"),
+        ({"chunks": 4}, "hf", "loss.chunks"),
+        ({"kind": "log-probs", "chunks": 4}, "hf-liger", "loss.chunks"),
+        ({"kind": "log-probs", "nll": True}, "hf", ""),
+        ({"chunks": 4}, "hf-liger", ""),
+        ({"kind": "chunked", "chunks": 4}, "hf", ""),
+    ],
+)
+def test_what_is_asked_of_a_loss_that_does_not_read_it_is_said(
+    loss: dict[str, Any], implementation: str, path: str
+) -> None:
+    found = estimate({"model": "llama-3.2-1b", "seq_len": 64, "loss": loss, "implementation": implementation})
+    assert [note.path for note in found.warnings if note.code == "no-effect"] == ([path] if path else [])
+
+
+@pytest.mark.parametrize("loss", ["log-probs", "chunked"])
+def test_megatrons_modules_have_a_loss_of_their_own(loss: str) -> None:
+    run = {"model": "llama-3.2-1b", "seq_len": 64, "implementation": "megatron"}
+    found = estimate({**run, "loss": loss})
+    assert [note.code for note in found.warnings] == ["standard-loss"]
+    assert found.memory == estimate(run).memory
