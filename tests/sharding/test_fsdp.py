@@ -9,7 +9,7 @@ import pytest
 from memcalc import estimate
 from memcalc.errors import RunInvalid
 from memcalc.sharding.fsdp1 import Flattened
-from memcalc.sharding.fsdp2 import cut
+from memcalc.sharding.fsdp2 import FullyShard, cut, from_options
 from memcalc.tape.setting import Setting
 from memcalc.tensors import Tensor
 
@@ -36,6 +36,26 @@ def test_buffers_of_numbers_are_cast_to_a_dtype_of_their_own(given: str, kept: s
     """FSDP1's MixedPrecision.buffer_dtype, of floating-point buffers alone (_cast_buffers_to_dtype_and_device)."""
     buffer = Tensor("inv_freq", (64,), dtype=kept, buffer=True)
     assert Flattened(buffer_dtype=given).buffered(buffer, Setting()) == seen
+
+
+@pytest.mark.parametrize(("given", "wrap", "layers", "root", "head"), [
+    (None, "layers", True, False, True),  # fully_shard's None: all but the root
+    (True, "layers", True, True, True), (False, "layers", False, False, False), (2, "layers", 2, 2, 2),
+    (1, "layers", False, False, False), (4, "layers", True, True, True),  # over one rank, and over all of them
+    ("default", "layers+embed+head", True, False, False), ("always", "layers+embed+head", True, False, True),
+    ("never", "layers+embed+head", False, False, False),  # torchtitan's words (apply_fsdp)
+    (True, "accelerate", True, False, False),  # fsdp2_prepare_model
+])  # fmt: skip
+def test_who_reshards_after_forward(given: Any, wrap: str, layers: Any, root: Any, head: Any) -> None:
+    options = {"wrap": wrap} if given is None else {"reshard_after_forward": given, "wrap": wrap}
+    made = from_options(options, 4, 4, micro_batches=1, offload="none")
+    assert (made.reshard, made.root_reshards, made.head_reshards) == (layers, root, head)
+
+
+def test_gradients_add_up_on_the_host_where_shards_are_there() -> None:
+    parts = (Tensor("weight", (8, 8)),)
+    assert FullyShard(shards=2, offloads=True).place(parts).accumulated == ()
+    assert FullyShard(shards=2).place(parts).accumulated is None
 
 
 def test_the_worked_example() -> None:
