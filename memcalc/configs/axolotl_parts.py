@@ -233,6 +233,12 @@ def _listed(value: Any) -> list[str]:  # noqa: ANN401
     return [str(item) for item in value] if isinstance(value, list) else [str(value)] if value else []
 
 
+# of a reference that does not run over what the model keeps; SimPO's is loaded, and not asked
+_ORDER: Final[dict[str, dict[str, Any]]] = {
+    "grpo": {"after": False}, "ebft": {"after": False}, "simpo": {"forward": False},
+}  # fmt: skip
+
+
 def preferences(sheet: Sheet, half: str, trained: str) -> None:
     """Pairs of rows, generated rows, and the frozen copy that setup_reference_model loads (train.py)."""
     kind = sheet.read(text, "rl", default="").lower()
@@ -244,19 +250,20 @@ def preferences(sheet: Sheet, half: str, trained: str) -> None:
         _paired(sheet)
     elif kind in ("grpo", "gdpo", "ebft"):
         _generated(sheet)
+    kind = "grpo" if kind == "gdpo" else kind  # whose rewards alone are added up otherwise
     losses.of_trl(sheet, kind, "rl")
     beta = sheet.read(number, "trl.beta", "rl_beta", default=0.0)
     copied = kind != "orpo" and (trained == "all" or sheet.read(truth, "rl_adapter_ref_model", default=False))
     sheet.seen("rl_adapter_ref_model")
-    before = {"after": False} if kind in ("grpo", "ebft") else {}
     if kind in ("grpo", "ebft") and beta == 0:
         return
+    order = _ORDER.get(kind, {})
     if copied:
         sheet.put(
-            "companions", [{"role": "reference", "model": "same", **({"dtype": half} if half else {}), **before}], "rl"
+            "companions", [{"role": "reference", "model": "same", **({"dtype": half} if half else {}), **order}], "rl"
         )
     elif kind in ("dpo", "ipo", "kto", "grpo") and "lora" in sheet.run:
-        sheet.put("companions", [{**losses.SHARED, **before}], "rl")
+        sheet.put("companions", [{**losses.SHARED, **order}], "rl")
 
 
 def _paired(sheet: Sheet) -> None:

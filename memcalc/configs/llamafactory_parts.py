@@ -207,21 +207,27 @@ def beside(sheet: Sheet, kind: str) -> None:
     )
     if stage in ("dpo", "kto"):  # get_batch_logps (train/trainer_utils.py) of logits in fp32
         sheet.put("loss", "log-softmax", "stage")
-    else:
+    elif stage in ("pt", "sft"):
         losses.smoothing(sheet)
+    before = {} if stage in ("dpo", "kto") else {"after": False}  # PPO's and ASFT's are known when the model runs
     held: list[dict[str, Any]] = []
     named = sheet.get("ref_model")
     if wanted and kind == "lora" and not named and stage in ("dpo", "kto"):
         held.append(losses.SHARED)
     elif wanted and (named or kind != "lora"):
         held.append(
-            {"role": "reference", "model": known(sheet, str(named)) or "same" if named else "same", "dtype": dtype}
+            {
+                "role": "reference",
+                "model": known(sheet, str(named)) or "same" if named else "same",
+                "dtype": dtype,
+                **before,
+            }
         )
     if stage == "ppo" and sheet.get("reward_model_type", default="lora") == "full":
         reward = known(sheet, str(sheet.get("reward_model") or ""))
         held.append({"role": "reward", "model": reward or "same", "dtype": dtype})
         if reward is None:
             sheet.assume("companions", "reward-model", "the reward model is taken to be of the policy's dimensions")
-    sheet.seen("ref_model*", "reward_model*")
+    sheet.seen("ref_model*", "reward_model*", "label_smoothing_factor")
     if held:
         sheet.put("companions", held, "stage", "ref_model", "use_asft_loss")

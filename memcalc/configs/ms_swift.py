@@ -218,14 +218,17 @@ def _beside(sheet: Sheet, kind: str, half: str) -> None:
             "batch_size", "pairs", "a pair is two rows: chosen and rejected are concatenated in one forward pass"
         )
     beta = sheet.read(number, "beta", default=0.04 if method == "grpo" else 0.1)
+    before = {"after": False} if method in ("grpo", "ppo") else {}
     if method in _REFERENCES and kind == "full" and not (method == "grpo" and not beta):
-        sheet.put("companions", [{"role": "reference", "dtype": half}], "rlhf_type")
-    elif method in ("dpo", "kto") and "lora" in sheet.run:
-        sheet.put("companions", [losses.SHARED], "rlhf_type")
+        sheet.put("companions", [{"role": "reference", "dtype": half, **before}], "rlhf_type")
+    elif "lora" in sheet.run and (method in ("dpo", "kto") or (method == "grpo" and beta)):
+        sheet.put("companions", [{**losses.SHARED, **before}], "rlhf_type")
     if method in ("dpo", "kto", "orpo", "cpo", "simpo", "grpo"):  # get_per_token_logps of whole logits (rlhf_mixin.py)
         nll = method in ("orpo", "cpo", "simpo")
         sheet.put("loss", {"kind": "log-probs", "nll": True} if nll else "log-probs", "rlhf_type")
-    sheet.seen("ref_model", "rlhf_type")
+    elif not method:
+        losses.smoothing(sheet)
+    sheet.seen("ref_model", "rlhf_type", "label_smoothing_factor")
 
 
 def _length(sheet: Sheet) -> None:

@@ -47,7 +47,7 @@ _ONLINE: Final = ("grpo", "rloo", "ppo")
 IGNORED: Final = (
     *trainer.IGNORED, "env*", "dataset*", "model_revision", "trust_remote_code", "chat_template*", "eos_token",
     "pad_token", "learning_rate", "label_pad_token_id", "padding_value", "is_encoder_decoder", "disable_dropout",
-    "label_smoothing", "system_prompt", "max_prompt_length", "temperature", "top_p", "top_k", "min_p",
+    "label_smoothing", "label_smoothing_factor", "system_prompt", "max_prompt_length", "temperature", "top_p", "top_k", "min_p",
     "repetition_penalty", "generation_*", "epsilon*", "delta", "scale_rewards", "loss_weights", "reward_*",
     "rpo_alpha", "f_divergence*", "f_alpha*", "ld_alpha", "truncation_mode", "ref_model_mixup_alpha",
     "ref_model_sync_steps", "log_completions*", "num_completions_to_print", "log_unique_prompts", "wandb_*", "vllm_*",
@@ -108,7 +108,8 @@ def read(document: Document, asked: Asked) -> Reading:
     if sheet.read(truth, "activation_offloading", default=False):
         sheet.put("offload", "activations", "activation_offloading")
     losses.of_trl(sheet, task, "loss_type")
-    losses.smoothing(sheet)
+    if task == "sft" and "dft" not in sheet.read(names, "loss_type", default=[]):
+        losses.smoothing(sheet)  # no other loss of TRL's asks the Trainer's label smoother
     sheet.unmodelled(trainer.UNMODELLED)
     sheet.seen(*(key for keys in _TELLING.values() for key in keys))
     return sheet.reading(IGNORED)

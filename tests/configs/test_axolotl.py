@@ -88,6 +88,8 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
     (BASE + "rl: orpo\n", {"batch_size": 4, "companions": None, "loss": {"kind": "log-probs", "nll": True}}),
     (LORA + "rl: grpo\ntrl: {beta: 0.1}\n", {"companions": [{"role": "reference", "shared": True, "after": False}]}),
     (BASE + "rl: grpo\ntrl: {max_completion_length: 256}\n", {"seq_len": 768, "companions": None}),
+    (BASE + "rl: gdpo\ntrl: {max_completion_length: 256}\n", {"seq_len": 768, "companions": None, "loss": "fused-log-probs"}),
+    (BASE + "rl: simpo\n", {"companions": [{"role": "reference", "model": "same", "dtype": "bf16", "forward": False}]}),
 ]  # fmt: skip
 
 

@@ -78,7 +78,10 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
      {"batch_size": 4, "companions": [{"role": "reference", "shared": True}], "loss": "log-softmax"}),
     (LORA + "label_smoothing_factor: 0.1\n", {"loss": "label-smoothing"}),
     (FULL.replace("sft", "kto") + "per_device_train_batch_size: 2\n", {"batch_size": 2, "companions": REFERENCE}),
+    (FULL.replace("sft", "rm") + "label_smoothing_factor: 0.1\n", {"companions": None, "loss": None}),
     (FULL.replace("sft", "rm") + "per_device_train_batch_size: 2\n", {"batch_size": 4, "companions": None}),
+    (FULL.replace("sft", "ppo"), {"companions": [{**REFERENCE[0], "after": False}]}),
+    (FULL + "use_asft_loss: true\n", {"companions": [{**REFERENCE[0], "after": False}]}),
     # Megatron-Core
     (FULL + "tensor_model_parallel_size: 2\npipeline_model_parallel_size: 2\nsequence_parallel: true\n"
      "use_distributed_optimizer: true\n",

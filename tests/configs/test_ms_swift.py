@@ -69,6 +69,12 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
         "sharding.offload_param": {"device": "cpu", "pin_memory": True}}),
     (DPO.replace("train_type full", "train_type lora"), {
         "companions": [{"role": "reference", "shared": True}], "lora.dtype": "bf16", "loss": "log-probs"}),
+    (DPO.replace("dpo", "grpo"), {
+        "companions": [{"role": "reference", "dtype": "bf16", "after": False}], "loss": "log-probs"}),
+    (DPO.replace("dpo", "grpo").replace("train_type full", "train_type lora"), {
+        "companions": [{"role": "reference", "shared": True, "after": False}]}),
+    (DPO.replace("dpo", "grpo --beta 0"), {"companions": None, "loss": "log-probs"}),
+    (LORA.replace("--max_length", "--label_smoothing_factor 0.1 --max_length"), {"loss": "label-smoothing"}),
     (MEGATRON, {
         "gpus": 8, "parallel": {"tensor": 4, "sequence": True}, "precision": "megatron-bf16", "batch_size": 1, "grad_accum": 8,
         "checkpointing": "selective", "seq_len": 8192, "implementation": "megatron", "sharding": {

@@ -96,6 +96,8 @@ LOSSES: list[tuple[str, Any]] = [
     ("", "fused-log-probs"),
     ("use_liger_kernel: true\n", "fused-log-probs"),
     ("label_smoothing_factor: 0.1\n", "label-smoothing"),
+    ("label_smoothing_factor: 0.1\nloss_type: dft\n", "fused-log-probs"),
+    ("label_smoothing_factor: 0.1\nbeta: 0.1\n", "fused-log-probs"),
     ("beta: 0.1\n", "fused-log-probs"),
     ("beta: 0.1\nloss_type: kto\n", "fused-log-probs"),
     ("num_generations: 8\n", "fused-log-probs"),
