@@ -12,6 +12,7 @@ from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING
 
 from memcalc.overlay import Laid, Pool
+from memcalc.sharding.wholes import ABSENT, FLYING, THERE, Handle, Whole
 from memcalc.tape.values import rounded
 
 if TYPE_CHECKING:
@@ -21,43 +22,9 @@ if TYPE_CHECKING:
     from memcalc.sharding.scripts import Call, Script
     from memcalc.sharding.zero3 import ZeroThree
 
-ABSENT, FLYING, THERE = range(3)
 NONE: list[Whole] = []
 LINEARS = ("linear", "head")  # roles of weights that torch's own linear layers save as they are gathered
 SCALED = 4096  # elements to one fp32 scale, about (CUDAQuantizer.target_group_size)
-
-
-class Handle:
-    """One gather under way: whose parameters wait for it, and the `buffer` (bytes) that they are copied from, if they are."""
-
-    __slots__ = ("buffer", "done", "params", "waiting")
-
-    def __init__(self, params: list[Whole], buffer: int) -> None:
-        self.params, self.buffer = params, buffer
-        self.done, self.waiting = False, len(params)
-
-    @property
-    def state(self) -> tuple[int, int, bool]:
-        """What tells it from others."""
-        return self.buffer, self.waiting, self.done
-
-
-class Whole:
-    """A parameter that is gathered and let go of: `nbytes` whole, `part` elements in a shard.
-
-    `fetched_for` is the last call it was gathered for, `uses` are the calls to come. `second` are the bytes of its second
-    shard, once there is one; `sliced` where slices of it that autograd has saved keep its memory.
-    """
-
-    __slots__ = ("elements", "fetched_for", "handle", "nbytes", "part", "second", "sliced", "stacked", "state",
-                 "trainable", "uses")  # fmt: skip
-
-    def __init__(self, param: Param, ways: int, item: int) -> None:
-        self.elements, self.trainable, self.stacked = param.elements, param.trainable, param.role == "expert"
-        self.nbytes, self.part = rounded(param.elements * item), -(-param.elements // ways)
-        self.state, self.fetched_for, self.second, self.sliced = ABSENT, -1, 0, False
-        self.handle: Handle | None = None
-        self.uses: list[int] = []
 
 
 class Coordinator:
@@ -79,6 +46,7 @@ class Coordinator:
         self.queue: deque[tuple[Whole, int]] = deque()
         self.calls: dict[int, tuple[list[tuple[int, tuple[int, ...]]], list[int]]] = {}  # of each script, by identity
         self.starts: dict[int, int] = {}  # the first call of each slice
+        self.owned: dict[str, list[Whole]] = {}  # what stays for a module that has it recomputed
         self.kept: list[int] = []  # the uses that parameters were not let go of for
 
     def plan(self, slice_: int, script: Script, layer: int) -> list[Whole]:
@@ -118,9 +86,11 @@ class Coordinator:
         self.live += nbytes
         self.made.append(Laid(self.at, "buffers", nbytes))
 
-    def called(self, calls: Iterable[Call], own: Sequence[Whole]) -> None:
+    def called(self, calls: Iterable[Call], own: Sequence[Whole], owner: str) -> None:
         """Hooks of modules of a slice with those parameters: each one's before it, and the one behind it where it ends at once."""
         for call in calls:
+            if owner:
+                self.own([own[place] for place in call.needed], owner)
             self.fetch()
             if call.ends:
                 self.release([own[place] for place in call.needed])
@@ -197,6 +167,20 @@ class Coordinator:
             self.pool.birth(param, param.nbytes)
         self.lay(sum([param.nbytes for param in params]))
 
+    def own(self, params: Iterable[Whole], owner: str) -> None:
+        """Frozen parameters that are recomputed stay for the module that asked for it (update_recompute_parameters)."""
+        for param in params:
+            if not param.trainable and not param.owner:
+                param.owner = owner
+                self.owned.setdefault(owner, []).append(param)
+
+    def disown(self, owner: str) -> None:
+        """The module ends: what was recomputed for it goes, however soon it is used again."""
+        for param in self.owned.pop(owner, ()):
+            param.owner = ""
+            if param.state == THERE and param.handle is None:
+                self.drop(param)
+
     def unqueue(self, needed: list[Whole]) -> None:
         """Take the module's own parameters, of which some were not gathered for this call, off the queue."""
         queue, step = self.queue, self.step
@@ -230,7 +214,7 @@ class Coordinator:
                 param.sliced = False
                 self.slices -= param.nbytes
                 self.lay(-param.nbytes)
-            if param.state == THERE and param.handle is None and not self.soon(param):
+            if param.state == THERE and param.handle is None and not param.owner and not self.soon(param):
                 self.drop(param)
                 if saved and param.stacked:
                     param.sliced = True

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from memcalc.cycles import Again
     from memcalc.model import Model
     from memcalc.overlay import Laid
-    from memcalc.sharding.coordinator import Whole
     from memcalc.sharding.cuts import Cut, Slices
     from memcalc.sharding.marks import Mark, Place
     from memcalc.sharding.scripts import Act, Script
+    from memcalc.sharding.wholes import Whole
     from memcalc.sharding.zero3 import ZeroThree
     from memcalc.tape.recorder import Tape
     from memcalc.tape.step import Recording
@@ -119,8 +119,10 @@ def followed(acts: Iterable[Act], own: Sequence[Whole], coordinator: Coordinator
     stops: list[int] = []
     for act in acts:
         coordinator.at = act.at
+        if act.freed:
+            coordinator.disown(act.freed)
         if act.calls:
-            coordinator.called(act.calls, own)
+            coordinator.called(act.calls, own, act.owner)
         elif act.gradient:
             stops.append(len(made))
         elif act.ends:

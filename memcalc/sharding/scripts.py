@@ -5,16 +5,18 @@ Source: DeepSpeed 0.19.8, runtime/zero/parameter_offload.py (setup_zero_stage3_h
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcalc.tape.units import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from memcalc.sharding.marks import Mark, Param, Place, Roster
 
 FETCHES = frozenset({"enter", "back"})
+AGAIN = frozenset({"enter", "leave"})  # what a recomputation notes
 
 
 class Call(NamedTuple):
@@ -31,7 +33,8 @@ class Call(NamedTuple):
 class Act(NamedTuple):
     """What happens when the log has `at` events: modules are called, one lets go of what it needed, a gradient is there.
 
-    `saves` where autograd has saved what is let go of; `ends` where the step is over.
+    `saves` where autograd has saved what is let go of; `ends` where the step is over. `owner` is the module whose backward
+    pass has a checkpoint run again what is called, `freed` the one that ends and had it do so.
     """
 
     at: int
@@ -40,6 +43,8 @@ class Act(NamedTuple):
     gradient: int = 0
     saves: bool = False
     ends: bool = False
+    owner: str = ""
+    freed: str = ""
 
 
 class Script(NamedTuple):
@@ -77,6 +82,8 @@ class Writer:
         self._layers: dict[Place, tuple[list[frozenset[int]], frozenset[int]]] = {}  # sets that differ; in all of them
         self._places: dict[Param, int] = {}
         self._owned: dict[str, Owned] = {}
+        self._going: dict[str, None] = {}  # modules whose backward pass has begun
+        self._owners: set[str] = set()
 
     def script(self, place: Place, marks: Sequence[Mark], layer: int, returning: frozenset[str]) -> Script:
         """What happens in a slice; `returning` are the modules whose backward pass ends in this layer."""
@@ -91,8 +98,32 @@ class Writer:
 
     def _written(self, marks: Iterable[Mark], layer: int, returning: frozenset[str]) -> Script:
         self._places, self._owned = {}, {}
-        acts = tuple([act for mark in marks if (act := self._act(mark, layer, returning))])
+        acts = tuple(self._acts(list(marks), layer, returning))
         return Script(acts, tuple(self._places))
+
+    def _acts(self, marks: Sequence[Mark], layer: int, returning: frozenset[str]) -> Iterator[Act]:
+        """What the marks stand for; a module that has a checkpoint run again waits for that with the rest of its calls."""
+        rest: Act | None = None
+        for mark, following in zip_longest(marks, marks[1:]):
+            if rest and mark.kind not in AGAIN:
+                yield rest._replace(at=mark.at, freed=rest.freed if rest.calls or self._dropped(mark) else "")
+                rest = None
+            act = self._act(mark, layer, returning)
+            if act and mark.kind == "back" and following and following.kind == "enter":
+                act, rest = self._parted(act, mark.name)
+            if act:
+                yield act
+
+    def _parted(self, act: Act, name: str) -> tuple[Act, Act]:
+        """The calls of a module up to what asks for what it has saved (the last adapter's second layer), and the others."""
+        if any(param.role == "adapter" for param in self._owned[name].params):
+            return act._replace(calls=act.calls[:2]), Act(act.at, act.calls[2:], freed=name)
+        return act, Act(act.at, freed=name)
+
+    def _dropped(self, mark: Mark) -> bool:
+        """Whether the module that goes back first is an MLP's: a dropout, the MLP's last, has asked, and has ended."""
+        around = mark.name if mark.name in self.acting else mark.name.rpartition(".")[0]
+        return mark.kind == "back" and around in self.acting and not around.endswith("#")
 
     def _act(self, mark: Mark, layer: int, returning: frozenset[str]) -> Act | None:
         at, kind, name = mark.at, mark.kind, mark.name
@@ -103,9 +134,30 @@ class Writer:
             param = self.roster.param(tensor, layer, self.stacks) if tensor else None
             return Act(at, gradient=param.elements) if param else None
         own = self._owned.get(name) or self._met(name, layer)
+        if name.endswith("#") and kind in FETCHES and self._going:  # a layer's hooks are around its checkpoint
+            if name in self._going:
+                return None
+            self._going[name] = None
+            return Act(at, own.calls)
+        owner = self._owner(mark)
         if kind in FETCHES:
-            return Act(at, own.calls or tuple(self._calls(mark, own.params, name in returning)))
-        return Act(at, (), own.placed, 0, kind == "leave" and mark.saves) if own.placed else None
+            return Act(at, own.calls or tuple(self._calls(mark, own.params, name in returning)), owner=owner)
+        freed = name if kind == "after" and name in self._owners else ""
+        if not own.placed and not freed:
+            return None
+        return Act(at, (), own.placed, 0, kind == "leave" and mark.saves, freed=freed)
+
+    def _owner(self, mark: Mark) -> str:
+        """The module whose backward pass has the one run again that begins (the last of __active_backward_submodules)."""
+        going, kind = self._going, mark.kind
+        if kind == "back":
+            going[mark.name] = None
+        elif kind == "after":
+            going.pop(mark.name, None)
+        elif kind == "enter" and going:
+            self._owners.add(owner := next(reversed(going)))
+            return owner
+        return ""
 
     def _met(self, name: str, layer: int) -> Owned:
         """What a module owns, looked up once in a script."""

@@ -1,0 +1,51 @@
+"""Whole parameters as ZeRO-3 gathers them, and the gathers under way.
+
+Source: DeepSpeed 0.19.8, runtime/zero/partition_parameters.py (ds_status, ds_active_sub_modules; AllGatherHandle,
+AllGatherCoalescedHandle).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.tape.values import rounded
+
+if TYPE_CHECKING:
+    from memcalc.sharding.marks import Param
+
+ABSENT, FLYING, THERE = range(3)
+
+
+class Handle:
+    """One gather under way: whose parameters wait for it, and the `buffer` (bytes) that they are copied from, if they are."""
+
+    __slots__ = ("buffer", "done", "params", "waiting")
+
+    def __init__(self, params: list[Whole], buffer: int) -> None:
+        self.params, self.buffer = params, buffer
+        self.done, self.waiting = False, len(params)
+
+    @property
+    def state(self) -> tuple[int, int, bool]:
+        """What tells it from others."""
+        return self.buffer, self.waiting, self.done
+
+
+class Whole:
+    """A parameter that is gathered and let go of: `nbytes` whole, `part` elements in a shard.
+
+    `fetched_for` is the last call it was gathered for, `uses` are the calls to come. `second` are the bytes of its second
+    shard, once there is one; `sliced` where slices of it that autograd has saved keep its memory. `owner` is the module whose
+    backward pass it stays for, because that has it recomputed.
+    """
+
+    __slots__ = ("elements", "fetched_for", "handle", "nbytes", "owner", "part", "second", "sliced", "stacked", "state",
+                 "trainable", "uses")  # fmt: skip
+
+    def __init__(self, param: Param, ways: int, item: int) -> None:
+        self.elements, self.trainable, self.stacked = param.elements, param.trainable, param.role == "expert"
+        self.nbytes, self.part = rounded(param.elements * item), -(-param.elements // ways)
+        self.state, self.fetched_for, self.second, self.sliced = ABSENT, -1, 0, False
+        self.handle: Handle | None = None
+        self.owner = ""
+        self.uses: list[int] = []
