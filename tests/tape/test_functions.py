@@ -97,3 +97,20 @@ def test_rows_chosen_by_index_are_added_into_zeros_in_place() -> None:
     gradient = t.new(out.shape, out.dtype)
     backward(t, [(out, gradient)])
     assert peak(t, since) == 2 * rows + 2 * n
+
+
+@pytest.mark.parametrize(("name", "flops"), [
+    ("linear", 2 * R * C * 512), ("linear-bias", 2 * R * C * 512), ("addmm", 2 * R * C * 512),
+    ("mm", 2 * R * C * 512), ("bmm", 2 * 4 * (R // 4) * C * (R // 4)),
+])  # fmt: skip
+def test_a_product_multiplies_and_adds_once_an_element_and_goes_back_in_two(name: str, flops: int) -> None:
+    """[m, k] times [k, n] is 2 m k n operations; the gradient of either factor takes as many."""
+    products: dict[str, Callable[[Value], Value]] = {
+        **FUNCTIONS,
+        "mm": lambda h: f.mm(h, learns(h, C, 512)),
+        "bmm": lambda h: f.bmm(f.view(h, 4, R // 4, C), learns(h, 4, C, R // 4)),
+    }
+    t = tape()
+    out = run(t, products[name])
+    backward(t, [(out, t.new(out.shape, out.dtype))])
+    assert [made for _, made, _ in t.products] == [flops, 2 * flops]
