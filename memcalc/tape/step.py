@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -172,7 +173,20 @@ def left_over(tape: Tape) -> int:
         else:
             alive.discard(~event)
     states = {value.storage.id for value in tape.spending.states}
-    return sum(tape.sizes[storage] for storage in alive - ours - states)
+    left = alive - ours - states
+    return sum(tape.sizes[storage] for storage in left) + sum(_of_others(tape, stack, left) for stack in tape.stacks)
+
+
+def _of_others(tape: Tape, stack: Layers, left: set[int]) -> int:
+    """Bytes of these storages that the layers have which the recorded ones of a stack stand for."""
+    back = stack.returns[::-1]
+    return sum(
+        (count - 1) * tape.sizes[event]
+        for sample, count in Counter(stack.order).items()
+        for start, stop in ((stack.events[sample], stack.events[sample + 1]), (back[sample + 1], back[sample]))
+        for event in (tape.events[start:stop] if count > 1 else ())
+        if event in left
+    )
 
 
 def sharded(tape: Tape, model: Model) -> tuple[Value, Value]:

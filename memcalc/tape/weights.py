@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from memcalc.tape.spending import Spent
     from memcalc.tensors import Tensor
 
-_NUMBERED = re.compile(r"(.*?)\.(\d+|\{[^}]*\})\.")  # the path of a stack, and which of its layers
+_NUMBERED = re.compile(r"\.(\d+|\{[^}]*\})(?=\.)")  # behind the path of a stack: which of its layers
 
 
 COPIES = (".modules_to_save.default", ".ln_tuning_layers.default")  # in the names of trainable copies
@@ -103,9 +103,10 @@ class Weights:
         found: dict[str, list[str]] = {}
         for tensor in self._tensors:
             tells = tensor.role == "adapter" or (self._mixed and tensor.trainable and not tensor.buffer)
-            place = _NUMBERED.match(tensor.name) if tells else None
-            if place and place[2] not in found.setdefault(place[1], []):
-                found[place[1]].append(place[2])
+            for place in _NUMBERED.finditer(tensor.name) if tells else ():
+                layers = found.setdefault(tensor.name[: place.start()], [])
+                if place[1] not in layers:
+                    layers.append(place[1])
         return found
 
     def spent(self, name: str) -> Spent | None:

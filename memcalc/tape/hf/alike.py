@@ -37,7 +37,8 @@ def planned(t: Tape, block: Stack, passes: list[tuple[Block, str]], around: Arou
     """What is recorded of a stack: like layers between the first and the last once, as one that stands for all of them."""
     passes, kinds = _passes(block, passes)
     passes, kinds, lowest = _apart(t, passes, kinds)
-    alone = readers([layer for layer, _ in passes], kinds, around, lowest, held=t.setting.checkpoint)
+    held = t.setting.checkpoint and max(len(around.masks), len(around.ropes)) < 2
+    alone = readers([layer for layer, _ in passes], kinds, around, lowest, held=held)
     kinds = _awake(block, kinds) if around.seen else kinds
     if t.setting.checkpoint:
         kinds = _kept(kinds, t.setting.every)
@@ -45,8 +46,8 @@ def planned(t: Tape, block: Stack, passes: list[tuple[Block, str]], around: Arou
     kinds = _outlasting(kinds, t.sharder) if t.sharder is not None and outlast else kinds
     beside = (-1, 1) if around.after and around.grid else _hands_on(t)  # others read some of a tower's layers, too
     beside = beside or ((-1,) if around.chooses else ())  # the last to read a choice lets it go
-    if around.scene is not None:  # what a layer of a denoiser makes beside the stream is there until the next has run
-        beside = -1, 1
+    if around.scene is not None and len(set(kinds)) > 1:
+        beside, kinds = (-1, 1), [*kinds[:-1], LAST]  # a denoiser's layer hands on more than the stream to the next
     if beside and t.setting.offload_activations:
         kinds = _ends_apart(kinds)
     reads = None if around.feature is None else around.feature % (len(kinds) + 1)
@@ -86,13 +87,20 @@ def _apart(
     """
     sets = t.weights.adapted_layers(t.path)
     lowest = min((min(members) for members in sets.values()), default=0)
-    named = all(pattern in {name for _, name in layers} for pattern in sets)
-    if named and not lowest:
+    named = told_apart(t, layers)
+    if named is layers and not lowest:
         return layers, kinds, lowest
     carried = [(index > lowest, *(index in members for members in sets.values())) for index in range(len(layers))]
     seen = {key: number for number, key in enumerate(dict.fromkeys(zip(kinds, carried, strict=True)))}
-    by_number = [(layer, str(index)) for index, (layer, _) in enumerate(layers)]
-    return layers if named else by_number, [seen[key] for key in zip(kinds, carried, strict=True)], lowest
+    return named, [seen[key] for key in zip(kinds, carried, strict=True)], lowest
+
+
+def told_apart(t: Tape, layers: list[tuple[Block, str]]) -> list[tuple[Block, str]]:
+    """The layers by their numbers, where not all of those with one pattern learn alike."""
+    names = {name for _, name in layers}
+    if all(pattern in names for pattern in t.weights.adapted_layers(t.path)):
+        return layers
+    return [(layer, str(index)) for index, (layer, _) in enumerate(layers)]
 
 
 def _awake(block: Stack, kinds: list[int]) -> list[int]:

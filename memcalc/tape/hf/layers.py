@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.base import Block, Recomputed, Sequence, Stack, Stage
 from memcalc.tape.checkpoint import checkpointed
-from memcalc.tape.hf.alike import named, planned, single_out
+from memcalc.tape.hf.alike import named, planned, single_out, told_apart
 from memcalc.tape.hf.combinators import sequence
 from memcalc.tape.hf.surroundings import handed_to, prepare
 from memcalc.tape.recorder import Layers
@@ -142,6 +142,7 @@ def _inner(t: Tape, block: Stack, passes: list[tuple[Block, str]], given: list[V
     """Every layer as it is: in a stack inside a layer of another, or of stages."""
     x = given.pop()
     path, outer = t.path, t.instance
+    passes = told_apart(t, passes)
     kinds = Counter(name for _, name in passes)
     for index, (layer, name) in enumerate(passes):
         _enter(t, path, name, f"{outer}/{index}" if outer or kinds[name] > 1 else "")
