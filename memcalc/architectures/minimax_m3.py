@@ -52,7 +52,7 @@ def _indexer(c: Dimensions) -> Indexer:
     heads, dim = old.get("sparse_num_index_heads", c.index_n_heads), old.get("sparse_index_dim", c.index_head_dim)
     blocks, size = old.get("sparse_topk_blocks", c.index_topk_blocks), old.get("sparse_block_size", c.index_block_size)
     return Indexer(
-        "indexer", heads, dim, rotary_dim(c), blocks * size,
+        "indexer", heads, dim, rotary_dim(c), blocks * size, block=size,
         q=Linear("q_proj", c.hidden_size, heads * dim), k=Linear("k_proj", c.hidden_size, dim),
         q_norm=_norm("q_norm", dim), k_norm=_norm("k_norm", dim),
     )  # fmt: skip

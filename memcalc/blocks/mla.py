@@ -70,7 +70,8 @@ class Indexer(Block):
     """Scores every key for every query in `heads` small heads and keeps the best `top_k` (DeepSeek-V3.2).
 
     It runs without gradients; `scores` relu(q kᵀ) in fp32, weighted per head (transformers, DeepseekV32Indexer).
-    `interleaved` where even and odd channels are rotated, rather than halves.
+    `interleaved` where even and odd channels are rotated, rather than halves; `block` where it keeps whole blocks of
+    that many keys, for each of its heads (MiniMax-M3).
     """
 
     idle: ClassVar[bool] = True
@@ -79,6 +80,7 @@ class Indexer(Block):
     rope: int = 0
     top_k: int = 0
     interleaved: bool = False
+    block: int = 0
     q: Block | None = None
     k: Block | None = None
     q_norm: Block | None = None

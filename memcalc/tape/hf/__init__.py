@@ -39,7 +39,6 @@ HOMES = {
     "xlstm-narrow": ("xlstm",),
     "laguna": ("attention_gated", "routers"),
     "mimo": ("attention_gated",),
-    "minimax_m3": ("attention_gated",),
     **dict.fromkeys(("qwen-image", "qwen-image-edit"), ("qwen_image",)),
     "qwen3_next": ("gated_delta",),
     "step": ("attention_gated",),

@@ -9,7 +9,6 @@ from memcalc.blocks.basic import Embedding
 from memcalc.blocks.disentangled import RelativeTable
 from memcalc.tape import functions as f
 from memcalc.tape.hf.attention import attend, heads, project, separate
-from memcalc.tape.hf.position_biases import buckets
 from memcalc.tape.hf.rotary import rotate, rotate_pairs
 from memcalc.tape.rules import Around, rule, run
 
@@ -169,10 +168,24 @@ def shared_bias(t: Tape, table: Embedding, x: Value) -> Value:
     batch, seq = x.shape[:2]
     context, memory = t.new((seq,), "int64"), t.new((seq,), "int64")
     distances = t.new((seq, seq), "int64")
-    bucket = buckets(distances, both=True)
+    bucket = _buckets(distances)
     values = f.permute(f.embedding(bucket, rows(t, table)), 2, 0, 1)
+    values = f.contiguous(f.expand(f.unsqueeze(values, 0), batch, -1, seq, seq))
     del context, memory, distances, bucket
-    return f.contiguous(f.expand(f.unsqueeze(values, 0), batch, -1, seq, seq))
+    return values
+
+
+def _buckets(distances: Value) -> Value:
+    """MPNetEncoder.relative_position_bucket: T5's, of distances turned round."""
+    turned = f.scale(distances)
+    sides = f.shift(f.scale(f.to(f.compare(turned), "int64")))
+    turned = f.scale(turned)
+    small = f.compare(turned)
+    far = f.shift(f.to(f.scale(f.scale(f.scale(f.scale(f.to(turned, "fp32"))))), "int64"))
+    far = f.add(far, f.scale(far))
+    sides = f.add_(sides, f.add(turned, far))
+    del turned, small, far
+    return sides
 
 
 @rule(Attention, "squeezebert")

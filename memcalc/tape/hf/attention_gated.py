@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
 from memcalc.tape import functions as f
-from memcalc.tape.hf.attention import attend, heads, normed, project, repeat_kv, separate, sink_column
+from memcalc.tape.hf.attention import attend, heads, normed, repeat_kv, separate, sink_column
 from memcalc.tape.hf.rotary import rotate, rotated_part
 from memcalc.tape.rules import Around, rule, run
 
@@ -73,15 +73,3 @@ def mimo(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     weights = around.weights = f.to(f.dropout(chances, block.dropout), values.dtype)
     out = f.contiguous(f.transpose(f.matmul(weights, values), 1, 2))
     return run(t, block.out, f.reshape(out, b, s, -1), around)
-
-
-@rule(Attention, "minimax_m3")
-def minimax_m3(t: Tape, block: Attention, x: Value, around: Around) -> Value:
-    """MiniMaxM3VLAttention.forward; where an indexer chooses blocks of keys, as if it chose all of them."""
-    if block.before:
-        t.unmodelled["Indexer minimax_m3"] = None
-    q, k, v = separate(t, block, x, around)
-    tables = around.tables(block.rotary_kind)
-    if tables:  # it joins the rest of a head to what is rotated, also where nothing is left
-        q, k = rotated_part(q, k, tables, block.rotary_dim)
-    return project(t, block, attend(t, block, q, k, v, around), around)
