@@ -235,10 +235,7 @@ class Moves:
         return order.index(sample) if direction else len(order) - 1 - order[::-1].index(sample)
 
     def _die_afar(self, where: Where, layer: int, storage: int, away: int) -> None:
-        """What a layer has made that is not the next: a strategy's buffers go so many layers on.
-
-        Others' like is as far from this layer as it was where both are recorded.
-        """
+        """What a layer has made that is not the next: buffers go so many records on, others as far as where both are recorded."""
         place, sample, _ = where
         order = self.recording.stacks[place].order
         self._near &= abs(away) <= NEAR
@@ -247,7 +244,8 @@ class Moves:
         like = layer + (made := order.index(sample)) - order.index(order[layer])
         there = like in range(len(order)) and order[like] == sample
         self._near &= there and abs(like - layer) <= NEAR
-        self._bury(storage, like if there else made)
+        if there or not self._die_at(where, like, storage):
+            self._bury(storage, like if there else made)
 
     def _die_at(self, where: Where, layer: int, storage: int) -> bool:
         """What a layer has made that has the mark of this one, if there is any."""
