@@ -21,6 +21,15 @@ from memcalc.errors import RunInvalid
         ("deformable_detr", {"two_stage": True, "with_box_refine": True}, "two stages"),
         ("FluxControlNetModel", {"num_mode": 10}, "union"),
         ("SD3ControlNetModel", {"use_pos_embed": False}, "shares its transformer's embeddings"),
+        ("owlvit", {"architectures": ["OwlViTModel"]}, "the head of OwlViTModel"),
+        ("dpt", {"is_hybrid": True}, "convolutional backbone"),
+        ("dpt", {"backbone_out_indices": [2, 5, 8, 10]}, "the last layer's among them"),
+        ("depth_anything", {"head_in_index": 1}, "the last of the fused maps"),
+        (
+            "depth_anything",
+            {"backbone_config": {"model_type": "dinov2", "out_indices": [9, 10, 11, 12]}},
+            "reshape_hidden",
+        ),
     ],
 )
 def test_what_is_not_known_is_refused(kind: str, keys: dict[str, Any], said: str) -> None:
@@ -55,3 +64,21 @@ def test_the_transformer_beside_a_controlnet_does_not_learn() -> None:
     learning = {tensor.name.split(".")[0] for tensor in model.tensors if tensor.trainable}
     assert "transformer" not in learning
     assert any(tensor.name.startswith("transformer.") for tensor in model.tensors)
+
+
+def test_more_texts_asked_of_an_image_take_more() -> None:
+    run = {"precision": "fp32", "batch_size": 2, "optimizer": "sgd"}
+    few, many = (
+        estimate({**run, "model": {"model_type": "owlvit", "max_text_queries": count}}).memory for count in (1, 20)
+    )
+    patches, texts = (768 // 32) ** 2, 2 * 19  # 19 texts more for each of two images, whose tokens are 512 numbers
+    logits, layers = 4 * texts * patches, 12 * 4 * texts * 16 * 512
+    assert many.peak_allocated > few.peak_allocated + logits + 2 * layers
+
+
+def test_the_layers_that_make_no_depth_do_not_learn() -> None:
+    idle = {tensor.name for tensor in build("dpt", {}).tensors if tensor.idle}
+    assert {"dpt.layernorm.weight", "neck.fusion_stage.layers.0.residual_layer1.convolution1.weight"} <= idle
+    assert not any("readout" in name or "fusion_stage.layers.1" in name for name in idle)
+    idle = {tensor.name for tensor in build("owlvit", {}).tensors if tensor.idle}
+    assert idle == {"owlvit.visual_projection.weight", "owlvit.logit_scale"}

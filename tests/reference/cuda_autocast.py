@@ -23,7 +23,7 @@ FLOAT32 = {
     torch.log_softmax, torch.layer_norm, torch.group_norm, torch.pow, torch.exp, torch.log, torch.rsqrt, torch.norm,
     torch.sum, torch.prod, torch.cumsum, torch.cumprod, torch.expm1, torch.log1p, torch.reciprocal, T.softmax,
     T.log_softmax, T.pow, T.__pow__, T.__rpow__, T.exp, T.log, T.rsqrt, T.norm, T.sum, T.prod, T.cumsum, T.reciprocal,
-    L.vector_norm,
+    L.vector_norm, L.norm, F.interpolate,
 }  # fmt: skip
 WIDEST = {F.grid_sample}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memcalc.blocks.dense import DensePredictor
 from memcalc.blocks.segmenting import MapsHead, Yielded
 from memcalc.tape import functions as f
 from memcalc.tape.functions import maps
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 def segment(t: Tape, model: Model) -> tuple[Value, Value]:
     """…ForSemanticSegmentation.forward: logits enlarged to the labels' size, cross entropy of every pixel."""
+    if isinstance(model.body, DensePredictor):
+        from memcalc.tape.hf.dense import predict  # noqa: PLC0415 - few models fuse a tower's states
+
+        return predict(t, model)
     base, heads = split(model.body)
     t.layers = model.depth
     batch, size = t.setting.batch, model.image[1:]
