@@ -68,7 +68,12 @@ class Returned(Away):
         hook.turn()
         value = hook.leaving.get(self.at)
         if value is None:
-            value = hook.back[self.at] = tape.new(self.shape, self.dtype, self.strides)
+            value = tape.new(self.shape, self.dtype, self.strides)
+            if (
+                tape.saving is not None
+            ):  # a layer runs again, whose first node lets go of what the layer before has read
+                hook.back.clear()
+            hook.back[self.at] = value
         hook.events = len(tape.events)
         return value
 
@@ -85,9 +90,15 @@ class Tracking:
         self.known: dict[tuple[int, str], int] = {}
         self.back: dict[int, Value] = {}
         self.read: list[int] = []
+        self.alike: tuple[Returned, int] | None = None
+        self.asked: list[Value] = []
+        self.before: list[Value] = []
 
     def __call__(self, value: Value) -> Value | Returned:
         """What is saved in the place of a value."""
+        follows = self.alike is not None and self.tape.like == 1
+        if self.alike and follows:
+            self._stand_in(*self.alike)
         self.count += 1
         nbytes, key = size(value.shape, value.dtype), (value.storage.id, value.dtype)
         if key in self.known:
@@ -98,13 +109,32 @@ class Tracking:
         whole = rounded(nbytes) == self.tape.sizes[value.storage.id]
         if value.strides is not None or not whole:
             value = self.tape.new(value.shape, value.dtype)
+        elif follows:  # made by a layer that stands for many, in each of which it would be held
+            value, whole = self.tape.new(value.shape, value.dtype), False
         self._let_go(self.count - STASH)
         self.tape.pinned += self.tape.like * rounded(nbytes)
-        if not self.tape.setting.checkpoint or self.tape.like == 1:  # those of layers that stand for many: none is held
+        if not self.tape.setting.checkpoint or self.tape.like == 1:
             self.leaving[self.count] = value
             if whole:  # another part of the same storage has another address
                 self.known[key] = self.count
+        else:
+            self.alike = Returned(self, self.count, value), self.tape.like
         return Returned(self, self.count, value)
+
+    def _stand_in(self, one: Returned, times: int) -> None:
+        """What the last of like layers have sent away, of which one is recorded: tensors like its own, until they have left."""
+        self.alike = None
+        self.count += times - 1
+        for at in range(max(self.count - STASH, self.count - times) + 1, self.count + 1):
+            self.leaving[at] = self.tape.new(one.shape, one.dtype, one.strides)
+
+    def asks(self, value: Value) -> None:
+        """What asks for a gradient by itself, a leaf of the graph whose last node the hook holds on to until the next step's first.
+
+        So its own storage and its gradient outlive the step; the step before has left as much.
+        """
+        self.before += (self.tape.new(value.shape, value.dtype), self.tape.new(value.shape, value.dtype))
+        self.asked.append(value)
 
     def _let_go(self, oldest: int) -> None:
         """What has left by the time that a further one leaves."""
@@ -116,6 +146,7 @@ class Tracking:
         """A node asks for what it has saved: if it is another than before, what the one before that has read can go."""
         if self.events == len(self.tape.events):
             return
+        self.before.clear()
         if self.events >= 0:
             self.leaving.clear()
         for at in self.read:

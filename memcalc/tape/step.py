@@ -106,12 +106,15 @@ def record_step(
     tape = tape or Tape(setting, weights, model.context)
     tape.masks = model.masks
     tape.sharder = attach(tape) if attach else None
+    hook = Tracking(tape) if setting.offload_activations == "once" else None
     if setting.offload_activations:
-        tape.saving = Offloading(tape) if setting.offload_activations == "each" else Tracking(tape)
+        tape.saving = hook or Offloading(tape)
     loss, outputs, earlier = forward_pass(tape, model)
     forward_end, forward_storages = len(tape.events), len(tape.sizes)
     aside = gone_since(tape, tape.aside) if tape.aside else 0
     walk_back(tape, loss)
+    if hook:
+        hook.back.clear()
     if tape.sharder:
         tape.sharder.finish()  # in a callback of the backward pass: what the graph holds is there yet
     if outputs is None:
@@ -130,6 +133,7 @@ def record_step(
         in_flight=setting.ways.in_flight if setting.ways else (1, 1), once=tape.once, aside=aside, inputs=tuple(tape.given_sizes),
         added=None if tape.sharder or setting.spends else tuple(tape.added.values()),
     )  # fmt: skip
+    del hook  # which holds on to things until here
     tape.leaves.clear()  # they hold the tape, and it holds them
     return tape.sharder.laid(made) if tape.sharder else made
 

@@ -21,6 +21,7 @@ from memcalc.tape.autograd import Leaf
 from memcalc.tape.hf import kernels, quantized
 from memcalc.tape.hf.activations import activate
 from memcalc.tape.hf.adapters import adapted, embedded, prepared, prompted, with_tokens
+from memcalc.tape.offload import Tracking
 from memcalc.tape.rules import Around, rule
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ def asking(t: Tape, out: Value) -> Value:
     """
     if t.setting.checkpoint and out.node is None:
         out.node = Leaf(t, out)
+        if t.setting.offload_activations == "once" and isinstance(t.saving, Tracking):
+            t.saving.asks(out)
     return out
 
 
