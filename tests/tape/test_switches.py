@@ -142,7 +142,7 @@ def test_what_is_saved_again_on_its_way_to_the_host_stays() -> None:
 
 def test_trls_hook_holds_on_to_frozen_embeddings_and_their_gradient() -> None:
     """It keeps the last node of the backward pass, whose graph ends in what asks for a gradient in a checkpoint's place."""
-    run = {"checkpointing": "full", "lora": {"rank": 2, "targets": "all-linear"}}
+    run: dict[str, Any] = {"checkpointing": "full", "lora": {"rank": 2, "targets": "all-linear"}}
     away, kept = memory(offload="activations", **run), memory(**run)
     assert away.phases.optimizer - kept.phases.optimizer == 2 * U
 
