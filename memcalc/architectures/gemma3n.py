@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from memcalc.architectures import architecture
 from memcalc.architectures.decoder import (
@@ -23,16 +23,21 @@ from memcalc.blocks.multimodal import PerLayerEmbeddings, PerLayerInput
 
 if TYPE_CHECKING:
     from memcalc.blocks.attention import Attention
+    from memcalc.blocks.mlp import Mlp
     from memcalc.dimensions import Dimensions
     from memcalc.model import Model
 
 
 class Kind(NamedTuple):
-    """What sets a layer apart: local attention, keys and values of an earlier layer, the width of its MLP."""
+    """What sets a layer apart: local attention, keys and values of an earlier layer or for later ones, its MLP.
+
+    Of that the width, and whether its gate lets few values through.
+    """
 
     local: bool
-    shares: bool
+    sharing: Literal["", "stores", "reuses"]
     width: int
+    sparse: bool
 
 
 REGISTERED = (
@@ -63,7 +68,17 @@ def _kinds(c: Dimensions) -> list[Kind]:
     first_shared = c.num_hidden_layers - c.num_kv_shared_layers
     widths = c.get("intermediate_size", 16384)
     widths = widths if isinstance(widths, list) else [widths] * c.num_hidden_layers
-    return [Kind(t == "sliding_attention", i >= first_shared, widths[i]) for i, t in enumerate(types)]
+    count = c.num_hidden_layers
+    sparse = c.get("activation_sparsity_pattern") or [0.95 if count > FEW and i < FEW else 0.0 for i in range(count)]
+    last = {kind: i for i, kind in enumerate(types[:first_shared])} if first_shared < count else {}
+
+    def sharing(i: int) -> Literal["", "stores", "reuses"]:
+        return "reuses" if i >= first_shared else "stores" if last.get(types[i]) == i else ""
+
+    return [Kind(t == "sliding_attention", sharing(i), widths[i], sparse[i] > 0) for i, t in enumerate(types)]
+
+
+FEW = 10  # layers with sparse MLPs, of a model that has more
 
 
 def _norm(c: Dimensions, name: str, width: int = 0) -> Norm:
@@ -83,7 +98,7 @@ def _layer(c: Dimensions, kind: Kind) -> AltUp:
         ),
         Scale(""),
         residual(
-            _norm(c, "pre_feedforward_layernorm"), gated_mlp(c, width=kind.width), _norm(c, "post_feedforward_layernorm")
+            _norm(c, "pre_feedforward_layernorm"), _mlp(c, kind), _norm(c, "post_feedforward_layernorm")
         ),
     )  # fmt: skip
     after = sequence(
@@ -91,6 +106,11 @@ def _layer(c: Dimensions, kind: Kind) -> AltUp:
         Linear("per_layer_projection", own, hidden), _norm(c, "post_per_layer_input_norm"),
     )  # fmt: skip
     return AltUp("", c.altup_num_inputs, _altup(c), inner, after)
+
+
+def _mlp(c: Dimensions, kind: Kind) -> Mlp:
+    feed = gated_mlp(c, width=kind.width)
+    return replace(feed, formula="gaussian") if kind.sparse else feed
 
 
 def _altup(c: Dimensions) -> Sequence:
@@ -110,7 +130,9 @@ def _attention(c: Dimensions, kind: Kind) -> Attention:
         c, bias=bool(c.attention_bias), window=window(c) if kind.local else 0, formula="gemma4",
         q_norm=_norm(c, "q_norm", dim), k_norm=_norm(c, "k_norm", dim), v_norm=Norm("v_norm", dim, "rms-no-weight"),
     )  # fmt: skip
-    return replace(mixer, k=None, v=None, k_norm=None, v_norm=None) if kind.shares else mixer
+    if kind.sharing == "reuses":
+        return replace(mixer, k=None, v=None, k_norm=None, v_norm=None)
+    return replace(mixer, sharing=kind.sharing)
 
 
 def _per_layer(c: Dimensions) -> PerLayerEmbeddings:

@@ -30,6 +30,7 @@ HOMES = {
     "big-bird": ("bigbird",),
     "prophetnet-streams": ("prophetnet",),
     "axk2": ("gated",),
+    "gaussian": ("altup",),
     "dia": ("channels",),
     "doge": ("doge",),
     "dots3_note": ("gated", "latent"),
