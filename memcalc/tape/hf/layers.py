@@ -68,12 +68,12 @@ def _layered(t: Tape, block: Stack, given: list[Value], around: Around) -> Value
         _capture(block, x, around)
         _enter(t, path, name, f"/{number if block.shared == 1 else index // block.shared}")
         marks.mark(t)
-        t.like = order.count(number)
+        t.like, asks = order.count(number), x.node is not None
         x = kept_or_run(t, block, (path, index, name), layer, x, around)
         around.weights = around.normed = around.residual = None
         gone(around.summed)
-        if around.returned is not None and around.returned.node is None and x.node is not None:
-            single_out(samples, order, index + 1)  # these weights go when the next layer has returned, its own stay
+        if x.node is not None and (_unsaved(around) or (block.shared > 1 and not asks)):
+            single_out(samples, order, index + 1)
         before, around.returned = around.returned, None
         x = _afterwards(around, index, first, x)
         _hold(t, x, around, read=index + 1 == reads, last=index + 1 == len(passes))
@@ -87,6 +87,11 @@ def _layered(t: Tape, block: Stack, given: list[Value], around: Around) -> Value
     t.like = 1
     t.path, t.instance = path, ""
     return x
+
+
+def _unsaved(around: Around) -> bool:
+    """Whether a layer returns weights that nobody has saved: they go when the next has returned, its own may stay."""
+    return around.returned is not None and around.returned.node is None
 
 
 def _enter(t: Tape, path: str, name: str, instance: str) -> None:
