@@ -18,6 +18,7 @@ def refuse_unmodelled(run: Run) -> None:
     if run.implementation == "megatron":
         faults += _beyond_megatron(run)
     faults += _contradicting_checkpoints(run.checkpointing)
+    faults += _cut_magnitudes(run)
     if run.parallel.pipeline > 1 and run.sharding and run.sharding.strategy in ("zero2", "zero3"):
         faults.append(Fault("sharding", "ZeRO-2 and ZeRO-3 are incompatible with pipeline parallelism"))
     if faults:
@@ -52,6 +53,18 @@ def _undivided(run: Run) -> Iterator[Fault]:
         yield Fault("parallel.expert_tensor", "Currently we only support ETP=TP or ETP=1")
     if run.parallel.schedule == "dualpipe":
         yield Fault("parallel.schedule", "DualPipe is modelled with implementation: megatron")
+
+
+def _cut_magnitudes(run: Run) -> Iterator[Fault]:
+    """DoRA asks for a shape that peft's fsdp_auto_wrap_policy has cut: lora_A.weight.shape[1] (tuners/lora/dora.py)."""
+    how = run.sharding
+    if how is None or run.lora is None or not run.lora.dora or how.strategy not in ("fsdp", "hsdp"):
+        return
+    given = how.options
+    cut = given.get("sharding_strategy") != "NO_SHARD" and given.get("wrap") != "none" and run.gpus > 1
+    if given.get("version") in (1, "1") and given.get("use_orig_params") in (True, "true") and cut:
+        yield Fault("sharding.use_orig_params", "DoRA fails with FSDP's use_orig_params (in peft: IndexError: tuple index out of "
+                                                "range, for lora_A is a flat shard); it works with use_orig_params: false")  # fmt: skip
 
 
 def _contradicting_checkpoints(checkpointing: Checkpointing) -> Iterator[Fault]:

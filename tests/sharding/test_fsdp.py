@@ -194,3 +194,13 @@ def test_weights_of_linear_layers_are_gathered_in_fp8() -> None:
     assert plain.phases.forward - narrow.phases.forward == pytest.approx(3 * linear, rel=0.02)
     assert plain.components.weights == narrow.components.weights
     assert plain.components.gradients == narrow.components.gradients
+
+def test_peft_fails_with_original_parameters_under_dora() -> None:
+    """Recorded with torch 2.13.0 and peft 0.21.2: IndexError in tuners/lora/dora.py, get_lora_weight; without them it runs."""
+    lora = {"rank": 8, "targets": ["q_proj"], "dora": True}
+    run: dict[str, Any] = {"model": "llama-3.2-1b", "gpus": 4, "lora": lora}
+    fsdp = {"strategy": "fsdp", "version": 1}
+    with pytest.raises(RunInvalid, match="DoRA fails with FSDP's use_orig_params"):
+        estimate({**run, "sharding": {**fsdp, "use_orig_params": True}})
+    for how in ({}, {"use_orig_params": True, "sharding_strategy": "NO_SHARD"}):
+        assert estimate({**run, "sharding": {**fsdp, **how}}).memory.peak_allocated
