@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
-from memcalc.architectures.detr import backbone
+from memcalc.architectures.detr import backbone, check_points
 from memcalc.architectures.vision import class_name, image, labels, prediction_head, unknown_class
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, PostNorm, Sequence, Stack, repeat, sequence, stack
@@ -30,6 +30,7 @@ def deformable_detr(c: Dimensions) -> Model:
     if c.two_stage or c.with_box_refine or c.position_embedding_type != "sine" or c.num_feature_levels == 1:
         raise fault("model", "neither two stages, refined boxes, learned positions nor one map alone are known for "
                              "Deformable DETR")  # fmt: skip
+    check_points(c, c.encoder_attention_heads, c.decoder_attention_heads)
     base, channels, _ = backbone(c)
     maps, width = _maps(c, len(channels)), c.d_model
     encoder = sequence(_points(c, "self_attn", c.encoder_attention_heads, c.encoder_n_points), _feed(c, c.encoder_ffn_dim),

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from memcalc.blocks.base import Stack
     from memcalc.dimensions import Dimensions
 
+LEVELS = 32  # maps, beyond which a side of 2³² pixels has nothing left to halve
+
 
 @architecture("detr")
 def detr(c: Dimensions) -> Model:
@@ -94,6 +96,20 @@ def _thawed_not(block: Block, seen: dict[int, Block]) -> Block:
 
 _DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3),
            "resnet152": (3, 8, 36, 3)}  # fmt: skip
+
+
+def check_points(c: Dimensions, *heads: int) -> None:
+    """RunInvalid for attention to points whose heads don't divide the width, or of more maps than there are to be halved to."""
+    for count in heads:
+        if c.d_model % count:
+            raise fault(
+                "model.d_model", f"embed_dim (d_model) must be divisible by num_heads, but got {c.d_model} and {count}"
+            )
+    if c.num_feature_levels > LEVELS:
+        raise fault(
+            "model.num_feature_levels",
+            f"{c.num_feature_levels} maps, each half as wide as the last, are more than {LEVELS}",
+        )
 
 
 def _timm(name: str, channels: int) -> tuple[Block, list[int]]:

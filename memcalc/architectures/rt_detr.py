@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
+from memcalc.architectures.detr import check_points
 from memcalc.architectures.rt_detr_resnet import backbone
 from memcalc.architectures.vision import class_name, image, labels, prediction_head, unknown_class
 from memcalc.blocks.attention import Attention
@@ -43,6 +44,9 @@ def rt_detr_v2(c: Dimensions) -> Model:
 def _detector(c: Dimensions, heads: tuple[Block, ...], scales: Raw | None = None) -> Model:
     _check(c)
     base, channels = backbone(c)
+    if len(channels) != len(c.encoder_in_channels):
+        told = f"{len(c.encoder_in_channels)} maps are read, of {len(channels)} that the backbone hands on"
+        raise fault("model.encoder_in_channels", told)
     inner, width = c.encoder_hidden_dim, c.d_model
     noised = Embedding("denoising_class_embed", labels(c) + 1, width) if c.num_denoising > 0 else None
     body = RefiningDetector(
@@ -61,6 +65,7 @@ def _check(c: Dimensions) -> None:
         raise unknown_class(c)
     if c.normalize_before or c.learn_initial_query:
         raise fault("model", "neither norms before attention nor learned queries are known for RT-DETR")
+    check_points(c, c.decoder_attention_heads)
     if any(side % SMALLEST for side in image(c)[1:]):
         raise fault(
             "image_size", f"both sides must be multiples of {SMALLEST} pixels: maps are doubled and joined to others"

@@ -20,12 +20,17 @@ if TYPE_CHECKING:
 
 def backbone(c: Dimensions) -> tuple[Block, list[int]]:
     """The network under the name that the detector gives it, and the channels of the maps it hands on."""
+    if name := c.get("backbone"):
+        raise fault("model.backbone", f"timm's {name!r} is not known for RT-DETR")
     inner = c.nested("backbone_config")
     if inner.model_type != "rt_detr_resnet":
         raise fault("model.backbone_config", f"a backbone of the type {inner.model_type!r} is not known for RT-DETR")
     conv = partial(_conv, _frozen_norm if c.freeze_backbone_batch_norms else _norm)
     widths = [inner.embedding_size, *inner.hidden_sizes]
-    chosen = [index % len(widths) for index in _chosen(inner)]
+    chosen = _chosen(inner)
+    if any(not -len(widths) <= index < len(widths) for index in chosen):
+        raise fault("model.backbone_config.out_indices", f"the backbone has {len(widths)} maps, its stem's among them")
+    chosen = [index % len(widths) for index in chosen]
     strides = [2 if inner.downsample_in_first_stage else 1, *[2] * (len(inner.depths) - 1)]
     stages: list[Block] = []
     for i, (width, depth) in enumerate(zip(inner.hidden_sizes, inner.depths, strict=True), 1):
