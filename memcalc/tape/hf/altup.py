@@ -10,28 +10,28 @@ from memcalc.tape import functions as f
 from memcalc.tape.hf.activations import activate
 from memcalc.tape.hf.surroundings import prepare
 from memcalc.tape.rules import Around, inside, rule, run
+from memcalc.tape.values import Value
 
 if TYPE_CHECKING:
     from memcalc.blocks.base import Sequence, Stack
     from memcalc.tape.recorder import Tape
-    from memcalc.tape.values import Value
 
 
 @rule(Streams)
 def streams(t: Tape, block: Streams, x: Value, around: Around) -> Value:
     """Gemma3nTextModel.forward from the embeddings to the norm."""
     into, layers, out_of = (cast("Stack", part) for part in (block.into, block.layers, block.out_of))
-    prepare(t, layers, x, around)
-    hidden = f.stack(_each(t, into, [x] * block.streams, around))
+    hidden = f.stack(_each(t, into, [x] * block.streams, x.dtype, around))
+    prepare(t, layers, Value(t, x.storage, x.shape, hidden.dtype, x.strides, x.node), around)  # tables are as wide as that
     hidden = run(t, layers, hidden, around)
-    parts = _each(t, out_of, [f.select(hidden, 0) for _ in range(block.streams)], around)
+    parts = _each(t, out_of, [f.select(hidden, 0) for _ in range(block.streams)], x.dtype, around)
     hidden = f.stack(parts)
     out = f.mean(hidden, 0, keep=False)
     t.held += parts
     return out
 
 
-def _each(t: Tape, projections: Stack, given: list[Value], around: Around) -> list[Value]:
+def _each(t: Tape, projections: Stack, given: list[Value], dtype: str, around: Around) -> list[Value]:
     """The first as it is, the others through a projection each, as large as the first is at every token."""
     first, *others = given
     size = f.square_root(f.mean(f.square(first), -1))
@@ -40,7 +40,7 @@ def _each(t: Tape, projections: Stack, given: list[Value], around: Around) -> li
         with inside(t, projections):
             path = t.path
             t.path = t.owner = f"{path}.{number}"
-            y = run(t, layer, x, around)
+            y = f.to(run(t, layer, x, around), dtype)
             t.path = path
         own = f.mean(f.square(y), -1)
         own = f.square_root(f.clamp(own))
