@@ -26,6 +26,8 @@ FLOAT32 = {
     L.vector_norm, L.norm, F.interpolate,
 }  # fmt: skip
 WIDEST = {F.grid_sample}
+# fp32_set_opt_dtype: where the caller names a dtype, nothing is cast (sum, prod and norms of that list are, here)
+NAMED = {F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, T.softmax, T.log_softmax}
 
 
 class CudaAutocast(TorchFunctionMode):
@@ -52,6 +54,8 @@ class CudaAutocast(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in NAMED and kwargs.get("dtype") is not None:
+            return func(*args, **kwargs)
         if func in LOWER:
             args, kwargs = tree_map(self._lower, (args, kwargs))
         elif func in FLOAT32 or (func in WIDEST and any(getattr(x, "dtype", None) == torch.float32 for x in args)):
