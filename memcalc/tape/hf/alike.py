@@ -36,7 +36,7 @@ class Plan(NamedTuple):
 def planned(t: Tape, block: Stack, passes: list[tuple[Block, str]], around: Around) -> Plan:
     """What is recorded of a stack: like layers between the first and the last once, as one that stands for all of them."""
     passes, kinds = _passes(block, passes)
-    passes, kinds, lowest = _apart(t, passes, kinds)
+    alike, (passes, kinds, lowest) = passes, _apart(t, passes, kinds)
     held = t.setting.checkpoint and max(len(around.masks), len(around.ropes)) < 2
     alone = readers([layer for layer, _ in passes], kinds, around, lowest, held=held)
     kinds = _awake(block, kinds) if around.seen else kinds
@@ -46,6 +46,8 @@ def planned(t: Tape, block: Stack, passes: list[tuple[Block, str]], around: Arou
     kinds = _outlasting(kinds, t.sharder) if t.sharder is not None and outlast else kinds
     beside = (-1, 1) if around.after and around.grid else _hands_on(t)  # others read some of a tower's layers, too
     beside = beside or ((-1,) if around.chooses else ())  # the last to read a choice lets it go
+    if passes is not alike:  # what a layer puts out is kept where the next learns of it
+        beside = -1, 1
     if around.scene is not None and len(set(kinds)) > 1:
         beside, kinds = (-1, 1), [*kinds[:-1], LAST]  # a denoiser's layer hands on more than the stream to the next
     if beside and t.setting.offload_activations:
