@@ -63,8 +63,11 @@ def _cut_magnitudes(run: Run) -> Iterator[Fault]:
     given = how.options
     cut = given.get("sharding_strategy") != "NO_SHARD" and given.get("wrap") != "none" and run.gpus > 1
     if given.get("version") in (1, "1") and given.get("use_orig_params") in (True, "true") and cut:
-        yield Fault("sharding.use_orig_params", "DoRA fails with FSDP's use_orig_params (in peft: IndexError: tuple index out of "
-                                                "range, for lora_A is a flat shard); it works with use_orig_params: false")  # fmt: skip
+        yield Fault(
+            "sharding.use_orig_params",
+            "DoRA fails with FSDP's use_orig_params (in peft: IndexError: tuple index out of range, for lora_A is a flat shard); "
+            "it works with use_orig_params: false",
+        )
 
 
 def _contradicting_checkpoints(checkpointing: Checkpointing) -> Iterator[Fault]:

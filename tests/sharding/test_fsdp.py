@@ -195,6 +195,7 @@ def test_weights_of_linear_layers_are_gathered_in_fp8() -> None:
     assert plain.components.weights == narrow.components.weights
     assert plain.components.gradients == narrow.components.gradients
 
+
 def test_peft_fails_with_original_parameters_under_dora() -> None:
     """Recorded with torch 2.13.0 and peft 0.21.2: IndexError in tuners/lora/dora.py, get_lora_weight; without them it runs."""
     lora = {"rank": 8, "targets": ["q_proj"], "dora": True}
