@@ -119,6 +119,16 @@ def largest(x: Value) -> Value:
     return out
 
 
+def maxima(x: Value, axis: int) -> Value:
+    """x.max(axis).values: as `largest`, of another axis, which goes."""
+    shape = (*x.shape[:axis], *x.shape[axis + 1 :])
+    node = record(x.tape, _largest_backward, (x,))
+    out, indices = x.tape.new(shape, x.dtype), x.tape.new(shape, "int64")
+    out.node = node
+    save(x.tape, node, indices)
+    return out
+
+
 def _largest_backward(node: Node, g: Value) -> Gradients:
     _indices = node.load()
     zeros = g.tape.new(node.shape(0), g.dtype)
