@@ -19,6 +19,7 @@ from memcalc.architectures.encoder import (
 from memcalc.architectures.heads import classifier_dropout, labels, pooler, with_head
 from memcalc.blocks.base import Block, PostNorm, Sequence, Sum, Unused, repeat, residual, sequence
 from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm, Raw
+from memcalc.blocks.layout import Placed
 from memcalc.blocks.relative import Fourier
 from memcalc.blocks.seq2seq import Surrounded
 
@@ -109,8 +110,7 @@ def layoutlm(c: Dimensions) -> Model:
     width, places = c.hidden_size, embeddings(c)
     box = {axis: Embedding(f"{axis}_position_embeddings", c.max_2d_position_embeddings, width) for axis in "xyhw"}
     summed, *rest = places.blocks
-    terms = (*summed.parts(), *(replace(box[axis], index="types") for axis in "xyhw"))
-    before = replace(places, blocks=(Sum("", terms), *rest))
+    before = replace(places, blocks=(Placed("", summed.parts(), tuple(box.values())), *rest))
     mixer = self_attention(c, softmax="fp32", padded="rows")
     layers = Sequence("encoder", (repeat("layer", c.num_hidden_layers, post_norm_layer(c, mixer)),))
     return with_head(c, "layoutlm", sequence(before, layers), _unpooled_heads(c, "layoutlm"), (pooler(c, "pooler"),))

@@ -23,6 +23,20 @@ class Boxes(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class Placed(Block):
+    """The sum of embeddings of words, of positions and types (`line`), and of a box (`box`: across, down, height, width).
+
+    Each of the first two of a box's tables is read for two corners (LayoutLM).
+    """
+
+    line: tuple[Block, ...] = ()
+    box: tuple[Embedding, ...] = ()
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return (*self.line, *self.box)
+
+
+@dataclass(frozen=True, slots=True)
 class Page(Block):
     """Embedded words, and behind them a class token and the patches of the page's image, `side` of them to a side."""
 

@@ -22,7 +22,9 @@ def streams(t: Tape, block: Streams, x: Value, around: Around) -> Value:
     """Gemma3nTextModel.forward from the embeddings to the norm."""
     into, layers, out_of = (cast("Stack", part) for part in (block.into, block.layers, block.out_of))
     hidden = f.stack(_each(t, into, [x] * block.streams, x.dtype, around))
-    prepare(t, layers, Value(t, x.storage, x.shape, hidden.dtype, x.strides, x.node), around)  # tables are as wide as that
+    wide = Value(t, x.storage, x.shape, hidden.dtype, x.strides, x.node)  # as tables are
+    prepare(t, layers, wide, around)
+    del wide
     hidden = run(t, layers, hidden, around)
     parts = _each(t, out_of, [f.select(hidden, 0) for _ in range(block.streams)], x.dtype, around)
     hidden = f.stack(parts)

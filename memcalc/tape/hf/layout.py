@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.layout import Boxes, Page, PlaceBiases, WordsAlone
+from memcalc.blocks.layout import Boxes, Page, PlaceBiases, Placed, WordsAlone
 from memcalc.tape import functions as f
 from memcalc.tape.hf.attention import project, separate
 from memcalc.tape.hf.position_biases import buckets
@@ -25,6 +25,24 @@ def boxes(t: Tape, block: Boxes, x: Value, _: Around) -> Value:
     corners = [f.embedding(f.select(places, -1), which) for which in (across, down, across, down)]
     sizes = [f.embedding(f.scale(f.scale(t.new(x.shape[:2], "int64"))), which) for which in (height, width)]
     return f.cat([*corners, *sizes])
+
+
+@rule(Placed)
+def placed(t: Tape, block: Placed, x: Value, around: Around) -> Value:
+    """LayoutLMEmbeddings.forward up to its norm: all are looked up, then summed; the types come last."""
+    boxes = t.new((*x.shape[:2], 4), "int64")
+    t.held.append(boxes)
+    line = {cast("Embedding", one).index: one for one in block.line}
+    across, down, height, width = (table(t, one) for one in block.box)
+    read = [run(t, line[index], x, around) for index in ("tokens", "positions")]
+    read += [f.embedding(f.select(boxes, -1), which) for which in (across, down, across, down)]
+    read += [f.embedding(t.new(x.shape[:2], "int64"), which) for which in (height, width)]
+    read.append(run(t, line["types"], x, around))
+    out = read[0]
+    for one in read[1:]:
+        out = f.add(out, one)
+    around.summed += read
+    return out
 
 
 def table(t: Tape, block: Embedding | Linear) -> Value:
