@@ -170,8 +170,10 @@ def swinv2(t: Tape, block: Attention, x: Value, around: Around) -> Value:
         scores = f.add(scores, mask)
         scores = f.add(scores, mask)
         scores = f.reshape(scores, *shape)
-    out = f.matmul(f.dropout(f.softmax(scores), block.dropout), v)
-    return project(t, block, f.contiguous(f.transpose(out, 1, 2)), around)
+    weights = f.dropout(f.softmax(scores), block.dropout)
+    out = f.contiguous(f.transpose(f.matmul(weights, v), 1, 2))
+    del q, k, v, scale, scores, weights
+    return project(t, block, out, around)
 
 
 def unit(x: Value) -> Value:
