@@ -124,7 +124,7 @@ class Dimensions:
         return value
 
     def _whole(self, key: str, value: Any) -> Any:  # noqa: ANN401
-        if isinstance(value, list):  # some configs give a size per axis or per layer
+        if isinstance(value, list) and not key.endswith("_per_tok"):  # some configs give a size per axis or per layer
             return [self._whole(key, item) if type(item) in (int, list) else item for item in value]
         if isinstance(value, float) and value.is_integer():
             value = int(value)

@@ -101,3 +101,8 @@ def test_a_key_that_was_read_is_spelt_right() -> None:
     c = read({"hidden_siz": 128}).but(bias=True)
     assert c.hidden_siz == 128
     assert c.misspelt(["hidden_siz"]) == {}
+
+
+def test_experts_of_a_token_are_one_number() -> None:
+    with pytest.raises(RunInvalid, match=r"model\.num_experts_per_tok: \[1\] is not a whole number"):
+        Dimensions({"num_experts_per_tok": [1]}, {"num_experts_per_tok": 8}, {})["num_experts_per_tok"]
