@@ -188,6 +188,120 @@ def optimizer(sheet: Sheet) -> None:
 
 
 def beside(sheet: Sheet, kind: str) -> None:
+    """Pairs of rows, the loss, and the reference, reward and value models of `stage` (train/trainer_utils.py)."""
+    stage = sheet.read(text, "stage", default="sft").lower()
+    if stage in ("dpo", "rm"):
+        sheet.put("batch_size", 2 * sheet.run["batch_size"], "per_device_train_batch_size", "stage")
+        sheet.assume(
+            "batch_size", "pairs", "a pair is two rows: chosen and rejected are concatenated in one forward pass"
+        )
+    if stage in ("dpo", "kto"):  # get_batch_logps (train/trainer_utils.py) of logits in fp32
+        sheet.put("loss", "log-softmax", "stage")
+    elif stage in ("pt", "sft"):
+        losses.smoothing(sheet)
+    written = str(sheet.run.get("precision"))
+    dtype = next((half for half in ("bf16", "fp16") if half in written), None)
+    held = _reference(sheet, kind, stage, dtype)
+    if stage == "ppo" and sheet.get("reward_model_type", default="lora") == "full":
+        reward = known(sheet, str(sheet.get("reward_model") or ""))
+        held.append({"role": "reward", "model": reward or "same", "dtype": dtype})
+        if reward is None:
+            sheet.assume("companions", "reward-model", "the reward model is taken to be of the policy's dimensions")
+    sheet.seen("ref_model*", "reward_model*", "label_smoothing_factor")
+    if held:
+        sheet.put("companions", held, "stage", "ref_model", "use_asft_loss")
+
+
+def _reference(sheet: Sheet, kind: str, stage: str, dtype: str | None) -> list[dict[str, Any]]:
+    """The model again, adapters switched off or as a copy, or the one that is named; PPO's and ASFT's run before the model."""
+    compared = sheet.read(text, "pref_loss", default="sigmoid").lower() not in ("orpo", "simpo")
+    asked = sheet.read(truth, "use_asft_loss", default=False)
+    named = str(sheet.get("ref_model") or "")
+    if not (asked or stage in ("kto", "ppo") or (stage == "dpo" and compared)):
+        return []
+    after = stage in ("dpo", "kto")
+    if named or kind != "lora":
+        model = (known(sheet, named) if named else None) or "same"
+        return [{"role": "reference", "model": model, "dtype": dtype, **({} if after else {"after": False})}]
+    return [losses.SHARED] if after else []
+
+
+def learns(sheet: Sheet, kind: str) -> None:
+    """Set `freeze` or `train` where less than all of the model is trained: frozen towers, `freeze`, BAdam."""
+    table = find("frameworks", "llamafactory")
+    still = [table[part] for part, key, default in (
+        ("towers", "freeze_vision_tower", True), ("projectors", "freeze_multi_modal_projector", True),
+        ("language", "freeze_language_model", False),
+    ) if sheet.read(truth, key, default=default) and _holds(sheet, table[part])]  # fmt: skip
+    if kind == "full" and still:
+        sheet.put("freeze", [f"^{part}" for part in still], "freeze_vision_tower", default=_ARGS)
+    if kind == "freeze":
+        _last_layers(sheet)
+    elif sheet.read(truth, "use_badam", default=False) and kind == "full":
+        sheet.put("train", [r"layers\.0\."], "use_badam")
+        sheet.assume(
+            "train",
+            "badam",
+            "BAdam trains one layer at a time, with its gradients, fp32 copy and states: one is counted",
+        )
+    sheet.seen("freeze_trainable_layers", "freeze_extra_modules")
+
+
+def _last_layers(sheet: Sheet) -> None:
+    """freeze_trainable_layers: the last n, or with a minus the first n; freeze_extra_modules beside them."""
+    count = sheet.read(whole, "freeze_trainable_layers", default=2)
+    model = _model(sheet)
+    depth = _depth(model) if model else 0
+    if not depth:
+        sheet.fault(
+            "freeze_trainable_layers", "how many layers the model has is not known; say which learn with --set train"
+        )
+        return
+    chosen = range(max(0, depth - count), depth) if count > 0 else range(min(depth, -count))
+    extra = sheet.read(names, "freeze_extra_modules", default=[])
+    numbers = "|".join(map(str, chosen))
+    sheet.put("train", [rf"layers\.(?:{numbers})\.", *extra], "freeze_trainable_layers", default=f"{_ARGS}: two")
+
+
+def _depth(model: Model) -> int:
+    dimensions = model.dimensions
+    return int(dimensions["num_hidden_layers"]) if dimensions is not None and "num_hidden_layers" in dimensions else 0
+
+
+def _model(sheet: Sheet) -> Model | None:
+    spec = sheet.run.get("model", sheet.asked.model)
+    try:
+        return load_model(spec) if spec is not None else None
+    except MemcalcError:
+        return None
+
+
+def _holds(sheet: Sheet, pattern: str) -> bool:
+    import re  # noqa: PLC0415 - for models of several towers only
+
+    model = _model(sheet)
+    return model is not None and any(re.match(pattern, tensor.name) for tensor in model.tensors)
+
+
+def optimizer(sheet: Sheet) -> None:
+    """Set `optimizer`: one of LLaMA-Factory's own (train/trainer_utils.py), else the Trainer's."""
+    table = find("frameworks", "llamafactory")["optimizers"]
+    chosen = next((key for key in table if sheet.read(truth, key, default=False)), None)
+    if chosen is None:
+        trainer.optimizer(sheet, "optim")
+        return
+    word = sheet.read(text, "optim", default="adamw_torch")
+    named = table[chosen]
+    name = next((named[kind] for kind in ("8bit", "adafactor") if kind in word and kind in named), named["plain"])
+    prefix = chosen.removeprefix("use_")
+    settings: dict[str, Any] = (
+        {"rank": sheet.read(whole, f"{prefix}_rank", default=16)} if prefix in ("galore", "apollo") else {}
+    )
+    layerwise = sheet.read(truth, f"{prefix}_layerwise", default=False)
+    put_optimizer(sheet, name, settings, chosen, in_backward=layerwise)
+
+
+def beside(sheet: Sheet, kind: str) -> None:
     """Pairs of rows, and the reference, reward and value models of `stage` (train/trainer_utils.py)."""
     stage = sheet.read(text, "stage", default="sft").lower()
     loss = sheet.read(text, "pref_loss", default="sigmoid").lower()
