@@ -220,10 +220,10 @@ def make_optimizer(optimizer: str | Run, trained: list[torch.nn.Parameter]) -> t
             return torch.optim.SGD(trained, lr=1e-4, **how)
         case "sgd-momentum", _:
             return torch.optim.SGD(trained, lr=1e-4, momentum=0.9, **how)
-        case "adafactor", "transformers":
-            return transformers.optimization.Adafactor(trained, scale_parameter=True, relative_step=True)
-        case "adafactor", _:
+        case "adafactor", "torch":
             return torch.optim.Adafactor(trained, lr=1e-4)
+        case "adafactor", _:
+            return transformers.optimization.Adafactor(trained, scale_parameter=True, relative_step=True)
         case "lion", _:
             import lion_pytorch  # noqa: PLC0415
 
