@@ -10,7 +10,7 @@ from memcalc.architectures.vit import dinov2, nested_layer
 from memcalc.blocks.base import Block, Residual, Sequence, Unused, given, repeat, sequence, stack
 from memcalc.blocks.basic import Activation, Conv, Dropout, Linear, Norm
 from memcalc.blocks.dense import DensePredictor, Fusion, Neck, ResizedPositions, Scaled
-from memcalc.blocks.image import Aside, Prefix
+from memcalc.blocks.image import Aside, Positions, Prefix
 from memcalc.errors import fault
 from memcalc.model import Model
 
@@ -27,9 +27,10 @@ def depth_anything(c: Dimensions) -> Model:
     if not class_name(c).endswith("ForDepthEstimation"):
         raise unknown_class(c)
     inner = c.backbone_config
-    tower, norm, taken = _dinov2(c, inner)
+    shown = pair(c.get("image_size") or inner.image_size)
+    tower, norm, taken = _dinov2(c, inner, shown)
     patch = pair(c.patch_size)[0]
-    rows, columns = (side // patch for side in pair(inner.image_size))
+    rows, columns = (side // patch for side in shown)
     wide, narrow = c.fusion_hidden_size, c.head_hidden_size
     end = "relu" if c.depth_estimation_type == "relative" else "sigmoid"
     body = DensePredictor(
@@ -39,7 +40,7 @@ def depth_anything(c: Dimensions) -> Model:
                  Activation("", end), Scaled("")),
         None, taken, (rows * patch, columns * patch),
     )  # fmt: skip
-    return Model(body, "segmentation", image=image(inner), loss_fp32=False, notes=(LOSS,))
+    return Model(body, "segmentation", image=(image(inner)[0], *shown), loss_fp32=False, notes=(LOSS,))
 
 
 @architecture("dpt")
@@ -67,13 +68,18 @@ def _map(c: Dimensions) -> tuple[int, int]:
     return high // patch_high, wide // patch_wide
 
 
-def _dinov2(c: Dimensions, inner: Dimensions) -> tuple[Block, Block, tuple[int, ...]]:
+def _dinov2(c: Dimensions, inner: Dimensions, shown: tuple[int, ...] = ()) -> tuple[Block, Block, tuple[int, ...]]:
     """DINOv2 up to its last layer, its norm, and behind which layers its states are taken."""
     if inner.model_type != "dinov2" or inner.get("reshape_hidden_states", True):
         raise fault(
             "model.backbone_config", "only DINOv2's states as they are (reshape_hidden_states: false) are known here"
         )
     begin, encoder, norm = dinov2(inner.but(architectures=["Dinov2Backbone"])).body.parts()
+    if shown and shown != pair(inner.image_size):
+        places = ResizedPositions(
+            "position_embeddings", (1, grid(inner) + 1, inner.hidden_size), map=_map(inner.but(image_size=list(shown)))
+        )
+        begin = Sequence("embeddings", tuple(places if isinstance(part, Positions) else part for part in begin.parts()))
     names = inner.get("out_features")
     chosen = [int(str(name).removeprefix("stage")) for name in names] if names else list(inner.get("out_indices") or [])
     taken = _checked(c, [index % (inner.num_hidden_layers + 1) for index in chosen], inner.num_hidden_layers)

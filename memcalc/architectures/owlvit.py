@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
 from memcalc.architectures.clip import clip_text_tower, clip_vision_tower
-from memcalc.architectures.vision import class_name, image, made, unknown_class
+from memcalc.architectures.vision import class_name, image, made, patches, unknown_class
 from memcalc.blocks.base import Block, Sequence, Stray, Unused, sequence
 from memcalc.blocks.basic import Activation, Linear, Norm, Raw
-from memcalc.blocks.vocabulary import BothTowers, OpenDetector, TextClasses
+from memcalc.blocks.vocabulary import BothTowers, HiddenTable, OpenDetector, TextClasses
 from memcalc.model import Model
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _detector(c: Dimensions, prefix: str, objects: Block | None = None) -> Model
     width = vision.hidden_size
     towers = BothTowers(
         prefix, Sequence("vision_model", _patches(vision)), Norm("vision_model.post_layernorm", width, "layer"),
-        Sequence("text_model", clip_text_tower(text)), Stray("", (Linear("visual_projection", width, c.projection_dim),)),
+        Sequence("text_model", _words(text)), Stray("", (Linear("visual_projection", width, c.projection_dim),)),
         Linear("text_projection", text.hidden_size, c.projection_dim), Unused("", (Raw("logit_scale", ()),)),
         c.max_text_queries,
     )  # fmt: skip
@@ -66,7 +66,16 @@ def _detector(c: Dimensions, prefix: str, objects: Block | None = None) -> Model
 def _patches(c: Dimensions) -> tuple[Block, ...]:
     """The image tower up to its last layer."""
     start, before, layers, *_ = clip_vision_tower(c)
-    return start, replace(before, name="pre_layernorm"), layers
+    _, *rest = start.parts()
+    cut = patches(c, "patch_embedding", bias=False, embeds=False)
+    return Sequence("embeddings", (cut, *rest)), replace(before, name="pre_layernorm"), layers
+
+
+def _words(c: Dimensions) -> tuple[Block, ...]:
+    """The text tower, whose table is not shown as that of the detector."""
+    start, *rest = clip_text_tower(c)
+    _, places = start.parts()
+    return Sequence("embeddings", (HiddenTable("token_embedding", c.vocab_size, c.hidden_size), places)), *rest
 
 
 def _pooled(c: Dimensions) -> tuple[Block, ...]:

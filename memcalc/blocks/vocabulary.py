@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from memcalc.blocks.base import Block, given
+from memcalc.blocks.basic import Embedding
 from memcalc.dataclass import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenTable(Embedding):
+    """A table of tokens that the class doesn't show as its input embeddings: none asks for a gradient beside adapters."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from memcalc.blocks.vocabulary import HiddenTable
 from memcalc.tape import functions as f
 from memcalc.tape.hf.programs import measured
-from memcalc.tape.rules import Around, gone, inside, run
+from memcalc.tape.rules import Around, gone, inside, rule, run
 
 if TYPE_CHECKING:
     from memcalc.blocks.base import Block
@@ -109,3 +110,9 @@ def _classes(t: Tape, block: TextClasses, x: Value, texts: Value, known: Value) 
     asked = f.compare(f.unsqueeze(known, -2))
     logits = f.where(asked, t.new((), logits.dtype), logits)
     return f.to(logits, "fp32"), patches
+
+
+@rule(HiddenTable)
+def hidden_table(t: Tape, block: HiddenTable, x: Value, around: Around) -> Value:
+    """nn.Embedding without the hook of enable_input_require_grads."""
+    return f.embedding(x, t.weight("weight", (block.rows, block.width)))
