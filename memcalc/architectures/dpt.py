@@ -70,7 +70,7 @@ def _map(c: Dimensions) -> tuple[int, int]:
 
 def _dinov2(c: Dimensions, inner: Dimensions, shown: tuple[int, ...] = ()) -> tuple[Block, Block, tuple[int, ...]]:
     """DINOv2 up to its last layer, its norm, and behind which layers its states are taken."""
-    if inner.model_type != "dinov2" or inner.get("reshape_hidden_states", True):
+    if "use_swiglu_ffn" not in inner or "num_register_tokens" in inner or inner.get("reshape_hidden_states", True):
         raise fault(
             "model.backbone_config", "only DINOv2's states as they are (reshape_hidden_states: false) are known here"
         )
