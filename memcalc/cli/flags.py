@@ -163,3 +163,9 @@ def _flags(
     ] = None,
 ) -> None:
     """The flags themselves, to be read off the signature: all but the source and the last three are keys of a run file."""
+
+
+def told_of_flags() -> dict[str, str]:
+    """What the help says of each flag, by its key."""
+    hints = get_type_hints(_flags, include_extras=True)
+    return {key: str(hint.__metadata__[0].help) for key, hint in hints.items() if hasattr(hint, "__metadata__")}

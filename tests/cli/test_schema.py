@@ -22,3 +22,11 @@ def test_every_kind_has_a_schema(kind: str, capsys: pytest.CaptureFixture[str]) 
 def test_a_kind_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schema", "reprot"]) == 2
     assert "did you mean report?" in capsys.readouterr().err
+
+
+def test_every_key_of_a_run_is_described(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema", "run"]) == 0
+    told = {key: part["description"] for key, part in json.loads(capsys.readouterr().out)["properties"].items()}
+    assert all(text.endswith((".", "…", "`", "one", "720x1280")) for text in told.values())
+    assert told["seq_len"] == "Tokens of a sequence."
+    assert told["train"].endswith("One item may stand for a list of one")
