@@ -19,9 +19,7 @@ class Traits:
     separate_qkv: bool = False  # a linear each for q, k and v where its kin have one for all
     gated_bias: bool = False  # a table of relative positions, gated by every query, is added to the scores
     bias_per_layer: bool = False  # each layer has a table of relative positions, not the first alone
-    masks_of_both: bool = (
-        False  # a mask of all tokens and one of the window are made, whether layers of both kinds are there
-    )
+    masks_of_both: bool = False  # a mask of all tokens and one of the window, whichever layers there are
     full_attention_every: int = 0  # without `layer_types` every n-th layer, from the first, sees everything
     # embeddings and heads
     embeddings_grow: bool = False  # positions are added in place: `embeddings += position_embeddings`
