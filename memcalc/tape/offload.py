@@ -113,7 +113,8 @@ class Tracking:
             value, whole = self.tape.new(value.shape, value.dtype), False
         self._let_go(self.count - STASH)
         self.tape.pinned += self.tape.like * rounded(nbytes)
-        if not self.tape.setting.checkpoint or self.tape.like == 1:
+        inputs = self.tape.setting.checkpoint and self.tape.setting.every == 1  # of layers, which alone are sent away
+        if not inputs or self.tape.like == 1:
             self.leaving[self.count] = value
             if whole:  # another part of the same storage has another address
                 self.known[key] = self.count

@@ -44,6 +44,8 @@ RUNS: list[dict[str, Any]] = [
     {"model": "stablelm-base-alpha-3b", "offload": "activations"},
     {"model": "bloom-560m", "checkpointing": {"mode": "full", "every": 3}},
     {"model": "bloom-560m", "checkpointing": {"mode": "selective", "every": 5}, "gpus": 4, "sharding": "fsdp"},
+    {"model": "bloom-560m", "checkpointing": {"mode": "full", "every": 3}, "offload": "activations"},
+    {"model": "qwen3-0.6b", "checkpointing": {"mode": "full", "every": 99}, "offload": "activations"},
     {"model": "qwen3.5-9b", "gpus": 4, "sharding": "fsdp"},
     {"model": "deepseek-moe-16b"},  # what a mixture puts out has the dtype of what it was given
     {"model": "gpt-oss-20b", "offload": "activations", "precision": "amp-bf16"},
