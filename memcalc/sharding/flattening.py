@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
-from memcalc.sharding.fsdp1 import RESHARDING
+from memcalc.sharding.fsdp1 import KEEPING, RESHARDING
 from memcalc.sharding.groups import Group, Grouping
 from memcalc.sharding.reducing import REDUCTIONS
 from memcalc.sharding.unsharding import GATHERS
@@ -61,7 +61,7 @@ class Flattening(Grouping):
         self.returning = False
         self.kept: list[int] = []
         self.reduced: list[int] = []
-        ahead = how.word not in ("SHARD_GRAD_OP", "_HYBRID_SHARD_ZERO2")  # the one before is gathered, going back
+        ahead = how.word not in KEEPING  # the one before is gathered, going back
         self.neighbours = (-1, 1) if how.forward_prefetch else (-1,) if ahead else ()
         members = (tensor for found in groups.layers.layers.values() for _, tensor in found)
         frozen = any(not tensor.trainable and not tensor.buffer for tensor in members)
@@ -163,7 +163,7 @@ class Flattening(Grouping):
         self._let_go()
         root, *others = self.groups.all()
         for group in (*others, root):
-            if group.state != "reduced":
+            if group.state != "reduced" and not (group.state == "idle" and self.how.forgets):
                 self.after_backward(group)
         self._let_go()
         made = len(self.tape.sizes)
@@ -175,7 +175,7 @@ class Flattening(Grouping):
     def laid(self, recording: Recording) -> Recording:
         """The recording; beside it what the first forward pass begins with, and what earlier micro batches do otherwise."""
         sizes = list(self._tried())
-        whole = self.how.accumulates and self.how.word in ("SHARD_GRAD_OP", "_HYBRID_SHARD_ZERO2")  # of gathered, too
+        whole = self.how.accumulates and self.how.word in KEEPING  # of gathered, too
         reduced = frozenset() if self.how.sums else frozenset(self.reduced)
         unreduced = Unreduced(frozenset(self.kept), reduced) if self.kept and not whole else None
         tried = tuple(move for number, size in enumerate(sizes) for move in (size, ~number))

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 ALIGNMENT = 16  # bytes, where original parameters stay visible (_get_aligned_numel)
 WORDS = ("FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD", "HYBRID_SHARD", "_HYBRID_SHARD_ZERO2")
 RESHARDING = ("FULL_SHARD", "HYBRID_SHARD")
+KEEPING = ("SHARD_GRAD_OP", "_HYBRID_SHARD_ZERO2")  # what is gathered for the forward pass, until the backward pass
 PREFETCHES = ("BACKWARD_PRE", "BACKWARD_POST", "NO_PREFETCH", "none")
 OPTIONS: dict[str, Reader] = {
     "version": options.count,
@@ -161,6 +162,14 @@ class Flattened(FullyShard):
 
     def _padded(self, elements: int) -> int:
         return -(-elements // self.shards) * self.shards if self.visible else elements
+
+    @property
+    def forgets(self) -> bool:
+        """Whether a unit that no gradient comes to stays gathered, from the first step on (_catch_all_reshard).
+
+        Its flat parameter is the shard's again since its forward, which is taken for all having been let go of.
+        """
+        return self.word in KEEPING and not self.visible
 
     def over(self, component: str) -> int:  # noqa: ARG002 - all of them
         """All ranks of a group share all."""

@@ -131,6 +131,19 @@ def test_flat_parameters_are_aligned_and_padded() -> None:
     ]  # 3 -> 8, 8 + 5 -> 16, 16 + 16 -> 35 = 5 x 7
 
 
+@pytest.mark.parametrize(("visible", "first", "layers"), [(False, 8, 8), (True, 8, 0), (False, 0, 0)])
+def test_layers_that_no_gradient_comes_to_stay_gathered(visible: bool, first: int, layers: int) -> None:
+    """_catch_all_reshard takes what has its shard's views since the forward for let go of; the frozen root it reshards.
+
+    So it is on real tensors, too. With use_orig_params the views are the whole's until then, and it is not mistaken.
+    """
+    how = {"strategy": "fsdp", "version": 1, "use_orig_params": visible}
+    run: dict[str, Any] = {"precision": "bf16", "optimizer": "sgd", "batch_size": 1, "seq_len": 64,
+                           "train": [f"model.layers.{number}" for number in range(first, 32)]}  # fmt: skip
+    kept, full = (memory({**how, "sharding_strategy": word}, **run) for word in ("SHARD_GRAD_OP", "FULL_SHARD"))
+    assert kept.phases.optimizer - full.phases.optimizer == 2 * layers * BLOCK
+
+
 REFUSED = [
     ({"strategy": "fsdp", "reshard_after_foward": True}, {}, "nearest: reshard_after_forward"),
     ({"strategy": "fsdp", "version": 1, "reshard_after_forward": True}, {}, "has no such option"),
