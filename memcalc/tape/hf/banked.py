@@ -19,7 +19,8 @@ def randlora(t: Tape, x: Value, out: Value, _: Weight) -> Value:
     """Linear.forward: the products with the bases in line, scaled, added to the output."""
     dtype = x.dtype
     added, _names = between_bases(t, x, out.shape[-1])
-    out = f.add(out, f.scale(added))
+    added = f.scale(added)
+    out = f.add(out, added)
     return f.to(out, dtype)
 
 
