@@ -131,7 +131,11 @@ def _of_convolutions(sheet: Sheet, rank: int, more: dict[str, Any]) -> int:
     everywhere = "lycoris" in f"{sheet.get('network_module', default='')} {kind}".lower()
     shown = sheet.get("conv_dim")
     asked = shown if "locon" in kind or everywhere else None  # the GUI writes one for all kinds
-    return whole(more.get("conv_dim") or asked or (rank if everywhere else 0))
+    try:
+        return whole(more.get("conv_dim") or asked or (rank if everywhere else 0))
+    except ValueError as error:
+        sheet.fault("network_args" if more.get("conv_dim") else "conv_dim", f"conv_dim: {error}")
+        return 0
 
 
 def company(sheet: Sheet, family: str, held: str, program: str, *, adapted: bool) -> None:
@@ -162,12 +166,17 @@ def company(sheet: Sheet, family: str, held: str, program: str, *, adapted: bool
         sheet.put("companions", found, "cache_latents", "cache_text_encoder_outputs", default=SOURCE)
 
 
+def _rates(value: Any) -> list[float]:  # noqa: ANN401
+    """Learning rates: one, or one for each encoder; nothing is 0."""
+    return [number(one or 0) for one in names(value)]
+
+
 def _encoders_learn(sheet: Sheet, program: str, *, adapted: bool) -> bool:
     """Whether the encoders of text learn, too."""
     if adapted:
         only = sheet.read(truth, "network_train_unet_only", default=False)
-        rate = names(sheet.get("text_encoder_lr"))
-        gui = sheet.has("LoRA_type") and rate != [] and all(float(one or 0) == 0 for one in rate)
+        rates = sheet.read(_rates, "text_encoder_lr", default=[])
+        gui = sheet.has("LoRA_type") and rates != [] and not any(rates)
         return not (only or gui)
     if program == "train_db":
         return int(sheet.read(whole, "stop_text_encoder_training", default=0)) >= 0

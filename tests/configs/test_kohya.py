@@ -168,6 +168,8 @@ FAULTS = [
     (SD1.rstrip() + " --full_bf16", 'full_bf16 requires mixed_precision = "bf16"'),
     (SD1.rstrip() + ' --network_args "algo=full"', "full is an algorithm that is not modelled"),
     (SD1.rstrip() + " --resolution=big", "'big' is not a number"),
+    (SD1.rstrip() + ' --network_args "conv_dim=x"', "network_args: conv_dim: 'x' is not a number"),
+    (SD1.rstrip() + " --text_encoder_lr x", "text_encoder_lr: 'x' is not a number"),
     (SD1.replace("AdamW8bit", "AdaWarp8bit"), "unknown optimizer 'adawarp8bit'"),
 ]
 
