@@ -115,6 +115,8 @@ def record_step(
     walk_back(tape, loss)
     if hook:
         hook.back.clear()
+    if setting.adapter and not tape.sharder:
+        _stood_for(tape)
     if tape.sharder:
         tape.sharder.finish()  # in a callback of the backward pass: what the graph holds is there yet
     if outputs is None:
@@ -230,3 +232,12 @@ def walk_back(tape: Tape, loss: Value) -> None:
     tape.spending.finish()
     while turns:
         turns.pop()[1].turn(tape)
+
+
+def _stood_for(tape: Tape) -> None:
+    """Gradients of adapters' tensors that groups of layers share, where one group's stands for like ones of the others."""
+    for tensor in tape.weights.common(tape.setting.adapter):
+        if tensor.name not in tape.leaves and not tensor.idle:
+            value = tape.weight(f".{tensor.name}", tensor.shape, tensor.name)
+            if isinstance(value.node, Leaf):
+                value.node.accumulate([tape.new(value.shape, value.dtype)])

@@ -137,7 +137,7 @@ def build(run: Run, config: dict[str, Any], device: str) -> torch.nn.Module:
         torch.set_default_dtype(torch.float32)
     model.train()
     for name, parameter in model.named_parameters():
-        parameter.requires_grad = learns(name, run)
+        parameter.requires_grad &= learns(name, run)  # what the library freezes stays frozen
     if run.get("lora"):
         model = adapted(model, run["lora"])
     mode = run["checkpointing"] if isinstance(run["checkpointing"], dict) else {"mode": run["checkpointing"]}
