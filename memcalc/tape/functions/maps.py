@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from memcalc.tape.autograd import Gradients, Node, record, save
-from memcalc.tape.functions.casts import to
+from memcalc.tape.functions.casts import to, upper
 from memcalc.tape.functions.shaping import contiguous
 from memcalc.tape.values import Shape, Value, dense_like, promoted
 
@@ -26,9 +26,9 @@ def average_pool(x: Value, size: Shape) -> Value:
     return out
 
 
-def interpolate(x: Value, size: Shape, dtype: str = "") -> Value:
-    """F.interpolate, nearest or bilinear: saves nothing; in `dtype` where the kernel wants another."""
-    x = to(x, dtype) if dtype else x
+def interpolate(x: Value, size: Shape) -> Value:
+    """F.interpolate, nearest, linear or bilinear: saves nothing; every upsample_* is in autocast's fp32 list."""
+    x = upper(x)
     shape = (*x.shape[:2], *size)
     out = x.tape.new(shape, x.dtype, dense_like(shape, x.strides))
     out.node = record(x.tape, _resized_backward, (x,))

@@ -31,14 +31,9 @@ def predict(t: Tape, model: Model) -> tuple[Value, Value]:
         gone(rest)
         return f.mean(found[0], *range(len(found[0].shape)), keep=False), found[0]
     labels = t.given((t.setting.batch, *model.image[1:]), "int64")
-    wide = [enlarged(one, model.image[1:]) for one in found]
+    wide = [maps.interpolate(one, model.image[1:]) for one in found]
     losses = [f.cross_entropy(one, labels) for one in wide]
     return (f.add(losses[0], f.scale(losses[1])) if losses[1:] else losses[0]), found[0]
-
-
-def enlarged(x: Value, size: tuple[int, ...]) -> Value:
-    """nn.functional.interpolate(…, mode="bilinear"), which autocast has done in fp32."""
-    return maps.interpolate(f.upper(x), size)
 
 
 def _found(t: Tape, block: DensePredictor, pixels: Value) -> tuple[list[Value], list[Value]]:
@@ -50,12 +45,12 @@ def _found(t: Tape, block: DensePredictor, pixels: Value) -> tuple[list[Value], 
     around, x = Around(), fused[-1]
     x = run(t, block.before, x, around)
     if block.after:
-        x = enlarged(x, block.size if all(block.size) else _twice(x))
+        x = maps.interpolate(x, block.size if all(block.size) else _twice(x))
         with inside(t, block.after):
             for part in block.after.parts():
                 x = run(t, part, x, around)
         return [f.squeeze(x, 1)], [*rest, *fused]
-    x = enlarged(x, _twice(x))
+    x = maps.interpolate(x, _twice(x))
     second = [run(t, block.second, fused[-1], around)] if block.second else []
     return [x, *second], [*rest, *fused]
 
@@ -122,10 +117,10 @@ def fusion(t: Tape, block: Fusion, x: Value, around: Around) -> Value:
     size = around.grid[2:] if around.grid else None
     if around.deep:
         other = around.deep[0]
-        other = other if other.shape == x.shape else enlarged(other, x.shape[2:])
+        other = other if other.shape == x.shape else maps.interpolate(other, x.shape[2:])
         x = f.add(x, run(t, block.first, other, Around()))
     x = run(t, block.second, x, Around())
-    x = enlarged(x, size or _twice(x))
+    x = maps.interpolate(x, size or _twice(x))
     return run(t, block.project, x, Around())
 
 
@@ -136,7 +131,7 @@ def resized_positions(t: Tape, block: ResizedPositions, x: Value, around: Around
     tokens, width = block.shape[1] - 1, block.shape[2]
     side = int(tokens**0.5)
     rest = f.reshape(f.narrow(f.select(table, 0), 0, tokens), 1, side, side, width)
-    rest = enlarged(f.permute(rest, 0, 3, 1, 2), (rows, columns))
+    rest = maps.interpolate(f.permute(rest, 0, 3, 1, 2), (rows, columns))
     rest = f.reshape(f.permute(rest, 0, 2, 3, 1), 1, rows * columns, width)
     return f.add(x, f.cat((f.narrow(table, 1, 1), rest), 1))
 

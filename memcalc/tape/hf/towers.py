@@ -80,7 +80,7 @@ def _stretched(t: Tape, table: Embedding, images: int, patches: int) -> Value:
     picture = f.unsqueeze(f.permute(weight, 2, 0, 1), 0)
     for _ in range(images):
         one = maps.interpolate(picture, (1, patches))
-        one = f.transpose(f.reshape(one, width, patches), 0, 1)
+        one = f.to(f.transpose(f.reshape(one, width, patches), 0, 1), weight.dtype)
         out = f.assign(out, one)
     return out
 
