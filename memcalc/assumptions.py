@@ -62,7 +62,7 @@ def assumed(plan: Plan) -> Iterator[Assumption]:
         yield "checkpointing", "whose-choice", ("transformers has no selective checkpointing: outputs of attention and of every "
                                                 "second product are kept, as torchtitan's policy says")  # fmt: skip
     yield from _of_offloading(run)
-    if run.loss.kind != "standard":
+    if run.loss.kind != "standard" and not any(remark.code == "standard-loss" for remark in plan.notes.warnings):
         yield "loss", "whose-loss", LOSSES[run.loss.kind]
 
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from memcalc.timeline import Timeline
 
 # kinds of models whose whole forward pass has rules
+OF_TRAINERS = frozenset(
+    {"log-probs", "log-softmax", "fused-log-probs", "label-smoothing", "distillation"}
+)  # not torchtitan's
 RUNNABLE = OF_IMAGES | {
     "causal-lm", "masked-lm", "seq2seq", "encoder", "classifier", "speech", "image-text", "diffusion"
 }  # fmt: skip
@@ -77,8 +80,12 @@ def _usual(plan: Plan, loss: str) -> None:
         why = f"{loss} is not followed in Megatron-LM's modules"
     elif not takes(loss, opened(split(plan.model.body)[1])):
         why = f"{loss} is not followed for this model's head"
+    divided = plan.run.parallel
     if why:
         plan.notes.warn("loss", "standard-loss", f"{why}: the usual loss is counted")
+    elif loss in OF_TRAINERS and divided.tensor > 1 and divided.tp_plan == "torchtitan":
+        plan.notes.warn("loss", "divided-logits", f"{loss} is counted over each rank's part of the vocabulary, as torchtitan "
+                        "takes cross entropy; a trainer that puts the logits together first takes more")  # fmt: skip
 
 
 def _one_stream(plan: Plan, timeline: Timeline) -> None:

@@ -74,4 +74,13 @@ def test_megatrons_modules_have_a_loss_of_their_own(loss: str) -> None:
     run = {"model": "llama-3.2-1b", "seq_len": 64, "implementation": "megatron"}
     found = estimate({**run, "loss": loss})
     assert [note.code for note in found.warnings] == ["standard-loss"]
+    assert "whose-loss" not in [note.code for note in found.assumptions]
     assert found.memory == estimate(run).memory
+
+
+def test_a_trainers_loss_over_divided_logits_is_said_to_be_so() -> None:
+    run = {"model": "llama-3.2-1b", "loss": "log-probs", "gpus": 4, "parallel": {"tensor": 4}}
+    found = estimate(run)
+    assert [note.code for note in found.warnings] == ["divided-logits"]
+    assert not estimate({**run, "parallel": {"tensor": 4, "tp_plan": "auto"}}).warnings
+    assert not estimate({**run, "loss": "chunked"}).warnings
