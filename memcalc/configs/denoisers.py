@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from memcalc.configs.names import known
-from memcalc.configs.words import Unfit, whole
+from memcalc.configs.words import Unfit, text, whole
 from memcalc.presets import find
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from memcalc.configs.table import Sheet
 
+_KINDS: Final = {"no": ("fp32", "fp32"), "fp16": ("amp-fp16", "fp16"), "bf16": ("amp-bf16", "bf16")}
 _FILES: Final = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".gguf")
 
 
@@ -26,6 +27,22 @@ def family_of_name(name: str) -> str:
     """The kind of model that a checkpoint's name speaks of; '' where it speaks of none."""
     rules = shared()["names"]
     return next((rule["family"] for rule in rules if re.search(rule["holds"], name[:300], re.IGNORECASE)), "")
+
+
+def kin_of(name: str, told: str) -> str:
+    """The family that a checkpoint's name speaks of where the trainer of `told` trains it, too; else `told`."""
+    families, named = shared()["families"], family_of_name(name)
+    kin = families[told].get("kin") if told else None
+    return named if named and (not told or (kin and kin == families[named].get("kin"))) else told
+
+
+def mixed_precision(sheet: Sheet) -> tuple[str, str, str]:
+    """What `mixed_precision` says ("no" where nothing does), the recipe of what learns in fp32, the dtype of what is frozen."""
+    kind = sheet.read(text, "mixed_precision", default="no").lower() or "no"
+    if kind not in _KINDS:
+        sheet.fault("mixed_precision", f"{kind} is none of {', '.join(_KINDS)}")
+        kind = "no"
+    return (kind, *_KINDS[kind])
 
 
 def put_model(sheet: Sheet, family: str, *keys: str) -> Any:  # noqa: ANN401 - a name, or dimensions

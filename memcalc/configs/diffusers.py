@@ -15,7 +15,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from memcalc.configs.denoisers import family_of_name, put_model, shared, side
+from memcalc.configs.denoisers import kin_of, mixed_precision, put_model, shared, side
 from memcalc.configs.documents import open_document
 from memcalc.configs.follow import find
 from memcalc.configs.lora import bitsandbytes
@@ -38,7 +38,6 @@ TEXT: Final = True  # it reads scripts
 
 PRETRAINED: Final = "pretrained_model_name_or_path"
 _PROGRAM: Final = re.compile(r"\b(train_(?:text_to_image|dreambooth)(?:_[a-z0-9_]{1,40})?)\.py\b")
-_KINDS: Final = {"no": ("fp32", "fp32"), "fp16": ("amp-fp16", "fp16"), "bf16": ("amp-bf16", "bf16")}
 _UNMODELLED: Final = {
     "do_fp8_training": "torchao's float8 training is not counted: products run in the mixed precision",
     "use_deepspeed": "sharding is not read from here: say it with --sharding",
@@ -63,10 +62,11 @@ def read(document: Document, asked: Asked) -> Reading:
     if program not in scripts:
         raise sheet.refuse("", f"no script of diffusers that is known is started: {', '.join(scripts)}")
     script = {"source": f"examples, {program}.py", **scripts[program]}
-    family = _family(sheet, script["family"])
+    family = kin_of(str(sheet.get(PRETRAINED, default="")), script["family"])  # its sister, where the name says so
     put_model(sheet, family, PRETRAINED)
     sheet.gpus("num_processes")
-    held = _precision(sheet, script)
+    _, recipe, held = mixed_precision(sheet)
+    sheet.put("precision", recipe, "mixed_precision", default=f"{script['source']}: none")
     _shape(sheet, script)
     sheet.seen("enable_xformers_memory_efficient_attention")  # neither kernel holds a matrix of scores
     sheet.put("attention", "sdpa", default="diffusers, models/attention_processor.py: AttnProcessor2_0")
@@ -84,23 +84,6 @@ def _arguments(document: Document) -> tuple[Document, str]:
     """The arguments, and the script that is started with them."""
     found = _PROGRAM.search(document.text[:100_000])
     return (document if document.data else arguments_of(document)), found[1] if found else ""
-
-
-def _family(sheet: Sheet, usual: str) -> str:
-    """The kind of model: the script's, or one of its sisters where the name says so (Stable Diffusion 2, SD 3.5, schnell)."""
-    named = family_of_name(str(sheet.get(PRETRAINED, default="")))
-    return named if named[:2] == usual[:2] and (named == "sdxl") == (usual == "sdxl") else usual
-
-
-def _precision(sheet: Sheet, script: Mapping[str, Any]) -> str:
-    """Set `precision`; the dtype of what is frozen."""
-    kind = sheet.read(text, "mixed_precision", default="no").lower() or "no"
-    if kind not in _KINDS:
-        sheet.fault("mixed_precision", f"{kind} is none of no, fp16, bf16")
-        kind = "no"
-    recipe, held = _KINDS[kind]
-    sheet.put("precision", recipe, "mixed_precision", default=f"{script['source']}: none")
-    return held
 
 
 def _shape(sheet: Sheet, script: Mapping[str, Any]) -> None:

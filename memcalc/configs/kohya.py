@@ -15,7 +15,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from memcalc.configs.denoisers import family_of_name, put_model, shared, side
+from memcalc.configs.denoisers import kin_of, put_model, shared, side
 from memcalc.configs.documents import open_document
 from memcalc.configs.follow import find
 from memcalc.configs.kohya_parts import UNMODELLED, adapters, company, optimizer, precision
@@ -140,22 +140,21 @@ def _load(one: dict[str, Any]) -> int:
 
 def _family(sheet: Sheet, program: str) -> str:
     """The kind of model: by the program, the network's module, what the GUI has ticked, or the checkpoint's name."""
-    table, name = shared(), str(sheet.get(PRETRAINED, default=""))
-    named = family_of_name(name)
-    module = str(sheet.get("network_module", default="")).rpartition(".")[2]
-    ticked = {"sdxl": "sdxl", "sd3_checkbox": "sd3", "flux1_checkbox": "flux", "t5xxl": "flux", "v2": "sd2"}
-    told = next((family for start, family in table["scripts"].items() if program.startswith(start)), "")
-    told = (
-        told
-        or table["networks"].get(module, "")
-        or next((kind for key, kind in ticked.items() if _is_on(sheet, key)), "")
-    )
-    if named and (not told or named.startswith(told) or told == "sd2"):
-        return named  # the name says which of them: FLUX.1 schnell, SD 3.5 large
-    if not told and not program and sheet.asked.model is None:
+    name = str(sheet.get(PRETRAINED, default=""))
+    found = kin_of(name, _told(sheet, program))
+    if not found and sheet.asked.model is None:
         sheet.assume("model", "family-assumed", f"{name or 'the checkpoint'} is taken to be a Stable Diffusion 1: say what "
                      "else with --model sdxl-unet")  # fmt: skip
-    return told or "sd1"
+    return found or "sd1"
+
+
+def _told(sheet: Sheet, program: str) -> str:
+    """The family by the program, the network's module or what is ticked; '' where none of them says."""
+    table = shared()
+    module = str(sheet.get("network_module", default="")).rpartition(".")[2]
+    by_program = next((family for start, family in table["scripts"].items() if program.startswith(start)), "")
+    ticked = next((family for key, family in table["ticked"].items() if _is_on(sheet, key)), "")
+    return by_program or table["networks"].get(module, "") or ticked or ("sd1" if program else "")
 
 
 def _is_on(sheet: Sheet, key: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from memcalc.configs.denoisers import shared
+from memcalc.configs.denoisers import mixed_precision, shared
 from memcalc.configs.optim import put_optimizer
 from memcalc.configs.words import names, number, text, truth, whole
 
@@ -28,17 +28,12 @@ _OPTIMIZERS: Final = {
     "dadaptadampreprint": "dadapt-adam", "dadaptadagrad": "dadapt-adagrad", "dadaptadan": "dadapt-adan",
     "dadaptlion": "dadapt-lion", "dadaptsgd": "dadapt-sgd",
 }  # fmt: skip
-_KINDS: Final = {"no": ("fp32", "fp32"), "fp16": ("amp-fp16", "fp16"), "bf16": ("amp-bf16", "bf16")}
 _LYCORIS: Final = {"loha": "loha", "lokr": "lokr", "locon": "lora", "lora": "lora", "dylora": "lora"}
 
 
 def precision(sheet: Sheet, *, adapted: bool) -> str:
     """Set `precision`; the dtype of what is frozen."""
-    kind = sheet.read(text, "mixed_precision", default="no") or "no"
-    if kind not in _KINDS:
-        sheet.fault("mixed_precision", f"{kind} is none of no, fp16, bf16")
-        kind = "no"
-    recipe, held = _KINDS[kind]
+    kind, recipe, held = mixed_precision(sheet)
     whole_16 = next((key for key in ("full_bf16", "full_fp16") if sheet.read(truth, key, default=False)), "")
     if whole_16 and not whole_16.endswith(kind):
         sheet.fault(whole_16, f'{whole_16} requires mixed_precision = "{whole_16[5:]}"')
@@ -118,7 +113,7 @@ def _targets(sheet: Sheet, family: str, rank: int, more: dict[str, Any]) -> None
     if wide:
         chosen = f"({chosen})|({table['convolutions']})"
     if wide not in (0, rank):
-        sheet.put("lora.rank_pattern", {r".*\.(conv1|conv2|conv)": wide}, "network_args", "conv_dim")
+        sheet.put("lora.rank_pattern", {table["wide"]: wide}, "network_args", "conv_dim")
     sheet.put("lora.targets", chosen, "network_module", default="networks/lora.py")
     if fused:
         sheet.assume("lora.targets", "fused-projections", "an adapter that sd-scripts puts on a fused projection is counted as "
@@ -149,19 +144,19 @@ def company(sheet: Sheet, family: str, held: str, program: str, *, adapted: bool
     for name in [] if cached and not learn else kinds["encoders"]:
         one = {"role": "encoder", "model": name, "dtype": held}
         if learn and adapted and name not in rules["seldom_learn"]:
-            one["lora"] = {"rank": sheet.read(whole, "network_dim", default=4) or 4, "targets": rules["encoders"],
+            one["lora"] = {"rank": sheet.run["lora"].get("rank", 4), "targets": rules["encoders"],
                            "dtype": sheet.run["lora"]["dtype"]}  # fmt: skip
         elif learn and not adapted:
             one |= {"trainable": True}
             del one["dtype"]
         found.append(one)
-    if not latents:
-        half = "fp32" if sheet.read(truth, "no_half_vae", default=False) else held
-        found.append({"role": "encoder", "model": kinds["vae"], "dtype": half})
-    if sheet.read(truth, "fp8_base", default=False) and any("vae" not in one["model"] for one in found):
+    if sheet.read(truth, "fp8_base", default=False) and found:
         sheet.assume(
             "companions", "encoders-in-16-bits", f"fp8_base keeps encoders of text in fp8; they are counted in {held}"
         )
+    if not latents:
+        half = "fp32" if sheet.read(truth, "no_half_vae", default=False) else held
+        found.append({"role": "encoder", "model": kinds["vae"], "dtype": half})
     if found:
         sheet.put("companions", found, "cache_latents", "cache_text_encoder_outputs", default=SOURCE)
 

@@ -199,6 +199,13 @@ def test_what_a_checkpoints_name_speaks_of(name: str, family: str) -> None:
     assert family_of_name(name) == family
 
 
+def test_a_program_trains_its_own_kin_alone() -> None:
+    named = SD1.replace("mine_v10", "flux-like-v1-5")  # train_network.py has no FLUX
+    assert run(named)["model"] == "sd-1.5-unet"
+    assert run(SD1.replace("mine_v10", "v2-1_768-ema"))["model"] == "sd-2.1-unet"
+    assert run(FLUX.replace("flux1-dev", "sd_xl_base"))["model"] == "flux.1-dev"
+
+
 def test_sides() -> None:
     assert (side(512), side("1024,768"), side([640, 480]), side("768x512")) == (
         [512, 512],
