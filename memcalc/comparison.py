@@ -14,15 +14,15 @@ from memcalc.document import Document
 from memcalc.errors import MemcalcError, UsageError
 from memcalc.pipeline import estimate_run, load
 from memcalc.report import GpuPart, Memory, ModelPart, Verdict
-from memcalc.varying import all_varied
+from memcalc.run.varying import all_varied
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from memcalc.question import Question
     from memcalc.report import Report
     from memcalc.run import Run
+    from memcalc.run.question import Question
 
 MOST = 256  # runs of one comparison
 

@@ -12,7 +12,7 @@ from memcalc.document import Document
 from memcalc.errors import RunInvalid, UsageError, fault, nearest_names
 from memcalc.pipeline import estimate_run, load
 from memcalc.report import GpuPart
-from memcalc.varying import all_varied, varied
+from memcalc.run.varying import all_varied, varied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

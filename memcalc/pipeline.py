@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.curve import EMPTY
 from memcalc.gpus import MIB, communicator_bytes, communicators_measured
-from memcalc.question import Question
 from memcalc.report import (
     COMPONENTS,
     PERSISTENT,
@@ -25,6 +24,7 @@ from memcalc.report import (
 )
 from memcalc.resolve import resolve, resolved_run
 from memcalc.run import Run
+from memcalc.run.question import Question
 from memcalc.simulation import simulate
 from memcalc.units import format_bytes
 from memcalc.verdict import verdict
@@ -90,7 +90,7 @@ def load(source: Run | Mapping[str, Any] | str | Path, over: Mapping[str, Any] |
     over = over or {}
     if isinstance(source, Run):
         return Question(replace(source, **over))
-    from memcalc.validation import parse_run  # noqa: PLC0415 - a Run needs no validation
+    from memcalc.run.validation import parse_run  # noqa: PLC0415 - a Run needs no validation
 
     if isinstance(source, Mapping):
         return Question(parse_run({**source, **over}))

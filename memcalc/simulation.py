@@ -9,7 +9,8 @@ from memcalc.adapters.cards import completed
 from memcalc.assumptions import assumed
 from memcalc.implementations import kernels
 from memcalc.model import OF_IMAGES
-from memcalc.tape import Setting, measure
+from memcalc.tape.measure import measure
+from memcalc.tape.setting import Setting
 from memcalc.tape.step import record_step
 from memcalc.units import format_bytes
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from memcalc.bounds import Ge, Le
-from memcalc.faults import schema
+from memcalc.run.faults import schema
 
 
 @pytest.mark.parametrize(("bound", "value", "holds"), [

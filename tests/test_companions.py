@@ -10,9 +10,9 @@ import pytest
 from memcalc import estimate
 from memcalc.errors import RunInvalid, UnknownName
 from memcalc.resolve import resolve
+from memcalc.run.validation import parse_run
 from memcalc.simulation import simulate
 from memcalc.tape.inference import record_forward
-from memcalc.validation import parse_run
 
 if TYPE_CHECKING:
     from memcalc.report import Memory, Report

@@ -11,7 +11,7 @@ from memcalc.blocks.multimodal import Crops, Grid
 from memcalc.errors import MemcalcError, RunInvalid
 from memcalc.models import load_model
 from memcalc.pictures import pictured, shown, tokens, tower
-from memcalc.validation import parse_run
+from memcalc.run.validation import parse_run
 
 QWEN = {
     "model_type": "qwen2_5_vl",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memcalc.asking import question_of
 from memcalc.checking import budgets
 from memcalc.checking.limits import NOTHING, Limits, largest, limits
 from memcalc.checking.sources import configs
@@ -13,14 +12,15 @@ from memcalc.checking.values import Check, Fix, Held, Largest, Result
 from memcalc.dataclass import dataclass
 from memcalc.errors import MemcalcError
 from memcalc.pipeline import estimate_run
+from memcalc.run.asking import question_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from memcalc.checking.budgets import BudgetFile
-    from memcalc.question import Question
     from memcalc.report import Report
     from memcalc.run import Budget
+    from memcalc.run.question import Question
 
 __all__ = ["Asked", "Check", "Fix", "Held", "Largest", "Result", "check", "checked"]
 
@@ -45,8 +45,8 @@ def check(
 
     See `checked` for where limits come from otherwise. RunInvalid where a limit can't be read.
     """
-    from memcalc.faults import judged  # noqa: PLC0415 - pydantic is slow to load
     from memcalc.run import Budget  # noqa: PLC0415
+    from memcalc.run.faults import judged  # noqa: PLC0415 - pydantic is slow to load
 
     limit = judged(Budget, budget, "the budget") if budget else None
     asked = Asked(budget=limit, said=tuple((over or {}).items()))

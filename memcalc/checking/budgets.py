@@ -141,7 +141,7 @@ def _read(path: Path, *, needed: bool) -> BudgetFile | None:
 
 
 def _validated(document: Document) -> Budgets:
-    from memcalc.faults import judged  # noqa: PLC0415 - pydantic is slow to load
+    from memcalc.run.faults import judged  # noqa: PLC0415 - pydantic is slow to load
 
     def place(path: str) -> str:
         file, line = document.where(path)

@@ -46,7 +46,7 @@ class Command(TyperCommand):
 
     def _instead(self, flag: str) -> list[str]:
         """The flag that another tool's word stands for; `--set` for a key that has none."""
-        from memcalc.elsewhere import own_word  # noqa: PLC0415 - only on the way to an error
+        from memcalc.run.elsewhere import own_word  # noqa: PLC0415 - only on the way to an error
 
         own = own_word(flag)
         flags = {name for parameter in self.params for name in parameter.opts}

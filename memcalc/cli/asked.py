@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from memcalc.asking import question_of
 from memcalc.errors import UsageError
+from memcalc.run.asking import question_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from memcalc.question import Question
+    from memcalc.run.question import Question
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9._/+-]*", re.ASCII)  # a word that is text in YAML, but for these
 _RANGE = re.compile(r"[0-9]+\.\.[0-9]+", re.ASCII)

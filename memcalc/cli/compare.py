@@ -10,7 +10,7 @@ from memcalc.cli.flags import Asked, about_a_run
 from memcalc.cli.output import FormatOption, OutputOption, UnitsOption, choose, page, write
 
 if TYPE_CHECKING:
-    from memcalc.question import Question
+    from memcalc.run.question import Question
 
 
 @about_a_run

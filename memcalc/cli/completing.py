@@ -36,7 +36,7 @@ def words_of(key: str) -> Callable[[str], list[str]]:
 
 def _words(key: str) -> Iterator[str]:
     from memcalc.run import Run  # noqa: PLC0415
-    from memcalc.spelling import SHORTHAND  # noqa: PLC0415
+    from memcalc.run.spelling import SHORTHAND  # noqa: PLC0415
 
     hint = get_type_hints(Run)[key]
     if key in SHORTHAND:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memcalc.differing import Difference, Version
-    from memcalc.question import Question
+    from memcalc.run.question import Question
 
 MARKER = "memcalc-diff"
 
@@ -120,7 +120,7 @@ class _Invalid(MemcalcError):  # noqa: N818 - reads as the sentence it prints
 
 
 def _question(config: str, told: list[tuple[str, Any]]) -> Question:
-    from memcalc.asking import question_of  # noqa: PLC0415
+    from memcalc.run.asking import question_of  # noqa: PLC0415
 
     return question_of(config, told)
 

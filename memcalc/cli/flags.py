@@ -13,7 +13,7 @@ from memcalc.cli.completing import presets_of, words_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from memcalc.question import Question
+    from memcalc.run.question import Question
 
 
 class Asked(NamedTuple):

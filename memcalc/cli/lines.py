@@ -42,8 +42,8 @@ def _answer(
 
 
 def _asked(text: bytes, source: str, told: Sequence[tuple[str, Any]], estimated: Estimated) -> Report:
-    from memcalc.asking import put  # noqa: PLC0415
-    from memcalc.question import Draft  # noqa: PLC0415
+    from memcalc.run.asking import put  # noqa: PLC0415
+    from memcalc.run.question import Draft  # noqa: PLC0415
 
     given = dict(_mapping(text, source))
     for key, item in told:

@@ -52,7 +52,7 @@ def main(
 
 def _schema(kind: str) -> dict[str, object]:
     if kind == "run":
-        from memcalc.faults import schema  # noqa: PLC0415
+        from memcalc.run.faults import schema  # noqa: PLC0415
 
         return _described(schema())
     if kind == "budget":

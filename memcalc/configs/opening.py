@@ -10,9 +10,9 @@ from memcalc.configs.documents import open_document
 from memcalc.configs.names import missing
 from memcalc.errors import Fault, RunInvalid, nearest_names, shorten
 from memcalc.paths import is_dir, is_file
-from memcalc.question import Draft
 from memcalc.reading import STDIN
 from memcalc.run import keys
+from memcalc.run.question import Draft
 
 __all__ = ["Asked", "fetched", "opened"]
 

@@ -13,9 +13,9 @@ from memcalc.pipeline import estimate_run
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from memcalc.question import Question
     from memcalc.report import Report
     from memcalc.run import Run
+    from memcalc.run.question import Question
 
 __all__ = ["Cause", "Change", "Difference", "Pair", "Side", "Version", "compared", "diff"]
 
@@ -32,7 +32,7 @@ def diff(before: str, after: str, over: Mapping[str, Any] | None = None) -> Diff
 
     >>> memcalc.diff("old.yaml", "new.yaml", over={"gpu": "h100-80gb"}).changes
     """
-    from memcalc.asking import question_of  # noqa: PLC0415
+    from memcalc.run.asking import question_of  # noqa: PLC0415
 
     told = tuple((over or {}).items())
     first, second = (Version(source, lambda source=source: question_of(source, told)) for source in (before, after))  # type: ignore[misc]

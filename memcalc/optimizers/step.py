@@ -11,9 +11,9 @@ from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcalc import stepping
 from memcalc.dataclass import dataclass
 from memcalc.optimizers.rules import Rule, apply
+from memcalc.replay import stepping
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -27,7 +27,7 @@ class StepTemporaries:
 
     `lasting` are those, besides, that names hold which only a matrix's turn gives to something else. `turn` are the acts of a
     parameter's turn in their order, where that is known: what is bound to a name, `-name` for one that is let go of,
-    `name=other` for one that takes another's tensor over, `states` where these are made (memcalc/stepping.py has the rest).
+    `name=other` for one that takes another's tensor over, `states` where these are made (memcalc/replay/stepping.py has the rest).
     """
 
     together: tuple[StateTensor, ...] = ()

@@ -23,7 +23,7 @@ from memcalc.recommender.wishes import Wishes, by_method, cards_of, counts_of, m
 from memcalc.report import Note
 from memcalc.resolve import resolve, resolved_run
 from memcalc.run import Parallel
-from memcalc.varying import varied
+from memcalc.run.varying import varied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -10,7 +10,7 @@ from memcalc.recommender.evaluate import Evaluator
 from memcalc.recommender.heights import slowest
 from memcalc.recommender.throughput import Load, pace
 from memcalc.recommender.values import Published
-from memcalc.validation import parse_run
+from memcalc.run.validation import parse_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

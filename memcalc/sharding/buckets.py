@@ -10,9 +10,9 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from memcalc.cycles import Stream
 from memcalc.dtypes import BITS
 from memcalc.overlay import Laid, alike
+from memcalc.replay.cycles import Stream
 from memcalc.sharding.marks import Marking, events
 from memcalc.slices import schedule
 from memcalc.tape.values import rounded

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from memcalc.cycles import Again
 from memcalc.dataclass import dataclass
+from memcalc.replay.cycles import Again
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memcalc.blocks.base import Stack
 from memcalc.blocks.mlp import Mlp
-from memcalc.cycles import Stream
+from memcalc.replay.cycles import Stream
 from memcalc.sharding.coordinator import Coordinator
 from memcalc.sharding.cuts import cuts, watches
 from memcalc.sharding.marks import Marking, Roster, by_place, normal, places
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from memcalc.blocks.base import Block
-    from memcalc.cycles import Again
     from memcalc.model import Model
     from memcalc.overlay import Laid
+    from memcalc.replay.cycles import Again
     from memcalc.sharding.cuts import Cut, Slices
     from memcalc.sharding.marks import Mark, Place
     from memcalc.sharding.scripts import Act, Script

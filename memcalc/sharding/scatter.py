@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcalc.cycles import Stream
 from memcalc.dtypes import BITS
 from memcalc.overlay import Laid
+from memcalc.replay.cycles import Stream
 from memcalc.tape.values import rounded
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from memcalc.model import Model
     from memcalc.optimizers import Optimizer
     from memcalc.precision import Recipe
-    from memcalc.reserve import Held
+    from memcalc.replay.reserve import Held
     from memcalc.tape.recorder import Tape
     from memcalc.tape.setting import Setting
     from memcalc.tape.units import Sharder

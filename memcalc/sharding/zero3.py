@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from memcalc.model import Model
     from memcalc.optimizers import Optimizer
-    from memcalc.reserve import Held
+    from memcalc.replay.reserve import Held
     from memcalc.sharding.strategy import Books, Hosted
     from memcalc.tape.recorder import Tape
     from memcalc.tape.setting import Setting

@@ -3,8 +3,3 @@
 from memcalc import frames
 
 frames.install()  # before any of its modules is loaded
-
-from memcalc.tape.measure import measure  # noqa: E402
-from memcalc.tape.setting import Setting  # noqa: E402
-
-__all__ = ["Setting", "measure"]

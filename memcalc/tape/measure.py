@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from memcalc.dtypes import nbytes
 from memcalc.known import Known
 from memcalc.optimizers.values import Parameter, StateTensor
-from memcalc.reserve import Begun, Held, reserved
+from memcalc.replay.reserve import Begun, Held, reserved
+from memcalc.replay.stepping import Act
 from memcalc.sharding.strategy import Strategy
-from memcalc.stepping import Act
 from memcalc.tape.spending import Spent
 from memcalc.tape.step import record_step
 from memcalc.tape.succession import layer_by_layer
@@ -68,7 +68,7 @@ def measure(
 
 def _beside(recording: Recording, *, expandable: bool) -> int:
     """Bytes of the pools that a strategy has beside the log."""
-    from memcalc.cycles import pooled  # noqa: PLC0415 - few strategies have any
+    from memcalc.replay.cycles import pooled  # noqa: PLC0415 - few strategies have any
 
     return sum(pooled(stream, expandable=expandable) for stream in recording.pools)
 

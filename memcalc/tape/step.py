@@ -18,9 +18,9 @@ from memcalc.undisturbed import undisturbed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from memcalc.cycles import Stream
     from memcalc.model import Model
     from memcalc.overlay import Overlay
+    from memcalc.replay.cycles import Stream
     from memcalc.tape.earlier import Unreduced
     from memcalc.tape.recorder import Added
     from memcalc.tape.setting import Setting
@@ -44,7 +44,7 @@ class Recording:
     * `pieces` are storages that stand for many small ones (memcalc/tape/loops.py).
     * `fanned` says how often a storage is made that every one of like layers gets from without.
     * `overlay` is what a strategy has beside the log, `pools` the births and deaths on streams of its own, with which
-      memcalc.cycles.pooled replays the allocator.
+      memcalc.replay.cycles.pooled replays the allocator.
     * `tried` is what a strategy makes and lets go of before the first step: bytes for a birth, ~n for the n-th born's death.
     * `added` are the gradients that it adds to those of earlier micro batches, if what these are like follows from them.
     * `unreduced` is what an earlier micro batch does otherwise, where a strategy reduces the last one's gradients alone.

@@ -10,7 +10,7 @@ from memcalc.architectures import build
 from memcalc.errors import RunInvalid
 from memcalc.models import load_model
 from memcalc.pipeline import estimate_run
-from memcalc.validation import parse_run
+from memcalc.run.validation import parse_run
 
 LLAMA: dict[str, Any] = {
     "model_type": "megatron_gpt", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,

@@ -10,7 +10,7 @@ from memcalc.configs import detect
 from memcalc.errors import RunInvalid
 from memcalc.models import load_model
 from memcalc.pipeline import estimate_run
-from memcalc.validation import parse_run
+from memcalc.run.validation import parse_run
 from tests.configs.reader import codes, document, parts, reading
 
 PYTHIA = """\

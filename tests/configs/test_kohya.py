@@ -12,7 +12,7 @@ from memcalc.configs.denoisers import family_of_name, shared, side
 from memcalc.errors import RunInvalid
 from memcalc.models import load_model
 from memcalc.pipeline import estimate_run
-from memcalc.validation import parse_run
+from memcalc.run.validation import parse_run
 from tests.configs.reader import codes, parts, reading
 
 if TYPE_CHECKING:

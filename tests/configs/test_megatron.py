@@ -9,7 +9,7 @@ import pytest
 from memcalc.configs.megatron_models import mixed_layers
 from memcalc.errors import RunInvalid, UnreadableInput
 from memcalc.pipeline import estimate_run
-from memcalc.validation import parse_run
+from memcalc.run.validation import parse_run
 from tests.configs.reader import codes, parts, reading
 
 if TYPE_CHECKING:

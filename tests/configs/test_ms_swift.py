@@ -8,7 +8,7 @@ import pytest
 
 from memcalc.errors import RunInvalid
 from memcalc.pipeline import estimate_run
-from memcalc.validation import parse_run
+from memcalc.run.validation import parse_run
 from tests.configs.reader import codes, parts, reading
 
 FULL = """\

@@ -11,7 +11,7 @@ import yaml
 from memcalc.configs import Asked, read
 from memcalc.configs.documents import open_document
 from memcalc.pipeline import estimate_run
-from memcalc.validation import parse_run
+from memcalc.run.validation import parse_run
 
 REAL = Path(__file__).parent / "real"
 GIVEN: dict[str, Any] = {"model": "llama-3.2-3b", "gpus": 8}

@@ -15,7 +15,7 @@ from memcalc.configs import Asked, Reading, read
 from memcalc.configs.documents import open_document
 from memcalc.models import load_model
 from memcalc.pipeline import estimate_run
-from memcalc.validation import parse_run
+from memcalc.run.validation import parse_run
 from tests.configs.reader import parts
 
 REAL = Path(__file__).parent / "real_megatron"

@@ -11,11 +11,11 @@ from pathlib import Path
 from memcalc.recommender.published import everything
 from memcalc.recommender.work import Work, work
 from memcalc.resolve import resolve
+from memcalc.run.validation import parse_run
 from memcalc.simulation import setting_of
 from memcalc.tape.measure import storage
 from memcalc.tape.step import record_step
 from memcalc.tape.weights import Weights
-from memcalc.validation import parse_run
 
 README = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- throughput: begin -->\n", "<!-- throughput: end -->"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from memcalc.recommender.changes import LEVELS, changes, hints, intrusion, score
-from memcalc.validation import parse_run
+from memcalc.run.validation import parse_run
 
 ASKED = {"model": "llama-3-8b"}
 

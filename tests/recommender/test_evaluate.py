@@ -10,7 +10,7 @@ from memcalc import estimate
 from memcalc.recommender.evaluate import Evaluator
 from memcalc.recommender.heights import at, bound, exact
 from memcalc.recommender.search import ROUNDING
-from memcalc.validation import parse_run
+from memcalc.run.validation import parse_run
 
 RUNS: list[dict[str, Any]] = [
     {"model": "llama-3.2-1b"},

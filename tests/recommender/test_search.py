@@ -17,7 +17,7 @@ from memcalc.recommender.search import Search
 from memcalc.recommender.space import Space
 from memcalc.recommender.tasks import task_of
 from memcalc.resolve import resolve
-from memcalc.validation import parse_run
+from memcalc.run.validation import parse_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

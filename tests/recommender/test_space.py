@@ -15,7 +15,7 @@ from memcalc.recommender.legality import goes_with, named, runs_on
 from memcalc.recommender.space import Space, space
 from memcalc.recommender.tasks import task_of
 from memcalc.recommender.wishes import by_method
-from memcalc.validation import parse_run
+from memcalc.run.validation import parse_run
 
 
 def around(

@@ -13,7 +13,7 @@ from memcalc.recommender.evaluate import Evaluator
 from memcalc.recommender.published import everything, published
 from memcalc.recommender.throughput import Load, bubble, bus, pace
 from memcalc.recommender.work import Work
-from memcalc.validation import parse_run
+from memcalc.run.validation import parse_run
 from tests.recommender.published import BEGIN, END, README, table
 
 if TYPE_CHECKING:

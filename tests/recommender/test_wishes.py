@@ -6,7 +6,7 @@ import pytest
 
 from memcalc.errors import RunInvalid
 from memcalc.recommender.wishes import Wishes, by_method, cards_of, counts_of, methods, numbers, suited
-from memcalc.validation import parse_run
+from memcalc.run.validation import parse_run
 
 NUMBERS = [
     ("8", (8,)),

@@ -8,7 +8,7 @@ import pytest
 
 from memcalc.recommender.evaluate import Evaluator
 from memcalc.recommender.heights import slowest
-from memcalc.validation import parse_run
+from memcalc.run.validation import parse_run
 from tests.recommender.published import worked
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.weak import WeakIdKeyDictionary
 
-from memcalc.allocator import Block, CachingAllocator
+from memcalc.replay.allocator import Block, CachingAllocator
 from memcalc.tape.values import rounded
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from memcalc import estimate
 from memcalc.dataclass import dataclass
 from memcalc.resolve import resolve
+from memcalc.run.validation import parse_run
 from memcalc.simulation import simulate
-from memcalc.validation import parse_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

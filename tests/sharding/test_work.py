@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from memcalc import estimate
-from memcalc import moves as moving
-from memcalc.allocator import CachingAllocator
 from memcalc.known import forget
+from memcalc.replay import moves as moving
+from memcalc.replay.allocator import CachingAllocator
 from memcalc.tape.hf import alike
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memcalc.allocator import Block, Parted
+    from memcalc.replay.allocator import Block, Parted
 
 MODELS = ["gpt2", "sdxl-unet", "llama-2-7b", "llama-3.1-405b", "qwen3.5-9b", "nemotron-h-56b", "t5-small"]
 RUNS: list[dict[str, Any]] = [{}, {"checkpointing": "full"}]

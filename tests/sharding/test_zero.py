@@ -11,13 +11,13 @@ from memcalc.errors import RunInvalid
 from memcalc.models import from_preset
 from memcalc.resolve import resolve
 from memcalc.run import Run
+from memcalc.run.spelling import spelled_out
+from memcalc.run.validation import parse_run
 from memcalc.sharding.scatter import Reducer
 from memcalc.sharding.zero import Zero, deepspeed
 from memcalc.sharding.zero3 import ZeroThree
 from memcalc.sharding.zero12 import Bf16Optimizer, ZeroOneTwo
 from memcalc.sharding.zero_options import Settings
-from memcalc.spelling import spelled_out
-from memcalc.validation import parse_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

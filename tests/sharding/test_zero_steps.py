@@ -17,9 +17,9 @@ import pytest
 
 from memcalc.known import forget
 from memcalc.resolve import resolve
+from memcalc.run.validation import parse_run
 from memcalc.sharding.flat import Flat
 from memcalc.simulation import simulate
-from memcalc.validation import parse_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

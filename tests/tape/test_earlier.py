@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from memcalc.resolve import resolve
+from memcalc.run.validation import parse_run
 from memcalc.simulation import setting_of, simulate
 from memcalc.tape.earlier import first_micro_batch, without_reduction
 from memcalc.tape.step import record_step
-from memcalc.validation import parse_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,10 +8,10 @@ import pytest
 
 from memcalc import estimate
 from memcalc.errors import RunInvalid
-from memcalc.tape import Setting
 from memcalc.tape import functions as f
 from memcalc.tape.hf.masks import packed_mask
 from memcalc.tape.recorder import Tape
+from memcalc.tape.setting import Setting
 from memcalc.tape.weights import Weights
 from tests.tape.tapes import live, parameter, peak, run_back
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from memcalc.pipeline import estimate_run
-from memcalc.validation import parse_run
+from memcalc.run.validation import parse_run
 
 LAYERS, WIDTH, TEXT, POOLED = 3, 128, 96, 64
 FLUX = {"_class_name": "FluxTransformer2DModel", "num_layers": 1, "num_single_layers": LAYERS, "attention_head_dim": 64,

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcalc.allocator import END, CachingAllocator, ExpandableAllocator, parted
+from memcalc.replay.allocator import END, CachingAllocator, ExpandableAllocator, parted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from memcalc.allocator import Block, Parted, Pool
+    from memcalc.replay.allocator import Block, Parted, Pool
 
 FEW = 16  # times that a period is followed without a look at what it changes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from memcalc.validation import parse_run
+from memcalc.run.validation import parse_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,12 +7,12 @@ from collections import defaultdict
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcalc.allocator import END, SMALL, Growing, segment
+from memcalc.replay.allocator import END, SMALL, Growing, segment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from memcalc.allocator import Block, CachingAllocator, Pool
+    from memcalc.replay.allocator import Block, CachingAllocator, Pool
 
 FEW = 8  # blocks that wait: fewer may be told apart by their sizes alone
 

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from memcalc.allocator import END, MIB, Block, CachingAllocator, ExpandableAllocator, Parted, parted
+from memcalc.replay.allocator import END, MIB, Block, CachingAllocator, ExpandableAllocator, Parted, parted
 
 
 @pytest.mark.parametrize(

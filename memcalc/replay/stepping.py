@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from memcalc.allocator import CachingAllocator
+    from memcalc.replay.allocator import CachingAllocator
 
 STATES = "states"  # where in a turn a parameter's states are made, the first time
 FIRST, LATER, ALWAYS = "first", "later", "always"  # in which steps the acts come that stand behind it

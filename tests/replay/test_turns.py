@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from memcalc.allocator import MIB, SMALL, CachingAllocator, ExpandableAllocator
-from memcalc.turns import Segments, keep
+from memcalc.replay.allocator import MIB, SMALL, CachingAllocator, ExpandableAllocator
+from memcalc.replay.turns import Segments, keep
 
 
 @pytest.mark.parametrize("sizes", [[6, 6, 3, 3], [12, 12, 6, 6], [3, 2], [7], [2, 31], [19], [9, 5, 2, 11]])

@@ -5,7 +5,8 @@ from __future__ import annotations
 # memcalc's key: words of Transformers, TRL, PEFT, Axolotl, DeepSpeed, Megatron and torchtitan for it
 WORDS = {
     "attention": "attn_implementation flash_attention use_flash_attn flash_attn sdp_attention",
-    "batch_size": "micro_batch_size per_device_train_batch_size per_device_batch_size train_micro_batch_size_per_gpu mbs",
+    "batch_size": "micro_batch micro_batch_size microbatch_size mbs batch bs per_device_train_batch_size per_device_batch_size "
+    "train_micro_batch_size_per_gpu",
     "checkpointing": "gradient_checkpointing activation_checkpointing activation_checkpoint recompute recompute_granularity ac",
     "companions": "ref_model reference_model reward_model value_model ema",
     "freeze": "frozen freeze_layers",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from memcalc.conform import Doubt, conform
 from memcalc.run import Run
-from memcalc.spelling import spelled_out
+from memcalc.run.conform import Doubt, conform
+from memcalc.run.spelling import spelled_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -17,6 +17,6 @@ def parse_run(given: Mapping[str, Any], source: str = "the run", place: Callable
     try:
         return conform(Run, spelled_out(given))
     except Doubt:
-        from memcalc.faults import judge  # noqa: PLC0415 - pydantic is slow to load
+        from memcalc.run.faults import judge  # noqa: PLC0415 - pydantic is slow to load
 
         return judge(given, source, place)

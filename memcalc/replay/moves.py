@@ -10,13 +10,13 @@ from collections import defaultdict
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from memcalc.allocator import Parted, without
-from memcalc.records import NEAR, Marks, Record, Told, between, chosen, lanes
+from memcalc.replay.allocator import Parted, without
+from memcalc.replay.records import NEAR, Marks, Record, Told, between, chosen, lanes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from memcalc.records import Path, Run, Where
+    from memcalc.replay.records import Path, Run, Where
     from memcalc.tape.recorder import Layers
     from memcalc.tape.step import Recording
 

@@ -10,21 +10,21 @@ from itertools import groupby
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from memcalc import moves as moving
-from memcalc.allocator import END, LARGE_SEGMENT, CachingAllocator, ExpandableAllocator
-from memcalc.moves import Moves
-from memcalc.negligible import below
-from memcalc.stepping import Turn, loop, makes_states
+from memcalc.replay import moves as moving
+from memcalc.replay.allocator import END, LARGE_SEGMENT, CachingAllocator, ExpandableAllocator
+from memcalc.replay.moves import Moves
+from memcalc.replay.negligible import below
+from memcalc.replay.stepping import Turn, loop, makes_states
+from memcalc.replay.turns import keep
 from memcalc.tape.values import rounded
-from memcalc.turns import keep
 from memcalc.undisturbed import undisturbed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from memcalc.allocator import Block
+    from memcalc.replay.allocator import Block
+    from memcalc.replay.stepping import Act
     from memcalc.sharding.strategy import Staged
-    from memcalc.stepping import Act
     from memcalc.tape.step import Recording
 
 

@@ -11,14 +11,14 @@ from memcalc.errors import UnknownName, UsageError, shorten
 from memcalc.models import is_model_name
 from memcalc.paths import exists, is_dir
 from memcalc.presets import index
-from memcalc.question import Draft
 from memcalc.run import keys
-from memcalc.spelling import LISTS, SHORTHAND
+from memcalc.run.question import Draft
+from memcalc.run.spelling import LISTS, SHORTHAND
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memcalc.question import Question
+    from memcalc.run.question import Question
 
 STDIN = "-"
 

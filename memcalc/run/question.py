@@ -74,7 +74,7 @@ class Draft:
 
     def question(self) -> Question:
         """The run, validated; RunInvalid lists its faults, each at its place."""
-        from memcalc.validation import parse_run  # noqa: PLC0415 - a Run needs no validation
+        from memcalc.run.validation import parse_run  # noqa: PLC0415 - a Run needs no validation
 
         return Question(parse_run(self.given, self.source, self.place), self.beside, self.source, self.place,
                         self.reading, frozenset(self.given))  # fmt: skip

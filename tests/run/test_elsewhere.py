@@ -6,15 +6,16 @@ from dataclasses import fields
 
 import pytest
 
-from memcalc.elsewhere import WORDS, own_word
 from memcalc.errors import RunInvalid
 from memcalc.run import Parallel, Run
-from memcalc.validation import parse_run
+from memcalc.run.elsewhere import WORDS, own_word
+from memcalc.run.validation import parse_run
 
 # as written in: torchtitan, Transformers, Axolotl, Megatron-LM, accelerate
 ASKED = [
     ({"strategy": "fsdp2"}, "did you mean sharding?"),
     ({"gradient_checkpointing": True}, "did you mean checkpointing?"),
+    ({"micro_batch": 2}, "did you mean batch_size?"),
     ({"micro_batch_size": 2}, "did you mean batch_size?"),
     ({"tensor_model_parallel_size": 8}, "did you mean parallel.tensor?"),
     ({"parallel": {"pp": 2}}, "did you mean pipeline?"),

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, Union, cast, get_args, get_origi
 
 from pydantic import TypeAdapter, ValidationError
 
-from memcalc.elsewhere import own_word
 from memcalc.errors import Fault, RunInvalid, nearest_names, shorten
 from memcalc.run import Parallel, Run, Sharding
-from memcalc.spelling import LISTS, SHORTHAND, spelled_out
+from memcalc.run.elsewhere import own_word
+from memcalc.run.spelling import LISTS, SHORTHAND, spelled_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -1,12 +1,12 @@
-"""memcalc.stepping: loops over parameters as the libraries write them, block by block."""
+"""memcalc.replay.stepping: loops over parameters as the libraries write them, block by block."""
 
 from __future__ import annotations
 
 import pytest
 
-from memcalc.allocator import MIB, CachingAllocator
 from memcalc.optimizers import resolve
-from memcalc.stepping import ALWAYS, FIRST, LATER, STATES, Act, Names, Turn, in_step, loop, makes_states
+from memcalc.replay.allocator import MIB, CachingAllocator
+from memcalc.replay.stepping import ALWAYS, FIRST, LATER, STATES, Act, Names, Turn, in_step, loop, makes_states
 
 SIZE = 16 * MIB
 BOUND = Turn((Act("update", SIZE),), (), 1)

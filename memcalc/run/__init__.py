@@ -1,6 +1,6 @@
 """Run: the whole vocabulary of a training run, as frozen values. One definition: flags, run files and Python share it.
 
-Only the words are here. `memcalc.validation` turns a mapping into a Run (pydantic checks it against these types).
+Only the words are here. `memcalc.run.validation` turns a mapping into a Run (pydantic checks it against these types).
 """
 
 from __future__ import annotations

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from memcalc import estimate, negligible, records
-from memcalc import moves as moving
+from memcalc import estimate
 from memcalc.known import forget
+from memcalc.replay import moves as moving
+from memcalc.replay import negligible, records
 from memcalc.resolve import resolve
+from memcalc.run.validation import parse_run
 from memcalc.simulation import simulate
 from memcalc.tape.hf import alike
 from memcalc.tape.values import rounded
-from memcalc.validation import parse_run
 
 if TYPE_CHECKING:
-    from memcalc.reserve import Held
+    from memcalc.replay.reserve import Held
     from memcalc.tape.step import Recording
 
 MIB = 2**20

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from memcalc import estimate, negligible
+from memcalc import estimate
 from memcalc.known import forget
-from memcalc.negligible import LITTLE, SHARE, below, by_size, stretches
+from memcalc.replay import negligible
+from memcalc.replay.negligible import LITTLE, SHARE, below, by_size, stretches
 from memcalc.slices import schedule
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from memcalc.errors import RunInvalid
-from memcalc.validation import parse_run
-from memcalc.varying import varied
+from memcalc.run.validation import parse_run
+from memcalc.run.varying import varied
 
 VARIED: list[tuple[dict[str, Any], str, Any, str, Any]] = [
     ({}, "batch_size", 4, "batch_size", 4),

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memcalc.conform import Doubt, conform
 from memcalc.errors import RunInvalid
-from memcalc.faults import judge, schema
 from memcalc.run import Checkpointing, Companion, Parallel, Run, Sharding, keys
-from memcalc.spelling import spelled_out
-from memcalc.validation import parse_run
+from memcalc.run.conform import Doubt, conform
+from memcalc.run.faults import judge, schema
+from memcalc.run.spelling import spelled_out
+from memcalc.run.validation import parse_run
 
 SHORTHANDS = [
     ({"checkpointing": "full"}, "checkpointing", Checkpointing(mode="full")),
