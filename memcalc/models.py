@@ -40,14 +40,13 @@ def load_model(spec: str | Mapping[str, Any], beside: Path | None = None) -> Mod
     path = (beside / name) if beside else Path(name)
     if exists(path) or name.endswith((".json", ".yaml", ".yml")) or name.startswith((".", "/", "~")):
         return from_file(expanded(path))
-    if "/" in name:
-        from memcalc.configs.names import elsewhere  # noqa: PLC0415 - only for names that are no presets
+    from memcalc.configs.names import elsewhere, listing  # noqa: PLC0415 - only for names that are no presets
 
-        found = elsewhere(name)
-        if found is not None:
-            made = load_model(found[0])
-            return replace(made, notes=(*made.notes, found[1]))
-    raise UnknownName("model", name, index()["models"], "memcalc models")
+    found = elsewhere(name)
+    if found is not None:
+        made = load_model(found[0])
+        return replace(made, notes=(*made.notes, found[1]))
+    raise UnknownName("model", name, index()["models"], listing(name))
 
 
 @lru_cache(maxsize=512)

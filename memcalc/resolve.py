@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from memcalc.compatibility import incompatible, without_effect
-from memcalc.errors import Fault, RunInvalid
+from memcalc.errors import Fault, RunInvalid, shorten
 from memcalc.gpus import Gpu, gpu
 from memcalc.implementations import kernels, remade
 from memcalc.lengths import sequence
@@ -39,6 +39,7 @@ def resolve(run: Run, beside: Path | None = None) -> Plan:
     notes = Notes()
     run = _settled(run, notes)
     model = pictured(load_model(run.model, beside), run)
+    run = _as_stored(run, model, notes)
     if run.implementation.startswith("torchtitan"):
         model = remade(model, run.implementation)
     chosen = recipe(run.precision)
@@ -120,6 +121,19 @@ def _settled(run: Run, notes: Notes) -> Run:
         )
         return replace(run, sharding=Sharding(strategy="megatron"))
     return run
+
+
+def _as_stored(run: Run, model: Model, notes: Notes) -> Run:
+    """Under adapters the base stays packed as its repository's name says; a name that is a preset's says nothing."""
+    if not (run.lora and model.notes and run.quantize is None and isinstance(run.model, str)):
+        return run
+    from memcalc.configs.names import packing  # noqa: PLC0415 - few name a model so
+
+    stored = packing(run.model)
+    if stored is None:
+        return run
+    notes.assume("quantize", "stored", f"{stored}, as the end of {shorten(run.model)!r} says")
+    return replace(run, quantize=stored)
 
 
 def _worded(run: Run) -> Run:

@@ -30,6 +30,8 @@ _PACKED: Final = re.compile(
 )
 CONFIG: Final = "config.json"
 LONGEST: Final = 300  # characters of a name
+_JOINTS: Final = re.compile(r"[\s_:]+")
+_SAME: Final = "tuning for chat or instructions leaves the dimensions as they are"
 _SEPARATOR: Final = re.compile(r"[-_]+")
 _SIZE: Final = re.compile(r"(\d+x)?\d+(\.\d+)?[bm]")
 # what those ends mean for adapters that are trained on the packed weights: each uploader's usual settings
@@ -101,6 +103,12 @@ def unknown(name: str) -> str:
             "checkpoint folder; --hub fetches its config.json")  # fmt: skip
 
 
+def listing(name: str) -> str:
+    """Where a model of a name that nothing here knows may come from: the presets, a file, for a repository the hub."""
+    hub = ", or let --hub fetch its config.json" if "/" in name and is_repository(name) else ""
+    return f"memcalc models (or name a file that exists{hub})"
+
+
 def known(sheet: Sheet, name: str) -> Any:  # noqa: ANN401 - a name, a path or dimensions
     """What a run's `model` should say for a name: a preset, a folder or file, a cached repository; None if unknown."""
     if len(name) > LONGEST:
@@ -145,17 +153,28 @@ def elsewhere(name: str) -> tuple[str, str] | None:
 
 def alike(name: str) -> Iterator[tuple[str, str]]:
     """Names that stand for the same dimensions as a hub's name, surest first, each with the reason."""
-    owner, slash, repository = name.rpartition("/")
+    joined = _JOINTS.sub("-", name.strip())
+    if joined != name:
+        yield joined, "words are joined by dashes"
+    owner, slash, repository = joined.rpartition("/")
     plain = _PACKED.sub("", repository)
     if plain != repository:
         yield f"{owner}{slash}{plain}", "the end of its name says how its weights are packed"
+    if not slash:
+        yield from ((held, "the repository of that name") for held in held_as(plain))
     if slash:
         yield repository, "the repository of that name, whoever holds it"
         if plain != repository:
             yield plain, "the repository of that name, whoever holds it, with its weights packed otherwise"
     base = _TUNED.sub("", plain)
     if base != plain:
-        yield base, "tuning for chat or instructions leaves the dimensions as they are"
+        yield from ((other, _SAME) for other in (base, *held_as(base)))
     elif slash:
         for end in ("-base", "-instruct", "-chat", "-it", "-hf"):
             yield f"{plain}{end}", "a base model and its tuned forms have the same dimensions"
+
+
+def held_as(repository: str) -> list[str]:
+    """The names of presets that are of a repository called so, with the owner before it."""
+    end = f"/{repository.lower()}"
+    return [name for name in index()["models"] if name.endswith(end)]

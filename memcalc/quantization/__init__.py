@@ -105,8 +105,9 @@ def _rest(tensor: Tensor, compute: str, wide: str) -> Tensor:
 def _notes(how: Scheme, after: Iterable[Tensor]) -> Iterator[str]:
     kept = list(dict.fromkeys(t.module for t in after if t.role in ("linear", "conv1d") and t.name.endswith("weight")
                               and not t.trainable))  # fmt: skip
-    yield (f"{how.library} packs the weights of {' and '.join(how.roles)} modules; embeddings, norms and biases stay"
-           + (f", and so do {', '.join(kept[:4])}{' …' if len(kept) > 4 else ''}" if kept else ""))  # fmt: skip
+    named = ", ".join(kept[:4]) + (" …" if len(kept) > 4 else "")
+    too = f", as {'do' if len(kept) > 1 else 'does'} {named}" if kept else ""
+    yield f"{how.library} packs the weights of {' and '.join(how.roles)} modules; embeddings, norms and biases stay{too}"
     if how.upcast and not how.prepared:
         yield f"prepare_model_for_kbit_training leaves the dtypes of a {how.library} model alone"
     elif how.upcast:

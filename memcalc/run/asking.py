@@ -83,17 +83,17 @@ def _no_file(source: str | None, form: str) -> NoReturn:
 
 def _of_the_hub(source: str, said: Asked) -> Draft:
     """A repository by its name: on this machine, fetched where that was asked for, or read as a preset's."""
-    from memcalc.configs.names import elsewhere  # noqa: PLC0415 - few name a model so
+    from memcalc.configs.names import elsewhere, listing  # noqa: PLC0415 - few name a model so
     from memcalc.configs.opening import fetched, opened  # noqa: PLC0415
 
-    found = elsewhere(source) if "/" in source else None
+    found = elsewhere(source)
     if found is not None and is_dir(Path(found[0])):
         return opened(found[0], said)
     if found is not None:
         return Draft({"model": source}, "the command line")
     if said.hub:
         return fetched(source, said)
-    raise UnknownName("model", source, index()["models"], "memcalc models (or name a file that exists)")
+    raise UnknownName("model", source, index()["models"], listing(source))
 
 
 def _is_path(source: str) -> bool:
