@@ -102,19 +102,19 @@ def _of_products(spec: Spec) -> Iterator[Assumption]:
     from memcalc.quantization.storage import scheme  # noqa: PLC0415 - few runs need it
 
     how = scheme(spec)
-    if how.product == "int8":
+    if how.packing.product == "int8":
         yield (
             "quantize",
             "no-outliers",
             "inputs without outliers (threshold 6.0): the columns that have some are copied too",
         )
     elif how.library != "bitsandbytes":
-        when = {"fp8": "in the backward pass", "fused": "in the backward pass"}.get(how.product, "forward and backward")
+        when = {"fp8": "in the backward pass", "fused": "in the backward pass"}.get(how.packing.product, "forward and backward")
         kept = "forward, and autograd keeps it for the backward pass: checkpointing spares that"
         yield (
             "quantize",
             "unpacked-weights",
-            f"{how.library} unpacks a whole weight for each product, {kept if how.keeps_weight else when}",
+            f"{how.library} unpacks a whole weight for each product, {kept if how.packing.keeps_weight else when}",
         )
 
 

@@ -9,6 +9,7 @@ from memcalc.adapters.cards import completed
 from memcalc.assumptions import assumed
 from memcalc.implementations import kernels
 from memcalc.model import OF_IMAGES
+from memcalc.packing import UNPACKED
 from memcalc.tape.measure import measure
 from memcalc.tape.setting import Setting
 from memcalc.tape.step import record_step
@@ -16,9 +17,9 @@ from memcalc.units import format_bytes
 
 if TYPE_CHECKING:
     from memcalc.optimizers import Optimizer
+    from memcalc.packing import Packing
     from memcalc.plan import Plan
-    from memcalc.quantization.storage import Scheme, Spec
-    from memcalc.run import Run
+    from memcalc.run import Run, Spec
     from memcalc.tape.measure import Record
     from memcalc.timeline import Timeline
 
@@ -109,10 +110,10 @@ def _unmodelled(plan: Plan, timeline: Timeline) -> None:
                         "(fp32 inputs and outputs of their matrices, and scores)")  # fmt: skip
 
 
-def _scheme(spec: Spec) -> Scheme:
+def _packing(spec: Spec) -> Packing:
     from memcalc.quantization.storage import scheme  # noqa: PLC0415 - few runs need it
 
-    return scheme(spec)
+    return scheme(spec).packing
 
 
 def _inputs(plan: Plan) -> str:
@@ -124,7 +125,6 @@ def _inputs(plan: Plan) -> str:
 def setting_of(plan: Plan, *, evaluating: bool = False) -> Setting:
     """What decides a step's allocations, in the tape's words."""
     run, recipe = plan.run, plan.recipe
-    how = _scheme(run.quantize) if run.quantize else None
     others = run.implementation not in ("hf", "megatron")
     fused = kernels(run.implementation, plan.model.architecture) if others else {}
     megatron = run.implementation == "megatron"
@@ -165,12 +165,7 @@ def setting_of(plan: Plan, *, evaluating: bool = False) -> Setting:
         fused=frozenset(fused.get("parts", ())),
         compute=recipe.compute,
         spends=spends(plan.optimizer),
-        product=how.product if how else "",
-        packing=how.library if how else "",
-        saves_input=how.saves_input if how else False,
-        keeps_weight=how.keeps_weight if how else False,
-        copies=how.copies if how else 0,
-        unpacks_parameters=how.library == "bitsandbytes" if how else False,
+        packing=_packing(run.quantize) if run.quantize else UNPACKED,
         ways=plan.ways,
     )
 

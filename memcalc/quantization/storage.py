@@ -12,15 +12,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import field
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from memcalc.dataclass import dataclass
 from memcalc.dtypes import BITS, dtype_name, nbytes
 from memcalc.errors import fault, nearest_names, shorten
+from memcalc.packing import Packing
 from memcalc.presets import find
 
 Spec = str | Mapping[str, Any]
-Product = Literal["dequantize", "int8", "fp8", "fused"]
 COMPUTE = "compute"  # the dtype word for "what the model computes in"
 
 
@@ -45,13 +45,8 @@ class Scheme:
     `roles` are the kinds of modules it packs, `skip` the rule for those it leaves ('head', 'outside-layers' or names),
     `skip_modules` further names from the run, `multiple_of` the sizes a weight must be a multiple of and `otherwise`
     what happens if it is not ('keep' it as it is, or 'refuse'). `upcast` asks for peft's k-bit preparation, which casts the
-    rest of a `prepared` library's model. `exact_class`: only plain nn.Linear modules are packed.
-
-    `product` is how the library multiplies ('dequantize': a whole weight is unpacked for each product, forward and backward;
-    'int8': integers are multiplied; 'fp8' and 'fused': a kernel reads what is packed, and only the backward pass unpacks),
-    `saves_input` whether it keeps its input for the backward pass, which frozen weights do not need, `keeps_weight` whether
-    autograd sees the product with the unpacked weight, and keeps that; `copies` how many more such matrices are there while
-    it is unpacked.
+    rest of a `prepared` library's model. `exact_class`: only plain nn.Linear modules are packed. `packing` is how the library
+    computes with what it has packed.
     """
 
     name: str
@@ -67,10 +62,7 @@ class Scheme:
     upcast: bool = False
     prepared: bool = True
     exact_class: bool = False
-    product: Product = "dequantize"
-    saves_input: bool = False
-    keeps_weight: bool = False
-    copies: int = 0
+    packing: Packing = Packing("dequantize")
 
     def stores(
         self, shape: tuple[int, ...], compute: str, *, transposed: bool = False
@@ -120,8 +112,14 @@ def scheme(spec: Spec) -> Scheme:
         card["skip"] if isinstance(card["skip"], str) else tuple(card["skip"]),
         _options(card, given), tuple(card["parts"]), card.get("multiple_of", {}), card.get("otherwise", "keep"),
         skip_modules or (), skip_modules is None or bool(card.get("always_skips")), upcast, card.get("upcast", True),
-        card.get("exact_class", False), card.get("product", "dequantize"), bool(card.get("saves_input")),
-        bool(card.get("keeps_weight")), card.get("copies", 0),
+        card.get("exact_class", False), _packing(card),
+    )  # fmt: skip
+
+
+def _packing(card: Mapping[str, Any]) -> Packing:
+    return Packing(
+        card.get("product", "dequantize"), bool(card.get("saves_input")), bool(card.get("keeps_weight")), card.get("copies", 0),
+        bool(card.get("parametrized")), card.get("own_layers", ""), card.get("casts", "sum"),
     )  # fmt: skip
 
 

@@ -173,7 +173,7 @@ class Tape:
         if value is None:
             dtype, trainable = self.weights.of(tied_to or full)
             if dtype in PACKED and (
-                self.setting.product or not self.setting.autocast
+                self.setting.packing.product or not self.setting.autocast
             ):  # else it is cast like any other
                 dtype = self.setting.compute  # kernels unpack it as they read
             value = self.leaves[key] = Value(self, RESIDENT, shape, dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from memcalc.dataclass import dataclass
+from memcalc.packing import UNPACKED, Packing
 
 if TYPE_CHECKING:
     from memcalc.ways import Ways
@@ -45,9 +46,7 @@ class Setting:
     * `fused` names the parts that fused kernels take over from the model's own modules: norm, rope, mlp.
     * Where the `loss` is of log-probabilities, the cross entropy of the `chosen_too` sequences may be added.
     * `chunks` are those of the `loss`, `chunk_size` how many times the hidden states' elements one may have.
-    * Products with quantised weights are computed in `compute`, as `product` says; `saves_input` where their `packing` library
-      keeps the input for the backward pass, `keeps_weight` where that is the unpacked weight, `copies` further ones while
-      it is unpacked; `unpacks_parameters` where stacked experts are unpacked whole.
+    * Products with quantised weights are computed in `compute`, as their `packing` says.
     * `evaluating` where nothing is dropped out.
 
     And around them:
@@ -96,11 +95,6 @@ class Setting:
     compute: str = ""
     spends: Literal["", "at once", "late"] = ""
     starting: bool = False
-    product: Literal["", "dequantize", "int8", "fp8", "fused"] = ""
-    packing: str = ""
-    saves_input: bool = False
-    keeps_weight: bool = False
-    copies: int = 0
-    unpacks_parameters: bool = False
+    packing: Packing = UNPACKED
     keeps_inputs: bool = False
     ways: Ways | None = None

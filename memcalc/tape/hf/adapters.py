@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memcalc.packing import UNPACKED
 from memcalc.tape import functions as f
 
 if TYPE_CHECKING:
@@ -14,10 +15,6 @@ if TYPE_CHECKING:
 
 
 LORA = ("lora", "dora")
-# libraries whose packed layers have LoRA layers of their own (tuners/lora/{bnb,hqq,awq,eetq}.py): they cast nothing under
-# autocast, and without it the adapter's output before the sum, bitsandbytes' scaled, others' (CAST_FIRST) before that
-CAST_FIRST = ("autoawq", "eetq")
-OWN = ("bitsandbytes", "hqq", *CAST_FIRST)
 
 
 def prepared(t: Tape, x: Value) -> Value:
@@ -42,20 +39,20 @@ def adapted(t: Tape, x: Value, out: Value, weight: Callable[[], Value] | None = 
     if first is None or second is None:
         return out
     down, up = t.weight("lora_A.default.weight", first.shape), t.weight("lora_B.default.weight", second.shape)
-    packing = t.setting.packing if packed else ""
-    if packing == "bitsandbytes" and t.setting.product == "dequantize":
+    packing = t.setting.packing if packed else UNPACKED
+    if packing.own_layers == "all" and packing.product == "dequantize":
         out = f.clone(out)
-    dtype, converts = out.dtype, not (packing in OWN and t.autocast)
+    dtype, converts = out.dtype, not (packing.own_layers and t.autocast)  # under autocast peft's own layers cast nothing
     x = f.to(x, down.dtype) if converts else x
     if t.weights.adapter(t.path, "lora_magnitude_vector.default.weight"):
         return f.to(dora(t, x, out, (down, up), weight), dtype)
     added = f.linear(f.linear(f.dropout(x, t.setting.lora_dropout), down), up)
-    if packing in CAST_FIRST:
+    if packing.casts == "product":
         added = f.to(added, dtype) if converts else added
         added = f.scale(added)
         return f.add(out, added)
     added = f.scale(added)
-    if packing == "bitsandbytes":
+    if packing.casts == "scaled":
         return f.add(out, f.to(added, dtype) if converts else added)
     whole = f.add(out, added)
     del added, out  # peft has let go of both summands before it casts, the nameless one first

@@ -206,7 +206,7 @@ def weight_of(block: Experts, which: int) -> Param:
 
 def expert_weight(t: Tape, param: Param) -> Value:
     """The weight, unpacked whole where bitsandbytes keeps it by parametrization (nn/parametrize.py): autograd saves the copy."""
-    if t.setting.unpacks_parameters and t.weights.packed(t.path):
+    if t.setting.packing.parametrized and t.weights.packed(t.path):
         return t.new(param.shape, t.setting.compute)
     return t.weight(param.name, param.shape)
 

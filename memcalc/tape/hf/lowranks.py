@@ -28,7 +28,7 @@ def base(t: Tape, weight: Weight, shape: tuple[int, ...]) -> Value:
     """The weight of the base layer: the parameter, or one made anew from what is packed (dequantize_bnb_weight)."""
     if weight:
         return weight().detach()
-    if t.setting.product != "int8":
+    if t.setting.packing.product != "int8":
         return t.new(shape, t.setting.compute or "bf16")
     _scaled = t.new(shape, "fp32")  # by rows, and then by 1/127
     return t.new(shape, "fp32")

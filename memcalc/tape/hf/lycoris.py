@@ -29,9 +29,9 @@ def adalora(t: Tape, x: Value, out: Value) -> Value:
     if first is None or up is None or values is None or count is None:
         return out
     packed = t.weights.packed(t.path)
-    integers = packed and t.setting.product == "int8"
+    integers = packed and t.setting.packing.product == "int8"
     count = f.shift(count.detach() if integers else count)  # one that learns was cast to the base's dtype
-    if packed and t.setting.product == "dequantize":
+    if packed and t.setting.packing.product == "dequantize":
         out = f.clone(out)
     x = x if packed and t.autocast else f.to(x, first.dtype)
     added = f.linear(f.linear(f.dropout(x, t.setting.lora_dropout), f.mul(first, values)), up)

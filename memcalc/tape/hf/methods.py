@@ -32,7 +32,7 @@ def read(t: Tape, x: Value) -> Value:
 
 def over_packed(t: Tape) -> Callable[[Tape, Value, Value], Value] | None:
     """The method's forward pass over bitsandbytes' packed weights, where it differs and the module carries it."""
-    rule = packed_methods.METHODS.get(t.setting.adapter) if t.setting.unpacks_parameters else None
+    rule = packed_methods.METHODS.get(t.setting.adapter) if t.setting.packing.own_layers == "all" else None
     return rule if rule and t.weights.added(t.path) else None
 
 

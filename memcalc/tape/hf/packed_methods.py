@@ -28,7 +28,7 @@ def opened(t: Tape, out: Value) -> Value:
 
 def cloned(t: Tape, out: Value) -> Value:
     """What the base layer puts out; of 4 bits a copy of that."""
-    return f.clone(out) if t.setting.product == "dequantize" else out
+    return f.clone(out) if t.setting.packing.product == "dequantize" else out
 
 
 def read(t: Tape, x: Value) -> Value:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def product(t: Tape, block: Linear, x: Value) -> Value:
     """The output of a linear layer whose weight is packed."""
     bias = t.weight("bias", (block.outputs,), block.bias_tied_to) if block.bias else None
-    if t.setting.product == "int8":
+    if t.setting.packing.product == "int8":
         return int8(t, block, x)
     dtype = x.dtype
     x = f.to(x, t.setting.compute or dtype)
@@ -32,11 +32,11 @@ def dequantized(t: Tape, block: Linear, x: Value, bias: Value | None) -> Value:
     (gptqmodel's TorchLinear, torchao's tensors). A bias is added by the product.
     """
     meta = (block.outputs, block.inputs), x.dtype, nested_blocks(t)
-    saved = (x,) if t.setting.saves_input else ()
-    node = record(t, _kept_backward if t.setting.keeps_weight else _dequantized_backward, (x,), saved, meta)
+    saved = (x,) if t.setting.packing.saves_input else ()
+    node = record(t, _kept_backward if t.setting.packing.keeps_weight else _dequantized_backward, (x,), saved, meta)
     flat = f.contiguous(x)
-    weight = read(t, x) if t.setting.product in ("fp8", "fused") else unpacked(t, *meta)
-    if t.setting.keeps_weight:
+    weight = read(t, x) if t.setting.packing.product in ("fp8", "fused") else unpacked(t, *meta)
+    if t.setting.packing.keeps_weight:
         save(t, node, weight)
     t.multiplied(2 * x.elements * block.outputs)
     out = t.new((*x.shape[:-1], block.outputs), x.dtype)
@@ -50,7 +50,7 @@ def read(t: Tape, x: Value) -> Value:
 
     (transformers 5.23, integrations/eetq.py; integrations/finegrained_fp8.py, fp8_linear.)
     """
-    if t.setting.product == "fused":
+    if t.setting.packing.product == "fused":
         return x
     scales = t.new((*x.shape[:-1], -(-x.shape[-1] // 128)), "fp32")
     narrow = t.new(x.shape, "fp8")
@@ -66,8 +66,8 @@ def nested_blocks(t: Tape) -> int:
 
 def unpacked(t: Tape, shape: tuple[int, int], dtype: str, nested: int) -> Value:
     """dequantize_4bit: the scales in fp32, twice while the offset is added, and the weight [outputs, inputs]."""
-    if t.setting.copies:
-        more = [t.new(shape, dtype) for _ in range(t.setting.copies)]
+    if t.setting.packing.copies:
+        more = [t.new(shape, dtype) for _ in range(t.setting.packing.copies)]
         weight = t.new(shape, dtype)
         del more
         return weight
@@ -87,7 +87,7 @@ def _dequantized_backward(node: Node, g: Value) -> Gradients:
     shape, _, nested = node.meta
     tape = g.tape
     identity = (
-        tape.new((shape[1], shape[1]), g.dtype) if tape.setting.product == "fused" else None
+        tape.new((shape[1], shape[1]), g.dtype) if tape.setting.packing.product == "fused" else None
     )  # EETQ unpacks by it
     weight = f.to(unpacked(tape, shape, tape.setting.frozen, nested), g.dtype)
     tape.multiplied(2 * g.elements * shape[1])
