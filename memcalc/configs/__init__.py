@@ -46,6 +46,8 @@ FORMATS: Final[dict[str, str]] = {
     "verl": "verl",
     "kohya": "kohya",
     "diffusers": "diffusers",
+    "launch": "launch",
+    "python": "python_code",
 }
 # other spellings of --from
 _ALIASES: Final[dict[str, str]] = {

@@ -39,6 +39,7 @@ IGNORED: Final = (
     "optim_args", "train_sampling_strategy", "liger_kernel_config", "torch_compile_*", "packages", "gradient_checkpointing_kwargs",
     "activation_checkpointing_kwargs", "torch_empty_cache_steps", "predict_with_generate", "sortish_sampler", "lr_end",
     "remove_columns", "ddp_bucket_cap_mb", "ddp_find_unused_parameters", "ddp_broadcast_buffers", "use_legacy_prediction_loop",
+    "fsdp_transformer_layer_cls_to_wrap", "fsdp_min_num_params",
 )  # fmt: skip
 UNMODELLED: Final = {
     "torch_compile": "torch.compile changes what is kept for the backward pass: the numbers are those of eager code",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 NAME: Final = "trl"
 TITLE: Final = "TRL"
 SOURCE: Final = "trl/trainer/{}_config.py"
+COMMAND: Final = "trl_command"  # a key that holds which trainer a command line names
 MODEL: Final = "trl/trainer/model_config.py"
 
 # keys that only one kind of trainer has
@@ -118,6 +119,9 @@ def read(document: Document, asked: Asked) -> Reading:
 def _task(sheet: Sheet) -> str:
     """Which trainer: by its own keys; among the preference trainers, by the names that the file gives its outputs."""
     written = sheet.read(names, "loss_type", default=[])
+    command = str(sheet.get(COMMAND, default=""))
+    if command in ("orpo", *_TELLING):
+        return "cpo" if command == "simpo" else command
     found = next((_LOSSES[loss] for loss in written if loss in _LOSSES), None)
     found = found or next((task for task, keys in _TELLING.items() if sheet.has(*keys)), "sft")
     if found == "dpo" and sheet.has("packing") and not sheet.has("beta", "precompute_ref_log_probs"):
