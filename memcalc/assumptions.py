@@ -27,6 +27,8 @@ LOSSES = {
     "log-probs": "log-probabilities from whole logits, whose log-softmax is taken row by row (TRL's selective_log_softmax)",
     "log-softmax": "log-probabilities from whole logits in fp32, whose log-softmax is taken at once (LLaMA-Factory's "
     "get_batch_logps)",
+    "kernel-log-probs": "log-probabilities by flash-attn's cross entropy, of whole logits: verl's, which are divided by the "
+    "temperature and overwritten by their gradient, or OpenRLHF's in fp32",
     "label-smoothing": "the Trainer's LabelSmoother, which keeps the log-softmax of all logits twice",
     "distillation": "a divergence of all of the teacher's probabilities and the model's (TRL's GKD, beta between 0 and 1)",
 }

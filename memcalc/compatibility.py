@@ -87,6 +87,9 @@ def without_effect(run: Run) -> Iterator[tuple[str, str]]:
     """(key, why) of what is asked of a loss that does not read it, and of tensor parallelism where there is none."""
     if run.loss.nll and run.loss.kind not in SCORING:
         yield "loss.nll", f"changes nothing: it is read by {' and '.join(SCORING)}"
+    for key in ("fp32", "entropy"):
+        if getattr(run.loss, key) and run.loss.kind != "kernel-log-probs":
+            yield f"loss.{key}", "changes nothing: it is read by kernel-log-probs"
     if run.loss.chunks and run.loss.kind not in CUT and (run.loss.kind != "standard" or run.implementation == "hf"):
         yield "loss.chunks", f"changes nothing: it is read by {' and '.join(CUT)}"
     if run.parallel.tensor > 1:

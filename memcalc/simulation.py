@@ -10,6 +10,7 @@ from memcalc.assumptions import assumed
 from memcalc.implementations import kernels
 from memcalc.model import OF_IMAGES
 from memcalc.packing import UNPACKED
+from memcalc.run import OUTER
 from memcalc.tape.measure import measure
 from memcalc.tape.setting import Setting
 from memcalc.tape.step import record_step
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from memcalc.timeline import Timeline
 
 # kinds of models whose whole forward pass has rules
-OF_TRAINERS = frozenset(
-    {"log-probs", "log-softmax", "fused-log-probs", "label-smoothing", "distillation"}
-)  # not torchtitan's
 RUNNABLE = OF_IMAGES | {
     "causal-lm", "masked-lm", "seq2seq", "encoder", "classifier", "speech", "image-text", "diffusion"
 }  # fmt: skip
@@ -85,7 +83,7 @@ def _usual(plan: Plan, loss: str) -> None:
     divided = plan.run.parallel
     if why:
         plan.notes.warn("loss", "standard-loss", f"{why}: the usual loss is counted")
-    elif loss in OF_TRAINERS and divided.tensor > 1 and divided.tp_plan == "torchtitan":
+    elif loss in OUTER and divided.tensor > 1 and divided.tp_plan == "torchtitan":
         plan.notes.warn("loss", "divided-logits", f"{loss} is counted over each rank's part of the vocabulary, as torchtitan "
                         "takes cross entropy; a trainer that puts the logits together first takes more")  # fmt: skip
 
@@ -152,6 +150,8 @@ def setting_of(plan: Plan, *, evaluating: bool = False) -> Setting:
         every=run.checkpointing.every,
         loss=fused.get("loss", "standard") if run.loss.kind == "standard" else run.loss.kind,
         chosen_too=run.loss.nll,
+        loss_fp32=run.loss.fp32,
+        loss_entropy=run.loss.entropy,
         chunks=run.loss.chunks or 0,
         chunk_size=fused.get("chunk_size", 1),
         keep_outputs=run.keep_outputs,

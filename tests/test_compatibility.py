@@ -54,6 +54,8 @@ def test_what_is_asked_of_tensor_parallelism_without_any_is_said_to_change_nothi
     ("loss", "implementation", "path"),
     [
         ({"kind": "fused-log-probs", "nll": True}, "hf", "loss.nll"),
+        ({"kind": "log-probs", "fp32": True}, "hf", "loss.fp32"),
+        ({"kind": "standard", "entropy": True}, "hf", "loss.entropy"),
         ({"nll": True}, "hf", "loss.nll"),
         ({"chunks": 4}, "hf", "loss.chunks"),
         ({"kind": "log-probs", "chunks": 4}, "hf-liger", "loss.chunks"),

@@ -17,7 +17,9 @@ Count = Annotated[int, Ge(1), Le(10**9)]
 Positive = Annotated[int, Ge(0), Le(10**15)]
 Spec = str | Mapping[str, Any]
 # losses that a trainer takes of the model's outputs, outside of its forward
-OUTER = frozenset({"log-probs", "log-softmax", "fused-log-probs", "label-smoothing", "distillation"})
+OUTER = frozenset(
+    {"log-probs", "log-softmax", "fused-log-probs", "kernel-log-probs", "label-smoothing", "distillation"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +42,20 @@ class Loss:
 
     Of preferences and rewards (DPO, KTO, SimPO, GRPO …) the log-probability of each token is all that is read:
     `fused-log-probs` has them without logits (TRL's trainers), `log-probs` and `log-softmax` from whole ones, row by row or
-    at once; with `nll` the cross entropy of the chosen half is added (ORPO, CPO). `label-smoothing` is the Trainer's,
+    at once; with `nll` the cross entropy of the chosen half is added (ORPO, CPO). `kernel-log-probs` are those of flash-attn's
+    cross entropy, whose gradient is written over the logits (verl), or beside them: of logits in `fp32` (OpenRLHF), or where
+    their `entropy` is taken as well. `label-smoothing` is the Trainer's,
     `distillation` a divergence from a teacher's logits.
     """
 
     kind: Literal[
         "standard", "fused", "fused-linear", "chunked", "compiled",
-        "log-probs", "log-softmax", "fused-log-probs", "label-smoothing", "distillation",
+        "log-probs", "log-softmax", "fused-log-probs", "kernel-log-probs", "label-smoothing", "distillation",
     ] = "standard"  # fmt: skip
     chunks: Count | None = None
     nll: bool = False
+    fp32: bool = False
+    entropy: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,8 @@ class Setting:
     Kernels:
 
     * `fused` names the parts that fused kernels take over from the model's own modules: norm, rope, mlp.
-    * Where the `loss` is of log-probabilities, the cross entropy of the `chosen_too` sequences may be added.
+    * Where the `loss` is of log-probabilities, the cross entropy of the `chosen_too` sequences may be added, the logits be in
+      fp32 (`loss_fp32`), or their entropy be taken (`loss_entropy`).
     * `chunks` are those of the `loss`, `chunk_size` how many times the hidden states' elements one may have.
     * Products with quantised weights are computed in `compute`, as their `packing` says.
     * `evaluating` where nothing is dropped out.
@@ -78,9 +79,11 @@ class Setting:
     offload_activations: Literal["", "each", "once"] = ""
     loss: Literal[
         "standard", "fused", "fused-linear", "chunked", "compiled",
-        "log-probs", "log-softmax", "fused-log-probs", "label-smoothing", "distillation",
+        "log-probs", "log-softmax", "fused-log-probs", "kernel-log-probs", "label-smoothing", "distillation",
     ] = "standard"  # fmt: skip
     chosen_too: bool = False
+    loss_fp32: bool = False
+    loss_entropy: bool = False
     chunks: int = 0
     chunk_size: int = 1
     keep_outputs: bool = False

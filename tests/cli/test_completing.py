@@ -37,6 +37,6 @@ def test_a_shell_is_offered(typed: str, offered: list[str]) -> None:
 def test_every_word_of_a_key_is_offered() -> None:
     assert words_of("loss")("") == [
         "standard", "fused", "fused-linear", "chunked", "compiled",
-        "log-probs", "log-softmax", "fused-log-probs", "label-smoothing", "distillation",
+        "log-probs", "log-softmax", "fused-log-probs", "kernel-log-probs", "label-smoothing", "distillation",
     ]  # fmt: skip
     assert words_of("attention")("x") == []

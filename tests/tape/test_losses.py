@@ -48,6 +48,9 @@ def test_what_a_loss_keeps(loss: str, kept_bytes: int) -> None:
             14 * T * V,
         ),  # both distributions, their mixture with its parts, and what of the divergences is read
         ("fused-log-probs", 2 * T * H),  # the rows whose tokens are scored
+        ("kernel-log-probs", 2 * T * V),  # the logits themselves
+        ({"kind": "kernel-log-probs", "fp32": True}, 4 * T * V),
+        ({"kind": "kernel-log-probs", "entropy": True}, 2 * T * V),
     ],
 )
 def test_what_a_trainers_loss_keeps(loss: Any, kept_bytes: int) -> None:
@@ -119,3 +122,18 @@ def test_logits_that_are_cut_before_the_loss_are_made_whole(model: str, loss: st
     usual, asked = estimate(run), estimate({**run, "loss": loss})
     assert asked.memory == usual.memory
     assert [note.code for note in asked.warnings if note.path == "loss"] == ["standard-loss"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "most"),
+    [
+        ("kernel-log-probs", 8),  # the gradient where the logits were, copied twice on its way through `div_`, and divided
+        ({"kind": "kernel-log-probs", "entropy": True}, 8),  # the entropy's gradient is added to, and goes that way too
+        ({"kind": "kernel-log-probs", "fp32": True}, 8),  # the logits in fp32, and their gradient
+    ],
+)
+def test_the_peak_of_a_kernels_log_probabilities(loss: Any, most: int) -> None:
+    run = {**RUN, "checkpointing": "full", "loss": loss}
+    without = estimate({**run, "loss": "fused-linear"}).memory
+    ground = without.persistent - without.components.gradients
+    assert estimate(run).memory.phases.backward - ground == pytest.approx(most * T * V, rel=0.03)  # and hidden states

@@ -27,6 +27,8 @@ def outer_loss(t: Tape, heads: tuple[Block, ...], hidden: Value, labels: Value) 
         return preferred(scores), scores
     given = [hidden]
     del hidden
+    if t.setting.loss == "kernel-log-probs":
+        return of_kernel(t, [losses.headed(t, heads, given.pop())], labels)
     if t.setting.loss in ("log-probs", "log-softmax"):
         return of_log_probs(t, outputs(t, losses.headed(t, heads, given.pop())), labels)
     logits = outputs(t, losses.headed(t, heads, given.pop()))
@@ -44,12 +46,27 @@ def scored(t: Tape, heads: tuple[Block, ...], hidden: Value, labels: Value, *, w
         return tiled_log_probs(t, heads, hidden, labels)
     given = [hidden]
     del hidden
-    logits = outputs(t, losses.headed(t, heads, given.pop()))
+    logits = losses.headed(t, heads, given.pop())
+    if t.setting.loss == "kernel-log-probs" and not whole:
+        from memcalc.tape.hf.kernel_losses import kernel_log_probs  # noqa: PLC0415 - as above
+
+        return kernel_log_probs(t, [logits], labels)[0]
+    logits = outputs(t, logits)
     if whole:
         return logits
     at_once = t.setting.loss == "log-softmax"
     logits = f.to(logits, "fp32") if at_once else logits
     return log_probs(t, logits, labels, whole=at_once)
+
+
+def of_kernel(t: Tape, given: list[Value], labels: Value) -> tuple[Value, Value]:
+    """A policy's loss: of each token's log-probability, and of the entropy of each row where that is asked for."""
+    from memcalc.tape.hf.kernel_losses import kernel_log_probs  # noqa: PLC0415 - one loss of several
+
+    scores, logits, entropy = kernel_log_probs(t, given, labels)
+    t.turn_aside()
+    loss = preferred(scores)
+    return (f.add(loss, f.scale(f.mean(entropy, 0, keep=False))) if entropy else loss), logits
 
 
 def outputs(t: Tape, logits: Value) -> Value:
