@@ -222,9 +222,13 @@ GIVEN = ("original", "per_layer", "bias", "encoder", "cross_bias")
 
 
 def _alone(around: Around) -> bool:
-    """Whether that is all beside its input that a layer's gradient goes back to: no bias by keyword, no second stream."""
+    """Whether that is all beside its input that a layer's gradient goes back to.
+
+    No bias by keyword, no second stream, no vector that all layers are conditioned by.
+    """
     biased = any(mask is not None and mask.node is not None for mask in around.masks.values())
-    alone = around.encoder is None or around.follows
+    vector = around.scene.shared or around.scene.vector if around.scene else None
+    alone = (around.encoder is None or around.follows) and (vector is None or vector.node is None)
     return alone and (around.bias is None or around.slopes or around.hands) and not biased
 
 

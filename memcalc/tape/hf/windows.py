@@ -193,9 +193,14 @@ def network_bias(t: Tape, network: Block, count: int, area: int, around: Around)
 
 
 def relative_bias(t: Tape, block: Attention, area: int) -> Value:
-    """SwinRelativePositionBias.forward: [1, heads, size², size²], read from a table by a fixed index."""
-    table = block.before[0]
-    where = t.given((area * area,), "int64", "relative_position_index")
+    """SwinRelativePositionBias.forward: [1, heads, size², size²], read from a table by a fixed index.
+
+    Which may be among the tensors that a checkpoint has (Donut's, CLAP's).
+    """
+    table, *kept = block.before
+    where = (
+        t.weight(kept[0].name, (area * area,)) if kept else t.given((area * area,), "int64", "relative_position_index")  # type: ignore[attr-defined]
+    )
     bias = f.index(t.weight(table.name, table.shape), where, (area * area, block.heads))  # type: ignore[attr-defined]
     return f.unsqueeze(f.contiguous(f.permute(f.view(bias, area, area, block.heads), 2, 0, 1)), 0)
 
