@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from memcalc.adapters.patterns import sample
 from memcalc.adapters.sites import modules_of
 from memcalc.configs import losses
+from memcalc.configs.heads import scored
 from memcalc.configs.lora import ALL_LINEAR
 from memcalc.configs.packed import packed
 from memcalc.configs.table import Key
@@ -274,7 +275,7 @@ def _paired(sheet: Sheet) -> None:
 def _reward(sheet: Sheet) -> None:
     """A classifier with one output over pairs (AutoModelForSequenceClassification)."""
     _paired(sheet)
-    sheet.assume("model", "reward-model", "the head of a reward model, one output, is counted as the model's own")
+    scored(sheet, "reward_model")
 
 
 def _generated(sheet: Sheet) -> None:

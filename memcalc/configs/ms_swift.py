@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from memcalc.configs import losses, trainer
+from memcalc.configs.heads import scored
 from memcalc.configs.lora import targets
 from memcalc.configs.megatron_options import sharding, unmodelled
 from memcalc.configs.megatron_script import arguments_of
@@ -212,6 +213,8 @@ def _batch(sheet: Sheet, count: int) -> None:
 def _beside(sheet: Sheet, kind: str, half: str) -> None:
     """Pairs of rows, and the reference model of full tuning."""
     method = sheet.read(text, "rlhf_type", default="").lower()
+    if method == "rm":
+        scored(sheet, "rlhf_type")
     if method in ("dpo", "orpo", "cpo", "simpo", "rm"):
         sheet.put("batch_size", 2 * sheet.run["batch_size"], "per_device_train_batch_size", "rlhf_type")
         sheet.assume(

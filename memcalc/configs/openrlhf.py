@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from memcalc.configs.heads import scored
 from memcalc.configs.lora import targets
 from memcalc.configs.megatron_script import arguments_of
 from memcalc.configs.names import model
@@ -78,11 +79,24 @@ def read(document: Document, asked: Asked) -> Reading:
         sheet, text, "attn_implementation", default="flash_attention_2"
     ):
         sheet.put("attention", "flash", *_keys("attn_implementation", "flash_attn"), default=SOURCE)
+    _loss(sheet, task)
     if task in ("dpo", "kto", "ppo", "ppo_ray") and "lora" not in sheet.run and _kl(sheet, task):
         before = {"after": False} if task.startswith("ppo") else {}
         sheet.put("companions", [{"role": "reference", "dtype": "bf16", **before}], *_MODELS, default=SOURCE)
     sheet.unmodelled({key: what for word, what in _UNMODELLED.items() for key in _keys(word)})
     return sheet.reading(key for key in sheet.document.data if not _MATTER.search(key) or _HARMLESS.search(key))
+
+
+def _loss(sheet: Sheet, task: str) -> None:
+    """A reward model's score (models/model.py); else log-probabilities of fp32 logits (models/actor.py), which loops hold on to."""
+    if task == "rm":
+        scored(sheet, *_MODELS)
+        if "lora" in sheet.run:  # no task is named
+            sheet.put("lora.task", "none", default="openrlhf/models/model.py")
+    elif task != "kd":
+        sheet.put("loss", {"kind": "kernel-log-probs", "fp32": True}, default="openrlhf/models/utils.py")
+        if task not in ("dpo", "kto"):
+            sheet.put("keep_outputs", True, default="openrlhf/trainer: the model's output is a name of the loop")
 
 
 def _keys(*words: str) -> list[str]:

@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from memcalc.configs import losses, trainer
+from memcalc.configs.heads import scored
 from memcalc.configs.lora import of_trl
 from memcalc.configs.names import known, model
 from memcalc.configs.table import Sheet
@@ -109,6 +110,8 @@ def read(document: Document, asked: Asked) -> Reading:
     if sheet.read(truth, "activation_offloading", default=False):
         sheet.put("offload", "activations", "activation_offloading")
     losses.of_trl(sheet, task, "loss_type")
+    if task == "reward":
+        scored(sheet, "model_name_or_path")
     if task == "sft" and "dft" not in sheet.read(names, "loss_type", default=[]):
         losses.smoothing(sheet)  # no other loss of TRL's asks the Trainer's label smoother
     sheet.unmodelled(trainer.UNMODELLED)

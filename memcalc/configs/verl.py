@@ -153,9 +153,22 @@ def _ppo(sheet: Sheet, count: int) -> None:
     sheet.put("grad_accum", max(1, total * divided // count // sheet.run["batch_size"]), f"{at}.ppo_mini_batch_size", *keys,
               default=SOURCE)  # fmt: skip
     _beside(sheet)
+    _loss(sheet, at)
     share = sheet.read(number, f"{_ACTOR}.rollout.gpu_memory_utilization", default=0.5)
     if not sheet.read(truth, f"{_ACTOR}.rollout.free_cache_engine", default=True):
         sheet.put("margin", f"{share:.0%}", f"{_ACTOR}.rollout.gpu_memory_utilization")
+
+
+def _loss(sheet: Sheet, at: str) -> None:
+    """flash-attn's cross entropy, with the entropy where its coefficient is not 0; or the head in a kernel (dp_actor.py)."""
+    if sheet.read(truth, f"{_ACTOR}.model.use_fused_kernels", default=False):
+        sheet.put("loss", "fused-log-probs", f"{_ACTOR}.model.use_fused_kernels")
+        sheet.assume("loss", "fused-kernels", "verl's fused head is counted as TRL's: log-probabilities by tiles of logits")
+        return
+    weight = sheet.read(number, f"{at}.entropy_coeff", default=0.0)
+    entropy = bool(weight) or sheet.read(truth, f"{at}.calculate_entropy", default=False)
+    sheet.put("loss", {"kind": "kernel-log-probs", "entropy": True} if entropy else "kernel-log-probs", f"{at}.entropy_coeff",
+              default="verl/workers/actor/dp_actor.py")  # fmt: skip
 
 
 def _beside(sheet: Sheet) -> None:

@@ -48,7 +48,7 @@ def test_a_whole_script() -> None:
     assert found.run == {
         "model": "meta-llama/Meta-Llama-3-8B", "precision": "mixed-bf16", "sharding": {"strategy": "zero3"},
         "optimizer": "deepspeed-fused-adam", "batch_size": 2, "grad_accum": 16, "seq_len": 4096, "checkpointing": "full",
-        "attention": "flash",
+        "attention": "flash", "loss": {"kind": "kernel-log-probs", "fp32": True}, "keep_outputs": True,
     }  # fmt: skip
     assert found.origins["seq_len"].line == 3
     assert "keys-not-read" not in codes(found)
@@ -65,7 +65,7 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
         "seq_len": 2048, "batch_size": 4, "grad_accum": 2, "lora.rank": 16, "checkpointing": "full",
         "optimizer": "deepspeed-cpu-adam",
         "sharding": {"strategy": "zero2", "offload_optimizer": {"device": "cpu", "pin_memory": True}}}),
-    (PPO, {"seq_len": 1536, "companions": None, "batch_size": 8}),
+    (PPO, {"seq_len": 1536, "companions": None, "batch_size": 8, "keep_outputs": True}),
     (PPO.replace("--ref_num_gpus_per_node 4", "--colocate_actor_ref"),
      {"companions": [{"role": "reference", "dtype": "bf16", "after": False}]}),
 ]  # fmt: skip

@@ -45,6 +45,7 @@ def test_the_actors_step() -> None:
         "model": "Qwen/Qwen2.5-7B-Instruct", "gpus": 16, "precision": "mixed-bf16", "checkpointing": "full", "attention": "flash",
         "sharding": {"strategy": "fsdp", "version": 1, "wrap": "layers"}, "optimizer": "adamw", "seq_len": 1536, "batch_size": 8,
         "grad_accum": 10, "companions": [{"role": "reference", "dtype": "bf16", "after": False}],
+        "loss": "kernel-log-probs",
     }  # fmt: skip
     assert found.origins["batch_size"].line == 9
     assert "keys-not-read" not in codes(found)
@@ -57,6 +58,9 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
     (GRPO.replace("ppo_micro_batch_size_per_gpu=8", "use_dynamic_bsz=True"), {"batch_size": 10, "packing": True}),
     (GRPO.replace("actor.use_kl", "actor.fsdp_config.model_dtype=bfloat16 actor_rollout_ref.actor.use_kl"), {"precision": "bf16"}),
     (GRPO.replace("rollout.n=5", "rollout.free_cache_engine=False"), {"margin": "60%"}),
+    (GRPO.replace("actor.use_kl", "actor.entropy_coeff=0.001 actor_rollout_ref.actor.use_kl"),
+     {"loss": {"kind": "kernel-log-probs", "entropy": True}}),
+    (GRPO.replace("actor.use_kl", "model.use_fused_kernels=True actor_rollout_ref.actor.use_kl"), {"loss": "fused-log-probs"}),
     (SFT, {"gpus": 8, "batch_size": 2, "grad_accum": 4, "seq_len": 2048, "lora.rank": 32, "implementation": "hf-liger"}),
 ]  # fmt: skip
 

@@ -127,7 +127,10 @@ def test_logits_that_are_cut_before_the_loss_are_made_whole(model: str, loss: st
 @pytest.mark.parametrize(
     ("loss", "most"),
     [
-        ("kernel-log-probs", 8),  # the gradient where the logits were, copied twice on its way through `div_`, and divided
+        (
+            "kernel-log-probs",
+            8,
+        ),  # the gradient where the logits were, copied twice on its way through `div_`, and divided
         ({"kind": "kernel-log-probs", "entropy": True}, 8),  # the entropy's gradient is added to, and goes that way too
         ({"kind": "kernel-log-probs", "fp32": True}, 8),  # the logits in fp32, and their gradient
     ],
