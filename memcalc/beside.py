@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from memcalc.replay.company import Companion, replayed
 from memcalc.timeline import PARTS
 
 if TYPE_CHECKING:
@@ -71,9 +72,23 @@ def together(main: Timeline, others: Sequence[Accompanying]) -> Timeline:
         buffers=max(main.buffers, *(other.step.buffers for other in others)),
         unmodelled=tuple(dict.fromkeys((*main.unmodelled, *(kind for o in others for kind in o.step.unmodelled)))),
         pinned=main.pinned + sum(other.step.pinned for other in others),
-        replay=lambda: max(main.reserved + more, phases[phase] + main.reserved - main.peak),
+        replay=lambda: _reserved(main, others, partial(_raised_by, main, more, phases[phase])),
         draw=lambda: _raised(main.curve, more, lifted), compose=compose,
     )  # fmt: skip
+
+
+def _raised_by(main: Timeline, more: int, peak: int) -> int:
+    """What the model alone reserves, with what the others hold and what the peak lies higher."""
+    return max(main.reserved + more, peak + main.reserved - main.peak)
+
+
+def _reserved(main: Timeline, others: Sequence[Accompanying], most: Callable[[], int]) -> int:
+    """What the allocator takes for all, replayed together; `most` where one of them is not replayed."""
+    found = [(other.step.told, other) for other in others]
+    told = [Companion(tell(), other.learns, other.shared, other.after) for tell, other in found if tell]
+    if main.told is None or len(told) < len(found) or any(companion.replay.staged for companion in told):
+        return most()
+    return replayed(main.told(), told)
 
 
 class Moment(NamedTuple):

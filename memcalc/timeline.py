@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from memcalc.overlay import Overlay
+    from memcalc.replay.reserve import Replay
     from memcalc.signed import Moved
     from memcalc.tape.step import Recording
 
@@ -42,8 +43,8 @@ class Timeline:
       batches in flight keep.
     * `aside` is how many more bytes than `after_forward` are there where a reference or a teacher runs; `resident` what is
       there all along of inputs and buffers, beside the base.
-    * What takes longer to find is found when it is asked for: `replay` what the allocator reserves, `draw` the curve,
-      `compose` what each phase's maximum is made of.
+    * What takes longer to find is found when it is asked for: `replay` what the allocator reserves, `told` what that is
+      replayed from, `draw` the curve, `compose` what each phase's maximum is made of.
     """
 
     base: Mapping[str, int]
@@ -63,6 +64,7 @@ class Timeline:
     aside: int = 0
     resident: int = 0
     replay: Callable[[], int] = int
+    told: Callable[[], Replay] | None = None
     draw: Callable[[], Curve] = lambda: EMPTY
     compose: Callable[[Phase], dict[str, int]] = lambda _: {}
 
@@ -78,11 +80,15 @@ class Timeline:
 
 
 def timeline(
-    recording: Recording, base: Mapping[str, int], step_temporaries: int, replay: Callable[[], int] = int
+    recording: Recording,
+    base: Mapping[str, int],
+    step_temporaries: int,
+    replay: Callable[[], int] = int,
+    told: Callable[[], Replay] | None = None,
 ) -> Timeline:
     """The bytes of a step over `base`; `step_temporaries` is the most an optimizer step needs beside what persists.
 
-    `replay` gives the bytes that the caching allocator takes, should they be asked for.
+    `replay` gives the bytes that the caching allocator takes, should they be asked for; they are replayed from what is `told`.
     """
     walk = WALKS.get(recording, recording, lambda: Walk(recording))
     ground, others = sum(base.values()) + recording.resident, walk.others
@@ -100,7 +106,7 @@ def timeline(
         ground + walk.after_backward,
         walk.gradients + base.get("gradients", 0), step_temporaries, highest + base.get("buffers", 0),
         recording.unmodelled, recording.pinned, others, recording.aside, recording.resident,
-        (lambda: replay() + others) if others else replay,
+        (lambda: replay() + others) if others else replay, None if others else told,
         partial(_curve, recording.overlay, walk.signed, walk.slices, ground + others, phases["optimizer"]), compose,
     )  # fmt: skip
 

@@ -86,25 +86,30 @@ class Steps:
         loop(self.allocator, self.turns, self.floor, first=False)
 
 
-@undisturbed
-def reserved(
-    recording: Recording,
-    weights: list[tuple[int, int]],
-    trained: list[Held],
-    total: int,
-    staged: Staged | None = None,
-    earlier: Recording | None = None,
-    opening: Recording | None = None,
-    begun: Begun = NOTHING,
-    *,
-    expandable: bool = False,
-) -> int:
-    """Bytes reserved after two steps; `weights` are (size, count) of what is there from the start, `total` all that persists.
+class Replay(NamedTuple):
+    """What two steps are replayed from: `weights` are (size, count) of what is there from the start, `total` all that persists.
 
     `earlier` is the micro batch that makes the gradients, where the recorded one finds them there; `opening` the first
     step, where that makes the states while it runs; `begun` what a strategy does before it. `expandable` where segments
-    are (PYTORCH_ALLOC_CONF=expandable_segments:True).
+    are (PYTORCH_ALLOC_CONF=expandable_segments:True). `beside` are bytes of pools that a strategy has beside the log.
     """
+
+    recording: Recording
+    weights: list[tuple[int, int]]
+    trained: list[Held]
+    total: int
+    staged: Staged | None = None
+    earlier: Recording | None = None
+    opening: Recording | None = None
+    begun: Begun = NOTHING
+    expandable: bool = False
+    beside: int = 0
+
+
+@undisturbed
+def reserved(replay: Replay) -> int:
+    """Bytes reserved after two steps."""
+    recording, weights, trained, total, staged, earlier, opening, begun, expandable, beside = replay
     floor, others_hold = below(recording, total, moving.MOVES)
     allocator, step = _new(expandable=expandable), Moves(recording, floor)
     making = Moves(earlier, floor) if earlier else None
@@ -132,7 +137,7 @@ def reserved(
             allocator.free(*wide, *gradients, *alive)
     optimizer.later()
     streams = sum(other.reserved for other in others.values())
-    return allocator.reserved + streams + _small(weights, trained, floor) + others_hold
+    return allocator.reserved + streams + _small(weights, trained, floor) + others_hold + beside
 
 
 def _small(weights: list[tuple[int, int]], trained: list[Held], floor: int) -> int:

@@ -43,6 +43,7 @@ def without_reduction(recording: Recording, how: Unreduced) -> Recording:
         gradients=(recording.gradients | how.keeps) - absent,
         stacks=[_closed_up(stack, gone) for stack in recording.stacks],
         forward_end=recording.forward_end - bisect_left(gone, recording.forward_end),
+        turned=recording.turned - bisect_left(gone, recording.turned),
         end=len(events),
         left=frozenset(),
         products=(),

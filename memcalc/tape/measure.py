@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from memcalc.dtypes import nbytes
 from memcalc.known import Known
 from memcalc.optimizers.values import Parameter, StateTensor
-from memcalc.replay.reserve import Begun, Held, reserved
+from memcalc.replay.reserve import Begun, Held, Replay, reserved
 from memcalc.replay.stepping import Act
 from memcalc.sharding.strategy import Strategy
 from memcalc.tape.spending import Spent
@@ -81,7 +81,8 @@ def _measured(step: _Step) -> Timeline:
     base = {name: size for name, size in sizes.items() if name not in strategy.offloaded}
     plain = step_temporaries(step.local.states, optimizer, setting)
     taken = strategy.step(plain, step.local, optimizer, setting)
-    return timeline(recording, base, taken, lambda: _replayed(step, recording, sum(base.values())))
+    told = partial(_told, step, recording, sum(base.values()))
+    return timeline(recording, base, taken, lambda: reserved(told()), told)
 
 
 class _Step:
@@ -126,8 +127,8 @@ class _Step:
         return self.strategy.attach(tape, self.model, self.found)
 
 
-def _replayed(step: _Step, recording: Recording, always: int) -> int:
-    """Bytes that the allocator reserves, with `always` bytes there all along."""
+def _told(step: _Step, recording: Recording, always: int) -> Replay:
+    """What the allocator is replayed from, with `always` bytes there all along."""
     strategy, setting, inner, local = step.strategy, step.setting, step.inner, step.local
     learning = [] if "optimizer_states" in strategy.offloaded else layer_by_layer(_trained(local.states))
     trained = [held(tensor, step.optimizer, setting) for tensor in learning]
@@ -139,7 +140,7 @@ def _replayed(step: _Step, recording: Recording, always: int) -> int:
     begun = _begun(strategy, local, storage(setting), recording)
     own = _beside(recording, expandable=grows) if recording.pools else 0
     stepped = strategy.stepped(trained)
-    return reserved(recording, there, stepped, always, staged, earlier, opening, begun, expandable=grows) + own
+    return Replay(recording, there, stepped, always, staged, earlier, opening, begun, grows, own)
 
 
 def _earlier(recording: Recording, first: Callable[[], Recording], *, adds: bool) -> Recording | None:

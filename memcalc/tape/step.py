@@ -50,7 +50,8 @@ class Recording:
     * `unreduced` is what an earlier micro batch does otherwise, where a strategy reduces the last one's gradients alone.
     * `in_flight` is how many micro batches a pipeline stage holds: numerator and denominator, the latter above 1 where
       their layers are counted in chunks. `once` are bytes that are there but once when the forward pass ends.
-    * `aside` is how many more bytes are there where a reference or a teacher runs than when the forward pass ends.
+    * `aside` is how many more bytes are there where a reference or a teacher runs than when the forward pass ends, `turned`
+      the length of the log there.
     * `inputs` are the tensors that `resident` counts together: bytes of one, how many like it.
     """
 
@@ -84,6 +85,7 @@ class Recording:
     inputs: tuple[tuple[int, int], ...] = ()
     added: tuple[Added, ...] | None = None
     unreduced: Unreduced | None = None
+    turned: int = 0
 
     @cached_property
     def deaths(self) -> dict[int, int]:
@@ -133,7 +135,7 @@ def record_step(
         tuple(tape.unmodelled), tape.pinned, tuple(tape.products), frozenset(tape.buffers), left=frozenset(tape.left),
         relays=frozenset(tape.relays), streams=tape.streams, fanned=tape.fanned, pieces=frozenset(tape.pieces),
         in_flight=setting.ways.in_flight if setting.ways else (1, 1), once=tape.once, aside=aside, inputs=tuple(tape.given_sizes),
-        added=None if tape.sharder or setting.spends else tuple(tape.added.values()),
+        added=None if tape.sharder or setting.spends else tuple(tape.added.values()), turned=tape.aside,
     )  # fmt: skip
     del hook  # which holds on to things until here
     tape.leaves.clear()  # they hold the tape, and it holds them

@@ -14,6 +14,7 @@ from memcalc.replay.negligible import LITTLE, SHARE, below, by_size, stretches
 from memcalc.slices import schedule
 
 if TYPE_CHECKING:
+    from memcalc.replay.reserve import Replay
     from memcalc.tape.step import Recording
 
 MIB = 2**20
@@ -28,8 +29,8 @@ def recording(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     """A step as the allocator is given it."""
     given: list[Recording] = []
 
-    def look(recording: Recording, *_: object, **__: object) -> int:
-        given.append(recording)
+    def look(replay: Replay) -> int:
+        given.append(replay.recording)
         return 0
 
     forget()

@@ -19,8 +19,7 @@ from memcalc.tape.hf import alike
 from memcalc.tape.values import rounded
 
 if TYPE_CHECKING:
-    from memcalc.replay.reserve import Held
-    from memcalc.tape.step import Recording
+    from memcalc.replay.reserve import Replay
 
 MIB = 2**20
 LLAMA = {"model_type": "llama", "hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16,
@@ -79,11 +78,9 @@ class Plain:
         one[0] = self.clock
 
 
-def followed(
-    recording: Recording, weights: list[tuple[int, int]], trained: list[Held], *_: object, **__: object
-) -> int:
+def followed(replay: Replay) -> int:
     """Two steps, event by event; like tensors in the order of the layers."""
-    allocator = Plain()
+    allocator, recording, weights, trained = Plain(), replay.recording, replay.weights, replay.trained
     for sizes in in_layers([((size,), times) for size, times in weights]):
         for size in sizes:
             allocator.malloc(rounded(size))
