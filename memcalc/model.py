@@ -38,6 +38,7 @@ class Model:
     `text` is how many tokens of text a denoiser's pipeline gives it; `edits` where it may see images beside the one it makes.
     `checkpoints` where the library's class supports activation checkpointing.
     `unread` names the part whose steps are not known, and so not counted.
+    `z_loss` where the loss adds the squares of every token's log-sum-exp, so that logits stay small.
     `masks` are the windows (0: all tokens) of masks that it makes whether any of its layers has them or not.
     `choices` is how many sequences there are of each in a batch, one of which is to be chosen.
     `tp_plan` says how transformers' own tensor parallelism divides `attention` (by heads) and `mlp` (by its inner width):
@@ -67,6 +68,7 @@ class Model:
     registered: tuple[str, ...] | None = None
     tp_plan: tuple[tuple[str, str], ...] = ()
     masks: tuple[int, ...] = ()
+    z_loss: bool = False
 
     @property
     def latent(self) -> tuple[int, ...]:

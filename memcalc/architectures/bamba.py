@@ -30,7 +30,8 @@ def bamba(c: Dimensions) -> Model:
         return sequence(residual(rms("input_layernorm", c.hidden_size), mixer), feed)
 
     layers = interleaved("layers", [i in attends for i in range(c.num_hidden_layers)], layer)
-    return causal_lm(c, tokens(c), layers, rms("final_layernorm", c.hidden_size), tie="embed_tokens")
+    z_loss = float(c.z_loss_coefficient) > 0
+    return causal_lm(c, tokens(c), layers, rms("final_layernorm", c.hidden_size), tie="embed_tokens", z_loss=z_loss)
 
 
 @architecture("falcon_h1")

@@ -105,7 +105,7 @@ def _layer(c: Dimensions, kind: Kind) -> AltUp:
         Linear("per_layer_input_gate", hidden, own), Activation("", c.hidden_activation), PerLayerInput(""),
         Linear("per_layer_projection", own, hidden), _norm(c, "post_per_layer_input_norm"),
     )  # fmt: skip
-    return AltUp("", c.altup_num_inputs, _altup(c), inner, after)
+    return AltUp("", c.altup_num_inputs, _altup(c), inner, after, scaled=c.altup_correct_scale)
 
 
 def _mlp(c: Dimensions, kind: Kind) -> Mlp:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from memcalc.architectures import architecture
@@ -34,7 +35,9 @@ def xlnet(c: Dimensions) -> Model:
         PostNorm("", (mlp, drop), _norm(c, "ff.layer_norm")),
     )
     words = (Embedding("word_embedding", c.vocab_size, c.d_model), Raw("mask_emb", (1, 1, c.d_model), dtype="fp32"))
-    base = sequence(TokensFirst("", (*words, drop, repeat("layer", c.n_layer, layer), drop)))
+    base = sequence(
+        TokensFirst("", (*words, drop, repeat("layer", c.n_layer, layer), drop), causal=c.attn_type == "uni")
+    )
     tied = "transformer.word_embedding.weight" if c.tie_word_embeddings else ""
     heads: Heads = {
         "LMHeadModel": (Linear("lm_loss", c.d_model, c.vocab_size, bias=True, tied_to=tied),),
@@ -82,9 +85,13 @@ def funnel(c: Dimensions) -> Model:
     layer = _funnel_layer(c)
     how: dict[str, Any] = {
         "queries_only": c.pool_q_only, "apart": c.separate_cls, "cut": c.truncate_seq, "width": c.d_model,
-        "factorized": c.attention_type == "factorized", "dropout": float(c.hidden_dropout),
+        "factorized": c.attention_type == "factorized", "dropout": float(c.hidden_dropout), "pooling": c.pooling_type,
     }  # fmt: skip
-    stacks = tuple(repeat(str(index), size, layer) for index, size in enumerate(c.block_sizes))
+    again = c.get("block_repeats") or [1] * len(c.block_sizes)
+    stacks = tuple(
+        replace(repeat(str(index), size, layer), shared=times)
+        for index, (size, times) in enumerate(zip(c.block_sizes, again, strict=True))
+    )
     short = task(c) in {"BaseModel", "ForSequenceClassification", "ForMultipleChoice"}
     encoder = Pooled("encoder.blocks", stacks, kept=not short, **how)
     layers = repeat("layers", c.num_decoder_layers, layer)

@@ -28,7 +28,8 @@ class AltUp(Block):
     """Predicts all `streams` from the active one's `router`, runs `inner` on the active one, corrects all of them.
 
     `predict` [streams², streams] and `correct` [streams, streams] mix the streams by tanh(router(norm(x))); `after`
-    runs on the corrected active stream and is added to the others (transformers, Gemma3nTextDecoderLayer).
+    runs on the corrected active stream, `scaled` by channel or not, and is added to the others (transformers,
+    Gemma3nTextDecoderLayer).
     """
 
     streams: int = 1
@@ -36,6 +37,7 @@ class AltUp(Block):
     inner: Block | None = None
     after: Block | None = None
     extra: tuple[Param, ...] = ()
+    scaled: bool = True
 
     def own(self) -> tuple[Param, ...]:  # noqa: D102
         return self.extra

@@ -20,7 +20,12 @@ class RelativeAttention(Attention):
 
 @dataclass(frozen=True, slots=True)
 class TokensFirst(Sequence):
-    """A model whose tokens lie before the batch: what is embedded, its layers, and the dropout behind them (XLNet)."""
+    """A model whose tokens lie before the batch: what is embedded, its layers, and the dropout behind them (XLNet).
+
+    `causal` where a token sees none that come behind it.
+    """
+
+    causal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,7 @@ class Pooled(Sequence):
     width: int = 0
     dropout: float = 0.0
     kept: bool = False
+    pooling: str = "mean"
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,8 +69,9 @@ def altup(t: Tape, block: AltUp, x: Value, around: Around) -> Value:
     whole = f.add(joined, made_normed)
     corrected = _corrected(t, block, predictions, whole, around)
     first = f.clone(f.select(corrected, 0))
-    with inside(t, cast("Sequence", block.altup)):
-        first = f.mul(first, t.weight("correct_output_scale", first.shape[-1:]))
+    if block.scaled:
+        with inside(t, cast("Sequence", block.altup)):
+            first = f.mul(first, t.weight("correct_output_scale", first.shape[-1:]))
     first = run(t, block.after, first, around)
     rest = f.narrow(corrected, 0, block.streams - 1)
     return f.assign(f.assign(corrected, f.add_(rest, first)), rest)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.relative import Pooled, RelativeAttention, Unpooled
 from memcalc.tape import functions as f
-from memcalc.tape.functions.maps import average_pool
+from memcalc.tape.functions.maps import average_pool, max_pool
 from memcalc.tape.hf.layers import under_name
 from memcalc.tape.hf.xlnet import own
 from memcalc.tape.rules import Around, rule, run
@@ -104,12 +104,12 @@ def later(given: Given, x: Value) -> Value:
 
 
 def halved_tokens(block: Pooled, x: Value) -> Value:
-    """pool_tensor: the first token apart, then an average of every two."""
+    """pool_tensor: the first token apart, then the mean or the larger of every two."""
     if block.apart:
         rest = f.narrow(x, 1, x.shape[1] - 1) if block.cut else x
         x = f.cat((f.narrow(x, 1, 1), rest), 1)
-    out = average_pool(f.unsqueeze(x, 1), (half(x.shape[1]), x.shape[2]))
-    return f.squeeze(out, 1)
+    x, size = f.unsqueeze(x, 1), (half(x.shape[1]), x.shape[2])
+    return f.squeeze(max_pool(x, size) if block.pooling == "max" else average_pool(x, size), 1)
 
 
 @rule(Unpooled)

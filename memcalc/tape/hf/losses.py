@@ -36,7 +36,14 @@ def language_model_loss(
         hidden, heads = run(t, heads[0], hidden, Around()), heads[1:]
     logits = headed(t, heads, hidden)
     loss = causal_lm_loss(t, logits, labels, fp32=model.loss_fp32)
+    loss = f.add(loss, squared_sums(logits, loss.dtype)) if model.z_loss else loss
     return routed(t, model, loss), logits
+
+
+def squared_sums(logits: Value, dtype: str) -> Value:
+    """logits.logsumexp(dim=-1).to(loss.dtype).pow(2).mean(), weighed (BambaForCausalLM.forward)."""
+    squares = f.square(f.to(f.logsumexp_of(logits, -1), dtype))
+    return f.scale(f.mean(squares, *range(len(squares.shape)), keep=False))
 
 
 def routed(t: Tape, model: Model, loss: Value) -> Value:

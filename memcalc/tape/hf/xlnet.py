@@ -27,7 +27,8 @@ def tokens_first(t: Tape, block: TokensFirst, x: Value, around: Around) -> Value
     for part in first:
         x = run(t, part, x, around)
     p = last.p if isinstance(last, Dropout) else 0.0
-    around.table = f.dropout(positions(t, x), p)
+    around.table = f.dropout(positions(t, x, causal=block.causal), p)
+    around.bias = mask(t, x) if block.causal else None
     around.holds = True
     given = [x]
     del x
@@ -36,12 +37,22 @@ def tokens_first(t: Tape, block: TokensFirst, x: Value, around: Around) -> Value
     return f.contiguous(f.transpose(out, 0, 1))
 
 
-def positions(t: Tape, x: Value) -> Value:
+def mask(t: Tape, x: Value) -> Value:
+    """create_mask, and the one without the tokens themselves; the model keeps both until it returns."""
+    seq, dtype = x.shape[0], x.dtype
+    t.new((seq, seq), "fp32")
+    every, others = t.new((seq, seq, 1, 1), dtype), t.new((seq, seq, 1, 1), dtype)
+    t.held += every, others
+    return f.permute(others, 2, 3, 0, 1)
+
+
+def positions(t: Tape, x: Value, *, causal: bool) -> Value:
     """relative_positional_encoding: sinusoids in fp32 of every distance, the same for all sequences."""
     seq, batch, width = x.shape
-    angles = t.new((2 * seq, width // 2), "fp32")
+    count = seq + 1 if causal else 2 * seq
+    angles = t.new((count, width // 2), "fp32")
     table = f.cat((f.scale(angles), f.scale(angles)), -1)
-    return f.expand(f.unsqueeze(table, 1), 2 * seq, batch, width)
+    return f.expand(f.unsqueeze(table, 1), count, batch, width)
 
 
 @rule(RelativeAttention, "xlnet")
@@ -51,17 +62,18 @@ def attention(t: Tape, block: RelativeAttention, x: Value, around: Around) -> Va
     kernel = own(t, block, "r")
     assert around.table is not None  # noqa: S101 - made before the layers
     places = f.einsum("ibh,hnd->ibnd", f.to(around.table, kernel.dtype), kernel)
-    out = core(t, block, q, k, v, places)
+    out = core(t, block, q, k, v, places, around.bias)
     around.handed += (q, k, v, places, out)
     return f.einsum("ibnd,hnd->ibh", out, own(t, block, "o"))
 
 
-def core(t: Tape, block: RelativeAttention, q: Value, k: Value, v: Value, places: Value) -> Value:
+def core(t: Tape, block: RelativeAttention, q: Value, k: Value, v: Value, places: Value, mask: Value | None) -> Value:
     """rel_attn_core: scores of contents, and of positions shifted to their pairs."""
     contents = f.einsum("ibnd,jbnd->bnij", f.add(q, bias(t, block, "w")), k)
     shifted = f.einsum("ibnd,jbnd->bnij", f.add(q, bias(t, block, "r")), places)
     shifted = rel_shift(shifted, contents.shape[3])
     scores = f.scale(f.shift(f.add(contents, shifted)))
+    scores = scores if mask is None else f.subtract(scores, f.scale(f.lower(mask)))
     weights = f.softmax(scores)
     weights = f.dropout(weights, block.dropout)
     out = f.einsum("bnij,jbnd->ibnd", weights, v)
