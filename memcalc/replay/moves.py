@@ -11,6 +11,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from memcalc.replay.allocator import Parted, without
+from memcalc.replay.outliving import carried, kept, numbers
 from memcalc.replay.records import NEAR, Marks, Record, Told, between, chosen, lanes
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Moves:
     * `streams` has the moves of each stream, small and large ones apart; the modules' own is 0.
     * `left` are the births that nothing has ended, the last first: so gradients go in the order of their parameters.
     * `before` and `outputs` are the numbers of the step before's outputs and of this one's; -1 where nobody holds them.
+    * `kept` are the births beside them that the graph of these outputs holds on to, `carried` the numbers of the step before's.
     """
 
     def __init__(self, recording: Recording, floor: int) -> None:
@@ -60,23 +62,21 @@ class Moves:
         self._told: dict[tuple[int, ...], Told] = {}  # by a layer's path and the records of those around it
         self._log: list[int] = []  # of births of others that a layer ends
         self._near = True  # whether these follow from the layers around it
+        self._cleared: dict[int, int] = {}  # how many moves each lane has where the step before's outputs go
         self._run()
         self.outputs = self.outside.get(recording.outputs, -1)
         self.before = self.outside.get(0, -1) if recording.outputs >= 0 else -1
         self.left = [number for number in reversed(self._staying) if number not in self._ended]
+        self.kept = kept(self)
+        self.carried = list(carried(self, self._moves, self._cleared))
         self.streams = self._parted()
         self._gone = set[int](), self.streams
 
     @cached_property
     def found(self) -> list[int]:
         """The births of gradients that earlier micro batches have left, as large ones in the order in which they come."""
-        recording, left = self.recording, self.recording.left
-        numbers = {self.outside[storage] for storage in left if storage in self.outside}
-        for stack, bases, records in zip(recording.stacks, self.bases, self.records, strict=True):
-            own = [[number for storage, number in record.numbers.items() if storage in left] for record in records]
-            for sample, base in zip(stack.order, bases, strict=True):
-                numbers.update([base + number for number in own[sample]])
-        return [move for moves in self._moves.values() for move in moves if move in numbers]
+        left = numbers(self, self.recording.left)
+        return [move for moves in self._moves.values() for move in moves if move in left]
 
     def without(self, gone: set[int]) -> dict[int, Parted]:
         """The moves of each stream but for some; those asked for last are known."""
@@ -88,7 +88,7 @@ class Moves:
         recording, at = self.recording, 0
         if recording.outputs >= 0:  # the first storage is the outputs of the step before: they are there already
             self._number(0)
-            at = 1
+            at = 2  # and so is the second, which stands for what their graph holds
         for place, stack in enumerate(recording.stacks):
             self._outside(at, stack.events[0])
             for layer in range(len(stack.order)):
@@ -287,6 +287,8 @@ class Moves:
 
     def _end(self, storage: int) -> None:
         """The death of what no layer has made."""
+        if storage == 1 and self.recording.outputs >= 0:
+            self._cleared = {lane: len(moves) for lane, moves in self._moves.items()}
         number = self.outside.get(storage)
         if number is not None:
             self._let_go(storage, number)

@@ -118,7 +118,8 @@ def reserved(replay: Replay) -> int:
     once = allocator.several(size for size in begun.once if size > floor)
     _place(allocator, begun.kept, floor)
     weights = [*weights, *begun.kept, *begun.then]
-    optimizer, outputs = Steps(allocator, trained, floor), END
+    optimizer = Steps(allocator, trained, floor)
+    held: list[Block] = []
     others: dict[int, CachingAllocator] = {}
     for first in (True, False):
         if not first and once:
@@ -126,11 +127,12 @@ def reserved(replay: Replay) -> int:
             _place(allocator, begun.then, floor)
         gradients: list[Block] = []
         if making:
-            gradients, outputs = _micro_step(allocator, making, outputs, others)
+            gradients, held = _micro_step(allocator, making, held, others)
         there = _there(making, gradients, step) if making and recording.left else {}
         early, late = (allocator.several(sizes) for sizes in ((staged.early, staged.late) if staged else ((), ())))
         now = Moves(opening, floor) if first and opening else step
-        alive, outputs = _micro_step(allocator, now, outputs, others, there)
+        alive, held = _micro_step(allocator, now, held, others, there)
+        held = held[:1] if now is opening else held  # states are there for good
         wide = _staged(allocator, staged, early, late, alive) if staged else []
         if first and not opening:
             optimizer.first()
@@ -178,25 +180,25 @@ def _keep(allocator: CachingAllocator, turns: Iterable[Turns]) -> None:
 def _micro_step(
     allocator: CachingAllocator,
     step: Moves,
-    outputs: Block,
+    before: list[Block],
     others: dict[int, CachingAllocator],
     there: Mapping[int, Block] = MappingProxyType({}),
-) -> tuple[list[Block], Block]:
-    """Forward and backward pass: what is alive then, and the outputs; `outputs` are those of the micro batch before.
+) -> tuple[list[Block], list[Block]]:
+    """Forward and backward pass: what is alive then, and the outputs with what they hold; `before` are the step before's.
 
     Each stream has blocks of its own (`others`), which no other stream is given. `there` are blocks of births that have been.
     """
     alive = [END] * len(step.sizes)
-    gone = {*there, *([~step.before] if step.before >= 0 and outputs is END else ())}
-    if step.before >= 0:
-        alive[step.before] = outputs
-    for number, block in there.items():
+    held = [step.before, *step.carried] if step.before >= 0 else []
+    gone = {*there, *(~number for number in held[len(before) :])}
+    for number, block in (*zip(held, before, strict=False), *there.items()):
         alive[number] = block
     for stream, moves in step.without(gone).items():
         own = others.setdefault(stream, allocator.__class__()) if stream else allocator
         own.follow(moves, step.sizes, alive)
-    left = [block for number in step.left if number != step.outputs and (block := alive[number]) is not END]
-    return left, alive[step.outputs] if step.outputs >= 0 else END
+    holding = [step.outputs, *step.kept] if step.outputs >= 0 else []
+    left = [block for number in step.left if number not in holding and (block := alive[number]) is not END]
+    return left, [alive[number] for number in holding]
 
 
 def _there(making: Moves, gradients: list[Block], step: Moves) -> dict[int, Block]:
@@ -205,7 +207,7 @@ def _there(making: Moves, gradients: list[Block], step: Moves) -> dict[int, Bloc
     Its units' backward passes are in the opposite order of their forward passes.
     """
     waiting: dict[int, list[Block]] = {}
-    numbers = (number for number in making.left if number != making.outputs)
+    numbers = (number for number in making.left if number != making.outputs and number not in making.kept)
     for number, block in zip(numbers, gradients, strict=True):
         waiting.setdefault(making.sizes[number], []).append(block)
     found = {number: waiting[size].pop(0) for number in step.found if waiting.get(size := step.sizes[number])}
