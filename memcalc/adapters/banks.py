@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.adapters.cards import integer
 from memcalc.adapters.parts import Part
+from memcalc.adapters.targets import ALL_LINEAR
 from memcalc.errors import fault
 
 if TYPE_CHECKING:
@@ -105,12 +106,15 @@ def lily(s: Site, run: Lora) -> Iterator[Part]:
 
 
 def lily_factors(sites: tuple[Site, ...], run: Lora) -> Iterator[Part]:
-    """The B of each group of alike layers, and an A for every `stride_A` of them (tuners/lily/model.py)."""
+    """The B of each group of alike layers, and an A for every `stride_A` of them (tuners/lily/model.py).
+
+    Alike are those of one name and shape; of one shape where a regular expression names them all. all-linear is names.
+    """
+    pattern = run.targets if isinstance(run.targets, str) and run.targets.lower() != ALL_LINEAR else ""
     rank, stride = run.rank or 1, integer(run, "stride_A")
     groups: dict[tuple[str, int, int], int] = {}
     for s in sites:
-        word = run.targets if isinstance(run.targets, str) else s.module.rpartition(".")[2]
-        key = word, s.inputs, s.outputs
+        key = pattern or s.module.rpartition(".")[2], s.inputs, s.outputs
         groups[key] = groups.get(key, 0) + s.count
     for number, ((_, inputs, outputs), layers) in enumerate(groups.items()):
         yield Part(f"lily_B.default.{number}.weight", (integer(run, "num_B") * rank, outputs))
