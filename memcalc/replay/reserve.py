@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from memcalc.replay import moves as moving
-from memcalc.replay.allocator import END, LARGE_SEGMENT, CachingAllocator, ExpandableAllocator
+from memcalc.replay.allocator import END, CachingAllocator, ExpandableAllocator
 from memcalc.replay.moves import Moves
 from memcalc.replay.negligible import below
 from memcalc.replay.stepping import Turn, loop, makes_states
@@ -20,7 +20,7 @@ from memcalc.tape.values import rounded
 from memcalc.undisturbed import undisturbed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from memcalc.replay.allocator import Block
     from memcalc.replay.stepping import Act
@@ -152,13 +152,9 @@ def _new(*, expandable: bool) -> CachingAllocator:
     return ExpandableAllocator() if expandable else CachingAllocator()
 
 
-def _place(allocator: CachingAllocator, weights: Sequence[tuple[int, int]], floor: int) -> None:
-    """What is there from the start: first what shares its segments with nothing else."""
-    for size, count in weights:
-        if size >= LARGE_SEGMENT and size > floor:
-            keep(allocator, [rounded(size)], count)
-    rest = [((rounded(size),), count) for size, count in weights if size < LARGE_SEGMENT]
-    _keep(allocator, _in_turn(rest, floor))
+def _place(allocator: CachingAllocator, weights: Iterable[tuple[int, int]], floor: int) -> None:
+    """What is there from the start, in its order: the ends of large tensors' segments have room for others."""
+    _keep(allocator, _in_turn([((rounded(size),), count) for size, count in weights], floor))
 
 
 def _begin(allocator: CachingAllocator, moves: tuple[int, ...], floor: int) -> None:
