@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 @architecture("exaone4")
 def exaone4(c: Dimensions) -> Model:
     """x + norm(f(x)); local layers rotate, global ones don't where there are local ones (LG AI Research 2025)."""
-    period = c.get("sliding_window_pattern") if window(c) else 0
+    pattern = c.get("sliding_window_pattern", 4)  # every fourth layer is global: 4, or "LLLG"
+    period = 0 if not window(c) else len(pattern) if isinstance(pattern, str) else pattern
     kinds = layer_kinds(c, lambda i: "sliding_attention" if period and (i + 1) % period else "full_attention")
 
     def layer(kind: str) -> Block:
