@@ -73,6 +73,10 @@ class Dimensions:
         inner, default = self._find(key)[1], self._defaults.get(key)
         return Dimensions(inner or {}, default or {}, source=self._source)
 
+    def nested_configs(self) -> Iterable[tuple[str, Dimensions]]:
+        """The configs nested in this one, by their keys."""
+        return self._sub.items()
+
     def given(self) -> dict[str, Any]:
         """What was written, without the defaults."""
         return dict(self._given)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from memcalc.architectures.uncounted import uncounted
 from memcalc.compatibility import incompatible, without_effect
 from memcalc.errors import Fault, RunInvalid, shorten
 from memcalc.gpus import Gpu, gpu
@@ -83,6 +84,7 @@ def _note_presets(run: Run, model: Model, chosen: Recipe, card: Gpu | None, plac
     _note_defaults(run, notes)
     notes.assume_all("model", model.notes)
     _note_misspelt(run.model, model, notes)
+    _note_uncounted(model, notes)
     for key, why in without_effect(run):
         notes.warn(key, "no-effect", why)
     notes.assume_all("precision", chosen.notes)
@@ -99,6 +101,12 @@ def _note_misspelt(spec: str | Mapping[str, Any], model: Model, notes: Notes) ->
         notes.warn(
             f"model.{key}", "unread", f"changes nothing: the architecture reads no such key; did you mean {meant}?"
         )
+
+
+def _note_uncounted(model: Model, notes: Notes) -> None:
+    """Warn of what the config asks its class for that is not counted."""
+    for key, what in uncounted(model.dimensions) if model.dimensions else ():
+        notes.warn(key, "not-counted", what)
 
 
 def divides(run: Run) -> bool:

@@ -1,0 +1,33 @@
+"""What a config.json may ask its class for that is not counted.
+
+A card of presets/architectures lists such keys under `uncounted`; all of them are off by default. Where a config sets one,
+the report says so.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcalc.presets import find, has
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memcalc.dimensions import Dimensions
+
+UNCOUNTED = {
+    "chunk_size_feed_forward": "feed-forward layers that run in chunks of tokens are counted as if they ran in one",
+    "output_router_logits": "the loss that balances experts, and the routers' logits that it reads, are not counted",
+    "use_mems_train": "the memories that every layer leaves behind are not counted",
+}
+
+
+def uncounted(c: Dimensions, where: str = "model") -> Iterator[tuple[str, str]]:
+    """(path, what is not counted) of each such key that the config sets, those of nested configs included."""
+    model_type = str(c.get("model_type") or "")
+    card = find("architectures", model_type) if has("architectures", model_type) else {}
+    for key in card.get("uncounted", ()):
+        if c.get(key):
+            yield f"{where}.{key}", UNCOUNTED[key]
+    for name, inner in c.nested_configs():
+        yield from uncounted(inner, f"{where}.{name}")
