@@ -223,6 +223,8 @@ def _warnings(lora: Lora, model_type: str, tensors: tuple[Tensor, ...], sites: t
     if isinstance(lora.targets, tuple) and sites and not any(site.parameter for site in sites):
         for name in targets.unmatched(lora.targets, sites):
             yield f"targets: no module is named {name}; peft adapts only the others"
+    for name in experts.unmatched(lora, sites):
+        yield f"parameters: no parameter is named {name}; peft adapts only the others"
     if lora.method == "adalora" and lora.rank is not None:
         yield "AdaLoRA ignores `rank`; its first rank is `init_rank` (12 if absent)"
     if lora.method in PROMPTS and lora.dtype not in (None, "fp32"):

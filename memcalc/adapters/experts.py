@@ -61,9 +61,9 @@ def lost(lora: Lora, model_type: str) -> bool:
 def parameter_sites(
     lora: Lora, rule: Rule, tensors: Iterable[Tensor], model_type: str, taken: set[str]
 ) -> tuple[Site, ...]:
-    """The sites on parameters named in the run, or ending so (_inject_parameters)."""
+    """The sites on parameters named in the run, or ending so (_inject_parameters); a fault where there are none."""
     found = [(t, *chosen) for t in tensors if not t.buffer for chosen in _select(lora.parameters, rule, t)]
-    missing = [p for p in lora.parameters if not any(t.name.endswith(p.rpartition(".")[2]) for t, *_ in found)]
+    missing = () if found else lora.parameters
     if missing:
         known = {t.name.rpartition(".")[2] for t in tensors} | {".".join(t.name.split(".")[-2:]) for t in tensors}
         near = [n for name in missing for n in nearest_names(name, sorted(known))]
@@ -71,6 +71,12 @@ def parameter_sites(
         raise fault("lora.parameters", f"target parameters {', '.join(missing)} not found in the base model{hint}")
     depths = _depths(name.rpartition(".")[0] for _, name, *_ in found)
     return tuple(_site(*one, depth, lora, model_type, taken) for one, depth in zip(found, depths, strict=True))
+
+
+def unmatched(lora: Lora, sites: Iterable[Site]) -> tuple[str, ...]:
+    """The parameters a run names that none is called."""
+    names = [f"{site.module}.{site.parameter}" for site in sites if site.parameter]
+    return tuple(p for p in lora.parameters if not any(f".{sample(name)}".endswith(f".{p}") for name in names))
 
 
 def _family(model_type: str) -> dict[str, Any] | None:

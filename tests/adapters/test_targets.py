@@ -130,3 +130,15 @@ def test_a_denoiser_without_a_script_is_told_the_names_of_its_attention() -> Non
         estimate({"model": "wan-2.1-t2v-1.3b", "lora": 8})
     with pytest.raises(RunInvalid, match="no default targets of vera for UNet2DConditionModel"):
         estimate({"model": "sdxl-unet", "lora": {"method": "vera"}})
+
+
+def test_parameters_that_are_not_there_are_told_where_others_are() -> None:
+    """peft adapts what it finds: under all-linear it looks for a router's `gate.weight`, which HunYuan's is not called."""
+    tiny = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "head_dim": 16, "num_experts": 4, "moe_topk": 2, "moe_intermediate_size": 32, "vocab_size": 128}  # fmt: skip
+    model = {"model_type": "hunyuan_v1_moe", "num_shared_expert": 1, **tiny}
+    whole = estimate({"model": model, "lora": {"rank": 4, "targets": "all-linear"}})
+    assert whole.model.trainable == 30752  # peft 0.21.2, print_trainable_parameters
+    named = {"rank": 4, "targets": ["q_proj"], "parameters": ["experts.down_proj", "nosuch.weight"]}
+    told = [note.message for note in estimate({"model": model, "lora": named}).warnings]
+    assert told == ["parameters: no parameter is named nosuch.weight; peft adapts only the others"]
