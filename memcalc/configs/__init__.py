@@ -46,6 +46,9 @@ FORMATS: Final[dict[str, str]] = {
     "verl": "verl",
     "kohya": "kohya",
     "diffusers": "diffusers",
+    "ai-toolkit": "ai_toolkit",
+    "onetrainer": "onetrainer",
+    "simpletuner": "simpletuner",
     "launch": "launch",
     "python": "python_code",
 }

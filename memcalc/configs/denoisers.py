@@ -63,3 +63,11 @@ def side(value: Any) -> list[int]:  # noqa: ANN401
     if not 1 <= len(sides) <= 2 or min(sides) < 1:
         raise Unfit(f"{value!r} is not a side, or a width and a height, in pixels")
     return [sides[-1], sides[0]]
+
+
+def beside_reference(sheet: Sheet, *keys: str) -> None:
+    """Make images twice as wide: a reference image is put beside each, token by token (Kontext, Qwen-Image-Edit)."""
+    height, width = sheet.run["image_size"]
+    sheet.put("image_size", [height, 2 * width], *keys)
+    sheet.assume("image_size", "reference-image", f"a reference image of {height} x {width} runs beside each image: counted as "
+                 "one of twice the width")  # fmt: skip

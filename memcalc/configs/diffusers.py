@@ -15,7 +15,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from memcalc.configs.denoisers import kin_of, mixed_precision, put_model, shared, side
+from memcalc.configs.denoisers import beside_reference, kin_of, mixed_precision, put_model, shared, side
 from memcalc.configs.documents import open_document
 from memcalc.configs.follow import find
 from memcalc.configs.lora import bitsandbytes
@@ -68,6 +68,8 @@ def read(document: Document, asked: Asked) -> Reading:
     _, recipe, held = mixed_precision(sheet)
     sheet.put("precision", recipe, "mixed_precision", default=f"{script['source']}: none")
     _shape(sheet, script)
+    if family == "flux-kontext" and sheet.get("cond_image_column"):
+        beside_reference(sheet, "resolution", "cond_image_column")
     sheet.seen("enable_xformers_memory_efficient_attention")  # neither kernel holds a matrix of scores
     sheet.put("attention", "sdpa", default="diffusers, models/attention_processor.py: AttnProcessor2_0")
     on = sheet.read(truth, "gradient_checkpointing", default=False)
