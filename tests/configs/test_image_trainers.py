@@ -107,8 +107,8 @@ PACKED = {"name": "quanto-int8", "upcast": False}
 RUNS: list[tuple[str, str, str, dict[str, Any]]] = [
     (toolkit(), "job.yaml", "ai-toolkit", {
         "model": "black-forest-labs/FLUX.1-dev", "precision": "bf16", "quantize": PACKED, "image_size": [1024, 1024],
-        "batch_size": 1, "grad_accum": 2, "lora.rank": 16, "lora.dtype": "fp32", "lora.targets": "all-linear", "checkpointing": "full", "gpus": 1,
-        "companions": [{"role": "encoder", "model": name, "dtype": "bf16", "quantize": "quanto-int8"}
+        "batch_size": 1, "grad_accum": 2, "lora.rank": 16, "lora.dtype": "fp32", "lora.targets": "all-linear",
+        "checkpointing": "full", "gpus": 1, "companions": [{"role": "encoder", "model": name, "dtype": "bf16", "quantize": "quanto-int8"}
                        for name in ("clip-text-encoder-l", "t5-v1.1-xxl-encoder")]}),
     (toolkit("        dtype: bf16\n", "        dtype: bf16\n        cache_text_embeddings: true\n"), "job.yaml", "ai-toolkit", {
         "companions": None}),
@@ -169,7 +169,7 @@ def test_places_are_those_of_the_file() -> None:
     assert {path: found.origins[path].line for path in ("batch_size", "lora.rank", "precision", "quantize")} == {
         "batch_size": 16, "lora.rank": 8, "precision": 26, "quantize": 30}  # fmt: skip
     assert reading(VARIABLES, name="config.env").origins["lora.rank"].line == 9
-    assert reading(tuner(), name="config.json").origins["lora.rank"].line == 8
+    assert reading(tuner(), name="config.json").origins["lora.rank"].line == 7
 
 
 def test_data_sets_and_lycoris_are_followed(tmp_path: Path) -> None:
