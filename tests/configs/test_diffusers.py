@@ -43,7 +43,8 @@ def test_a_whole_script() -> None:
     found = reading(FULL, name="train.sh")
     assert found.format == "diffusers"
     assert found.run == {
-        "model": "CompVis/stable-diffusion-v1-4", "gpus": 1, "precision": "amp-fp16", "image_size": [512, 512], "batch_size": 1, "grad_accum": 4,
+        "model": "CompVis/stable-diffusion-v1-4", "gpus": 1, "precision": "amp-fp16",
+        "image_size": [512, 512], "batch_size": 1, "grad_accum": 4,
         "attention": "sdpa", "checkpointing": "full", "optimizer": "torch.optim.AdamW",
         "companions": [
             {"role": "encoder", "model": "clip-text-encoder-l", "dtype": "fp16"},
