@@ -35,6 +35,7 @@ class Traits:
     response_norm: bool = False  # layers norm responses (GRN) in place of a scale of their own
     norm_behind_merge: bool = False  # patches are merged, then normed
     checkpoints_stages: bool = False  # checkpointing recomputes whole stages; layers are no GradientCheckpointingLayer
+    leaf_mixture: bool = False  # its experts' block is among DeepSpeed's leaf modules (DEFAULT_LEAF_MODULE_CLASSES)
     # images and sound
     whole_images: bool = False  # the tower takes each image at its own size
     projected_features: bool = True  # the normed features are put out beside their projection

@@ -37,7 +37,7 @@ def bloom(c: Dimensions) -> Model:
 
 def _step(c: Dimensions, name: str, block: Block) -> Block:
     """x + f(norm(x)), or norm(x) + f(norm(x)) with apply_residual_connection_post_layernorm; summed up within the modules."""
-    norm, inner = layer_norm(name, c.hidden_size), (block, dropout(c, "hidden_dropout"))
+    norm, inner = layer_norm(name, c.hidden_size), (block, dropout(c, "hidden_dropout", functional=True))
     if c.apply_residual_connection_post_layernorm:
         return sequence(norm, residual(*inner, within=True))
     return residual(norm, *inner, named=(), within=True, renamed=True)

@@ -27,14 +27,20 @@ def conditional_decoder(c: Dimensions) -> ConditionalDecoder:
 def _layer(c: Dimensions, *, first: bool) -> Sequence:
     width, act = c.d_model, float(c.activation_dropout)
     up, down = Linear("fc1", width, c.decoder_ffn_dim, bias=True), Linear("fc2", c.decoder_ffn_dim, width, bias=True)
-    feed = Mlp("mlp", up, down, activation=c.activation_function, width=c.decoder_ffn_dim, dropout=act)
+    feed = Mlp("mlp", up, down, activation=c.activation_function, width=c.decoder_ffn_dim, dropout=act,
+               functional=True)  # fmt: skip
     mixers = _attention(c, "self_attn", ("q_pos_proj", "k_pos_proj"), "conditional-self"), _cross(c, first=first)
     blocks: list[Block] = [
-        PostNorm("", (mixer, Dropout("", float(c.dropout))), Norm(f"{mixer.name}_layer_norm", width, "layer"))
+        PostNorm(
+            "",
+            (mixer, Dropout("", float(c.dropout), functional=True)),
+            Norm(f"{mixer.name}_layer_norm", width, "layer"),
+        )
         for mixer in mixers
     ]
     return sequence(
-        *blocks, PostNorm("", (feed, Dropout("", float(c.dropout))), Norm("final_layer_norm", width, "layer"))
+        *blocks,
+        PostNorm("", (feed, Dropout("", float(c.dropout), functional=True)), Norm("final_layer_norm", width, "layer")),
     )
 
 

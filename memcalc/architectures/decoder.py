@@ -70,10 +70,10 @@ def layer_norm(name: str, width: int, *, bias: bool = True) -> Norm:
     return Norm(name, width, "layer" if bias else "layer-no-bias")
 
 
-def dropout(c: Dimensions, key: str) -> Dropout | None:
+def dropout(c: Dimensions, key: str, *, functional: bool = False) -> Dropout | None:
     """Dropout with the probability under `key`; None where that is 0, as torch then passes its input on."""
     p = float(c.get(key) or 0.0)
-    return Dropout("", p) if p else None
+    return Dropout("", p, functional=functional) if p else None
 
 
 def attention(

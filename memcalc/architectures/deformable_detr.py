@@ -30,6 +30,8 @@ def deformable_detr(c: Dimensions) -> Model:
     if c.two_stage or c.with_box_refine or c.position_embedding_type != "sine" or c.num_feature_levels == 1:
         raise fault("model", "neither two stages, refined boxes, learned positions nor one map alone are known for "
                              "Deformable DETR")  # fmt: skip
+    if c.decoder_layers < 1:
+        raise fault("model.decoder_layers", "boxes are read behind each of the decoder's layers: one at least")
     check_points(c, c.encoder_attention_heads, c.decoder_attention_heads)
     base, channels, _ = backbone(c)
     maps, width = _maps(c, len(channels)), c.d_model
@@ -115,10 +117,11 @@ def _attention(c: Dimensions) -> PostNorm:
 def _feed(c: Dimensions, inner: int) -> PostNorm:
     up, down = Linear("fc1", c.d_model, inner, bias=True), Linear("fc2", inner, c.d_model, bias=True)
     dropout = float(c.activation_dropout)
-    return _normed(
-        c, Mlp("mlp", up, down, activation=c.activation_function, width=inner, dropout=dropout), "final_layer_norm"
-    )
+    mlp = Mlp("mlp", up, down, activation=c.activation_function, width=inner, dropout=dropout, functional=True)
+    return _normed(c, mlp, "final_layer_norm")
 
 
 def _normed(c: Dimensions, block: Block, name: str) -> PostNorm:
-    return PostNorm("", (block, Dropout("", float(c.dropout))), Norm(name, c.d_model, "layer"), rebound=True)
+    return PostNorm(
+        "", (block, Dropout("", float(c.dropout), functional=True)), Norm(name, c.d_model, "layer"), rebound=True
+    )

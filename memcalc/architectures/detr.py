@@ -39,6 +39,8 @@ def conditional_detr(c: Dimensions) -> Model:
 
 def _detector(c: Dimensions, decoder: Block, classes: int) -> Model:
     """The backbone, the encoder, this decoder, and its heads for so many classes."""
+    if c.get("position_embedding_type", "sine") != "sine":
+        raise fault("model.position_embedding_type", f"of {c.model_type} only positions that are sinusoids are known")
     base, channels, kept = backbone(c)
     width = c.d_model
     body = SetDetector(
@@ -180,12 +182,20 @@ def _norm(c: Dimensions, name: str) -> Norm:
 
 
 def _dropout(c: Dimensions) -> Dropout:
-    return Dropout("", float(c.dropout))
+    return Dropout("", float(c.dropout), functional=True)
 
 
 def _mlp(c: Dimensions, width: int) -> Mlp:
     up, down = Linear("fc1", c.d_model, width, bias=True), Linear("fc2", width, c.d_model, bias=True)
-    return Mlp("mlp", up, down, activation=c.activation_function, width=width, dropout=float(c.activation_dropout))
+    return Mlp(
+        "mlp",
+        up,
+        down,
+        activation=c.activation_function,
+        width=width,
+        dropout=float(c.activation_dropout),
+        functional=True,
+    )
 
 
 def _attention(c: Dimensions, name: str, heads: int, *, cross: bool = False) -> Attention:

@@ -73,7 +73,8 @@ def mixture(c: Dimensions, gate: Router, width: int, name: str = "mlp", **more: 
     """
     experts = more.pop("experts", None) or stacked_experts(c, gate.experts, width)
     experts = replace(experts, name=f"{more.pop('prefix', '')}{experts.name}")
-    return Moe(name, gate, experts, top_k=gate.top_k, **{"reports": reports(c), **more})
+    whole = c.traits.leaf_mixture
+    return Moe(name, gate, experts, top_k=gate.top_k, **{"reports": reports(c), "whole": whole, **more})
 
 
 def reports(c: Dimensions) -> Reports:

@@ -23,7 +23,13 @@ def xglm(c: Dimensions) -> Model:
     """Multilingual GPT whose positions are computed (Lin et al. 2021)."""
     layers = repeat("layers", c.num_hidden_layers, _layer(c, c.ffn_dim, "attention_dropout", "dropout", formula="xglm"))
     positions = residual(Sinusoids("embed_positions", c.max_position_embeddings + OFFSET, c.hidden_size, shared=True))
-    body = (_tokens(c), positions, dropout(c, "dropout"), layers, layer_norm("layer_norm", c.hidden_size))
+    body = (
+        _tokens(c),
+        positions,
+        dropout(c, "dropout", functional=True),
+        layers,
+        layer_norm("layer_norm", c.hidden_size),
+    )
     return causal_lm(c, *body, tie="embed_tokens")
 
 
@@ -35,7 +41,7 @@ def biogpt(c: Dimensions) -> Model:
         c,
         _tokens(c),
         Embedding("embed_positions", c.max_position_embeddings + OFFSET, c.hidden_size, index="positions"),
-        dropout(c, "hidden_dropout_prob"),
+        dropout(c, "hidden_dropout_prob", functional=True),
         repeat("layers", c.num_hidden_layers, _layer(c, c.intermediate_size, *drops, stepwise=True, padded=True)),
         layer_norm("layer_norm", c.hidden_size),
         prefix="biogpt", tie="embed_tokens", head="output_projection", classifier="classifier",
@@ -51,12 +57,16 @@ def _layer(c: Dimensions, width: int, scores: str, hidden: str, *, stepwise: boo
     """One layer; `scores` and `hidden` are the keys of its dropout probabilities; `stepwise` as in Mlp."""
     p = float(c.get(scores) or 0.0)
     drop = float(c.get("activation_dropout") or 0.0)
-    mlp = replace(plain_mlp(c, "fc1", "fc2", width, name=""), dropout=drop, inline=True, stepwise=stepwise)
+    mlp = replace(
+        plain_mlp(c, "fc1", "fc2", width, name=""), dropout=drop, inline=True, stepwise=stepwise, functional=True
+    )
     mixer = attention(c, bias=True, out="out_proj", rotary_dim=0, dropout=p, softmax="scores", **more)
     return sequence(
-        residual(layer_norm("self_attn_layer_norm", c.hidden_size), mixer, dropout(c, hidden), named=()),
+        residual(
+            layer_norm("self_attn_layer_norm", c.hidden_size), mixer, dropout(c, hidden, functional=True), named=()
+        ),
         _crossing(c),
-        residual(layer_norm("final_layer_norm", c.hidden_size), mlp, dropout(c, hidden), named=()),
+        residual(layer_norm("final_layer_norm", c.hidden_size), mlp, dropout(c, hidden, functional=True), named=()),
     )
 
 

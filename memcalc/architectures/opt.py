@@ -46,8 +46,8 @@ def _layer(c: Dimensions) -> Sequence:
 def _step(c: Dimensions, norm: Norm, block: Block) -> Block:
     """x + f(norm(x)) before, norm(x + f(x)) behind."""
     if c.do_layer_norm_before:
-        return residual(norm, block, dropout(c, "dropout"), named=())
-    return sequence(residual(block, dropout(c, "dropout"), named=()), norm)
+        return residual(norm, block, dropout(c, "dropout", functional=True), named=())
+    return sequence(residual(block, dropout(c, "dropout", functional=True), named=()), norm)
 
 
 def _norm(c: Dimensions, name: str) -> Norm:

@@ -68,7 +68,7 @@ def _decoder(c: Dimensions, tied_to: str, *, ahead: bool = False) -> tuple[Block
 
 
 def _drop(c: Dimensions) -> Dropout:
-    return Dropout("", float(c.dropout))
+    return Dropout("", float(c.dropout), functional=True)
 
 
 def _norm(c: Dimensions, name: str) -> Norm:
@@ -87,7 +87,7 @@ def _feed_forward(c: Dimensions, width: int) -> Mlp:
         Linear("output", width, c.hidden_size, bias=True),
     )
     drop = float(c.activation_dropout)
-    return Mlp("feed_forward", up, down, activation=c.activation_function, width=width, dropout=drop)
+    return Mlp("feed_forward", up, down, activation=c.activation_function, width=width, dropout=drop, functional=True)
 
 
 def _attention(c: Dimensions, name: str, heads: int, *, cross: bool = False) -> Attention:

@@ -70,6 +70,19 @@ def _check(c: Dimensions) -> None:
         raise fault(
             "image_size", f"both sides must be multiples of {SMALLEST} pixels: maps are doubled and joined to others"
         )
+    if c.decoder_layers < 1:
+        raise fault("model.decoder_layers", "boxes are read behind each of the decoder's layers: one at least")
+    if (points := _points(c)) < c.num_queries:
+        told = f"{c.num_queries} queries are chosen among the {points} pixels of the maps of such an image"
+        raise fault("image_size", told)
+
+
+def _points(c: Dimensions) -> int:
+    """The pixels of all maps: the last of those that the backbone hands on halves the image five times."""
+    given = len(c.decoder_in_channels)
+    halvings = [level + 6 - given for level in range(c.num_feature_levels)]
+    _, height, width = image(c)
+    return sum(-(-height // 2**n) * -(-width // 2**n) for n in halvings)
 
 
 def _projection(before: int, width: int, kernel: int = 1) -> Stack:
@@ -161,9 +174,12 @@ def _layer(c: Dimensions, width: int, heads: int, dropout: float) -> tuple[Block
 
 def _feed(c: Dimensions, width: int, inner: int, act: str) -> PostNorm:
     up, down = Linear("fc1", width, inner, bias=True), Linear("fc2", inner, width, bias=True)
-    return _normed(c, Mlp("mlp", up, down, activation=act, width=inner, dropout=float(c.activation_dropout)),
+    return _normed(c, Mlp("mlp", up, down, activation=act, width=inner, dropout=float(c.activation_dropout),
+                       functional=True),
                    "final_layer_norm", width)  # fmt: skip
 
 
 def _normed(c: Dimensions, block: Block, name: str, width: int) -> PostNorm:
-    return PostNorm("", (block, Dropout("", float(c.dropout))), Norm(name, width, "layer"), rebound=True)
+    return PostNorm(
+        "", (block, Dropout("", float(c.dropout), functional=True)), Norm(name, width, "layer"), rebound=True
+    )

@@ -46,12 +46,14 @@ def feed_forward(c: Dimensions, width: int, name: str = "", *, bias: bool = True
     """fc2(dropout(act(fc1(x)))) of `width`."""
     up, down = Linear("fc1", c.d_model, width, bias), Linear("fc2", width, c.d_model, bias)
     activation, dropout = c.activation_function, float(c.activation_dropout)
-    return Mlp(name, up=up, down=down, activation=activation, width=width, dropout=dropout, inline=not name)
+    return Mlp(
+        name, up=up, down=down, activation=activation, width=width, dropout=dropout, inline=not name, functional=True
+    )
 
 
 def dropout(c: Dimensions) -> Dropout:
     """Dropout of the hidden states."""
-    return Dropout("", float(c.dropout))
+    return Dropout("", float(c.dropout), functional=True)
 
 
 def norm(c: Dimensions, name: str) -> Norm:

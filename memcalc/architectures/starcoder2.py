@@ -19,8 +19,10 @@ def starcoder2(c: Dimensions) -> Model:
     mixer = attention(c, bias=c.use_bias, window=window(c))
     mlp = plain_mlp(c, "c_fc", "c_proj", c.intermediate_size, bias=c.use_bias)
     layer = sequence(
-        residual(layer_norm("input_layernorm", c.hidden_size), mixer, dropout(c, "residual_dropout")),
-        residual(layer_norm("post_attention_layernorm", c.hidden_size), mlp, dropout(c, "residual_dropout")),
+        residual(layer_norm("input_layernorm", c.hidden_size), mixer, dropout(c, "residual_dropout", functional=True)),
+        residual(
+            layer_norm("post_attention_layernorm", c.hidden_size), mlp, dropout(c, "residual_dropout", functional=True)
+        ),
     )
     layers, norm = repeat("layers", c.num_hidden_layers, layer), layer_norm("norm", c.hidden_size)
-    return causal_lm(c, tokens(c), dropout(c, "embedding_dropout"), layers, norm, tie="embed_tokens")
+    return causal_lm(c, tokens(c), dropout(c, "embedding_dropout", functional=True), layers, norm, tie="embed_tokens")

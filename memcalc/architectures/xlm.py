@@ -42,7 +42,7 @@ def _norm(c: Dimensions, name: str) -> Norm:
 
 
 def _drop(c: Dimensions) -> Dropout:
-    return Dropout("", float(c.dropout))
+    return Dropout("", float(c.dropout), functional=True)
 
 
 def _layers(c: Dimensions) -> PartLists:

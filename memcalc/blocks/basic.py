@@ -152,9 +152,10 @@ class Raw(Block):
 
 @dataclass(frozen=True, slots=True)
 class Dropout(Block):
-    """Dropout with probability p: no tensors, but a mask on the tape where p > 0."""
+    """Dropout with probability p: no tensors, but a mask on the tape where p > 0; `functional` where it is no module."""
 
     p: float = 0.0
+    functional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,11 +181,12 @@ class Scale(Block):
 class Softcap(Block):
     """cap * tanh(x / cap) (Gemma 2's logits): three values of x's size, of which autograd keeps the tanh.
 
-    `wide` where x is cast to fp32 first (Beam).
+    `wide` where x is cast to fp32 first (Beam); `nested` where it is one expression, beside x until that is there (RecurrentGemma).
     """
 
     cap: float = 0.0
     wide: bool = False
+    nested: bool = False
 
 
 @dataclass(frozen=True, slots=True)

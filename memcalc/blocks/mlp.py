@@ -21,6 +21,7 @@ class Mlp(Block):
     stand among the layer's own, so that its input goes as soon as `up` has read it (BART), and
     `stepwise` where that is before the activation runs (OPT). `adds` where the module adds its
     output to the residual itself: what `down` reads and puts out have names until then (BLOOM).
+    `functional` where its dropout is no module.
     """
 
     up: Block | None = None
@@ -37,6 +38,7 @@ class Mlp(Block):
     inline: bool = False
     stepwise: bool = False
     adds: bool = False
+    functional: bool = False
 
     def own(self) -> tuple[Param, ...]:  # noqa: D102
         return self.extra
@@ -121,8 +123,8 @@ class Moe(Block):
       both parts (A.X K1).
     * `jitter` is how much noise the router multiplies its input by, `noises` how often noise multiplies that of all;
       `dropout` is of what the experts yield.
-    * `extra` are tensors of the module itself. `reports` says whether the model's outputs hold the routers' logits, and
-      whether its class makes a loss of them.
+    * `extra` are tensors of the module itself. `whole` where ZeRO-3 gathers all of it at once.
+    * `reports` says whether the model's outputs hold the routers' logits, and whether its class makes a loss of them.
     """
 
     router: Block | None = None
@@ -143,6 +145,7 @@ class Moe(Block):
     noises: int = 0
     dropout: float = 0.0
     reports: Reports = ""
+    whole: bool = False
 
     def own(self) -> tuple[Param, ...]:  # noqa: D102
         return self.extra

@@ -5,19 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcalc.blocks.base import Stack
-from memcalc.blocks.mlp import Mlp
 from memcalc.replay.cycles import Stream
 from memcalc.sharding.coordinator import Coordinator
 from memcalc.sharding.cuts import cuts, watches
-from memcalc.sharding.marks import Marking, Roster, by_place, normal, places
+from memcalc.sharding.marks import Marking, Roster, by_place, places
+from memcalc.sharding.naming import Naming
 from memcalc.sharding.scatter import Reducer
 from memcalc.sharding.scripts import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from memcalc.blocks.base import Block
     from memcalc.model import Model
     from memcalc.overlay import Laid
     from memcalc.replay.cycles import Again
@@ -30,6 +28,8 @@ if TYPE_CHECKING:
     from memcalc.tape.step import Recording
     from memcalc.tensors import Tensor
 
+GRADIENTS = frozenset({"gradient", "end"})  # marks that name no module
+
 
 class Fetching(Marking):
     """Notes when modules run and gradients are there."""
@@ -37,8 +37,7 @@ class Fetching(Marking):
     def __init__(self, tape: Tape, strategy: ZeroThree, model: Model, tensors: tuple[Tensor, ...]) -> None:
         super().__init__(tape, takes=True, modules=True)
         tied = tuple(tensor for tensor in model.tensors if tensor.tied_to)
-        self.strategy, self.roster = strategy, Roster((*tensors, *tied))
-        self.acting = frozenset(activated(model.body))
+        self.strategy, self.body, self.tensors = strategy, model.body, (*tensors, *tied)
 
     def laid(self, recording: Recording) -> Recording:
         """What is gathered and reduced over the real step."""
@@ -67,10 +66,15 @@ class Fetching(Marking):
 
     def scripts(self, recording: Recording) -> Iterator[tuple[Script, int]]:
         """What happens in each slice of the schedule, and its layer."""
-        self.roster.visited(mark.name for mark in self.marks if mark.kind == "enter")
+        stacks = tuple([stack.path for stack in recording.stacks])
+        naming = Naming(self.body, stacks)
+        marks = list(named(self.marks, naming))
+        roster = Roster(self.tensors, naming)
+        naming.called = frozenset([mark.name for mark in marks if mark.kind == "enter"]) - naming.lists
+        roster.visited(naming.called)
         least, _ = self.strategy.persistence
-        writer = Writer(self.roster, tuple(stack.path for stack in recording.stacks), self.acting, least)
-        there, slices = by_place(self.marks), list(places(recording))
+        writer = Writer(roster, stacks, least)
+        there, slices = by_place(marks), list(places(recording))
         back = _returning(there, slices) if writer.adapted else {}
         for place, layer in slices:
             yield writer.script(place, there.get(place, ()), layer, back.get(layer, frozenset())), layer
@@ -144,10 +148,10 @@ def together(gathered: Gathered, reduced: Sequence[list[Laid]]) -> list[Laid]:
     return made + gathered.laid[at:]
 
 
-def activated(block: Block, path: str = "") -> Iterator[str]:
-    """The modules that call another one for their activation, which has no parameters."""
-    path = f"{path}.{block.name}" if path and block.name else path or block.name
-    if isinstance(block, Mlp):
-        yield normal(path)
-    for _, part in block.groups():
-        yield from activated(part, f"{path}.#" if isinstance(block, Stack) else path)
+def named(marks: Iterable[Mark], naming: Naming) -> Iterator[Mark]:
+    """The marks by the names of modules; none of modules that have no hooks, or are not called."""
+    for mark in marks:
+        if mark.kind in GRADIENTS:
+            yield mark
+        elif not naming.hookless(name := naming.of(mark.name)):
+            yield mark._replace(name=name)

@@ -11,12 +11,14 @@ import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
+from memcalc.sharding.naming import NUMBER
 from memcalc.tape.units import ROOT, Sharder, Unit, Visit
 from memcalc.tensors import expand
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from memcalc.sharding.naming import Naming
     from memcalc.tape.autograd import Leaf
     from memcalc.tape.recorder import Tape
     from memcalc.tape.step import Recording
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
 Kind: TypeAlias = Literal["enter", "leave", "back", "after", "gradient", "end"]
 Place: TypeAlias = "tuple[bool, int]"
-_NUMBER = re.compile(r"\{[^{}]*\}|(?<=\.)\d+(?=\.|$)|^\d+(?=\.)")
 _LAYER = re.compile(r"(\d+|\{[^{}]*\})(?:\.|$)")
 
 
@@ -83,13 +84,13 @@ class Marking(Sharder):
         return Unit(ROOT, ())
 
     def layer(self, stack: str, index: int, name: str) -> Unit | None:  # noqa: ARG002, D102
-        return Unit(f"{normal(stack)}.#" if stack else "#", ()) if self._modules else None
+        return Unit(f"{stack}.{NUMBER}" if stack else NUMBER, ()) if self._modules else None
 
     def module(self, path: str) -> Visit | None:  # noqa: D102
         if not self._modules:
             return None
         if path not in self._visits:
-            self._visits[path] = Visit(Unit(normal(path), ()))
+            self._visits[path] = Visit(Unit(path, ()))
         return self._visits[path]
 
     def before_forward(self, unit: Unit) -> None:  # noqa: D102
@@ -157,13 +158,14 @@ def places(recording: Recording) -> Iterator[tuple[Place, int]]:
 class Roster:
     """The parameters of a model by the modules that own them, layer by layer. `stacks` are the paths of its stacks."""
 
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
+    def __init__(self, tensors: Sequence[Tensor], naming: Naming) -> None:
+        self.naming = naming
         self.named = {tensor.name: tensor for tensor in tensors}
         self.modules: dict[str, list[Tensor]] = {}
-        plain = {normal(tensor.module) for tensor in tensors if tensor.role != "adapter" and not tensor.buffer}
+        plain = {naming.of(tensor.module) for tensor in tensors if tensor.role != "adapter" and not tensor.buffer}
         for tensor in tensors:
             if not tensor.buffer:
-                own = self.modules.setdefault(_owner(tensor, plain), [])
+                own = self.modules.setdefault(self._owner(tensor, plain), [])
                 if tensor.tied_to in self.named:  # they come by their numbers (ds_id): the owner's is lower
                     own.insert(0, self.named[tensor.tied_to])
                 else:
@@ -177,19 +179,37 @@ class Roster:
     def _listed(self) -> dict[str, Tensor]:
         return {name: tensor for tensor in self.named.values() for name in expand(tensor.name)}
 
+    @cached_property
+    def _tied(self) -> frozenset[str]:
+        """The names of what others share."""
+        return frozenset(tensor.tied_to for tensor in self.named.values() if tensor.tied_to)
+
+    def _owner(self, tensor: Tensor, plain: set[str]) -> str:
+        """The module that a tensor belongs to; an adapter's is the one it was put into."""
+        name = self.naming.of(tensor.module)
+        if tensor.role != "adapter":
+            return name
+        around = name
+        while around and around not in plain:
+            around = around.rpartition(".")[0]
+        return around or name
+
     def find(self, name: str) -> Tensor | None:
         """The tensor of that name, or the one it shares; a single one's name stands for those listed with it."""
         tensor = self.named.get(name) or (None if "{" in name else self._listed.get(name))
         return tensor and self.named.get(tensor.tied_to, tensor)
 
     def visited(self, names: Iterable[str]) -> None:
-        """Only these modules are run as such: what others own belongs to the nearest one around them."""
+        """Only these modules are run as such: what others own belongs to the nearest one around them, if not to one of them."""
         seen = set(names)
+        shared = {id(tensor) for name in seen for tensor in self.modules.get(name, ()) if tensor.name in self._tied}
         for name in [name for name in self.modules if name not in seen]:
             around = name
             while around and around not in seen:
                 around = around.rpartition(".")[0]
-            self.modules.setdefault(around, []).extend(self.modules.pop(name))
+            own = [tensor for tensor in self.modules.pop(name) if id(tensor) not in shared]
+            if own:
+                self.modules.setdefault(around, []).extend(own)
 
     def of(self, module: str, layer: int, stacks: tuple[str, ...]) -> tuple[Param, ...]:
         """The parameters that a module owns, in that layer."""
@@ -232,19 +252,3 @@ def _pattern(name: str, stack: str) -> str:
         return ""
     match = _LAYER.match(name, len(stack) + 1 if stack else 0)
     return match[1] if match else ""
-
-
-def _owner(tensor: Tensor, plain: set[str]) -> str:
-    """The module that a tensor belongs to; an adapter's is the one it was put into."""
-    name = normal(tensor.module)
-    if tensor.role != "adapter":
-        return name
-    around = name
-    while around and around not in plain:
-        around = around.rpartition(".")[0]
-    return around or name
-
-
-def normal(path: str) -> str:
-    """A path with # for the numbers and patterns in it."""
-    return _NUMBER.sub("#", path)

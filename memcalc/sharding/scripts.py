@@ -8,12 +8,14 @@ from __future__ import annotations
 from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
+from memcalc.sharding.naming import around
 from memcalc.tape.units import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from memcalc.sharding.marks import Mark, Param, Place, Roster
+    from memcalc.sharding.naming import Naming
 
 FETCHES = frozenset({"enter", "back"})
 AGAIN = frozenset({"enter", "leave"})  # what a recomputation notes
@@ -61,7 +63,7 @@ class Script(NamedTuple):
 class Owned(NamedTuple):
     """A module's parameters, their places in the script, and the calls of modules that begin with it, if always the same.
 
-    These are its own, and that of an activation, which has no block of its own, or of what peft puts around the model.
+    These are its own, and that of what peft puts around the model.
     """
 
     params: tuple[Param, ...]
@@ -72,11 +74,39 @@ class Owned(NamedTuple):
 SILENT = Call(())
 
 
-class Writer:
-    """Writes scripts. `acting` are modules that call another for their activation; parameters up to `small` stay gathered."""
+class Beside:
+    """The modules without a block that are called where others are: those around them, and activations behind them."""
 
-    def __init__(self, roster: Roster, stacks: tuple[str, ...], acting: Collection[str], small: int) -> None:
-        self.roster, self.stacks, self.acting, self.small = roster, stacks, acting, small
+    def __init__(self, naming: Naming) -> None:
+        self.naming = naming
+        self._open: dict[bool, list[str]] = {False: [], True: []}  # by whether it goes back
+
+    def calls(self, mark: Mark) -> tuple[tuple[Call, ...], tuple[Call, ...]]:
+        """(calls before that of the mark, behind it)."""
+        name, kind = mark.name, mark.kind
+        acts = (SILENT,) if name in self.naming.acting else ()
+        if kind in FETCHES:
+            before = (SILENT,) * self._entered(name, back=kind == "back")
+            if kind == "enter":
+                before += (SILENT,) * len(self.naming.turning.get(name, ()))
+            return (acts + before, ()) if kind == "back" else (before, ())
+        return ((), acts) if kind == "leave" else ((), ())
+
+    def _entered(self, name: str, *, back: bool) -> int:
+        """How many modules around that one begin with it; one without a name of its own may be in any."""
+        if name.endswith(")"):
+            return 0
+        outer = [path for path in around(name) if path not in self.naming.called]
+        new = [path for path in outer if path not in self._open[back]]
+        self._open[back] = outer
+        return len(new)
+
+
+class Writer:
+    """Writes scripts; parameters up to `small` stay gathered."""
+
+    def __init__(self, roster: Roster, stacks: tuple[str, ...], small: int) -> None:
+        self.roster, self.naming, self.stacks, self.small = roster, roster.naming, stacks, small
         self.adapted = any(tensor.role == "adapter" for tensor in roster.named.values())
         self._known: dict[object, Script] = {}
         self._layers: dict[Place, tuple[list[frozenset[int]], frozenset[int]]] = {}  # sets that differ; in all of them
@@ -104,26 +134,30 @@ class Writer:
     def _acts(self, marks: Sequence[Mark], layer: int, returning: frozenset[str]) -> Iterator[Act]:
         """What the marks stand for; a module that has a checkpoint run again waits for that with the rest of its calls."""
         rest: Act | None = None
+        beside = Beside(self.naming)
         for mark, following in zip_longest(marks, marks[1:]):
             if rest and mark.kind not in AGAIN:
-                yield rest._replace(at=mark.at, freed=rest.freed if rest.calls or self._dropped(mark) else "")
+                yield Act(mark.at, (), rest.released)
+                yield rest._replace(at=mark.at, freed=rest.freed if rest.calls else "")
                 rest = None
+            before, behind = beside.calls(mark)
             act = self._act(mark, layer, returning)
             if act and mark.kind == "back" and following and following.kind == "enter":
                 act, rest = self._parted(act, mark.name)
+            if before:
+                act = act._replace(calls=before + act.calls) if act and act.calls else Act(mark.at, before)
             if act:
                 yield act
+            if behind:
+                yield Act(mark.at, behind)
 
     def _parted(self, act: Act, name: str) -> tuple[Act, Act]:
         """The calls of a module up to what asks for what it has saved (the last adapter's second layer), and the others."""
         if any(param.role == "adapter" for param in self._owned[name].params):
-            return act._replace(calls=act.calls[:2]), Act(act.at, act.calls[2:], freed=name)
+            outer, last, *others = act.calls
+            first = act._replace(calls=(outer, last._replace(ends=False)))
+            return first, Act(act.at, tuple(others), last.needed, freed=name)
         return act, Act(act.at, freed=name)
-
-    def _dropped(self, mark: Mark) -> bool:
-        """Whether the module that goes back first is an MLP's: a dropout, the MLP's last, has asked, and has ended."""
-        around = mark.name if mark.name in self.acting else mark.name.rpartition(".")[0]
-        return mark.kind == "back" and around in self.acting and not around.endswith("#")
 
     def _act(self, mark: Mark, layer: int, returning: frozenset[str]) -> Act | None:
         at, kind, name = mark.at, mark.kind, mark.name
@@ -133,6 +167,8 @@ class Writer:
             tensor = self.roster.find(name)
             param = self.roster.param(tensor, layer, self.stacks) if tensor else None
             return Act(at, gradient=param.elements) if param else None
+        if name in self.naming.lists:  # no module that is called
+            return None
         own = self._owned.get(name) or self._met(name, layer)
         if name.endswith("#") and kind in FETCHES and self._going:  # a layer's hooks are around its checkpoint
             if name in self._going:
@@ -163,8 +199,9 @@ class Writer:
         """What a module owns, looked up once in a script."""
         params = self.roster.of(name, layer, self.stacks)
         call = self._call(params)
-        several = (call,) + (SILENT,) * (self.adapted if name == ROOT else name in self.acting)
-        adapted = self.adapted and name != ROOT and any(param.role == "adapter" for param in params)
+        several = (call,) + (SILENT,) * (name in self.naming.experts or (self.adapted and name == ROOT))
+        single = name == ROOT or name in self.naming.leaves
+        adapted = self.adapted and not single and any(param.role == "adapter" for param in params)
         own = self._owned[name] = Owned(params, call.needed, () if adapted else several)
         return own
 
@@ -180,10 +217,13 @@ class Writer:
         """The calls of modules that begin here where peft has put adapters into the one that is noted.
 
         These are what it puts around a layer: a layer around the base layer, which runs and ends first, a dropout, and the
-        adapter's own layers; going back, in reverse, without a base layer whose input asks for no gradient.
+        adapter's own layers; going back, in reverse, without a base layer whose input asks for no gradient. The layer around
+        looks at the dtype of the first adapter's weight before that runs, so it is gathered for it, too (ZeROOrderedDict).
         """
         own = [param for param in params if param.role == "adapter"]
+        outer = self._call(own[:1]) if own[0].elements > self.small else SILENT
         base = self._call([param for param in params if param.role != "adapter"], ends=mark.kind == "enter")
         if mark.kind == "enter":
-            return [SILENT, base, SILENT, *(self._call([param]) for param in own)]
-        return [SILENT, *(self._call([param]) for param in reversed(own)), SILENT, *([base] if returns else [])]
+            return [outer, base, SILENT, *(self._call([param]) for param in own)]
+        layers = [self._call([param], ends=param is not own[0]) for param in reversed(own)]
+        return [outer, *layers, SILENT, *([base] if returns else [])]

@@ -152,6 +152,12 @@ def called(t: Tape, visit: Visit, function: Callable[[Value], Value], x: Value) 
     return out
 
 
+def hooked(t: Tape, path: str, function: Callable[[Value], Value], x: Value) -> Value:
+    """function(x) as a module at that path runs it that has no block of its own: with the hooks of its unit, if it has one."""
+    visit = t.sharder.module(path) if t.sharder is not None else None
+    return function(x) if visit is None else called(t, visit, function, x)
+
+
 def _again(sharder: Sharder, unit: Unit, function: Callable[[Value], Value], x: Value) -> Value:
     """The end of a unit once more, as a loss in chunks calls a head: it is there until the whole model has run."""
     if not unit.open:

@@ -8,6 +8,7 @@ from memcalc.blocks.attention import Attention
 from memcalc.tape import functions as f
 from memcalc.tape.hf import kernels
 from memcalc.tape.hf.adapters import before
+from memcalc.tape.hf.basic import dropped
 from memcalc.tape.hf.position_biases import biased_mask, position_bias
 from memcalc.tape.hf.rotary import rotate, rotated_one_by_one, rotated_part
 from memcalc.tape.rules import Around, rule, run
@@ -108,7 +109,7 @@ def project(t: Tape, block: Attention, out: Value, around: Around) -> Value:
     """[batch, seq, heads, dim] back to the hidden size."""
     out = f.contiguous(f.reshape(out, *out.shape[:2], -1))
     out = run(t, block.out, out, around)
-    return f.dropout(out, block.out_dropout)
+    return dropped(t, out, block.out_dropout) if block.out_dropout else out
 
 
 @rule(Attention, "gpt_neox")

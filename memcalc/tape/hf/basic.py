@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.basic import (
@@ -23,10 +24,13 @@ from memcalc.tape.hf.activations import activate
 from memcalc.tape.hf.adapters import adapted, embedded, prepared, prompted, with_tokens
 from memcalc.tape.offload import Tracking
 from memcalc.tape.rules import Around, rule
+from memcalc.tape.units import hooked
 
 if TYPE_CHECKING:
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
+
+DROPOUT, ACTIVATION = "(dropout)", "(activation)"  # names of modules that no tensor is named after
 
 
 @rule(Linear)
@@ -158,12 +162,21 @@ def raw(_: Tape, block: Raw, x: Value, around: Around) -> Value:
 
 
 @rule(Dropout)
-def dropout(_: Tape, block: Dropout, x: Value, around: Around) -> Value:
-    """nn.Dropout in training."""
-    return f.dropout(x, block.p)
+def dropout(t: Tape, block: Dropout, x: Value, around: Around) -> Value:
+    """nn.Dropout in training, or its function."""
+    return dropped(t, x, block.p, functional=block.functional)
+
+
+def dropped(t: Tape, x: Value, p: float, *, functional: bool = False) -> Value:
+    """Dropout: by a module, which a strategy may have hooks on, where it is not `functional`."""
+    if functional or t.sharder is None:
+        return f.dropout(x, p)
+    return hooked(t, f"{t.path}.{DROPOUT}", lambda given: f.dropout(given, p), x)
 
 
 @rule(Activation)
-def activation(_: Tape, block: Activation, x: Value, around: Around) -> Value:
+def activation(t: Tape, block: Activation, x: Value, around: Around) -> Value:
     """An activation of its own in a sequence."""
-    return activate(block.function, x)
+    if block.name or t.sharder is None:
+        return activate(block.function, x)
+    return hooked(t, f"{t.path}.{ACTIVATION}", partial(activate, block.function), x)

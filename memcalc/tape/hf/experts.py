@@ -15,6 +15,7 @@ from memcalc.tape.hf import liger
 from memcalc.tape.hf.activations import activate
 from memcalc.tape.hf.adapters import adapted_weight
 from memcalc.tape.rules import Around, inside, rule, run
+from memcalc.tape.units import hooked
 from memcalc.tensors import numbers
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def routed(t: Tape, block: Moe, rows: Value, weights: Value, chosen: Value) -> V
 
         out = looped(t, experts, rows, weights, chosen)
     elif isinstance(experts, Experts):
-        out = grouped(t, experts, rows, weights, chosen)
+        out = hooked(t, t.path, lambda given: grouped(t, experts, given, weights, chosen), rows)
     else:
         out = apart(t, experts, rows, weights, chosen)  # type: ignore[arg-type]  # a stack of MLPs
     t.path = t.owner = before

@@ -8,7 +8,7 @@ from memcalc.blocks.mlp import Mlp
 from memcalc.tape import functions as f
 from memcalc.tape.hf import kernels
 from memcalc.tape.hf.activations import activate, xielu
-from memcalc.tape.hf.basic import stored
+from memcalc.tape.hf.basic import dropped, stored
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def closed(t: Tape, block: Mlp, activated: list[Value], around: Around) -> Value
     if block.norm:
         x = run(t, block.norm, x, around)
     if block.dropout:
-        x = f.dropout(x, block.dropout)
+        x = dropped(t, x, block.dropout, functional=block.functional)
     if block.widens:
         x = f.to(x, stored(t))
     if block.down and "." in block.down.name:  # of another module: its caller holds on to what it reads (BertOutput)

@@ -1,0 +1,94 @@
+"""The modules of a model by the names they have on the tape: which are told apart by a number, and which have no block.
+
+DeepSpeed's hooks are on every module, those without parameters too: it gathers ahead at each of their calls. What has
+no block of its own follows from the names around it (BertSelfOutput from `attention.output.dense`), or from the MLP whose
+activation it is.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from memcalc.blocks.attention import Attention
+from memcalc.blocks.base import Stack, Unused
+from memcalc.blocks.mla import Mla
+from memcalc.blocks.mlp import Experts, Mlp, Moe
+from memcalc.blocks.seq2seq import Shared
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from memcalc.blocks.base import Block
+
+NUMBER = "#"
+_PATTERN = re.compile(r"\{[^{}]*\}")
+
+
+class Naming:
+    """Names with # for the number of a layer; `stacks` are the paths of the stacks whose layers are recorded one by one.
+
+    `acting` are the linear layers whose output goes through an activation, `leaves` the modules that are gathered with all
+    that is in them (DeepSpeed's leaf modules).
+    """
+
+    def __init__(self, body: Block, stacks: Collection[str]) -> None:
+        self.stacks = frozenset(stacks)
+        self.lists: set[str] = set()
+        self.acting: set[str] = set()
+        self.experts: set[str] = set()  # stacked ones, whose module has that of their activation
+        self.leaves: list[str] = []
+        self.uncalled: set[str] = set()  # modules whose forward does not run
+        self.called: frozenset[str] = frozenset()  # modules that are marked
+        self.turning: dict[str, set[str]] = {}  # by list: the kinds of rotary tables that a module makes for its layers
+        self._known: dict[str, str] = {}
+        self._walk(body, "", "")
+
+    def _walk(self, block: Block, path: str, outer: str) -> None:
+        """Note what is in a block; `outer` is the path of the outermost list it is in."""
+        path = f"{path}.{block.name}" if path and block.name else path or block.name
+        if isinstance(block, Mlp) and (first := block.gate or block.up) and first.name:
+            self.acting.add(f"{path}.{first.name}" if path else first.name)
+        elif isinstance(block, Moe) and block.whole:
+            self.leaves.append(path)
+        elif isinstance(block, (Unused, Shared)):
+            self.uncalled.add(path)
+        elif isinstance(block, Experts):
+            self.experts.add(path)
+        elif isinstance(block, Stack):
+            self.lists.add(path)
+            outer = outer or path
+            path = f"{path}.{NUMBER}" if path else NUMBER
+        elif isinstance(block, Mla) or (isinstance(block, Attention) and block.rotary_dim and block.rotation != "own"):
+            self.turning.setdefault(outer, set()).add(block.rotary_kind)
+        for _, part in block.groups():
+            self._walk(part, path, outer)
+
+    def of(self, path: str) -> str:
+        """The name of a module: numbers of recorded layers and of other lists are #, those of stages and names stay."""
+        if path not in self._known:
+            self._known[path] = ".".join(self._parts(path))
+        return self._known[path]
+
+    def _parts(self, path: str) -> Iterator[str]:
+        """Part by part: `literal` is what comes before, `general` the same with # for every list's number."""
+        literal = general = ""
+        for part in _PATTERN.sub(NUMBER, path).split("."):
+            numbered = part == NUMBER or (part.isdigit() and general in self.lists)
+            stage = literal not in self.stacks and any(stack.startswith(f"{literal}.") for stack in self.stacks)
+            yield NUMBER if numbered and not stage else part
+            literal = f"{literal}.{part}" if literal else part
+            general = ".".join(filter(None, (general, NUMBER if numbered else part)))
+
+    def hookless(self, name: str) -> bool:
+        """Whether no hook of the module ever runs: it is inside of a leaf, or nobody calls it."""
+        return name in self.uncalled or any(name.startswith(f"{leaf}.") for leaf in self.leaves)
+
+
+def around(name: str) -> Iterator[str]:
+    """The modules around one, within its layer, outermost first; a list of modules is none."""
+    parts = name.split(".")
+    first = max((at for at, part in enumerate(parts) if part == NUMBER), default=-1) + 1
+    for at in range(first + 1, len(parts)):
+        if not parts[at].isdigit() and parts[at] != NUMBER:
+            yield ".".join(parts[:at])
