@@ -108,7 +108,8 @@ RUNS: list[tuple[str, str, str, dict[str, Any]]] = [
     (toolkit(), "job.yaml", "ai-toolkit", {
         "model": "black-forest-labs/FLUX.1-dev", "precision": "bf16", "quantize": PACKED, "image_size": [1024, 1024],
         "batch_size": 1, "grad_accum": 2, "lora.rank": 16, "lora.dtype": "fp32", "lora.targets": "all-linear",
-        "checkpointing": "full", "gpus": 1, "companions": [{"role": "encoder", "model": name, "dtype": "bf16", "quantize": "quanto-int8"}
+        "checkpointing": "full", "gpus": 1,
+        "companions": [{"role": "encoder", "model": name, "dtype": "bf16", "quantize": "quanto-int8"}
                        for name in ("clip-text-encoder-l", "t5-v1.1-xxl-encoder")]}),
     (toolkit("        dtype: bf16\n", "        dtype: bf16\n        cache_text_embeddings: true\n"), "job.yaml", "ai-toolkit", {
         "companions": None}),
