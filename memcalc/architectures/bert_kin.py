@@ -54,8 +54,10 @@ def _pre_norm_layer(c: Dimensions, inside: str, before_feed: str) -> Sequence:
         )
         for name in names
     ]
-    named = () if before_feed.startswith("intermediate") else (0,)
-    return sequence(*mixers, residual(norm(c, before_feed), feed_forward(c), dropout(c), named=named, within=True))
+    inside_it = before_feed.startswith("intermediate")  # which goes on under the norm's name for its input
+    feed = replace(feed_forward(c), stepwise=inside_it)
+    named = () if inside_it else (0,)
+    return sequence(*mixers, residual(norm(c, before_feed), feed, dropout(c), named=named, within=True))
 
 
 @architecture("megatron-bert")

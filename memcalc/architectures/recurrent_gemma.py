@@ -28,7 +28,7 @@ def recurrent_gemma(c: Dimensions) -> Model:
         return sequence(residual(_norm(c, "temporal_pre_norm"), mixer), feed)
 
     kinds = [c.block_types[i % len(c.block_types)] for i in range(c.num_hidden_layers)]
-    layers, cap = interleaved("layers", kinds, layer), Softcap("", float(c.logits_soft_cap))
+    layers, cap = interleaved("layers", kinds, layer), Softcap("", float(c.logits_soft_cap), nested=True)
     return causal_lm(c, tokens(c), Scale(""), layers, _norm(c, "final_norm"), tie="embed_tokens", logits=cap)
 
 

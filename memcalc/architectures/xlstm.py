@@ -26,7 +26,7 @@ def xlstm(c: Dimensions) -> Model:
     )
     table = Embedding("embeddings", c.vocab_size, c.get("embedding_dim") or c.hidden_size)
     blocks = repeat("blocks", c.get("num_blocks") or c.num_hidden_layers, *layer)
-    cap = Softcap("", float(c.output_logit_soft_cap), wide=True)
+    cap = Softcap("", float(c.output_logit_soft_cap), wide=True, nested=True)
     norm = rms("out_norm", c.hidden_size, "xlstm")
     return causal_lm(c, table, blocks, norm, prefix="backbone", logits=cap)
 

@@ -120,7 +120,9 @@ def gpt2_upcast(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     b, h, s, d = q.shape
     weights = t.new((b * h, s, s), "fp32")
     queries, keys = f.reshape(q, b * h, s, d), f.reshape(f.swap(k), b * h, d, s)
+    before, t.autocast = t.autocast, ""
     weights = f.reshape(f.baddbmm(weights, f.to(queries, "fp32"), f.to(keys, "fp32")), b, h, s, s)
+    t.autocast = before
     mask = around.mask(block.window)
     if mask is not None:
         weights = f.add(weights, mask)

@@ -116,6 +116,9 @@ def headed(t: Tape, heads: tuple[Block, ...], hidden: Value) -> Value:
 def capped(head: Softcap, given: list[Value]) -> Value:
     """Lines of the model's own forward, each of which lets go of what it has read."""
     logits = given.pop()
+    if head.nested:
+        logits = f.to(logits, "fp32") if head.wide else logits
+        return f.scale(f.tanh(f.scale(logits)))
     logits = f.scale(f.to(logits, "fp32") if head.wide else logits)
     logits = f.tanh(logits)
     return f.scale(logits)
