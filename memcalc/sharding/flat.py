@@ -17,7 +17,7 @@ from memcalc.known import Known
 from memcalc.tensors import expand
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from memcalc.tensors import Tensor
 
@@ -157,6 +157,44 @@ def ordered(tensors: Iterable[Tensor]) -> list[Entry]:
     return _walk([_member(tensor, numbers) for tensor in tensors], ())
 
 
+def sizes(tensors: Iterable[Tensor]) -> list[tuple[int, bool]]:
+    """(elements, whether it is trained) of every parameter, in the same order."""
+    numbers: dict[str, frozenset[int]] = {}
+    return _sizes([_member(tensor, numbers) for tensor in tensors], 0)
+
+
+def _sizes(members: list[Member], depth: int) -> list[tuple[int, bool]]:
+    found: list[tuple[int, bool]] = []
+    for inside, stacked in _groups(members, depth):
+        known: dict[int, list[tuple[int, bool]]] = {}
+        for _, layer in _layers(inside, depth) if stacked else ():
+            if id(layer) not in known:
+                known[id(layer)] = _sizes(layer, depth + 1)
+            found += known[id(layer)]
+        if not stacked:
+            found += [(one.elements, one.tensor.trainable) for one in inside for _ in range(one.times)]
+    return found
+
+
+def _groups(members: list[Member], depth: int) -> Iterator[tuple[list[Member], bool]]:
+    """Members that follow one another in the same stack, or in none; which of the two."""
+    for stack, group in groupby(members, lambda member: member.stacks[depth] if depth < len(member.stacks) else None):
+        yield list(group), stack is not None
+
+
+def _layers(members: list[Member], depth: int) -> list[tuple[int, list[Member]]]:
+    """The members of each layer of a stack, the same list for those that hold the same."""
+    first = members[0].numbers[depth]
+    if len({member.numbers[depth] for member in members}) == 1:
+        return [(number, members) for number in sorted(first)]
+    found: dict[int, list[Member]] = {}
+    for member in members:
+        for number in member.numbers[depth]:
+            found.setdefault(number, []).append(member)
+    known: dict[tuple[int, ...], list[Member]] = {}
+    return [(number, known.setdefault(tuple(map(id, found[number])), found[number])) for number in sorted(found)]
+
+
 def _member(tensor: Tensor, numbers: dict[str, frozenset[int]]) -> Member:
     """A tensor by its name; `numbers` are those that the patterns met so far stand for."""
     *parts, _ = _STACK.split(tensor.name)
@@ -172,17 +210,12 @@ def _walk(members: list[Member], above: tuple[int, ...]) -> list[Entry]:
     depth, found = len(above), list[Entry]()
     if max([len(member.stacks) for member in members], default=0) == depth:
         return _listed(members, above)
-    for stack, group in groupby(members, lambda member: member.stacks[depth] if depth < len(member.stacks) else None):
-        inside = list(group)
-        if stack is None:
+    for inside, stacked in _groups(members, depth):
+        if not stacked:
             found += _listed(inside, above)
             continue
-        layers: dict[int, list[Member]] = {}
-        for member in inside:
-            for number in member.numbers[depth]:
-                layers.setdefault(number, []).append(member)
-        for number in sorted(layers):
-            found += _walk(layers[number], (*above, number))
+        for number, layer in _layers(inside, depth):
+            found += _walk(layer, (*above, number))
     return found
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from memcalc.dataclass import dataclass
 from memcalc.dtypes import BITS
 from memcalc.known import Known
-from memcalc.sharding.flat import ordered
+from memcalc.sharding.flat import sizes
 from memcalc.sharding.strategy import Local, Staged
 from memcalc.sharding.zero import Zero
 from memcalc.sharding.zero12 import LOW, WIDE, piece, pieces
@@ -126,12 +126,10 @@ class ZeroThree(Zero):
 
     def frozen(self, tensor: Tensor) -> Tensor:
         """The shard of a parameter that is not trained."""
-        cut = Tensor(
-            tensor.name, (-(-tensor.elements // self.ways),), tensor.count, trainable=False, dtype=tensor.dtype
-        )
-        if self.settings.zero_quantized_nontrainable_weights and (tensor.dtype or self.dtype) in FLOATS:
-            return Tensor(tensor.name, cut.shape, tensor.count, trainable=False, dtype="int8")
-        return self.cast(cut)
+        floats = (tensor.dtype or self.dtype) in FLOATS
+        narrow = "int8" if self.settings.zero_quantized_nontrainable_weights else self.dtype
+        dtype = narrow if floats else tensor.dtype
+        return Tensor(tensor.name, (-(-tensor.elements // self.ways),), tensor.count, trainable=False, dtype=dtype)
 
     def persistent(self, tensors: tuple[Tensor, ...]) -> list[int]:
         """Elements of each parameter that is small enough to stay gathered (mark_persistent_parameters)."""
@@ -227,7 +225,7 @@ def listed(tensors: tuple[Tensor, ...]) -> tuple[tuple[int, bool], ...]:
 
 
 def _listed(own: tuple[Tensor, ...]) -> tuple[tuple[int, bool], ...]:
-    return LISTS.get(own, None, lambda: tuple([(n, tensor.trainable) for tensor, _, n in ordered(own)]))
+    return LISTS.get(own, None, lambda: tuple(sizes(own)))
 
 
 def optimizer_peak(optimizer: Optimizer, elements: int, setting: Setting) -> int:
