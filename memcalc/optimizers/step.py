@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 class StepTemporaries:
     """The temporaries of one parameter: `together` with those of all others, `each` alone, `held` into the next turn.
 
-    `lasting` are those, besides, that names hold which only a matrix's turn gives to something else. `turn` are the acts of a
+    `before` are those of one parameter alone that are gone when all are stepped together. `lasting` are those, besides, that
+    names hold which only a matrix's turn gives to something else. `turn` are the acts of a
     parameter's turn in their order, where that is known: what is bound to a name, `-name` for one that is let go of,
     `name=other` for one that takes another's tensor over, `states` where these are made (memcalc/replay/stepping.py has the rest).
     """
@@ -35,6 +36,7 @@ class StepTemporaries:
     held: tuple[StateTensor, ...] = ()
     lasting: tuple[StateTensor, ...] = ()
     turn: tuple[StateTensor, ...] = ()
+    before: tuple[StateTensor, ...] = ()
 
     @cached_property
     def bytes(self) -> tuple[int, int, int, int]:
@@ -58,10 +60,11 @@ class StepRules:
     held: tuple[Rule, ...] = ()
     lasting: tuple[Rule, ...] = ()
     turn: tuple[Rule, ...] = ()
+    before: tuple[Rule, ...] = ()
 
     def of(self, scene: Scene) -> StepTemporaries:
         """The temporaries of one parameter."""
-        kinds = (self.together, self.each, self.held, self.lasting, self.turn)
+        kinds = (self.together, self.each, self.held, self.lasting, self.turn, self.before)
         return StepTemporaries(*(tuple(apply(rules, scene)) for rules in kinds))
 
 
@@ -96,7 +99,7 @@ def peak(group: Sequence[Turn]) -> int:
         most = max(most, _in_turn(before, names, turn.temporaries.renamed, own))
         lasting = lasting if turn.vector else after
         before, names = lasting + held, turn.temporaries.renamed
-    return together + most
+    return max([together + most, *(total(turn.temporaries.before) for turn in group)])
 
 
 class Counted:
