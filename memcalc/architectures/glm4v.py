@@ -84,6 +84,7 @@ def _layer(c: Dimensions) -> Sequence:
         "attn", heads, heads, hidden // heads,
         qkv=Linear("qkv", hidden, 3 * hidden, bool(c.attention_bias)), out=Linear("proj", hidden, hidden),
         rotary_dim=hidden // heads, causal=False, formula="qwen-vision",
+        dropout=float(c.attention_dropout),
     )  # fmt: skip
     feed = gated_mlp(c, "mlp", c.out_hidden_size)
     return sequence(residual(rms("norm1", hidden), mixer), residual(rms("norm2", hidden), feed))
@@ -112,6 +113,7 @@ def _ocr_layer(c: Dimensions) -> Sequence:
     mixer = Attention(
         "attn", heads, heads, dim, qkv=Linear("qkv", hidden, 3 * hidden, bias), out=Linear("proj", hidden, hidden, bias),
         q_norm=rms("q_norm", dim), k_norm=rms("k_norm", dim), rotary_dim=dim, causal=False, formula="qwen-vision",
+        dropout=float(c.attention_dropout),
     )  # fmt: skip
     feed = gated_mlp(c, "mlp", bias=bias)
     return sequence(residual(rms("norm1", hidden), mixer), residual(rms("norm2", hidden), feed))

@@ -16,7 +16,7 @@ from memcalc.architectures.diffusers import (
     res_block,
 )
 from memcalc.architectures.unet_conditions import conditions, time_width
-from memcalc.blocks.base import Block, Recomputed, Sequence, Stack, repeat, residual, sequence, stack
+from memcalc.blocks.base import Block, Recomputed, Sequence, Stack, Sum, repeat, residual, sequence, stack
 from memcalc.blocks.basic import Activation, Linear, Norm
 from memcalc.blocks.image import Flatten, Join, Keep, Pad, Resample, Unflatten
 from memcalc.blocks.unet import BasicBlock
@@ -55,7 +55,8 @@ def unet(c: Dimensions) -> Model:
         middle(c, down[-1]),
         stack("up_blocks", [up_level(c, level, before, skip, last=i == len(up) - 1)
                             for i, (level, before, skip) in enumerate(upwards(up, widths))], "never"),
-        *end, conv3("conv_out", widths[0], c.out_channels, c.conv_out_kernel), text=CLIP_TOKENS,
+        *end, conv3("conv_out", widths[0], c.out_channels, c.conv_out_kernel),
+        text=0 if c.get("encoder_hid_dim_type") == "image_proj" else CLIP_TOKENS,
     )  # fmt: skip
 
 
@@ -155,7 +156,8 @@ def _added_kv(c: Dimensions, name: str, width: int, level: Level) -> Sequence:
     first = group_norm("group_norm", width, c.norm_num_groups)
     mixer = replace(mixer, before=(first, *(block for block in added if block)))
     mixer = replace(mixer, k=None, v=None) if level.only_cross else mixer
-    return sequence(residual(Flatten(""), mixer, Unflatten("")), name=name)
+    attended = sequence(Flatten(""), mixer, Unflatten("", copied=False))
+    return sequence(Sum("", (attended, sequence())), name=name)
 
 
 def down_levels(c: Dimensions, down: list[Level]) -> Stack:
@@ -217,7 +219,8 @@ def middle(c: Dimensions, level: Level) -> Sequence | None:
     if kind == "UNetMidBlock2D":
         return sequence(first, name="mid_block")
     level = level._replace(kind=kind, only_cross=kind == "UNetMidBlock2DSimpleCrossAttn" and _middle_only_cross(c))
-    second = Recomputed("", (residual_block(c, "resnets.1", width, width),))
+    second: Block = residual_block(c, "resnets.1", width, width)
+    second = second if kind == "UNetMidBlock2DSimpleCrossAttn" else Recomputed("", (second,))
     return sequence(first, _attention(c, level, 0, width), second, name="mid_block")
 
 

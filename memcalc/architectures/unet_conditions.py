@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from memcalc.blocks.base import Block
     from memcalc.dimensions import Dimensions
 
+STATES = 32  # that an image's embedding becomes (diffusers, ImageProjection.__init__)
+
 
 def time_width(c: Dimensions) -> int:
     """Channels of the time embedding."""
@@ -82,7 +84,8 @@ def _addition(c: Dimensions, wide: int) -> Block | None:
             return _text_time(c.get("encoder_hid_dim") or c.cross_attention_dim, wide)
         case "image":
             linear = Linear("image_proj", c.encoder_hid_dim, wide, bias=True)
-            return Condition("add_embedding", (linear, Norm("image_norm", wide, "layer")))
+            norm = Norm("image_norm", wide, "layer")
+            return Condition("add_embedding", (linear, norm), given=True, named="image_embeds")
         case other:
             raise fault("model.addition_embed_type", f"{other!r} is not known")
 
@@ -104,7 +107,7 @@ def _context(c: Dimensions) -> Block | None:
         case "text_proj":
             return Condition("", (Linear("encoder_hid_proj", inputs, wide, bias=True),), tokens=True)
         case "image_proj":
-            linear = Linear("image_embeds", inputs, 32 * wide, bias=True)
-            return Condition("encoder_hid_proj", (linear, Norm("norm", wide, "layer")), tokens=True)
+            linear, norm = Linear("image_embeds", inputs, STATES * wide, bias=True), Norm("norm", wide, "layer")
+            return Condition("encoder_hid_proj", (linear, norm), given=True, makes=STATES, named="image_embeds")
         case other:
             raise fault("model.encoder_hid_dim_type", f"{other!r} is not known")

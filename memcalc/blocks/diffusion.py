@@ -17,13 +17,16 @@ class Condition(Sequence):
 
     `tokens` where they make the other sequence that cross or joint attention reads (projected captions). A vector is
     made of the time step, or of one that is `given` (pooled text). Of numbers that come by `rows` for each sample the
-    vectors stand side by side (PixArt's height and width). `image` is how many states of an image are put before the text's.
+    vectors stand side by side (PixArt's height and width). `image` is how many states of an image are put before the text's;
+    a vector that is given `makes` so many states, in place of a text's. What several conditions read is `named`.
     """
 
     tokens: bool = False
     given: bool = False
     rows: int = 1
     image: int = 0
+    makes: int = 0
+    named: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,11 @@ from memcalc.errors import RunInvalid
     [
         ("rt_detr", {"image_size": [640, 600]}, "multiples of 32"),
         ("rt_detr", {"learn_initial_query": True}, "learned queries"),
+        ("rt_detr", {"decoder_layers": 0}, "one at least"),
+        ("rt_detr", {"image_size": 96}, "300 queries are chosen among the 189 pixels"),
+        ("rt_detr_v2", {"image_size": 32, "num_queries": 22}, "22 queries are chosen among the 21 pixels"),
+        ("deformable_detr", {"decoder_layers": 0}, "one at least"),
+        ("detr", {"position_embedding_type": "learned"}, "sinusoids"),
         ("rt_detr_v2", {"decoder_method": "discrete"}, "bilinearly"),
         ("rt_detr", {"backbone_config": {"model_type": "swin"}}, "a backbone of the type 'swin'"),
         ("rt_detr", {"backbone": "resnet50d", "use_timm_backbone": True}, "timm's 'resnet50d'"),

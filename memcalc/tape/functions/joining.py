@@ -25,9 +25,16 @@ def cat(parts: Sequence[Value], axis: int = -1, size: int = 0) -> Value:
     dtype = first.dtype
     for part in parts:
         dtype = dtype if part.dtype == dtype else promoted(dtype, part.dtype)
-    out = first.tape.new(shape, dtype)
+    out = first.tape.new(shape, dtype, _format(shape, parts))
     out.node = node
     return out
+
+
+def _format(shape: Shape, parts: Sequence[Value]) -> Shape | None:
+    """Strides in the memory format of the parts where it is the same for all (compute_output_memory_format)."""
+    if any(part.strides is None for part in parts) or any(in_format(part.shape, part) is None for part in parts):
+        return None
+    return in_format(shape, parts[0])
 
 
 def _cat_backward(node: Node, g: Value) -> Gradients:

@@ -7,6 +7,8 @@ from math import prod
 from memcalc.tape.autograd import Gradients, Node, record, save
 from memcalc.tape.functions.arithmetic import result
 from memcalc.tape.functions.casts import to, upper
+from memcalc.tape.functions.joining import in_format
+from memcalc.tape.functions.shaping import contiguous
 from memcalc.tape.values import Shape, Value, contiguous_strides, dense_like, normal
 
 
@@ -200,8 +202,9 @@ def _norm_backward(node: Node, g: Value) -> Gradients:
 
 
 def group_norm(x: Value, weight: Value | None, bias: Value | None, groups: int) -> Value:
-    """F.group_norm: saves its input, the mean and the reciprocal deviation of each group."""
+    """F.group_norm: saves its input, or a copy where it lies in no memory format, and two statistics of each group."""
     x = upper(x)
+    x = contiguous(x) if in_format(x.shape, x) is None else x
     weight, bias = weight and upper(weight), bias and upper(bias)
     node = record(x.tape, _norm_backward, (x, weight, bias), (x, weight))
     out = x.tape.new(x.shape, x.dtype)

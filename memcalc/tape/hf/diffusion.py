@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
@@ -133,6 +134,12 @@ def condition(t: Tape, block: Condition, x: Value, around: Around) -> Value:
         around.named.append(made)
         around.encoder, around.scene.image = f.cat((made, around.encoder), 1), block.image
         return x
+    if block.makes:
+        linear, *rest = block.blocks
+        made = run(t, linear, given(t, block, x.shape[0]), around)
+        around.encoder = f.reshape(made, x.shape[0], block.makes, -1)
+        around.encoder = through(t, replace(block, blocks=tuple(rest)), around.encoder, around)
+        return x
     if block.tokens:
         assert around.encoder is not None  # noqa: S101 - a model with text is given some
         around.encoder = through(t, block, around.encoder, around)
@@ -156,7 +163,7 @@ def given(t: Tape, block: Condition, batch: int) -> Value:
     if first is None:  # Fourier features (time_embedding_type)
         raise LookupError("there is no rule for what this condition is made of")
     if block.given:
-        return t.given((batch, first.inputs), t.setting.weights)
+        return t.given((batch, first.inputs), t.setting.weights, f".{block.named}" if block.named else "")
     return sinusoids(t, batch * block.rows, first.inputs)
 
 

@@ -126,20 +126,19 @@ def joint_attention(t: Tape, block: JointAttention, x: Value, around: Around) ->
     for i in range(2):
         own[i] = turned(own[i], around)
     own, other = ([f.transpose(part, 1, 2) for part in parts] for parts in (own, other))
-    outs, rows = [], list["Value"]()
+    outs, rows, picked, where = [], list["Value"](), list["Value"](), None
     for _ in range(x.shape[0]):
         where = t.new((context.shape[1],), "int64")
         picked = [f.index(f.narrow(part, 0, 1), where, (1, *part.shape[1:])) for part in other]
         rows = [f.cat((f.narrow(a, 0, 1), b), 2) for a, b in zip(own, picked, strict=True)]
         outs.append(f.clone(f.attention(rows[0], rows[1], rows[2])))
-        del picked, where
     out = f.transpose(f.cat(outs, 0), 1, 2)
     out = f.reshape(out, *out.shape[:2], -1)
     mine, rest = f.split(out, (x.shape[1], context.shape[1]), 1)
     del out
     mine = run(t, block.out, mine, around)
     around.encoder = run(t, block.context_out, rest, around) if block.context_out else rest
-    del outs, rows
+    del outs, rows, picked, where
     return mine
 
 

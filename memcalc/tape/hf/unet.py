@@ -17,6 +17,7 @@ from memcalc.tape.hf.attention import heads
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:
+    from memcalc.blocks.base import Block
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
 
@@ -191,3 +192,28 @@ def attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     out = f.to(f.reshape(out, *out.shape[:2], -1), q.dtype)
     out = run(t, block.out, out, around)
     return f.scale(f.dropout(out, block.out_dropout))
+
+
+@rule(Attention, "added-kv")
+def added_attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """AttnAddedKVProcessor2_0: the context's keys and values, then those of the pixels, where these have any."""
+    first, *norms, keys, values = block.before
+    read = x if around.encoder is None else around.encoder
+    for part in norms:
+        read = by_channel(t, part, read, around)
+    x = by_channel(t, first, x, around)
+    q = heads(run(t, block.q, x, around), block.heads)
+    own = [heads(run(t, part, read, around), block.heads) for part in (keys, values)]
+    if block.k and block.v:
+        pixels = [heads(run(t, part, x, around), block.heads) for part in (block.k, block.v)]
+        for i in range(2):
+            own[i] = f.cat((own[i], pixels[i]), 2)
+    out = f.transpose(f.attention(q, own[0], own[1]), 1, 2)
+    return run(t, block.out, f.reshape(out, *out.shape[:2], -1), around)
+
+
+def by_channel(t: Tape, norm: Block, x: Value, around: Around) -> Value:
+    """A norm of tokens, or one over groups of channels, which come first for it."""
+    if isinstance(norm, Norm) and norm.kind == "layer":
+        return run(t, norm, x, around)
+    return f.transpose(run(t, norm, f.transpose(x, 1, 2), around), 1, 2)
