@@ -49,6 +49,7 @@ FORMATS: Final[dict[str, str]] = {
     "ai-toolkit": "ai_toolkit",
     "onetrainer": "onetrainer",
     "simpletuner": "simpletuner",
+    "lightning": "lightning",
     "launch": "launch",
     "python": "python_code",
 }

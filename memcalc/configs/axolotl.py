@@ -68,7 +68,9 @@ _IGNORED: Final = (
     "gradient_checkpointing_kwargs*", "fp16", "bf16", "half", "unsloth_*", "dynamic_checkpoint*",
     "activation_offloading", "lora_*_kernel", "trainer_cls", "process_reward_model", "do_causal_lm_eval",
     "preprocess_iterable", "dataloader_*", "flex_attn_compile_kwargs", "sdpa_varlen", "qat.*", "fp8_*", "hatchery*",
-    "load_best*",
+    "load_best*", "center_rewards_coefficient", "eaft_*", "use_eaft", "kd_*", "lm_eval_*", "nemo_gym_*", "expert_parallel_*",
+    "total_*", "num_dataset_shards_to_save", "pretrain_multipack_*", "role_boundaries", "is_preprocess", "reinit_weights",
+    "axolotl_config_path", "use_swanlab", "api_key", "base_url", "mask_token_*", "precompute_ref_log_probs", "grokfast_*",
 )  # fmt: skip
 
 
@@ -252,6 +254,12 @@ def _unmodelled(sheet: Sheet, trained: str) -> None:
         "fp8": "matrix products in fp8 are counted in bf16",
         "peft_layer_replication": "layers that are replicated are counted once",
         "large_head_attention": "attention of large heads is counted as any other",
+        "fp32_norms": "norms in fp32 are counted in the dtype of the other weights",
+        "recompute_layer_types": "layers that are not recomputed are counted as recomputed",
+        "deepcompile": "DeepCompile changes when parameters are gathered: the numbers are those of eager code",
+        "use_onebitllms": "what one-bit training keeps is not counted",
+        "diffusion": "the second pass of diffusion training is not counted",
+        "relora": "ReLoRA's merges are not counted",
         "ple_cpu_offload": "per-layer embeddings on the host are counted on the GPU",
         "relora_cpu_offload": "ReLoRA's copy on the host is not counted",
     })  # fmt: skip

@@ -258,6 +258,8 @@ def preferences(sheet: Sheet, half: str, trained: str) -> None:
     sheet.seen("rl_adapter_ref_model")
     if kind in ("grpo", "ebft") and beta == 0:
         return
+    if kind in ("dpo", "ipo", "kto") and sheet.read(truth, "precompute_ref_log_probs", default=False):
+        return
     order = _ORDER.get(kind, {})
     if copied:
         sheet.put(

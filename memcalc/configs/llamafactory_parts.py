@@ -108,7 +108,7 @@ def _no_towers(sheet: Sheet) -> None:
     frozen = sheet.read(truth, "freeze_vision_tower", default=True)
     sheet.seen("freeze_multi_modal_projector", "freeze_language_model")
     parts = [table["projectors"], *([table["towers"]] if frozen else [])]
-    if _holds(sheet, "|".join(parts)):
+    if holds(sheet, "|".join(parts)):
         sheet.put("lora.exclude", rf"(?:{'|'.join(parts)}).*", "freeze_vision_tower", default=_ARGS)
 
 
@@ -118,7 +118,7 @@ def learns(sheet: Sheet, kind: str) -> None:
     still = [table[part] for part, key, default in (
         ("towers", "freeze_vision_tower", True), ("projectors", "freeze_multi_modal_projector", True),
         ("language", "freeze_language_model", False),
-    ) if sheet.read(truth, key, default=default) and _holds(sheet, table[part])]  # fmt: skip
+    ) if sheet.read(truth, key, default=default) and holds(sheet, table[part])]  # fmt: skip
     if kind == "full" and still:
         sheet.put("freeze", [f"^{part}" for part in still], "freeze_vision_tower", default=_ARGS)
     if kind == "freeze":
@@ -162,7 +162,8 @@ def _model(sheet: Sheet) -> Model | None:
         return None
 
 
-def _holds(sheet: Sheet, pattern: str) -> bool:
+def holds(sheet: Sheet, pattern: str) -> bool:
+    """Whether the model has tensors whose names begin as a regular expression says."""
     import re  # noqa: PLC0415 - for models of several towers only
 
     model = _model(sheet)

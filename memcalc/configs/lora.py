@@ -61,3 +61,40 @@ def bitsandbytes(sheet: Sheet) -> str:
         sheet.put("quantize", "int8", "load_in_8bit")
         return "load_in_8bit"
     return ""
+
+
+# switches of adapters in scripts around the Trainer (LLaVA, FastChat, QLoRA, open-instruct), and what those call the rest
+_ON: Final = ("lora_enable", "use_lora", "use_peft", "peft", "lora", "q_lora", "use_qlora")
+_OF_SCRIPTS: Final = (
+    Key(("lora_r", "lora_rank", "lora_dim"), "lora.rank", whole, 8, "peft/tuners/lora/config.py"),
+    Key("lora_alpha", "lora.alpha", number), Key("lora_dropout", "lora.dropout", number),
+    Key(("lora_target_modules", "target_modules", "lora_target"), "lora.targets", targets),
+    Key(("lora_modules_to_save", "modules_to_save"), "lora.save_modules", names), Key("use_dora", "lora.dora", truth),
+    Key("use_rslora", "lora.rslora", truth),
+)  # fmt: skip
+
+
+def of_script(sheet: Sheet) -> bool:
+    """Set `lora` and `quantize` from a script's own arguments, as they are usually called; whether adapters are trained.
+
+    Adapters are on where a switch says so, or where there is no switch and a rank is written.
+    """
+    switches = [sheet.read(truth, key) for key in _ON if not isinstance(sheet.get(key), dict)]
+    said = [one for one in switches if one is not None]
+    ranked = sheet.has("lora_r", "lora_rank", "lora_dim", "lora_target_modules", "lora_target")
+    bits = sheet.get("bits", default=16)
+    packed = bitsandbytes(sheet) or (
+        "bits" if str(bits) in ("4", "8") else "q_lora" if sheet.read(truth, "q_lora") else ""
+    )
+    if not (any(said) or (ranked and not said) or (packed and not said)):
+        sheet.seen(*(key for one in _OF_SCRIPTS for key in one.spellings), *_BITS, "quant_type", "double_quant")
+        return False
+    sheet.fill(_OF_SCRIPTS)
+    sheet.assume(
+        "lora", "adapters-by-their-keys", "the script's arguments speak of LoRA: what they are usually called is read"
+    )
+    if packed and "quantize" not in sheet.run:
+        kind = sheet.read(text, "quant_type", default="nf4")
+        double = sheet.read(truth, "double_quant", default=True)
+        sheet.put("quantize", "int8" if str(bits) == "8" else f"{kind}-double" if double else kind, packed)
+    return True

@@ -15,6 +15,7 @@ _TRL: Final[dict[str, Any]] = {
     "sft": "fused-log-probs", "dpo": "fused-log-probs", "ipo": "fused-log-probs", "kto": "fused-log-probs",
     "grpo": "fused-log-probs", "rloo": "fused-log-probs", "ppo": "log-probs", "orpo": {"kind": "log-probs", "nll": True},
     "cpo": {"kind": "log-probs", "nll": True}, "simpo": {"kind": "log-probs", "nll": True}, "gkd": "distillation",
+    "distillation": "fused-log-probs",  # of the student; the teacher's are taken in the same tiles
 }  # fmt: skip
 
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from memcalc.configs import losses, trainer
 from memcalc.configs.heads import scored
-from memcalc.configs.lora import targets
 from memcalc.configs.megatron_options import sharding, unmodelled
 from memcalc.configs.megatron_script import arguments_of
 from memcalc.configs.megatron_words import Words, batch, gpus, parallel
-from memcalc.configs.names import model
-from memcalc.configs.table import Key, Sheet
+from memcalc.configs.ms_swift_parts import DTYPES, LORA, learns, tuner
+from memcalc.configs.names import known, model
+from memcalc.configs.table import Sheet
 from memcalc.configs.words import number, text, truth, whole
 
 if TYPE_CHECKING:
@@ -39,41 +39,36 @@ _ZERO: Final = re.compile(r"zero([0-3])(_offload)?")
 _TYPES: Final = ("tuner_type", "train_type", "sft_type")
 _MEGATRON: Final = ("tensor_model_parallel_size", "pipeline_model_parallel_size", "expert_model_parallel_size",
                     "context_parallel_size", "micro_batch_size", "global_batch_size", "recompute_granularity")  # fmt: skip
-_LORA: Final = (
-    Key("lora_rank", "lora.rank", whole, 8, "swift/arguments/tuner_args.py"),
-    Key("lora_alpha", "lora.alpha", number, 32, "swift/arguments/tuner_args.py"),
-    Key("lora_dropout", "lora.dropout", number, 0.05, "swift/arguments/tuner_args.py"),
-    Key("target_modules", "lora.targets", targets, "all-linear", "swift/arguments/tuner_args.py"),
-    Key("use_dora", "lora.dora", truth), Key("use_rslora", "lora.rslora", truth),
-)  # fmt: skip
-_DTYPES: Final = {
-    "bfloat16": "bf16",
-    "float16": "fp16",
-    "float32": "fp32",
-    "bf16": "bf16",
-    "fp16": "fp16",
-    "fp32": "fp32",
-}
 _REFERENCES: Final = ("dpo", "kto", "ppo", "grpo", "gkd")
 _UNMODELLED: Final = {
     **trainer.UNMODELLED,
     "sequence_parallel_size": "sequences that are divided among ranks are counted whole",
     "use_galore": "GaLore's projection is not counted",
     "use_vllm": "what vLLM takes of the GPU is not counted (say it with --margin)",
+    "new_special_tokens": "rows that are added to the vocabulary are not counted",
     "offload_optimizer": "states that GRPO moves to the host while it generates are counted on the GPU",
 }
 _IGNORED: Final = (
     *trainer.IGNORED,
     "dataset*", "val_dataset", "split_dataset_ratio", "system", "template*", "tuner_type", "train_type", "sft_type",
     "model_type", "model_author", "model_name", "use_hf", "hub_token", "custom_*", "load_from_cache_file",
-    "nproc_per_node", "nnodes", "visible_devices", "loss_scale", "freeze_*", "attention_backend", "no_*", "load",
+    "nproc_per_node", "nnodes", "visible_devices", "loss_scale", "attention_backend", "no_*", "load",
     "mcore_*", "merge_lora", "add_version", "lazy_tokenize", "streaming", "agent_template", "task_type",
     "num_labels", "truncation_strategy", "*_lr", "lr_*", "min_lr", "lr", "max_epochs", "train_iters", "finetune",
     "moe_grouped_gemm", "moe_aux_loss_coeff", "moe_shared_expert_overlap", "async_save", "dataloader*", "finetune",
     "beta", "temperature", "top_*", "reward_*", "vllm_*", "num_generations", "external_plugins", "log_*",
-    "max_completion_length", "sleep_level", "move_*", "rpo_alpha", "sft_alpha", "loss_type", "bnb_*",
+    "sleep_level", "move_*", "rpo_alpha", "sft_alpha", "loss_type", "bnb_*",
     "response_prefix", "strict", "columns", "shuffle*", "use_chat_template", "padding_side", "max_pixels",
     "cached_dataset", "metric*", "acc_*", "vit_*", "resume_*", "ignore_args_error", "use_logits_to_keep",
+    "swanlab_*", "dataset_*", "val_dataset_shuffle", "init_weights", "load_args", "load_data_args",
+    "local_repo_path", "repetition_penalty",
+    "interleave_prob", "stopping_strategy", "download_mode", "preserve_thinking", "enable_thinking", "*_revision", "model_kwargs",
+    "create_checkpoint_symlink", "packing_num_proc", "packing_strategy", "seq_kd", "lmbda", "kl_coef", "cliprange*", "gamma", "lam",
+    "vf_coef", "whiten_rewards", "desirable_weight", "undesirable_weight", "simpo_gamma", "cpo_alpha", "ld_alpha", "discopop_tau",
+    "num_iterations", "num_mini_batches", "num_ppo_epochs", "num_sample_generations", "missing_eos_penalty", "max_new_tokens",
+    "stop_words", "structured_outputs_regex", "num_beams", "logprobs", "stream", "loss_weights", "center_rewards_coefficient",
+    "teacher_model_type", "teacher_deepspeed", "adalora_*", "vera_*", "boft_*", "fourier_*", "reft_*", "lora_ga_*", "llamapro_*",
+    "adapter_*", "device_map", "max_memory", "problem_type", "norm_bbox", "is_binary_loss_scale", "tuner_backend", "disable_*",
     "channels", "save*", "*_safetensors", "*output_dir", "deepspeed_autotp_size",
 )  # fmt: skip
 
@@ -118,7 +113,8 @@ def read(document: Document, asked: Asked) -> Reading:
         default=f"{SOURCE}: the model's dtype",
     )
     kind = _kind(sheet, "lora")
-    _tuner(sheet, kind, half, engine)
+    tuner(sheet, kind, half, engine)
+    learns(sheet, kind)
     _batch(sheet, count)
     trainer.optimizer(sheet, "optim", "optimizer")
     trainer.checkpointing(sheet, default=True, source=SOURCE)
@@ -169,34 +165,9 @@ def _half(sheet: Sheet) -> str:
     """The dtype that weights are loaded in and computed with: torch_dtype, else the checkpoint's own, 16-bit as a rule."""
     flags = trainer.half_of(sheet)
     word = sheet.read(text, "torch_dtype", default="")
-    if word and word not in _DTYPES:
+    if word and word not in DTYPES:
         sheet.fault("torch_dtype", f"{word!r} is none of bfloat16, float16, float32")
-    return _DTYPES.get(word, "") or flags or "bf16"
-
-
-def _tuner(sheet: Sheet, kind: str, half: str, engine: str) -> None:
-    """LoRA on all linear layers, in fp32 on a 16-bit base; bitsandbytes' storage, doubly quantised."""
-    bits = sheet.read(whole, "quant_bits", default=0)
-    method = sheet.read(text, "quant_method", default="bnb")
-    if kind != "full":
-        sheet.fill(_LORA)
-        sheet.put(
-            "lora.dtype",
-            half if engine == "deepspeed" else "fp32",
-            "lora_dtype",
-            default="peft: autocast_adapter_dtype",
-        )
-    if not bits:
-        return
-    if method != "bnb":
-        sheet.put(
-            "quantize", {"name": method, "bits": bits} if method == "hqq" else method, "quant_method", "quant_bits"
-        )
-    elif bits == 4:
-        sheet.put("quantize", {"name": sheet.read(text, "bnb_4bit_quant_type", default="nf4"),
-                               "double": sheet.read(truth, "bnb_4bit_use_double_quant", default=True)}, "quant_bits")  # fmt: skip
-    else:
-        sheet.put("quantize", "int8", "quant_bits")
+    return DTYPES.get(word, "") or flags or "bf16"
 
 
 def _batch(sheet: Sheet, count: int) -> None:
@@ -226,6 +197,9 @@ def _beside(sheet: Sheet, kind: str, half: str) -> None:
         sheet.put("companions", [{"role": "reference", "dtype": half, **before}], "rlhf_type")
     elif "lora" in sheet.run and (method in ("dpo", "kto") or (method == "grpo" and beta)):
         sheet.put("companions", [{**losses.SHARED, **before}], "rlhf_type")
+    if method == "gkd" and sheet.has("teacher_model"):
+        taught = {"role": "teacher", "model": _other(sheet, str(sheet.get("teacher_model"))), "dtype": half}
+        sheet.put("companions", [taught], "teacher_model")
     if method in ("dpo", "kto", "orpo", "cpo", "simpo", "grpo"):  # get_per_token_logps of whole logits (rlhf_mixin.py)
         nll = method in ("orpo", "cpo", "simpo")
         sheet.put("loss", {"kind": "log-probs", "nll": True} if nll else "log-probs", "rlhf_type")
@@ -234,9 +208,26 @@ def _beside(sheet: Sheet, kind: str, half: str) -> None:
     sheet.seen("ref_model", "rlhf_type", "label_smoothing_factor")
 
 
+def _other(sheet: Sheet, name: str) -> Any:  # noqa: ANN401 - a name, or dimensions
+    """Another model that is named; the policy's own dimensions, with a warning, where it is not known."""
+    found = known(sheet, name)
+    if found is None:
+        sheet.warn(
+            "teacher_model",
+            "unknown-model",
+            f"{name!r} has no preset: the policy's dimensions are counted",
+        )
+    return found or "same"
+
+
 def _length(sheet: Sheet) -> None:
     """max_length, of one packed row or of a batch's longest sample."""
     length = sheet.read(whole, "max_length", "seq_length", "seq_len")
+    if sheet.read(text, "rlhf_type", default="").lower() in ("grpo", "ppo"):  # max_length bounds the prompt
+        made = sheet.read(whole, "max_completion_length", "response_length", default=512)
+        length = length + made if length else None
+    elif sheet.read(truth, "packing", default=False):
+        length = sheet.read(whole, "packing_length", default=length)
     if length:
         sheet.put("seq_len", length, sheet.named("max_length", "seq_length"))
     elif not sheet.asked.flags.get("seq_len"):
@@ -272,7 +263,7 @@ def _megatron(sheet: Sheet) -> Reading:
         ranks = max(1, count // (degrees["tensor"] * degrees["pipeline"] * degrees["context"]))
         words.put("grad_accum", max(1, ROWS // (sheet.run["batch_size"] * ranks)), "global_batch_size")
     if _kind(sheet, "full") != "full":
-        sheet.fill(_LORA)
+        sheet.fill(LORA)
     sheet.put("optimizer", "adamw", "optimizer", default="swift/megatron/arguments: adam")
     _length(sheet)
     sheet.run.pop("packing", None)

@@ -38,7 +38,8 @@ IGNORED: Final = (
     "accelerator_config*", "torchdynamo", "ray_scope", "enable_jit_checkpoint", "average_tokens_across_devices", "num_workers",
     "optim_args", "train_sampling_strategy", "liger_kernel_config", "torch_compile_*", "packages", "gradient_checkpointing_kwargs",
     "activation_checkpointing_kwargs", "torch_empty_cache_steps", "predict_with_generate", "sortish_sampler", "lr_end",
-    "remove_columns", "ddp_bucket_cap_mb", "ddp_find_unused_parameters", "ddp_broadcast_buffers", "use_legacy_prediction_loop",
+    "remove_columns", "ddp_bucket_cap_mb", "ddp_find_unused_parameters", "ddp_broadcast_buffers",
+    "ddp_static_graph", "use_legacy_prediction_loop",
     "fsdp_transformer_layer_cls_to_wrap", "fsdp_min_num_params",
 )  # fmt: skip
 UNMODELLED: Final = {

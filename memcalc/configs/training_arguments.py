@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from memcalc.configs import losses, trainer
+from memcalc.configs.lora import of_script
 from memcalc.configs.names import model
 from memcalc.configs.table import Sheet
 from memcalc.configs.words import truth, whole
@@ -52,6 +53,10 @@ def read(document: Document, asked: Asked) -> Reading:
             "precision", "loaded-in-fp32", "the script is taken to load the model in fp32 (--precision says otherwise)"
         )
     trainer.precision(sheet, half, loaded, engine, default="" if sheet.has("bf16", "fp16") else trainer.SOURCE)
+    if of_script(sheet):
+        sheet.put(
+            "lora.dtype", half if engine == "deepspeed" and half else "fp32", default="peft: autocast_adapter_dtype"
+        )
     trainer.leave_frozen(sheet, loaded, engine, "torch_dtype", "dtype")
     sheet.fill(trainer.BATCH)
     trainer.optimizer(sheet, "optim")

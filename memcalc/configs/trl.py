@@ -43,9 +43,11 @@ _TELLING: Final = {
             "packing_strategy", "eval_packing", "dataset_kwargs"),
 }  # fmt: skip
 _LOSSES: Final = {"kto": "kto", "apo_zero_unpaired": "kto", "simpo": "cpo"}
-_NAMED: Final = re.compile(r"(?<![a-z])(orpo|kto|cpo|simpo|rloo|grpo|ppo|dpo|gkd|sft|reward)(?![a-z])", re.IGNORECASE)
+_NAMED: Final = re.compile(
+    r"(?<![a-z])(orpo|kto|cpo|simpo|rloo|grpo|ppo|dpo|gkd|distillation|sft|reward)(?![a-z])", re.IGNORECASE
+)
 _PREFERENCE: Final = ("dpo", "kto", "orpo", "cpo")
-_ONLINE: Final = ("grpo", "rloo", "ppo")
+_ONLINE: Final = ("grpo", "rloo", "ppo", "distillation")
 IGNORED: Final = (
     *trainer.IGNORED, "env*", "dataset*", "model_revision", "trust_remote_code", "chat_template*", "eos_token",
     "pad_token", "learning_rate", "label_pad_token_id", "padding_value", "is_encoder_decoder", "disable_dropout",
@@ -65,7 +67,9 @@ IGNORED: Final = (
     "local_rollout_forward_batch_size", "bnb_4bit_compute_dtype", "gradient_checkpointing_use_*",
     "ignore_bias_buffers", "model_init_kwargs", "ref_model_init_kwargs", "num_proc", "streaming", "decontaminate",
     "entropy_*", "router_aux_loss_coef", "use_weighting", "discopop_tau", "reference_free", "force_use_ref_model",
-    "token_level*", "e2e_*",
+    "token_level*", "e2e_*", "cache_implementation", "max_tool_calling_iterations", "multi_objective_aggregation",
+    "num_generations_eval", "off_policy_mask_threshold", "sapo_*", "vespo_*", "use_bias_correction_kl", "use_adaptive_entropy",
+    "*transformers_continuous_batching*", "use_transformers_paged", "teacher_model_revision", "teacher_model_init_kwargs*",
 )  # fmt: skip
 
 
@@ -123,7 +127,13 @@ def _task(sheet: Sheet) -> str:
     """Which trainer: by its own keys; among the preference trainers, by the names that the file gives its outputs."""
     written = sheet.read(names, "loss_type", default=[])
     command = str(sheet.get(COMMAND, default=""))
-    if command in ("orpo", *_TELLING):
+    if (
+        sheet.has("teacher_model_name_or_path")
+        and sheet.has("max_completion_length")
+        and not sheet.has("lmbda", "seq_kd")
+    ):
+        command = "distillation"
+    if command in ("orpo", "distillation", *_TELLING):
         return "cpo" if command == "simpo" else command
     found = next((_LOSSES[loss] for loss in written if loss in _LOSSES), None)
     found = found or next((task for task, keys in _TELLING.items() if sheet.has(*keys)), "sft")
@@ -231,7 +241,7 @@ def _companions(sheet: Sheet, task: str, loaded: str, adapters: bool) -> None:
         else []
     )
     made += [{"role": "reward", "model": _other(sheet, "reward_model_name_or_path"), "dtype": loaded} for _ in judges]
-    if task == "gkd" and sheet.has("teacher_model_name_or_path", "teacher_model"):
+    if task in ("gkd", "distillation") and sheet.has("teacher_model_name_or_path", "teacher_model"):
         made.append(
             {"role": "teacher", "model": _other(sheet, "teacher_model_name_or_path", "teacher_model"), "dtype": loaded}
         )

@@ -81,6 +81,7 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
     # preferences: pairs, a frozen copy unless adapters are switched off for it; generated rows
     (LORA + "load_in_4bit: true\nllama4_linearized_experts: true\n", {"quantize.experts": True}),
     (BASE + "rl: dpo\n", {"batch_size": 4, "companions": [{"role": "reference", "model": "same", "dtype": "bf16"}]}),
+    (BASE + "rl: dpo\nprecompute_ref_log_probs: true\n", {"companions": None}),
     (LORA + "rl: dpo\n", {"batch_size": 4, "companions": [{"role": "reference", "shared": True}], "loss": "fused-log-probs"}),
     (BASE + "rl: kto\n", {
         "batch_size": 2, "loss": "fused-log-probs",

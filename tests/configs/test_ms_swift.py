@@ -105,3 +105,43 @@ def test_what_is_refused(text: str, told: str) -> None:
     with pytest.raises(RunInvalid, match=told) as caught:
         read(text)
     assert len(caught.value.faults) == 1
+
+
+VISION = """\
+swift sft --model Qwen/Qwen2.5-VL-7B-Instruct --dataset x --tuner_type {kind} --max_length 4096 --torch_dtype bfloat16 {more}
+"""
+
+
+@pytest.mark.parametrize(("kind", "more", "expected"), [
+    ("lora", "--freeze_vit false --freeze_aligner false", {"lora.exclude": None}),
+    ("lora", "--lora_dtype bfloat16 --modules_to_save embed_tokens lm_head",
+     {"lora.dtype": "bf16", "lora.save_modules": ["embed_tokens", "lm_head"]}),
+    ("lora", "--target_regex '.*layers.*q_proj'", {"lora.targets": ".*layers.*q_proj", "lora.exclude": None}),
+    ("full", "--freeze_parameters model.language_model.embed_tokens lm_head", {"lora": None}),
+    ("full", "--freeze_vit false --freeze_aligner false", {"freeze": None}),
+    ("full", "--freeze_parameters_ratio 1 --trainable_parameters lm_head", {"train": ["^lm_head"], "freeze": None}),
+    ("lora", "--packing true --packing_length 8192", {"seq_len": 8192, "packing": True}),
+])  # fmt: skip
+def test_what_learns_and_what_is_adapted(kind: str, more: str, expected: dict[str, Any]) -> None:
+    found = reading(VISION.format(kind=kind, more=more), name="go.sh", gpus=1)
+    assert parts(found.run, expected) == expected
+
+
+def test_towers_stay_as_they_are_where_nothing_is_said() -> None:
+    adapted = estimate_run(parse_run(dict(reading(VISION.format(kind="lora", more=""), name="go.sh", gpus=1).run)))
+    everywhere = VISION.format(kind="lora", more="--freeze_vit false --freeze_aligner false")
+    assert (
+        adapted.model.trainable
+        < estimate_run(parse_run(dict(reading(everywhere, name="go.sh", gpus=1).run))).model.trainable
+    )
+    tuned = dict(reading(VISION.format(kind="full", more=""), name="go.sh", gpus=1).run)
+    assert any("visual" in pattern for pattern in tuned["freeze"])
+
+
+def test_generated_tokens_come_after_the_prompt() -> None:
+    text = (
+        "swift rlhf --rlhf_type grpo --model Qwen/Qwen2.5-7B --dataset x --max_length 2048 --max_completion_length 4096"
+    )
+    assert reading(text, name="go.sh", gpus=1).run["seq_len"] == 6144
+    taught = text.replace("grpo", "gkd") + " --teacher_model Qwen/Qwen2.5-14B"
+    assert reading(taught, name="go.sh", gpus=1).run["companions"][-1]["model"] == "Qwen/Qwen2.5-14B"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from memcalc.errors import RunInvalid
-from tests.configs.reader import codes, reading
+from tests.configs.reader import codes, parts, reading
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,3 +103,23 @@ def test_what_is_not_counted_is_said() -> None:
 def test_bf16_and_fp16_together_are_refused() -> None:
     with pytest.raises(RunInvalid, match="one of them"):
         read({"bf16": True, "fp16": True})
+
+
+SCRIPT = "model_name_or_path: Qwen/Qwen2.5-7B\nper_device_train_batch_size: 4\noutput_dir: o\nbf16: true\nlearning_rate: 2e-4\n"
+
+
+@pytest.mark.parametrize(("more", "expected"), [
+    ("", {"lora": None, "quantize": None}),
+    ("lora_enable: true\nlora_r: 128\nlora_alpha: 256\n", {"lora.rank": 128, "lora.alpha": 256, "lora.dtype": "fp32"}),
+    ("lora_enable: false\nlora_r: 64\n", {"lora": None}),
+    ("lora_r: 8\nq_lora: true\n", {"lora.rank": 8, "quantize": "nf4-double"}),
+    ("bits: 4\nlora_r: 64\ndouble_quant: false\nquant_type: fp4\n", {"lora.rank": 64, "quantize": "fp4"}),
+    ("use_lora: true\n", {"lora.rank": 8}),
+    ("use_peft: true\nload_in_8bit: true\nlora_target_modules: [q_proj, v_proj]\n", {
+        "quantize": "int8", "lora.targets": ["q_proj", "v_proj"]}),
+])  # fmt: skip
+def test_adapters_of_scripts_around_the_trainer(more: str, expected: dict[str, Any]) -> None:
+    found = reading(SCRIPT + more, form="training-arguments")
+    assert parts(found.run, expected) == expected
+    assert ("adapters-by-their-keys" in codes(found)) == ("lora" in found.run)
+    assert "keys-not-read" not in codes(found)

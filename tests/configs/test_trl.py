@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from memcalc.errors import RunInvalid
-from tests.configs.reader import codes, reading
+from tests.configs.reader import codes, parts, reading
 
 SFT = "model_name_or_path: Qwen/Qwen2.5-0.5B\nper_device_train_batch_size: 2\nmax_length: 512\n"
 
@@ -112,6 +112,18 @@ LOSSES: list[tuple[str, Any]] = [
 @pytest.mark.parametrize(("text", "loss"), LOSSES)
 def test_each_trainer_has_its_own_loss(text: str, loss: Any) -> None:
     assert read("dtype: bfloat16\n" + text).get("loss") == loss
+
+
+def test_distillation_generates_and_holds_a_teacher() -> None:
+    run = read(
+        "teacher_model_name_or_path: Qwen/Qwen2.5-7B\nmax_completion_length: 256\nmax_prompt_length: 256\ndtype: bfloat16\n"
+    )
+    assert parts(run, ("seq_len", "loss", "companions.0")) == {
+        "seq_len": 512,
+        "loss": "fused-log-probs",
+        "companions.0": None,
+    }
+    assert run["companions"] == [{"role": "teacher", "model": "Qwen/Qwen2.5-7B", "dtype": "bf16"}]
 
 
 def test_grpo_has_a_reference_where_beta_is_not_zero() -> None:

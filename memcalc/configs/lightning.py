@@ -1,0 +1,226 @@
+"""LightningCLI's YAML (`python train.py fit --config config.yaml`): the Trainer's own settings around a class of the user's.
+
+Sources are lightning.pytorch 2.5: trainer/trainer.py, plugins/precision, strategies/fsdp.py and strategies/deepspeed.py. Its
+traps:
+
+* the precision left out is 32-true; `-mixed` is autocast around fp32 weights, `-true` makes all of it 16-bit;
+* a batch is the data module's; which key of it says so is the user's choice: the usual ones are read;
+* what the model is stands in code, unless a key names a checkpoint: then --model must say it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from memcalc.configs.names import known
+from memcalc.configs.optim import put_optimizer
+from memcalc.configs.table import Sheet
+from memcalc.configs.words import mapping, text, truth, whole
+from memcalc.errors import Fault, shorten
+
+if TYPE_CHECKING:
+    from memcalc.configs.documents import Document
+    from memcalc.configs.reading import Asked, Reading
+
+NAME: Final = "lightning"
+TITLE: Final = "LightningCLI"
+SOURCE: Final = "lightning/pytorch/trainer/trainer.py"
+
+_TRAINER: Final = frozenset({"accelerator", "devices", "precision", "strategy", "max_epochs", "max_steps",
+                             "accumulate_grad_batches", "num_nodes", "gradient_clip_val", "log_every_n_steps", "callbacks",
+                             "logger", "val_check_interval"})  # fmt: skip
+_RECIPES: Final = {
+    "32": "fp32", "32-true": "fp32", "bf16-mixed": "amp-bf16", "bf16": "amp-bf16", "16-mixed": "amp-fp16", "16": "amp-fp16",
+    "bf16-true": "bf16", "16-true": "fp16",
+}  # fmt: skip
+_MODELS: Final = (
+    "pretrained_model_name_or_path",
+    "model_name_or_path",
+    "model_name",
+    "model_id",
+    "pretrained",
+    "hf_model",
+    "backbone",
+)
+_BATCHES: Final = (
+    "micro_batch_size",
+    "train_batch_size",
+    "batch_size",
+    "batch_size_per_gpu",
+    "per_device_train_batch_size",
+)
+_LENGTHS: Final = (
+    "max_seq_length",
+    "max_length",
+    "seq_len",
+    "seq_length",
+    "block_size",
+    "context_length",
+    "max_seq_len",
+)
+
+
+def recognises(document: Document) -> int:
+    """By a `trainer` in Lightning's words beside a model, or a data module, of the user's."""
+    data = _within(document).data
+    inner = data.get("trainer")
+    if not isinstance(inner, dict) or len(_TRAINER & inner.keys()) < 2:
+        return 0
+    classes = any(
+        isinstance(data.get(key), dict) and "class_path" in data[key] for key in ("model", "data", "optimizer")
+    )
+    return 86 if classes or "seed_everything" in data else 30
+
+
+def _within(document: Document) -> Document:
+    """The part below `fit`, where a file is of the subcommand."""
+    inner = document.data.get("fit")
+    return document.part("fit", inner) if isinstance(inner, dict) and "trainer" in inner else document
+
+
+def read(document: Document, asked: Asked) -> Reading:
+    """The run of one file, of a model that it names or that is asked for."""
+    sheet = Sheet(_within(document), asked, NAME, TITLE)
+    _model(sheet)
+    count = _gpus(sheet)
+    _strategy(sheet, count, _precision(sheet))
+    _shape(sheet)
+    steps = sheet.read(whole, "trainer.accumulate_grad_batches", default=1)
+    sheet.put("grad_accum", steps, "trainer.accumulate_grad_batches", default=f"{SOURCE}: 1")
+    _optimizer(sheet)
+    _checkpointing(sheet)
+    return sheet.reading(("*",))
+
+
+def _keys(*words: str) -> list[str]:
+    """Where a class's argument may stand."""
+    return [f"{at}.{word}" for word in words for at in ("data.init_args", "data", "model.init_args", "model")]
+
+
+def _model(sheet: Sheet) -> None:
+    """Set `model` from a name that the model's arguments have; a fault that says what to add where they have none."""
+    if sheet.asked.model is not None:
+        return
+    key = next((key for key in _keys(*_MODELS) if isinstance(sheet.get(key), str)), "")
+    found = known(sheet, str(sheet.get(key))) if key else None
+    if found is not None:
+        sheet.put("model", found, key)
+        return
+    named = str(sheet.get("model.class_path", default="") or "a class of yours")
+    what = (
+        f"{shorten(str(sheet.get(key)))} is no preset"
+        if key
+        else f"the model is {shorten(named)}, whose code is not run"
+    )
+    sheet.faults.append(
+        Fault("model", f"{what}; say which model it is: --model llama-3.1-8b, a config.json or a checkpoint folder")
+    )
+
+
+def _gpus(sheet: Sheet) -> int:
+    """A number of devices, their list (`[0, 1]`, `"0,1"`), or all there are (`auto`, -1), on each node."""
+    devices = sheet.get("trainer.devices")
+    nodes: int = max(1, sheet.read(whole, "trainer.num_nodes", default=1))
+    if devices in (None, "auto", -1, "-1"):
+        return sheet.gpus()
+    if isinstance(devices, str) and "," in devices:
+        devices = [one for one in devices.split(",") if one.strip()]
+    each = len(devices) if isinstance(devices, list) else max(1, sheet.read(whole, "trainer.devices", default=1))
+    count = sheet.gpus(count=each * nodes)
+    if "gpus" in sheet.run:
+        sheet.put("gpus", count, "trainer.devices", "trainer.num_nodes")
+    return count
+
+
+def _precision(sheet: Sheet) -> str:
+    word = sheet.read(text, "trainer.precision", default="32-true")
+    if word not in _RECIPES:
+        sheet.fault("trainer.precision", f"{word!r} is not modelled: {', '.join(_RECIPES)} are")
+    recipe = _RECIPES.get(word, "fp32")
+    sheet.put("precision", recipe, "trainer.precision", default=f"{SOURCE}: 32-true")
+    return recipe
+
+
+def _strategy(sheet: Sheet, count: int, recipe: str) -> None:
+    """Set `sharding`: a word (ddp, fsdp, deepspeed_stage_2_offload) or a class with its arguments."""
+    given = sheet.get("trainer.strategy", default="auto")
+    options = sheet.read(mapping, "trainer.strategy.init_args", default={}) if isinstance(given, dict) else {}
+    word = str(given.get("class_path", "") if isinstance(given, dict) else given).rpartition(".")[2].lower()
+    if "deepspeed" in word:
+        stage = str(options.get("stage", word.partition("stage_")[2][:1] or 2))
+        made: dict[str, Any] = {"strategy": f"zero{stage}"}
+        if "offload" in word or truth(options.get("offload_optimizer", False)):
+            made["offload_optimizer"] = {"device": "cpu"}
+        if (stage == "3" and word.endswith("offload")) or truth(options.get("offload_parameters", False)):
+            made["offload_param"] = {"device": "cpu"}
+        sheet.put("sharding", made, "trainer.strategy")
+        _mixed(sheet, recipe)
+    elif "fsdp" in word or "modelparallel" in word:
+        _fsdp(sheet, word, options)
+        _mixed(sheet, recipe)
+    elif count > 1:
+        sheet.put("sharding.strategy", "ddp", "trainer.strategy", default=f"{SOURCE}: auto is ddp on several devices")
+
+
+def _fsdp(sheet: Sheet, word: str, options: dict[str, Any]) -> None:
+    if "modelparallel" in word:
+        sheet.put("sharding", {"strategy": "fsdp", "version": 2, "wrap": "layers"}, "trainer.strategy")
+        sheet.assume(
+            "sharding", "layers-wrapped", "what is sharded stands in configure_model: each layer is taken to be a unit"
+        )
+        return
+    strategy = str(options.get("sharding_strategy", "FULL_SHARD")).upper()
+    if strategy == "NO_SHARD":
+        sheet.put("sharding.strategy", "ddp", "trainer.strategy")
+        return
+    made: dict[str, Any] = {"strategy": "hsdp" if strategy.startswith("HYBRID") else "fsdp", "version": 1,
+                            "sharding_strategy": strategy,
+                            "wrap": "layers" if options.get("auto_wrap_policy") else "none"}  # fmt: skip
+    if truth(options.get("cpu_offload", False)):
+        made["offload_params"] = True
+    sheet.put("sharding", made, "trainer.strategy")
+
+
+def _mixed(sheet: Sheet, recipe: str) -> None:
+    """Sharding engines hold fp32 weights and compute in 16 bits where autocast would."""
+    if recipe.startswith("amp-"):
+        sheet.put("precision", recipe.replace("amp-", "mixed-"), "trainer.precision", "trainer.strategy")
+
+
+def _shape(sheet: Sheet) -> None:
+    """Rows and tokens, where the usual keys of the data module or the model say them."""
+    rows = sheet.read(whole, *_keys(*_BATCHES))
+    if rows:
+        sheet.put("batch_size", rows, sheet.named(*_keys(*_BATCHES)))
+    elif "batch_size" not in sheet.asked.flags:
+        sheet.assume(
+            "batch_size",
+            "batch-in-code",
+            "no key of the data module says its batch: one is assumed; say it with --batch-size",
+        )
+    length = sheet.read(whole, *_keys(*_LENGTHS))
+    if length:
+        sheet.put("seq_len", length, sheet.named(*_keys(*_LENGTHS)))
+
+
+def _optimizer(sheet: Sheet) -> None:
+    name = sheet.read(text, "optimizer.class_path", "model.init_args.optimizer.class_path", default="")
+    if name:
+        arguments = sheet.read(mapping, "optimizer.init_args", "model.init_args.optimizer.init_args", default={})
+        put_optimizer(sheet, name, arguments, "optimizer.class_path", "model.init_args.optimizer.class_path")
+    else:
+        sheet.assume(
+            "optimizer",
+            "optimizer-in-code",
+            "configure_optimizers says which optimizer it is: AdamW is assumed; say it with --opt",
+        )
+
+
+def _checkpointing(sheet: Sheet) -> None:
+    keys = [
+        *_keys("gradient_checkpointing", "activation_checkpointing"),
+        "trainer.strategy.init_args.activation_checkpointing_policy",
+    ]
+    written = sheet.get(*keys)
+    if written not in (None, False, [], "false"):
+        sheet.put("checkpointing", "full", sheet.named(*keys))
