@@ -44,6 +44,8 @@ class Model:
     `tp_plan` says how transformers' own tensor parallelism divides `attention` (by heads) and `mlp` (by its inner width):
     one may be `whole` on every rank, or have linears that are divided and outputs that are `gathered`; so may `experts` and
     the `table` of tokens be `whole`. Empty: not known.
+    `problem` is what a classifier of sequences, images or sound is asked for, where that is no class: a `regression`, or
+    `multi-label`; then `labels` is how many numbers each has for a label.
     `registered` names modules whose parents register them in another order than they run: in that order, behind the others.
     Where there are none, parameters of a module itself still come first, unless it is None: then all come as they run.
     """
@@ -69,6 +71,8 @@ class Model:
     tp_plan: tuple[tuple[str, str], ...] = ()
     masks: tuple[int, ...] = ()
     z_loss: bool = False
+    problem: Literal["", "regression", "multi-label"] = ""
+    labels: int = 0
 
     @property
     def latent(self) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memcalc.architectures.heads import labels, problem
 from memcalc.dimensions import Dimensions
 from memcalc.errors import MemcalcError, RunInvalid, UnknownName, fault, shorten
 from memcalc.presets import find, has, index, names
@@ -103,6 +104,8 @@ def build(model_type: str, given: Mapping[str, Any], source: str = "the model") 
     known = dimensions(model_type, given, source)
     try:
         model = _sound(replace(model_of(known.but(model_type=model_type)), dimensions=known))
+        if sought := problem(known):
+            model = replace(model, problem=sought, labels=labels(known))
     except MemcalcError:
         raise
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from memcalc.blocks.base import Block, Sequence, Stray, sequence
 from memcalc.blocks.basic import Activation, Dropout, Linear, Norm, Raw, Select
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     Heads = Mapping[str, tuple[Block, ...]]
 
 _TASK = re.compile(r"(For[A-Z]\w*|WithLMHeadModel|LMHeadModel|MTModel|EncoderModel|BaseModel|Model|Encoder|Decoder)$")
+_OF_ANY_PROBLEM = tuple(f"For{name}Classification" for name in ("Sequence", "Image", "Video", "Audio"))
+_PROBLEMS: dict[str, Literal["", "regression", "multi-label"]] = {
+    "single_label_classification": "", "regression": "regression", "multi_label_classification": "multi-label",
+}  # fmt: skip
 _KINDS: dict[str, Kind] = {
     "ForMaskedLM": "masked-lm",
     "ForPreTraining": "masked-lm",
@@ -39,6 +43,16 @@ def labels(c: Dimensions, default: int = 2) -> int:
     """Labels of a classifier: `num_labels`, else the entries of `id2label`, else `default` (configuration_utils.py)."""
     named = c.get("id2label")
     return int(c.get("num_labels", default if named is None else len(named)))
+
+
+def problem(c: Dimensions) -> Literal["", "regression", "multi-label"]:
+    """What the loss of a classifier takes its logits for, by `problem_type`; else by the labels (ForSequenceClassificationLoss)."""
+    named = c.get("problem_type") if task(c) in _OF_ANY_PROBLEM else "single_label_classification"
+    if named is None:
+        return "regression" if labels(c) == 1 else ""
+    if named not in _PROBLEMS:
+        raise fault("model.problem_type", f"{named!r} is none of {', '.join(_PROBLEMS)}")
+    return _PROBLEMS[named]
 
 
 def choices(c: Dimensions) -> int:

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from memcalc import estimate
+from memcalc.errors import RunInvalid
+from memcalc.models import load_model
 
 CONFIG = {"model_type": "llama", "hidden_size": 1024, "intermediate_size": 2048, "num_attention_heads": 8,
           "num_key_value_heads": 8, "vocab_size": 65_536, "num_hidden_layers": 2, "tie_word_embeddings": False}  # fmt: skip
@@ -140,3 +142,39 @@ def test_the_peak_of_a_kernels_log_probabilities(loss: Any, most: int) -> None:
     without = estimate({**run, "loss": "fused-linear"}).memory
     ground = without.persistent - without.components.gradients
     assert estimate(run).memory.phases.backward - ground == pytest.approx(most * T * V, rel=0.03)  # and hidden states
+
+
+CLASSIFIER = {"model_type": "llama", "architectures": ["LlamaForSequenceClassification"], "hidden_size": 64, "intermediate_size": 128,
+              "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 100}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"num_labels": 1}, "regression"),
+        ({"num_labels": 3}, ""),
+        ({"num_labels": 3, "problem_type": "regression"}, "regression"),
+        ({"num_labels": 3, "problem_type": "multi_label_classification"}, "multi-label"),
+        ({"num_labels": 1, "architectures": ["LlamaForTokenClassification"]}, ""),
+    ],
+)
+def test_what_a_classifier_is_asked_for(given: dict[str, Any], problem: str) -> None:
+    assert load_model({**CLASSIFIER, **given}).problem == problem
+
+
+def test_a_problem_that_there_is_not() -> None:
+    with pytest.raises(RunInvalid, match="multi_label_classification"):
+        load_model({**CLASSIFIER, "problem_type": "multi_label"})
+
+
+def test_many_labels_of_each_image() -> None:
+    """Kept are the logits and as many labels, in place of a log-softmax; both in the dtype of the model."""
+    labels, batch = 20_000, 64
+    model = {"model_type": "vit", "architectures": ["ViTForImageClassification"], "hidden_size": 64, "num_hidden_layers": 1,
+             "num_attention_heads": 2, "intermediate_size": 128, "image_size": 32, "num_labels": labels}  # fmt: skip
+    run = {"precision": "bf16", "batch_size": batch, "attention": "eager"}
+    one, many = (
+        estimate({**run, "model": {**model, "problem_type": f"{kind}_label_classification"}}).memory.components
+        for kind in ("single", "multi")
+    )
+    assert many.activations - one.activations == pytest.approx(2 * labels * batch, rel=0.01)

@@ -6,6 +6,7 @@ from memcalc.tape.functions.contractions import einsum
 from memcalc.tape.functions.joining import assign, cat, pad, pad_both, roll, stack
 from memcalc.tape.functions.kernels import attention, flash, flash_attn
 from memcalc.tape.functions.lookup import (
+    bce_with_logits,
     cross_entropy,
     ctc_loss,
     embedding,
@@ -112,6 +113,7 @@ __all__ = [
     "assign",
     "attention",
     "baddbmm",
+    "bce_with_logits",
     "batch_norm",
     "bmm",
     "cat",

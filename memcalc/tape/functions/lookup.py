@@ -198,10 +198,33 @@ def _mse_backward(node: Node, g: Value) -> Gradients:
     return (x.tape.new(x.shape, x.dtype),)
 
 
+def bce_with_logits(x: Value, target: Value) -> Value:
+    """F.binary_cross_entropy_with_logits: saves both (aten/src/ATen/native/Loss.cpp)."""
+    x, target = upper(x), upper(target)
+    node = record(x.tape, _mse_backward, (x,), (x, target))
+    sigmoid, each = x.tape.new(x.shape, x.dtype), x.tape.new(x.shape, x.dtype)
+    loss = x.tape.new((), x.dtype)
+    del sigmoid, each
+    loss.node = node
+    return loss
+
+
 def kl_div(x: Value, target: Value) -> Value:
     """F.kl_div of logarithms, a number each: exp(target) * (target - x) (aten/src/ATen/native/Loss.cpp, kl_div)."""
     less = subtract(target, x)  # the second operand comes first
     return mul(exp(target), less)
 
 
-__all__ = ["alias", "cross_entropy", "embedding", "gather", "index", "mse_loss", "pick", "result", "to", "topk"]
+__all__ = [
+    "alias",
+    "bce_with_logits",
+    "cross_entropy",
+    "embedding",
+    "gather",
+    "index",
+    "mse_loss",
+    "pick",
+    "result",
+    "to",
+    "topk",
+]

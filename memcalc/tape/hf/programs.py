@@ -87,6 +87,9 @@ def concluded(t: Tape, model: Model, own: list[Value], labels: Value, others: li
     if t.setting.loss == "label-smoothing":
         return smoothed_loss(t, own, labels, others)
     logits = own.pop()
+    if model.problem:
+        loss = f.mse_loss if model.problem == "regression" else f.bce_with_logits
+        return loss(f.view(logits, *labels.shape), labels), logits
     return token_loss(t, logits, labels, fp32=model.loss_fp32), logits
 
 
@@ -119,7 +122,7 @@ def inputs(t: Tape, model: Model) -> tuple[Value, Value]:
     """What the training loop hands to the model: tokens or pixels, and labels."""
     s = t.setting
     if model.image and model.kind != "seq2seq":
-        return measured(t, (s.batch, *model.image)), t.given((s.batch,), "int64")
+        return measured(t, (s.batch, *model.image)), classes(t, model)
     read = (cast("Encoder", part).source for _, part in model.body.groups() if part.duty == "encoder")
     source = model.image or next(read, ())
     if model.kind == "speech":
@@ -142,7 +145,16 @@ def inputs(t: Tape, model: Model) -> tuple[Value, Value]:
         case _:
             if _decodes(model.body):
                 t.target = f.shift(ids)  # shift_tokens_right of the source itself
-            return ids, t.given((s.batch,), "int64")
+            return ids, classes(t, model)
+
+
+def classes(t: Tape, model: Model) -> Value:
+    """A class for each sequence or image; or a number for each of its labels, as the trainer has them."""
+    s = t.setting
+    if not model.problem:
+        return t.given((s.batch,), "int64")
+    count = model.labels
+    return t.given((s.batch, count) if count > 1 else (s.batch,), "fp32" if s.autocast else s.weights)
 
 
 def measured(t: Tape, shape: Shape) -> Value:

@@ -136,7 +136,7 @@ def select(t: Tape, block: Select, x: Value, around: Around) -> Value:
             return f.mean(f.narrow(x, 1, x.shape[1] - 1), 1, keep=False)
         case "first+mean":
             return f.cat((f.select(x, 1), f.mean(f.narrow(x, 1, x.shape[1] - 1), 1, keep=False)))
-        case "end":  # of the text, looked up (CLIPTextModel.forward)
+        case "end" | "last":  # looked up (CLIPTextModel.forward, GenericForSequenceClassification.forward)
             return f.index(x, t.new((x.shape[0],), "int64"), (x.shape[0], x.shape[-1]))
         case _:
             return f.select(x, 1)
