@@ -7,6 +7,7 @@ AllGatherCoalescedHandle).
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING
@@ -41,6 +42,8 @@ class Coordinator:
         self.known: dict[tuple[str, int], Whole] = {}
         self.needed: list[list[Whole]] = []  # by each call
         self.before = [0]  # elements of all modules before each call
+        self.below = [0]  # the same with those of all that is in them, where there are leaf modules
+        self.holding: dict[int, list[int]] = {}  # calls of modules around leaf modules, by their layer (-1: around all)
         self.at, self.made = 0, list[Laid]()
         self.pool = Pool()
         self.queue: deque[tuple[Whole, int]] = deque()
@@ -63,7 +66,18 @@ class Coordinator:
                 self.queue.append((param, number + place))
         total = self.before[-1]
         self.before += [total + elements for elements in passed]
+        if script.leaves:
+            self._hold(script, number, layer, own)
         return own
+
+    def _hold(self, script: Script, number: int, layer: int, own: Sequence[Whole]) -> None:
+        """Note which calls, from that number on, are of modules around leaf modules."""
+        for at, call in enumerate([call for act in script.acts for call in act.calls], number):
+            self.below.append(self.below[-1] + call.below)
+            if call.holds:
+                self.holding.setdefault(-1 if call.holds == "model" else layer, []).append(at)
+            for place in call.needed if call.holds == "leaf" else ():
+                own[place].within = layer
 
     def _calls(self, script: Script) -> tuple[list[tuple[int, tuple[int, ...]]], list[int]]:
         """Which of a script's calls need what, and the elements of all modules up to each call."""
@@ -225,12 +239,23 @@ class Coordinator:
         """Whether a parameter is used again within max_reuse_distance elements, or a later use was taken for gathered."""
         if param.fetched_for > self.step:
             return True
+        if param.within is not None:
+            return self.around(param.within)
         uses = param.uses
         while uses and uses[0] < self.step:
             del uses[0]
         if not uses or self.before[uses[0]] - self.before[self.step] >= self.reuse:
             return False
         self.kept.append(uses[0])
+        return True
+
+    def around(self, layer: int) -> bool:
+        """Whether a module around that layer's leaf comes soon: a leaf's parameters are looked for in all that is in modules."""
+        both = self.holding[layer], self.holding[-1]
+        calls = [calls[at] for calls in both if (at := bisect_left(calls, self.step)) < len(calls)]
+        if not calls or self.below[min(calls)] - self.below[self.step] >= self.reuse:
+            return False
+        self.kept.append(min(calls))
         return True
 
     def drop(self, param: Whole) -> None:

@@ -88,7 +88,8 @@ def _cut(region: Region, slices: Slices, settings: Settings) -> Cut | None:
     kinds = [tuple(id(slices[number][0]) for number in region.slices(layer)) for layer in range(region.layers)]
     period, start, stop = _alike(kinds)
     scripts = [slices[region.forward + layer][0] for layer in range(start, start + period)]
-    elements = sum(call.elements for script in scripts for act in script.acts for call in act.calls)
+    calls = [call for script in scripts for act in script.acts for call in act.calls]
+    elements = sum([call.below if call.holds == "leaf" else call.elements for call in calls])
     if not elements:
         return None
     settled = -(-settings.stage3_max_live_parameters * period // elements)

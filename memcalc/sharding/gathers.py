@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from memcalc.replay.cycles import Stream
 from memcalc.sharding.coordinator import Coordinator
 from memcalc.sharding.cuts import cuts, watches
-from memcalc.sharding.marks import Marking, Roster, by_place, places
+from memcalc.sharding.marks import Mark, Marking, Roster, by_place, places
 from memcalc.sharding.naming import Naming
 from memcalc.sharding.scatter import Reducer
 from memcalc.sharding.scripts import Writer
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from memcalc.overlay import Laid
     from memcalc.replay.cycles import Again
     from memcalc.sharding.cuts import Cut, Slices
-    from memcalc.sharding.marks import Mark, Place
+    from memcalc.sharding.marks import Place
     from memcalc.sharding.scripts import Act, Script
     from memcalc.sharding.wholes import Whole
     from memcalc.sharding.zero3 import ZeroThree
@@ -148,10 +148,13 @@ def together(gathered: Gathered, reduced: Sequence[list[Laid]]) -> list[Laid]:
     return made + gathered.laid[at:]
 
 
-def named(marks: Iterable[Mark], naming: Naming) -> Iterator[Mark]:
+def named(marks: Sequence[Mark], naming: Naming) -> Iterator[Mark]:
     """The marks by the names of modules; none of modules that have no hooks, or are not called."""
+    paths = {mark.name for mark in marks if mark.kind not in GRADIENTS}
+    hooked = {path: name for path in paths if not naming.hookless(name := naming.of(path))}
     for mark in marks:
-        if mark.kind in GRADIENTS:
+        place, at, kind, path, saves = mark
+        if kind in GRADIENTS:
             yield mark
-        elif not naming.hookless(name := naming.of(mark.name)):
-            yield mark._replace(name=name)
+        elif path in hooked:
+            yield Mark(place, at, kind, hooked[path], saves)

@@ -219,6 +219,14 @@ class Roster:
             self._known[key] = tuple(param for param in found if param)
         return self._known[key]
 
+    def below(self, module: str, layer: int, stacks: tuple[str, ...]) -> int:
+        """Elements of all parameters in a module: in that layer, where it is in one."""
+        inner = f"{module}." if module else ""
+        found = [tensor for name, own in self.modules.items() if f"{name}.".startswith(inner) for tensor in own]
+        if NUMBER not in module:
+            return sum([tensor.count * tensor.elements for tensor in found])
+        return sum([param.elements for tensor in found if (param := self.param(tensor, layer, stacks))])
+
     def param(self, tensor: Tensor, layer: int, stacks: tuple[str, ...]) -> Param | None:
         """A tensor in a layer; None where that layer has none of it."""
         layers, elements = self._range(tensor, stacks)

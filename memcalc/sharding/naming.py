@@ -8,6 +8,7 @@ activation it is.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
@@ -17,7 +18,7 @@ from memcalc.blocks.mlp import Experts, Mlp, Moe
 from memcalc.blocks.seq2seq import Shared
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection
 
     from memcalc.blocks.base import Block
 
@@ -42,6 +43,7 @@ class Naming:
         self.called: frozenset[str] = frozenset()  # modules that are marked
         self.turning: dict[str, set[str]] = {}  # by list: the kinds of rotary tables that a module makes for its layers
         self._known: dict[str, str] = {}
+        self._named: dict[str, tuple[str, str]] = {"": ("", "")}
         self._walk(body, "", "")
 
     def _walk(self, block: Block, path: str, outer: str) -> None:
@@ -67,28 +69,34 @@ class Naming:
     def of(self, path: str) -> str:
         """The name of a module: numbers of recorded layers and of other lists are #, those of stages and names stay."""
         if path not in self._known:
-            self._known[path] = ".".join(self._parts(path))
+            self._known[path], _ = self._name(_PATTERN.sub(NUMBER, path))
         return self._known[path]
 
-    def _parts(self, path: str) -> Iterator[str]:
-        """Part by part: `literal` is what comes before, `general` the same with # for every list's number."""
-        literal = general = ""
-        for part in _PATTERN.sub(NUMBER, path).split("."):
+    def _name(self, path: str) -> tuple[str, str]:
+        """(the name, the same with # for every list's number) of a path, whose last part is looked at by what is before it."""
+        found = self._named.get(path)
+        if found is None:
+            before, _, part = path.rpartition(".")
+            name, general = self._name(before)
             numbered = part == NUMBER or (part.isdigit() and general in self.lists)
-            stage = literal not in self.stacks and any(stack.startswith(f"{literal}.") for stack in self.stacks)
-            yield NUMBER if numbered and not stage else part
-            literal = f"{literal}.{part}" if literal else part
-            general = ".".join(filter(None, (general, NUMBER if numbered else part)))
+            shown = NUMBER if numbered and not self._stage(before) else part
+            known = f"{general}.{NUMBER if numbered else part}" if general else NUMBER if numbered else part
+            found = self._named[path] = f"{name}.{shown}" if name else shown, known
+        return found
+
+    def _stage(self, path: str) -> bool:
+        """Whether what is numbered there are stages, with stacks within them."""
+        return path not in self.stacks and any(stack.startswith(f"{path}.") for stack in self.stacks)
 
     def hookless(self, name: str) -> bool:
         """Whether no hook of the module ever runs: it is inside of a leaf, or nobody calls it."""
         return name in self.uncalled or any(name.startswith(f"{leaf}.") for leaf in self.leaves)
 
 
-def around(name: str) -> Iterator[str]:
+@lru_cache(maxsize=4096)
+def around(name: str) -> tuple[str, ...]:
     """The modules around one, within its layer, outermost first; a list of modules is none."""
     parts = name.split(".")
     first = max((at for at, part in enumerate(parts) if part == NUMBER), default=-1) + 1
-    for at in range(first + 1, len(parts)):
-        if not parts[at].isdigit() and parts[at] != NUMBER:
-            yield ".".join(parts[:at])
+    places = [at for at in range(first + 1, len(parts)) if not parts[at].isdigit() and parts[at] != NUMBER]
+    return tuple([".".join(parts[:at]) for at in places])

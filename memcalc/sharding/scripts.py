@@ -6,9 +6,9 @@ Source: DeepSpeed 0.19.8, runtime/zero/parameter_offload.py (setup_zero_stage3_h
 from __future__ import annotations
 
 from itertools import zip_longest
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from memcalc.sharding.naming import around
+from memcalc.sharding.naming import NUMBER, around
 from memcalc.tape.units import ROOT
 
 if TYPE_CHECKING:
@@ -24,12 +24,15 @@ AGAIN = frozenset({"enter", "leave"})  # what a recomputation notes
 class Call(NamedTuple):
     """A module that is called: the parameters it needs, by their places in the script, and elements of all its own.
 
-    `ends` where it ends before anything else begins.
+    `ends` where it ends before anything else begins. `below` are the elements of all that is in it, where the model has
+    leaf modules; `holds` says if it is one of them, or those in its layer are in it, or all of the model's.
     """
 
     needed: tuple[int, ...]
     elements: int = 0
     ends: bool = False
+    below: int = 0
+    holds: Literal["", "leaf", "layer", "model"] = ""
 
 
 class Act(NamedTuple):
@@ -54,6 +57,7 @@ class Script(NamedTuple):
 
     acts: tuple[Act, ...]
     params: tuple[Param, ...]
+    leaves: bool = False  # whether the model has leaf modules
 
     def keys(self, layer: int) -> list[tuple[str, int]]:
         """The keys of the parameters in another layer."""
@@ -129,7 +133,7 @@ class Writer:
     def _written(self, marks: Iterable[Mark], layer: int, returning: frozenset[str]) -> Script:
         self._places, self._owned = {}, {}
         acts = tuple(self._acts(list(marks), layer, returning))
-        return Script(acts, tuple(self._places))
+        return Script(acts, tuple(self._places), bool(self.naming.leaves))
 
     def _acts(self, marks: Sequence[Mark], layer: int, returning: frozenset[str]) -> Iterator[Act]:
         """What the marks stand for; a module that has a checkpoint run again waits for that with the rest of its calls."""
@@ -202,8 +206,18 @@ class Writer:
         several = (call,) + (SILENT,) * (name in self.naming.experts or (self.adapted and name == ROOT))
         single = name == ROOT or name in self.naming.leaves
         adapted = self.adapted and not single and any(param.role == "adapter" for param in params)
+        several = tuple([self._around(name, one, layer) for one in several]) if self.naming.leaves else several
         own = self._owned[name] = Owned(params, call.needed, () if adapted else several)
         return own
+
+    def _around(self, name: str, call: Call, layer: int) -> Call:
+        """The call with what is in the module: a leaf looks for its parameters in there."""
+        below = self.roster.below(name, layer, self.stacks)
+        if name in self.naming.leaves:
+            return call._replace(elements=0, below=below, holds="leaf")
+        if not self.naming.leaves[0].startswith(f"{name}." if name else ""):
+            return call._replace(below=below)
+        return call._replace(below=below, holds="layer" if NUMBER in name else "model")
 
     def _placed(self, params: Sequence[Param]) -> tuple[int, ...]:
         """The places of those that do not stay gathered."""

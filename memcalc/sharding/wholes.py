@@ -36,11 +36,11 @@ class Whole:
 
     `fetched_for` is the last call it was gathered for, `uses` are the calls to come. `second` are the bytes of its second
     shard, once there is one; `sliced` where slices of it that autograd has saved keep its memory. `owner` is the module whose
-    backward pass it stays for, because that has it recomputed.
+    backward pass it stays for, because that has it recomputed; `within` is the layer whose leaf module it is in, if it is.
     """
 
     __slots__ = ("elements", "fetched_for", "handle", "nbytes", "owner", "part", "second", "sliced", "stacked", "state",
-                 "trainable", "uses")  # fmt: skip
+                 "trainable", "uses", "within")  # fmt: skip
 
     def __init__(self, param: Param, ways: int, item: int) -> None:
         self.elements, self.trainable, self.stacked = param.elements, param.trainable, param.role == "expert"
@@ -48,4 +48,5 @@ class Whole:
         self.state, self.fetched_for, self.second, self.sliced = ABSENT, -1, 0, False
         self.handle: Handle | None = None
         self.owner = ""
+        self.within: int | None = None
         self.uses: list[int] = []

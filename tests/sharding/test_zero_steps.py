@@ -32,7 +32,7 @@ HOSTED = tuple(str(row["id"]) for row in ROWS if "offload_optimizer" in row["run
 KNOWN = {
     ("gpt2-z3-ckpt", "forward"): 0.003,  # an input of a checkpoint that DeepSpeed's hooks hold a moment longer
     **{(name, phase): 0.05 for name in ("mixtral-z3", "mixtral-z3-ckpt") for phase in ("forward", "backward")},
-    # ^ slices of stacked experts: for how long autograd holds which of them
+    # ^ the engine waits for what it gathers in the order of a set, which differs from run to run
     **{(name, "optimizer"): 0.16 for name in ("z2-adafactor", "z3-adafactor")},  # its temporaries for a vector
     **{(name, "optimizer"): 0.16 for name in HOSTED},  # torch's AdamW has its temporaries on the host, too
     **{
