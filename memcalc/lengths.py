@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memcalc.errors import Fault, RunInvalid
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from memcalc.run import Run
 
 DEFAULT_SEQUENCE = 2048
+DEFAULT_SECONDS = 10  # of sound
+SPOKEN = 6  # tokens of text to a second of speech; Moonshine stops at 6.5 (Jeffries et al. 2024)
+COLOURS = 3
+WAVEFORM = 8000  # inputs a second and more are samples of a waveform, not frames of a spectrogram
 
 
 def lacks(model: Model, key: str) -> str:
@@ -24,8 +29,15 @@ def lacks(model: Model, key: str) -> str:
     return ""
 
 
+def unit(model: Model) -> str:
+    """What a sequence of sound is counted in."""
+    return "samples" if model.rate >= WAVEFORM else "frames"
+
+
 def assumed_length(model: Model) -> int:
-    """Tokens of a sequence whose length nobody says: 2048, or the model's limit."""
+    """Tokens of a sequence whose length nobody says: 2048, or the model's limit; ten seconds where it is of sound."""
+    if model.rate:
+        return DEFAULT_SECONDS * model.rate
     return min(DEFAULT_SEQUENCE, model.context or DEFAULT_SEQUENCE)
 
 
@@ -36,6 +48,8 @@ def sequence(run: Run, model: Model, notes: Notes) -> int:
         return 0
     if model.kind == "diffusion":
         return _text(run, model, notes)
+    if model.rate:
+        return _sound(run, model, notes)
     if run.seq_len is None:
         length = assumed_length(model)
         capped = f", the model's limit of positions being {model.context}" if length < DEFAULT_SEQUENCE else ""
@@ -45,6 +59,23 @@ def sequence(run: Run, model: Model, notes: Notes) -> int:
         notes.warn("seq_len", "beyond-positions",
                    f"{run.seq_len} tokens are more than the {model.context} positions of {model.name}")  # fmt: skip
     return run.seq_len
+
+
+def _sound(run: Run, model: Model, notes: Notes) -> int:
+    """Samples or frames of a sequence of sound: as asked, else of ten seconds."""
+    length = run.seq_len or assumed_length(model)
+    said = "sequences of sound" if run.seq_len else f"sequences of {DEFAULT_SECONDS} seconds of sound"
+    notes.assume("seq_len", unit(model), f"{said}, in {unit(model)}: {model.rate:,} make a second")
+    return length
+
+
+def transcribed(run: Run, model: Model, length: int, notes: Notes) -> Run:
+    """The run with a target for a decoder of speech, where none is asked for: as much text as `length` inputs may say."""
+    if run.target_len or not model.rate or model.kind != "seq2seq":
+        return run
+    tokens = max(1, SPOKEN * length // model.rate)
+    notes.assume("target_len", "default", f"{tokens} tokens of text, {SPOKEN} to a second of sound")
+    return replace(run, target_len=tokens)
 
 
 def _text(run: Run, model: Model, notes: Notes) -> int:
@@ -59,6 +90,7 @@ def _text(run: Run, model: Model, notes: Notes) -> int:
 def _input(model: Model) -> str:
     """What one image or latent is."""
     if not model.image:
-        raise RunInvalid([Fault("model", "its config says nothing of the size of its images or latents: name a preset, or "
-                                         "add the size to the dimensions (sample_size, image_size)")])  # fmt: skip
-    return f"{'latents' if model.image[0] != 3 else 'images'} of {' x '.join(map(str, model.image))}"
+        raise RunInvalid([Fault("model", "its config says nothing of the size of its images or latents: say it "
+                                         "(image_size: 512), or name a preset")])  # fmt: skip
+    what = "images" if model.image[0] == COLOURS else "latents" if model.kind == "diffusion" else "inputs"
+    return f"{what} of {' x '.join(map(str, model.image))}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.errors import Fault, RunInvalid, fault
 from memcalc.known import Known
+from memcalc.model import OF_IMAGES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +75,8 @@ def _pixels(model: Model, run: Run) -> dict[str, Any]:
     size = high if high == wide else [high, wide]
     if known is not None and "pixels" in known:  # its tables are of image_size, whatever it is shown
         return {"pixels": size, **frames}
-    if known is not None and "image_size" in known and model.image:
+    unsaid = model.kind in OF_IMAGES and not model.image
+    if known is not None and (unsaid or ("image_size" in known and model.image)):
         return {"image_size": size, **frames}
     if known is not None and model.kind == "image-text" and "vision_config" in known:
         return {"vision_config": {**known.vision_config.given(), "image_size": size}, **frames}

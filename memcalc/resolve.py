@@ -10,7 +10,7 @@ from memcalc.compatibility import incompatible, without_effect
 from memcalc.errors import Fault, RunInvalid, shorten
 from memcalc.gpus import Gpu, gpu
 from memcalc.implementations import kernels, remade
-from memcalc.lengths import sequence
+from memcalc.lengths import sequence, transcribed
 from memcalc.models import load_model
 from memcalc.notes import Notes
 from memcalc.optimizers import Optimizer
@@ -57,6 +57,7 @@ def resolve(run: Run, beside: Path | None = None) -> Plan:
     tensors, adapted = _trained_tensors(_worded(run), model, chosen, notes)
     _note_presets(run, model, chosen, card, place, notes)
     length = sequence(run, model, notes)
+    run = transcribed(run, model, length, notes)
     for warns, path, code, message in remarks(run, model, length):
         (notes.warn if warns else notes.assume)(path, code, message)
     plan = Plan(

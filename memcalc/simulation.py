@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from memcalc.adapters.cards import completed
 from memcalc.assumptions import assumed
+from memcalc.errors import MemcalcError
 from memcalc.implementations import kernels
 from memcalc.model import OF_IMAGES
 from memcalc.packing import UNPACKED
@@ -37,6 +38,8 @@ def simulate(plan: Plan, record: Record = record_step, *, evaluating: bool = Fal
     try:
         setting = setting_of(plan, evaluating=evaluating)
         timeline = measure(plan.model, plan.tensors, plan.optimizer, setting, plan.placement, record)
+    except MemcalcError:
+        raise
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         if os.environ.get("MEMCALC_TRACEBACK"):
             raise

@@ -61,12 +61,17 @@ def subtitle(report: Report | Explanation) -> str:
     active = f", {format_count(model.active)} active" if model.active != model.parameters else ""
     lora = f" · {_adapter(run['lora'])}" if run.get("lora") else ""
     stored = f" · base in {name_of(run['quantize'])}" if run.get("quantize") else ""
-    length = f" x {run['seq_len']} tokens" if run["seq_len"] else ""
+    length = f" x {run['seq_len']} {_counted(report)}" if run["seq_len"] else ""
     length += ", packed" if run.get("packing") else ""
     length += _pictures(report)
     length += "".join(f" · beside it {_companion(one)}" for one in run.get("companions") or ())
     return (f"{format_count(model.parameters)} parameters{active}, {trained}{lora}{stored}"
             f" · batch {run['batch_size']}{length}")  # fmt: skip
+
+
+def _counted(report: Report | Explanation) -> str:
+    """What a sequence is counted in: tokens, unless it is of sound."""
+    return next((note.code for note in report.assumptions if note.code in ("samples", "frames")), "tokens")
 
 
 def _companion(companion: dict[str, Any]) -> str:

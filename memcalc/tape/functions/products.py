@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
+from memcalc.errors import RunInvalid, fault
 from memcalc.tape.autograd import Gradients, Node, record, save
 from memcalc.tape.functions.arithmetic import add, add_, scale
 from memcalc.tape.functions.casts import lower
@@ -194,6 +195,8 @@ def conv(x: Value, weight: Value, bias: Value | None, out_size: tuple[int, ...])
     (at::native::_determine_backend_memory_format).
     """
     x, weight, bias = lower(x), lower(weight), bias and lower(bias)
+    if min(out_size) < 1:
+        raise _too_small(x.shape[2:], weight.shape[2:])
     last = channels_last(x)
     shape = (x.shape[0], weight.shape[0], *out_size)
     flops = 2 * prod(shape) * prod(weight.shape[1:])
@@ -202,6 +205,13 @@ def conv(x: Value, weight: Value, bias: Value | None, out_size: tuple[int, ...])
     out = x.tape.new(shape, x.dtype, with_channels_last(shape) if last else None)
     out.node = node
     return out
+
+
+def _too_small(size: Shape, kernel: Shape) -> RunInvalid:
+    """What PyTorch says of an input (padded) that its kernel does not fit into."""
+    what, where = ("sequence", "seq_len") if len(size) == 1 else ("image", "image_size")
+    held, needed = (" x ".join(map(str, sizes)) for sizes in (size, kernel))
+    return fault(where, f"the {what} is too small for the model's convolutions: one is left {held} for a kernel of {needed}")
 
 
 def _conv_backward(node: Node, g: Value) -> Gradients:
