@@ -40,8 +40,8 @@ def deberta(c: Dimensions) -> Model:
 @architecture("deberta-v2")
 def deberta_v2(c: Dimensions) -> Model:
     """Bucketed relative positions, shared projections and a convolution beside the first layer (He et al. 2021)."""
-    layers = repeat("layer", c.num_hidden_layers, post_norm_layer(c, _attention_v2(c)))
-    encoder = _encoder(_relative_table(c), layers, _conv(c))
+    layers = repeat("layer", c.num_hidden_layers, post_norm_layer(c, attention_v2(c)))
+    encoder = _encoder(relative_table(c), layers, _conv(c))
     return with_head(c, "deberta", sequence(_embeddings(c, "layer"), encoder), _heads(c))
 
 
@@ -85,7 +85,7 @@ def _embeddings(c: Dimensions, formula: str) -> Sequence:
     return sequence(Sum("", tuple(t for t in terms if t)), project, own, PaddingMask(""), dropout(c), name="embeddings")
 
 
-def _relative_table(c: Dimensions) -> Block | None:
+def relative_table(c: Dimensions) -> Block | None:
     """The table of relative positions, normalised where norm_rel_ebd says so."""
     named = [word.strip() for word in str(c.get("norm_rel_ebd", "none")).lower().split("|")]
     parts = (
@@ -124,7 +124,8 @@ def _attention_v1(c: Dimensions) -> DisentangledAttention:
     )  # fmt: skip
 
 
-def _attention_v2(c: Dimensions) -> DisentangledAttention:
+def attention_v2(c: Dimensions) -> DisentangledAttention:
+    """Version 2's attention, whose positions have projections of their own unless they share those of the contents."""
     hidden, heads, (c2p, p2c) = c.hidden_size, c.num_attention_heads, _terms(c)
     head = int(c.get("attention_head_size", channels(hidden, heads)))
     shared = bool(c.get("share_att_key"))

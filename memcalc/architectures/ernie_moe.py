@@ -80,7 +80,9 @@ def flex_olmo(c: Dimensions) -> Model:
     """OLMo 2's norms behind each branch, experts trained apart and joined (arXiv:2507.07024)."""
     dim = head_dim(c)
     q_norm, k_norm = _wide("q_norm", c.num_attention_heads * dim), _wide("k_norm", kv_heads(c) * dim)
-    mixer = attention(c, bias=bool(c.attention_bias), q_norm=q_norm, k_norm=k_norm)
+    mixer = attention(
+        c, bias=bool(c.attention_bias), q_norm=q_norm, k_norm=k_norm, rotary_fp32=True, cut="all"
+    )  # fmt: skip
     feed = mixture(c, router(c, c.num_experts, normalized=c.norm_topk_prob, cast_back=True), c.intermediate_size)
     layer = sequence(
         residual(mixer, _wide("post_attention_layernorm", c.hidden_size)),

@@ -46,7 +46,12 @@ class RelativeTable(Sequence):
 
 @dataclass(frozen=True, slots=True)
 class DisentangledEncoder(Sequence):
-    """The table of relative positions, the layers, and a convolution where there is one; all hidden states are kept."""
+    """The table of relative positions, the layers, and a convolution where there is one.
+
+    Its mask is of `pairs` and all hidden states are kept; or of keys alone, and none is (SEW-D).
+    """
+
+    pairs: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,10 @@ def max_pool(x: Value, size: Shape) -> Value:
 
 
 def average_pool(x: Value, size: Shape) -> Value:
-    """F.avg_pool2d: saves its input."""
+    """F.avg_pool2d: saves its input, and yields what lies as it does."""
     node = record(x.tape, _resized_backward, (x,), (x,))
-    out = x.tape.new((*x.shape[:2], *size), x.dtype)
+    shape = (*x.shape[:2], *size)
+    out = x.tape.new(shape, x.dtype, dense_like(shape, x.strides))
     out.node = node
     return out
 

@@ -35,8 +35,8 @@ def padding_mask(t: Tape, block: PaddingMask, x: Value, around: Around) -> Value
 def encoder(t: Tape, block: DisentangledEncoder, x: Value, around: Around) -> Value:
     """DebertaV2Encoder.forward: the mask [batch, 1, seq, seq], the distances of all pairs, the layers."""
     batch, seq = x.shape[:2]
-    around.padding = t.new((batch, 1, seq, seq), "fp32")
-    around.keeps = True
+    around.padding = t.new((batch, 1, seq, seq), "fp32") if block.pairs else t.new((batch, 1, 1, seq), "int64")
+    around.keeps = block.pairs
     if any(isinstance(part, FirstLayerConv) for part in block.blocks):
         conv, path = next(part for part in block.blocks if isinstance(part, FirstLayerConv)), t.path
         around.after_first = lambda before, first: beside(t, conv, path, before, first)

@@ -99,10 +99,11 @@ def _local(t: Tape, block: Experts, x: Value, expert_ids: Value, ones: Value) ->
     mask = t.new((copies, 1), "bool")
     selected = _masked_(t, selected, mask)
     bias = expert_bias(t, block, 0, copies, order)
-    out = _masked(t, expert_linear(t, block, 0, selected, offsets, bias), mask)
+    merged: list[Value] = []
+    out = _masked(t, expert_linear(t, block, 0, selected, offsets, bias, merged), mask)
     out = gate(block, out) if block.gated else activate(block.activation, out)
     bias = expert_bias(t, block, 1, copies, order)
-    out = _masked(t, expert_linear(t, block, 1, out, offsets, bias), mask)
+    out = _masked(t, expert_linear(t, block, 1, out, offsets, bias, merged), mask)
     del bias
     weighted = f.mul(out, weights)
     inverse = t.new((copies,), "int64")

@@ -109,10 +109,11 @@ def grouped(t: Tape, block: Experts, x: Value, weights: Value, chosen: Value) ->
     _counted = f.to(order.detach(), "fp32")
     _counts, offsets = t.new((block.experts,), "fp32"), t.new((block.experts,), "int32")
     bias = expert_bias(t, block, 0, copies, order)  # held until the next takes its name
-    out = expert_linear(t, block, 0, selected, offsets, bias)
+    merged: list[Value] = []  # parametrizations are cached until the experts return
+    out = expert_linear(t, block, 0, selected, offsets, bias, merged)
     out = gate(block, out) if block.gated else activate(block.activation, out)
     bias = expert_bias(t, block, 1, copies, order)
-    out = expert_linear(t, block, 1, out, offsets, bias)
+    out = expert_linear(t, block, 1, out, offsets, bias, merged)
     weighted = f.mul(out, f.unsqueeze(weights, -1))
     inverse = t.new((copies,), "int64")
     weighted = f.index(weighted, inverse, weighted.shape)
@@ -219,10 +220,13 @@ def expert_bias(t: Tape, block: Experts, which: int, rows: int, order: Value) ->
     return f.index(t.weight(name, bias.shape), order, (rows, bias.shape[1])) if bias else None
 
 
-def expert_linear(t: Tape, block: Experts, which: int, x: Value, offsets: Value, bias: Value | None) -> Value:
-    """_grouped_linear: the product, and every row's bias added in place."""
+def expert_linear(
+    t: Tape, block: Experts, which: int, x: Value, offsets: Value, bias: Value | None, merged: list[Value]
+) -> Value:
+    """_grouped_linear: the product, and every row's bias added in place; the weight is among `merged` from then on."""
     param, transposed = weight_of(block, which), block.formula in TRANSPOSED
     weight = adapted_weight(t, expert_weight(t, param))
+    merged.append(weight)
     out = f.grouped_mm(f.to(x, weight.dtype), weight if transposed else f.swap(weight), offsets)
     return f.add_(out, bias) if bias else out
 
