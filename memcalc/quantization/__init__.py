@@ -124,5 +124,7 @@ def _warnings(how: Scheme, after: Iterable[Tensor], skips: Skips, copied: Iterab
     if experts and "expert" not in how.roles:
         yield (f"{experts:,} parameters of experts stay unpacked: transformers 5 keeps them as stacked 3-D parameters, "
                f"which {how.library} does not convert")  # fmt: skip
+    if how.untrained:
+        yield f"{how.untrained}: another trainer is assumed"
     if not any(t.role == "quantized" for t in after):
         yield f"nothing is packed: the model has no module that {how.name} converts"

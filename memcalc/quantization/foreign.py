@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from memcalc.presets import find, has
+
 # quant_method -> (scheme, {its key: ours})
 _METHODS: dict[str, tuple[str, dict[str, str]]] = {
     "gptq": ("gptq", {"bits": "bits", "group_size": "group_size"}),
@@ -34,6 +36,8 @@ def from_config(config: Mapping[str, Any]) -> dict[str, Any] | None:
         return {"name": "int8", **_renamed(config, {"llm_int8_skip_modules": "skip_modules"})}
     method = str(config.get("quant_method") or "").lower()
     algorithm = str(config.get("quant_algo") or "").upper()
+    if method == "torchao":
+        return _torchao(_section(_section(config, "quant_type"), "default"))
     if method in ("modelopt", "modelopt_fp4") or (algorithm and not method):
         return _modelopt(config, algorithm)
     if method not in _METHODS or (method == "quanto" and config.get("weights", "int8") not in ("int8", "float8")):
@@ -45,6 +49,16 @@ def from_config(config: Mapping[str, Any]) -> dict[str, Any] | None:
     if method == "fp8" and isinstance(block, (list, tuple)) and block:
         return {**section, "block_size": block[0]}
     return section
+
+
+def _torchao(kind: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A section for a torchao config, {_type: Int8WeightOnlyConfig, _data: {…}}; None for a class that has no scheme."""
+    name = str(kind.get("_type") or "").lower()
+    if not name or not has("quantizations", name):
+        return None
+    size = _section(kind, "_data").get("group_size")
+    sized = {"group_size": size} if isinstance(size, int) and name.startswith("int4") else {}
+    return {"name": find("quantizations", name)["id"], **sized}
 
 
 # NVIDIA ModelOpt's names of algorithms; MIXED_PRECISION names one for each module, which no single scheme stands for

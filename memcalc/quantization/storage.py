@@ -46,7 +46,7 @@ class Scheme:
     `skip_modules` further names from the run, `multiple_of` the sizes a weight must be a multiple of and `otherwise`
     what happens if it is not ('keep' it as it is, or 'refuse'). `upcast` asks for peft's k-bit preparation, which casts the
     rest of a `prepared` library's model. `exact_class`: only plain nn.Linear modules are packed. `packing` is how the library
-    computes with what it has packed.
+    computes with what it has packed, `untrained` who refuses to train adapters over that, and where ('': nobody).
     """
 
     name: str
@@ -63,6 +63,7 @@ class Scheme:
     prepared: bool = True
     exact_class: bool = False
     packing: Packing = Packing("dequantize")
+    untrained: str = ""
 
     def stores(
         self, shape: tuple[int, ...], compute: str, *, transposed: bool = False
@@ -112,7 +113,7 @@ def scheme(spec: Spec) -> Scheme:
         card["skip"] if isinstance(card["skip"], str) else tuple(card["skip"]),
         _options(card, given), tuple(card["parts"]), card.get("multiple_of", {}), card.get("otherwise", "keep"),
         skip_modules or (), skip_modules is None or bool(card.get("always_skips")), upcast, card.get("upcast", True),
-        card.get("exact_class", False), _packing(card),
+        card.get("exact_class", False), _packing(card), card.get("untrained", ""),
     )  # fmt: skip
 
 

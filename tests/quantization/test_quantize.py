@@ -133,3 +133,13 @@ def test_a_seven_billion_model_in_nf4() -> None:
     told = quantize(build("llama", config).tensors, "nf4-double", "bf16", "llama", dimensions("llama", config))
     packed = sum(t.count * nbytes(t.elements, t.dtype) for t in told.tensors if t.role == "quantized")
     assert packed == 32 * (4 * 8655940 + 3 * 23260996)
+
+
+@pytest.mark.parametrize(("name", "refused"), [
+    ("nf4", False), ("int8", False), ("gptq", False), ("fp8", False), ("torchao-int8", False), ("quanto-int8", False),
+    ("torchao-int4", True), ("mxfp4", True), ("nvfp4", True), ("fbgemm-fp8", True),
+])  # fmt: skip
+def test_what_the_trainer_refuses_to_train_over(name: str, refused: bool) -> None:
+    """HfQuantizer.is_trainable of transformers 5.23 (quantizers/quantizer_….py)."""
+    warned = estimate({"model": "llama-3.2-1b", "lora": 8, "quantize": name}).warnings
+    assert any("refuse" in note.message for note in warned) is refused
