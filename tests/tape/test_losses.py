@@ -14,8 +14,8 @@ CONFIG = {"model_type": "llama", "hidden_size": 1024, "intermediate_size": 2048,
           "num_key_value_heads": 8, "vocab_size": 65_536, "num_hidden_layers": 2, "tie_word_embeddings": False}  # fmt: skip
 T, V, H = 4 * 1024, 65_536, 1024
 RUN = {"model": CONFIG, "precision": "bf16", "optimizer": "none", "batch_size": 4, "seq_len": 1024}
-CLASSIFIER = {"model_type": "llama", "architectures": ["LlamaForSequenceClassification"], "hidden_size": 64, "intermediate_size": 128,
-              "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 100}  # fmt: skip
+CLASSIFIER = {"model_type": "llama", "architectures": ["LlamaForSequenceClassification"], "hidden_size": 64, "vocab_size": 100,
+              "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2}  # fmt: skip
 
 
 def kept(loss: Any) -> int:
