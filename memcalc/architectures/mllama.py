@@ -36,7 +36,7 @@ def mllama_text(c: Dimensions) -> Model:
     crossing = set(c.get("cross_attention_layers") or [3, 8, 13, 18, 23, 28, 33, 38])
 
     def layer(crosses: bool) -> Block:
-        return _cross_layer(c) if crosses else pre_norm_layer(c, attention(c), gated_mlp(c))
+        return _cross_layer(c) if crosses else pre_norm_layer(c, attention(c, dropout=float(c.dropout)), gated_mlp(c))
 
     layers = interleaved("layers", [i in crossing for i in range(c.num_hidden_layers)], layer)
     embed = Embedding("embed_tokens", c.vocab_size + 8, c.hidden_size)
@@ -46,8 +46,8 @@ def mllama_text(c: Dimensions) -> Model:
 def _cross_layer(c: Dimensions) -> Sequence:
     """x + tanh(gate) · cross(norm(x)), then the same with the MLP."""
     q, k = rms("q_norm", head_dim(c)), rms("k_norm", head_dim(c))
-    mixer = replace(attention(c, "cross_attn", rotary_dim=0, q_norm=q, k_norm=k), cross=True, causal=False,
-                    formula="mllama-cross")  # fmt: skip
+    mixer = attention(c, "cross_attn", rotary_dim=0, dropout=float(c.dropout), q_norm=q, k_norm=k)
+    mixer = replace(mixer, cross=True, causal=False, formula="mllama-cross")
     first, second = (TanhGate(f"cross_attn_{name}_gate", (1,)) for name in ("attn", "mlp"))
     parts = (
         residual(rms("input_layernorm", c.hidden_size), mixer, first),
