@@ -53,7 +53,9 @@ _IGNORED: Final = (
     "top_p", "temperature", "profiler_*", "enable_torch_profiler", "fp8_*",
     "fsdp_transformer_*", "use_v1_kernels", "stage", "pref_loss", "packing",
     "neat_packing", "overlap_*", "double_quantization_*", "manual_gc*", "calculate_per_token_loss", "use_reentrant_gc",
-    "freeze_trainable_modules", "ref_model_adapters", "reward_model_adapters", "reward_model_type", "quantization_device_map",
+    "freeze_trainable_modules", "ref_model_adapters", "reward_model_adapters", "reward_model_type",
+    "quantization_device_map", "add_tokens", "add_special_tokens", "num_beams",
+    "repetition_penalty", "length_penalty", "top_k", "skip_special_tokens", "profile_modules", "hyper_parallel_args", "max_length",
 )  # fmt: skip
 
 
@@ -87,7 +89,7 @@ def read(document: Document, asked: Asked) -> Reading:
     _checkpointing(sheet)
     _attention(sheet)
     beside(sheet, kind)
-    if any(sheet.has(key) for key in _MEGATRON):
+    if sheet.read(truth, "use_mca", default=False) or any(sheet.has(key) for key in _MEGATRON):
         _megatron(sheet)
     _unsloth(sheet)
     _unmodelled(sheet)
@@ -164,7 +166,7 @@ def _megatron(sheet: Sheet) -> None:
     shared = sheet.read(truth, "use_distributed_optimizer", default=False)
     sheet.put("sharding", {"strategy": "megatron", "distributed_optimizer": shared}, "use_distributed_optimizer")
     sheet.put("precision", "megatron-bf16", "bf16")
-    sheet.put("implementation", "megatron", next(key for key in _MEGATRON if sheet.has(key)))
+    sheet.put("implementation", "megatron", *(key for key in ("use_mca", *_MEGATRON) if sheet.has(key)))
     recomputed = sheet.read(text, "recompute_granularity", default="none")
     sheet.put("checkpointing", recomputed if recomputed in ("full", "selective") else "none", "recompute_granularity")
 
@@ -183,6 +185,7 @@ def _unsloth(sheet: Sheet) -> None:
 def _unmodelled(sheet: Sheet) -> None:
     sheet.unmodelled({
         **trainer.UNMODELLED,
+        "use_hyper_parallel": "HyperParallel's sharding is not counted: say it with --sharding",
         "use_kt": "KTransformers keeps the experts in the host's memory: here they are counted on the GPU",
         "upcast_layernorm": "norms in fp32 are counted in the dtype of the others",
         "upcast_lmhead_output": "logits that are cast to fp32 once more are not counted",

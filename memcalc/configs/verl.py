@@ -20,6 +20,7 @@ from memcalc.configs.lora import targets
 from memcalc.configs.megatron_script import filled, taken
 from memcalc.configs.names import model
 from memcalc.configs.table import Sheet
+from memcalc.configs.verl_engines import fsdp, megatron
 from memcalc.configs.words import number, text, truth, whole
 from memcalc.yaml_tree import Tree
 
@@ -36,6 +37,7 @@ _OVERRIDE: Final = re.compile(r"\+{0,2}([a-z_]\w{0,60}(?:\.\w{1,60}){1,8})=([^\s
 _ACTOR: Final = "actor_rollout_ref"
 _UNMODELLED: Final = {
     f"{_ACTOR}.actor.ulysses_sequence_parallel_size": "",
+    "model.enable_activation_offload": "activations that are moved to the host are counted on the GPU",
     f"{_ACTOR}.model.enable_activation_offload": "activations that are moved to the host are counted on the GPU",
     "reward_model.enable": "a reward model is not counted (give companions)",
 }
@@ -53,14 +55,19 @@ _IGNORED: Final = (
     "data*", "trainer*", "algorithm*", "reward*", "custom_reward*", "critic*", "ray*", "hydra*", "defaults",
     "optim*", "transfer_queue*", "global_profiler*", "env*", "model.lora_alpha", "model.trust_remote_code",
     "model.external_lib", "model.override_config*", "model.fsdp_config*", "model.use_shm",
-    "ulysses_sequence_parallel_size", "use_remove_padding", "model.strategy", "model.custom*",
+    "ulysses_sequence_parallel_size", "use_remove_padding", "model.strategy", "model.custom*", "engine*", "checkpoint*",
+    "profiler*",     "model.tokenizer*", "model.hf_config_path", "model._target_", "model.exclude_modules", "model.lora*",
+       "model.use_remove_padding", "model.use_fused*", "model.fused*", "model_engine", "model.mtp*", "model.tiled*", "model.input*",
 )  # fmt: skip
 
 
 def recognises(document: Document) -> int:
     """By the actor, the rollout and the reference in one; or by the SFT trainer's words."""
     if document.data:
-        sft = isinstance(document.data.get("model"), dict) and "partial_pretrain" in document.data["model"]
+        inner = document.data.get("model")
+        sft = isinstance(inner, dict) and (
+            "partial_pretrain" in inner or ("path" in inner and "engine" in document.data)
+        )
         return 92 if isinstance(document.data.get(_ACTOR), dict) else 90 if sft else 0
     head = document.text[:100_000]
     return 91 if f"{_ACTOR}." in head or "verl.trainer." in head else 0
@@ -70,15 +77,11 @@ def read(document: Document, asked: Asked) -> Reading:
     """The run of the actor, or of the model that SFT trains."""
     known = _overrides(document) if not document.data else interpolated(document)
     sheet = Sheet(known, asked, NAME, TITLE)
-    tuned = sheet.has("model.partial_pretrain")
-    model(sheet, "model.partial_pretrain" if tuned else f"{_ACTOR}.model.path")
+    tuned = sheet.has("model.partial_pretrain", "model.path")
+    model(sheet, *(("model.partial_pretrain", "model.path") if tuned else (f"{_ACTOR}.model.path",)))
     count = _gpus(sheet)
-    at = "model" if tuned else f"{_ACTOR}.model"
-    _adapters(sheet, at)
-    _engine(sheet, count, "model.fsdp_config" if tuned else f"{_ACTOR}.actor.fsdp_config")
-    on = sheet.read(truth, f"{at}.enable_gradient_checkpointing", default=True)
-    sheet.put("checkpointing", "full" if on else "none", f"{at}.enable_gradient_checkpointing", default=SOURCE)
-    sheet.put("attention", "flash", default="verl/workers/fsdp_workers.py")
+    _adapters(sheet, "model" if tuned else f"{_ACTOR}.model")
+    _engine(sheet, count, tuned)
     sheet.put("optimizer", "adamw", default="verl/workers/fsdp_workers.py: torch.optim.AdamW")
     _sft(sheet, count) if tuned else _ppo(sheet, count)
     sheet.unmodelled({key: what for key, what in _UNMODELLED.items() if what})
@@ -112,23 +115,34 @@ def _adapters(sheet: Sheet, at: str) -> None:
         sheet.put("lora.targets", chosen, f"{at}.target_modules", default=SOURCE)
 
 
-def _engine(sheet: Sheet, count: int, at: str) -> None:
-    """FSDP over all ranks, of fp32 weights gathered in bf16."""
-    dtype = sheet.read(text, f"{at}.model_dtype", default="fp32")
-    held = "bf16" if dtype in ("bf16", "bfloat16") else "fp32"
-    if count > 1:
-        sheet.put(
-            "precision", "bf16" if held == "bf16" else "mixed-bf16", f"{at}.model_dtype", default=f"{SOURCE}: fp32"
-        )
-        second = sheet.read(text, f"{_ACTOR}.actor.strategy", "model.strategy", default="fsdp") == "fsdp2"
-        sheet.put("sharding", {"strategy": "fsdp", "version": 2 if second else 1, "wrap": "layers"}, f"{_ACTOR}.actor.strategy",
-                  default=f"{SOURCE}: fsdp")  # fmt: skip
-    else:
-        sheet.put("precision", "bf16" if held == "bf16" else "amp-bf16", f"{at}.model_dtype", default=f"{SOURCE}: fp32")
-    params, states = (sheet.read(truth, f"{at}.{key}", default=False) for key in ("param_offload", "optimizer_offload"))
-    if params or states:
-        sheet.assume("offload", "between-steps", "what param_offload and optimizer_offload keep on the host is on the GPU while "
-                     "the actor learns")  # fmt: skip
+def _engine(sheet: Sheet, count: int, tuned: bool) -> None:
+    """The actor's engine, or that of the SFT trainer of either kind; activation checkpointing is the model's, or the engine's."""
+    at = "model" if tuned else f"{_ACTOR}.model"
+    key = (
+        "engine.strategy" if sheet.has("engine") or (tuned and sheet.has("model.path")) else f"{_ACTOR}.actor.strategy"
+    )
+    words = (key, f"{_ACTOR}.actor.strategy", "model.strategy", "model_engine")
+    strategy = sheet.read(text, *words, default="").lower() or _strategy(sheet)
+    sheet.seen(f"{at}.enable_gradient_checkpointing")
+    if strategy == "megatron":
+        megatron(sheet, "engine" if tuned else f"{_ACTOR}.actor.megatron", *words)
+        return
+    old = "model.fsdp_config" if sheet.has("model.partial_pretrain") else "engine"
+    fsdp(sheet, count, old if tuned else f"{_ACTOR}.actor.fsdp_config", strategy, *words)
+    on = sheet.read(truth, f"{at}.enable_gradient_checkpointing", default=True)
+    sheet.put("checkpointing", "full" if on else "none", f"{at}.enable_gradient_checkpointing", default=SOURCE)
+    sheet.put("attention", "flash", default="verl/workers/fsdp_workers.py")
+    if strategy not in ("", "fsdp", "fsdp2"):
+        sheet.warn(sheet.named(*words), "not-modelled", f"the engine {strategy} is counted as FSDP")
+
+
+def _strategy(sheet: Sheet) -> str:
+    """megatron, where a script starts verl with that config (`--config-name=ppo_megatron_trainer`) or has its degrees."""
+    named = re.search(r"--config-name[= ]['\"]?\w*megatron", sheet.document.text[:100_000])
+    degrees = any(
+        f"actor.megatron.{key}" in sheet.document.text[:100_000] for key in ("tensor", "pipeline", "expert", "context")
+    )
+    return "megatron" if named or degrees else ""
 
 
 def _ppo(sheet: Sheet, count: int) -> None:
@@ -163,7 +177,9 @@ def _loss(sheet: Sheet, at: str) -> None:
     """flash-attn's cross entropy, with the entropy where its coefficient is not 0; or the head in a kernel (dp_actor.py)."""
     if sheet.read(truth, f"{_ACTOR}.model.use_fused_kernels", default=False):
         sheet.put("loss", "fused-log-probs", f"{_ACTOR}.model.use_fused_kernels")
-        sheet.assume("loss", "fused-kernels", "verl's fused head is counted as TRL's: log-probabilities by tiles of logits")
+        sheet.assume(
+            "loss", "fused-kernels", "verl's fused head is counted as TRL's: log-probabilities by tiles of logits"
+        )
         return
     weight = sheet.read(number, f"{at}.entropy_coeff", default=0.0)
     entropy = bool(weight) or sheet.read(truth, f"{at}.calculate_entropy", default=False)
@@ -194,8 +210,20 @@ def _sft(sheet: Sheet, count: int) -> None:
     sheet.put(
         "seq_len", sheet.read(whole, "data.max_length", default=1024), "data.max_length", default="sft_trainer.yaml"
     )
+    divided = max(
+        1, sheet.read(whole, "engine.ulysses_sequence_parallel_size", "ulysses_sequence_parallel_size", default=1)
+    )
+    if divided > 1:
+        sheet.put(
+            "parallel.context", divided, "engine.ulysses_sequence_parallel_size", "ulysses_sequence_parallel_size"
+        )
+    engined = not sheet.has("model.partial_pretrain")
+    if sheet.read(truth, "data.use_dynamic_bsz", default=engined):
+        tokens = sheet.read(whole, "data.max_token_len_per_gpu", default=8192)
+        micro = max(1, tokens * divided // sheet.run["seq_len"])
+        sheet.put("packing", True, "data.use_dynamic_bsz", default="sft_trainer_engine.yaml")
     sheet.put("batch_size", micro, "data.micro_batch_size_per_gpu", "data.micro_batch_size", default="sft_trainer.yaml")
-    sheet.put("grad_accum", max(1, total // count // micro), "data.train_batch_size", "data.micro_batch_size_per_gpu",
+    sheet.put("grad_accum", max(1, total * divided // count // micro), "data.train_batch_size", "data.micro_batch_size_per_gpu",
               default="sft_trainer.yaml")  # fmt: skip
     if sheet.read(truth, "model.use_liger", default=False):
         sheet.put("implementation", "hf-liger", "model.use_liger")

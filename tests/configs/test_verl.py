@@ -83,3 +83,43 @@ def test_a_key_of_the_model_that_is_not_known_is_named() -> None:
 def test_a_model_that_only_the_shell_knows() -> None:
     with pytest.raises(RunInvalid, match="MODEL"):
         read(GRPO.replace("Qwen/Qwen2.5-7B-Instruct", "$MODEL_PATH"))
+
+
+MEGATRON = GRPO.replace(
+    "trainer.nnodes=2",
+    """actor_rollout_ref.actor.strategy=megatron \\
+    actor_rollout_ref.actor.megatron.tensor_model_parallel_size=4 \\
+    actor_rollout_ref.actor.megatron.pipeline_model_parallel_size=2 \\
+    +actor_rollout_ref.actor.megatron.override_transformer_config.recompute_granularity=full \\
+    actor_rollout_ref.actor.megatron.param_offload=True trainer.nnodes=2""",
+)
+TUNED = """\
+model: {path: Qwen/Qwen2.5-7B-Instruct, enable_gradient_checkpointing: true}
+engine: {strategy: fsdp2, model_dtype: fp32, fsdp_size: 4, ulysses_sequence_parallel_size: 2, reshard_after_forward: false}
+data: {train_batch_size: 64, micro_batch_size_per_gpu: 2, max_length: 2048, use_dynamic_bsz: true, max_token_len_per_gpu: 8192}
+trainer: {n_gpus_per_node: 8, nnodes: 1}
+"""
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    (MEGATRON, {"implementation": "megatron", "precision": "megatron-bf16",
+                "parallel": {"tensor": 4, "pipeline": 2, "sequence": True},
+                "sharding": {"strategy": "megatron", "distributed_optimizer": True}, "checkpointing": "full"}),
+    (MEGATRON.replace("actor.strategy=megatron", "actor.grad_clip=1.0"), {"implementation": "megatron"}),
+    (GRPO.replace("main_ppo ", "main_ppo --config-name='ppo_megatron_trainer.yaml' "), {
+        "implementation": "megatron", "checkpointing": "none"}),
+    (GRPO.replace("trainer.nnodes=2", "actor_rollout_ref.actor.strategy=fsdp2 actor_rollout_ref.actor.fsdp_config.fsdp_size=8 "
+                  "actor_rollout_ref.actor.fsdp_config.offload_policy=True trainer.nnodes=2"), {
+        "sharding": {"strategy": "hsdp", "version": 2, "wrap": "layers", "replicate": 2, "offload_params": True}}),
+    (TUNED, {"model": "Qwen/Qwen2.5-7B-Instruct", "packing": True, "batch_size": 8, "parallel.context": 2,
+             "precision": "mixed-bf16",
+             "sharding": {"strategy": "hsdp", "version": 2, "wrap": "layers", "replicate": 2, "reshard_after_forward": False}}),
+    (TUNED.replace("use_dynamic_bsz: true", "use_dynamic_bsz: false"), {"batch_size": 2, "packing": None}),
+    (TUNED.replace("strategy: fsdp2", "strategy: megatron, tensor_model_parallel_size: 2"), {
+        "implementation": "megatron", "parallel.tensor": 2}),
+])  # fmt: skip
+def test_engines(text: str, expected: dict[str, Any]) -> None:
+    found = reading(text, name="run.sh" if "main_ppo" in text else "sft.yaml")
+    assert (found.format, parts(found.run, expected)) == ("verl", expected)
+    assert "keys-not-read" not in codes(found)
+    assert estimate_run(parse_run(dict(found.run))).memory.peak_allocated > 2**30

@@ -1,0 +1,81 @@
+"""verl's engines: FSDP of either version, and Megatron-Core (verl/workers/config/engine.py, trainer/config/engine/*.yaml)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from memcalc.configs.words import text, truth, whole
+
+if TYPE_CHECKING:
+    from memcalc.configs.table import Sheet
+
+SOURCE: Final = "verl/trainer/config/engine/{}.yaml"
+_DEGREES: Final = (
+    ("tensor_model_parallel_size", "tensor"), ("pipeline_model_parallel_size", "pipeline"), ("context_parallel_size", "context"),
+    ("expert_model_parallel_size", "expert"), ("virtual_pipeline_model_parallel_size", "virtual"),
+)  # fmt: skip
+_HALVES: Final = {"bfloat16": "bf16", "bf16": "bf16", "float16": "fp16", "fp16": "fp16"}
+
+
+def fsdp(sheet: Sheet, count: int, at: str, strategy: str, *keys: str) -> None:
+    """FSDP over all ranks, or groups of `fsdp_size`, of fp32 weights gathered in bf16; autocast on one GPU."""
+    dtype = sheet.read(text, f"{at}.model_dtype", default="fp32")
+    half = _HALVES.get(sheet.read(text, f"{at}.dtype", default="bf16"), "bf16")
+    pure = _HALVES.get(dtype)
+    recipe = pure or (f"mixed-{half}" if count > 1 else f"amp-{half}")
+    sheet.put("precision", recipe, f"{at}.model_dtype", default=f"{SOURCE.format('fsdp')}: fp32")
+    if count > 1:
+        made: dict[str, Any] = {"strategy": "fsdp", "version": 2 if strategy == "fsdp2" else 1, "wrap": "layers"}
+        size = sheet.read(whole, f"{at}.fsdp_size", default=-1)
+        if 1 < size < count:
+            made |= {"strategy": "hsdp", "replicate": count // size}
+        if made["version"] == 2 and not sheet.read(truth, f"{at}.reshard_after_forward", default=True):
+            made["reshard_after_forward"] = False
+        if made["version"] == 2 and sheet.read(truth, f"{at}.offload_policy", default=False):
+            made["offload_params"] = True
+        sheet.put("sharding", made, *keys, f"{at}.fsdp_size", default=f"{SOURCE.format('fsdp')}: fsdp")
+    _between_steps(sheet, at)
+
+
+def megatron(sheet: Sheet, at: str, *keys: str) -> None:
+    """Megatron-Core's modules with its distributed optimizer, sequence parallelism where tensors are divided."""
+    for theirs, ours in _DEGREES:
+        degree = sheet.read(whole, f"{at}.{theirs}", default=1) or 1
+        if degree > 1:
+            sheet.put(f"parallel.{ours}", degree, f"{at}.{theirs}")
+    if sheet.run.get("parallel", {}).get("tensor", 1) > 1 and sheet.read(
+        truth, f"{at}.sequence_parallel", default=True
+    ):
+        sheet.put("parallel.sequence", True, f"{at}.sequence_parallel", default=f"{SOURCE.format('megatron')}: on")
+    shared = sheet.read(truth, f"{at}.use_distributed_optimizer", default=True)
+    sheet.put(
+        "sharding", {"strategy": "megatron", "distributed_optimizer": shared}, *keys, f"{at}.use_distributed_optimizer"
+    )
+    half = _HALVES.get(sheet.read(text, f"{at}.dtype", default="bf16"), "bf16")
+    sheet.put("precision", f"megatron-{half}", f"{at}.dtype", default=f"{SOURCE.format('megatron')}: bfloat16")
+    sheet.put("implementation", "megatron", *keys)
+    word = sheet.read(text, f"{at}.override_transformer_config.recompute_granularity", default="none").lower()
+    sheet.put("checkpointing", word if word in ("full", "selective") else "none",
+              f"{at}.override_transformer_config.recompute_granularity", default=f"{SOURCE.format('megatron')}: null")  # fmt: skip
+    if word == "selective":
+        sheet.put(
+            "sharding.recompute_granularity", "selective", f"{at}.override_transformer_config.recompute_granularity"
+        )
+    if sheet.read(truth, f"{at}.use_megatron_fsdp", default=False):
+        sheet.warn(
+            f"{at}.use_megatron_fsdp",
+            "not-modelled",
+            "Megatron's FSDP is counted as its distributed optimizer: more than is used",
+        )
+    sheet.seen(f"{at}.*")
+    _between_steps(sheet, at)
+
+
+def _between_steps(sheet: Sheet, at: str) -> None:
+    moved = [
+        sheet.read(truth, f"{at}.{key}", default=False)
+        for key in ("param_offload", "optimizer_offload", "grad_offload")
+    ]
+    if any(moved):
+        sheet.assume("offload", "between-steps", "what param_offload and optimizer_offload keep on the host is on the GPU while "
+                     "the actor learns")  # fmt: skip
