@@ -23,6 +23,7 @@ VISIBLE_GIB = {
     "t4": "14.56", "p100-16gb": "15.89", "v100-16gb": "15.77", "v100-32gb": "31.73", "a10": "22.0", "a10g": "22.03",
     "a30": "23.5", "a40": "44.34", "a100-40gb-pcie": "39.38", "a100-40gb": "39.38", "a100-80gb-pcie": "79.14",
     "a100-80gb": "79.14", "l4": "22.03", "l40": "44.35", "l40s": "44.39", "h100-pcie": "79.1", "h100-80gb": "79.1",
+    "a800-80gb": "79.33", "h800-80gb": "79.1", "h20-96gb": "95.0",
     "h100-nvl": "93.02", "h200": "139.72", "h200-nvl": "139.72", "gh200-96gb": "94.5", "b200": "178.35",
     "gb200": "184.31", "b300": "267.69", "gb300": "276.6", "rtx-2080ti": "10.57", "rtx-3060-12gb": "11.63",
     "rtx-3070": "7.66", "rtx-3080-10gb": "9.65", "rtx-3080-12gb": "11.63", "rtx-3090": "23.56", "rtx-3090ti": "23.56",
@@ -39,7 +40,7 @@ VISIBLE_GIB = {
 # what nvidia-smi prints as the total, in MiB: more than any process gets
 NVIDIA_SMI_MIB = {
     "t4": 15360, "a10": 23028, "a10g": 23028, "l4": 23034, "a40": 46068, "l40s": 46068, "a100-40gb": 40960,
-    "a100-80gb": 81920, "h100-80gb": 81559, "h100-nvl": 95830, "h200": 143771, "b200": 183359, "rtx-4090": 24564,
+    "a100-80gb": 81920, "a800-80gb": 81920, "h100-80gb": 81559, "h100-nvl": 95830, "h200": 143771, "b200": 183359, "rtx-4090": 24564,
     "rtx-5090": 32607, "rtx-a6000": 49140, "gh200-96gb": 97871,
 }  # fmt: skip
 NAMES = [
@@ -83,7 +84,7 @@ def _cards() -> list[Path]:
 def test_every_accelerator_is_in_the_table() -> None:
     apple = {path.stem for path in _cards() if path.stem.startswith("apple-")}
     assert {path.stem for path in _cards()} == set(VISIBLE_GIB) | apple
-    assert len(_cards()) == 86
+    assert len(_cards()) == 89
 
 
 @pytest.mark.parametrize(("name", "visible"), VISIBLE_GIB.items())
