@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from memcalc.tape.spending import Spent
     from memcalc.tensors import Tensor
 
+_DIGIT = re.compile(r"\d")
 _NUMBERED = re.compile(r"\.(\d+|\{[^}]*\})(?=\.)")  # behind the path of a stack: which of its layers
 
 
@@ -69,7 +70,8 @@ class Weights:
         if not self.adapters:
             return None
         full = f"{module}.{name}"
-        return self._groups.get(full) or (None if "{" in full else self._single.get(full))
+        single = "{" not in full and _DIGIT.search(full)  # a name without a number is none that a pattern stands for
+        return self._groups.get(full) or (self._single.get(full) if single else None)
 
     def added(self, module: str) -> tuple[Tensor, ...]:
         """The tensors that an adapter has put below a module, whatever their names."""
