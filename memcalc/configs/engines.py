@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from memcalc.configs.follow import find, follow
 from memcalc.configs.reading import Remark
 from memcalc.errors import UnreadableInput, shorten
+from memcalc.yaml_tree import Tree
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from memcalc.configs.documents import Document
 
 _FILES: Final = ("config_file", "accelerate_config")
+_OWN: Final = ("mixed_precision", "num_processes", "num_machines")
 _DEEPSPEED: Final = ("zero_stage", "offload_optimizer_device", "offload_param_device", "deepspeed_config_file")
 _AUTO: Final = {"train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto",
                 "bf16": {"enabled": "auto"}, "fp16": {"enabled": "auto"}}  # fmt: skip
@@ -30,14 +32,24 @@ _NAMED: Final = (
 )  # fmt: skip
 
 
-def settings(script: Document, options: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Remark, ...]]:
-    """What accelerate is told: its file, with the launcher's options over it; and what is to be said of a missing file."""
+class Told(NamedTuple):
+    """What accelerate is told, the file that says it (None where none does), and what is to be said of a missing one."""
+
+    data: dict[str, Any]
+    file: Document | None = None
+    notes: tuple[Remark, ...] = ()
+
+    def where(self, key: str) -> tuple[str, int] | None:
+        """The file and the line of a key; None where the options say it."""
+        file, line = self.file.where(key) if self.file is not None else ("", None)
+        return (file, line) if line else None
+
+
+def settings(script: Document, options: Mapping[str, Any]) -> Told:
+    """What accelerate is told: its file, with the launcher's options over it."""
     name = next((str(options[key]) for key in _FILES if options.get(key) not in (None, True)), "")
-    held, notes = _file(script, name) if name else ({}, ())
-    made = {
-        **held,
-        **{key: options[key] for key in ("mixed_precision", "num_processes", "num_machines") if key in options},
-    }
+    held = _file(script, name) if name else Told({})
+    made = {**held.data, **{key: options[key] for key in _OWN if key in options}}
     for section, keys in (
         ("fsdp_config", [key for key in options if key.startswith("fsdp_")]),
         ("deepspeed_config", _DEEPSPEED),
@@ -47,13 +59,14 @@ def settings(script: Document, options: Mapping[str, Any]) -> tuple[dict[str, An
             made[section] = {**_mapping(made.get(section)), **said}
     kind = next((word for key, word in (("use_deepspeed", "DEEPSPEED"), ("use_fsdp", "FSDP"), ("multi_gpu", "MULTI_GPU"))
                  if str(options.get(key, "false")).lower() not in ("false", "no", "0")), "")  # fmt: skip
-    return ({**made, "distributed_type": kind} if kind else made), notes
+    return held._replace(data={**made, "distributed_type": kind} if kind else made)
 
 
-def _file(script: Document, name: str) -> tuple[dict[str, Any], tuple[Remark, ...]]:
+def _file(script: Document, name: str) -> Told:
     """accelerate's file of that name; where it is not there, what its name says, with a warning."""
     if find(script, name) is not None:
-        return follow(script, name).data, ()
+        found = follow(script, name)
+        return Told(found.data, found)
     word = name.replace("\\", "/").rpartition("/")[2].lower()
     match, kind = next(((match, kind) for pattern, kind in _NAMED if (match := pattern.search(word))), (None, ""))
     if match is None:
@@ -62,30 +75,48 @@ def _file(script: Document, name: str) -> tuple[dict[str, Any], tuple[Remark, ..
     note = Remark(
         "not-found", "sharding", f"{shorten(name)} is not here: its name is taken to say what is in it ({kind})"
     )
+    sections: dict[str, Any] = {}
     if kind == "DEEPSPEED":
-        return {"distributed_type": kind, "deepspeed_config": {"zero_stage": int(match[1] or 2)}}, (note,)
-    if kind == "FSDP":
-        section = {"fsdp_version": int(match[1] or 1), "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}
-        return {"distributed_type": kind, "fsdp_config": section}, (note,)
-    return {"distributed_type": kind}, (note,)
+        sections["deepspeed_config"] = {"zero_stage": int(match[1] or 2)}
+    elif kind == "FSDP":
+        sections["fsdp_config"] = {
+            "fsdp_version": int(match[1] or 1),
+            "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        }
+    return Told({"distributed_type": kind, **sections}, None, (note,))
 
 
-def around(made: Document, told: Mapping[str, Any]) -> Document:
+def around(made: Document, told: Told) -> Document:
     """A trainer's document with the engine and the precision that accelerate was told, where it does not say its own."""
     more: dict[str, Any] = {}
-    kind = str(told.get("distributed_type", "")).upper()
+    kind = str(told.data.get("distributed_type", "")).upper()
     if not ({"deepspeed", "fsdp"} & made.data.keys()):
         if kind == "DEEPSPEED":
-            more["deepspeed"] = _deepspeed(_mapping(told.get("deepspeed_config")))
+            more["deepspeed"] = _deepspeed(_mapping(told.data.get("deepspeed_config")))
         elif kind == "FSDP":
-            section = _mapping(told.get("fsdp_config"))
+            section = _mapping(told.data.get("fsdp_config"))
             wraps = section.get("fsdp_auto_wrap_policy", section.get("auto_wrap_policy", "NO_WRAP"))
             more["fsdp"] = "full_shard"
             more["fsdp_config"] = {"fsdp_version": 1, "fsdp_auto_wrap_policy": wraps, **section}
-    half = str(told.get("mixed_precision", "no")).lower()
+    half = str(told.data.get("mixed_precision", "no")).lower()
     if half in ("bf16", "fp16") and not ({"bf16", "fp16"} & made.data.keys()):
         more[half] = True
-    return replace(made, data={**more, **made.data})
+    return _over(made, replace(made, data={**more, **made.data}), told, more)
+
+
+def _over(made: Document, whole: Document, told: Told, more: Mapping[str, Any]) -> Document:
+    """The document with the places of what accelerate's file says, where its own does not have them."""
+    if told.file is None or made.base is not None:
+        return whole
+    known = {key: line for key, line in told.file.lines.items() if key.startswith("fsdp_config")}
+    names = {
+        "fsdp": "distributed_type",
+        "deepspeed": "distributed_type",
+        "bf16": "mixed_precision",
+        "fp16": "mixed_precision",
+    }
+    known |= {key: told.file.lines[name] for key, name in names.items() if key in more and name in told.file.lines}
+    return replace(whole, base=replace(told.file, data=dict(more), _parsed=Tree(dict(more), known, {})))
 
 
 def _deepspeed(section: Mapping[str, Any]) -> str | dict[str, Any]:

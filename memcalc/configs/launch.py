@@ -11,7 +11,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from memcalc.configs.engines import around, settings
+from memcalc.configs.engines import Told, around, settings
 from memcalc.configs.follow import find, follow, laid_over
 from memcalc.configs.jobs import Job, job_of
 from memcalc.configs.launching import Launch, is_file_name, launched, mapping, processes
@@ -76,19 +76,19 @@ def read(document: Document, asked: Asked) -> Reading:
     flags = {**asked.flags, **({"gpus": count} if count and not asked.gpus else {})}
     reading: Reading = _module(first.form).read(first.document, Asked(flags, asked.hub))
     if count and not asked.gpus:
+        own = first.told.where(where) if where == "num_processes" and where not in first.launch.options else None
         line = first.launch.line if where != job.said else job.line_of(where)
-        reading = _counted(reading, script, count, where, line)
+        reading = _counted(reading, count, Origin(*(own or (script.source, line)), where))
     return _finished(reading, script, asked, first, len(known), job)
 
 
 class _Started(NamedTuple):
-    """What is launched, the format whose reader takes it, its document, what accelerate is told, what is to be said."""
+    """What is launched, the format whose reader takes it, its document, what accelerate is told."""
 
     launch: Launch
     form: str
     document: Document
-    told: dict[str, Any]
-    notes: tuple[Remark, ...]
+    told: Told
 
 
 def _module(form: str) -> Any:  # noqa: ANN401 - a module of a format
@@ -123,10 +123,10 @@ def _started(script: Document, launch: Launch) -> _Started | None:
     if form == "trl" and (task := _TASKS.search(_stem(launch.program))):
         made = replace(made, data={COMMAND: task[1], **made.data})
     if form not in ("trl", "training-arguments", "llamafactory", "axolotl"):
-        return _Started(launch, form, made, {}, ())
+        return _Started(launch, form, made, Told({}))
     options = launch.options if launch.launcher == "accelerate" else _taken(made, launch)
-    told, notes = settings(script, options)
-    return _Started(launch, form, around(made, told), told, notes)
+    told = settings(script, options)
+    return _Started(launch, form, around(made, told), told)
 
 
 def _taken(made: Document, launch: Launch) -> dict[str, Any]:
@@ -229,7 +229,7 @@ def _gpus(found: _Started, job: Job) -> tuple[int | None, str]:
     """How many GPUs a run has, and where that is said: by the launcher, what it sees, what the job asks for."""
     launch = found.launch
     count, keys = processes(launch)
-    told = str(found.told.get("num_processes", ""))
+    told = str(found.told.data.get("num_processes", ""))
     if count is None and told.isdigit() and int(told):
         return int(told), "num_processes"
     if count:
@@ -247,12 +247,11 @@ def _with_job(reading: Reading, job: Job, asked: Asked, script: Document) -> Rea
     assumed = any(note.code == "gpus-not-in-config" for note in reading.assumptions)
     if not (assumed and job.gpus) or asked.gpus:
         return reading
-    return _counted(reading, script, job.gpus, job.said, job.line_of(job.said))
+    return _counted(reading, job.gpus, Origin(script.source, job.line_of(job.said), job.said))
 
 
-def _counted(reading: Reading, script: Document, count: int, where: str, line: int | None) -> Reading:
+def _counted(reading: Reading, count: int, origin: Origin) -> Reading:
     notes = tuple(note for note in reading.assumptions if note.code != "gpus-not-in-config")
-    origin = Origin(script.source, line, where)
     return replace(
         reading, run={**reading.run, "gpus": count}, origins={**reading.origins, "gpus": origin}, assumptions=notes
     )
@@ -262,7 +261,7 @@ def _finished(reading: Reading, script: Document, asked: Asked, found: _Started,
     """The reading with what was launched, the job's kind of GPU, and whether there are further commands."""
     line = found.launch.line
     told = Remark("command", "", f"read from the command in line {line}: {shorten(found.launch.program)}")
-    warnings = [*reading.warnings, *found.notes]
+    warnings = [*reading.warnings, *found.told.notes]
     if several > 1:
         warnings.append(
             Remark("several-commands", "", f"{several} commands train; the first of them (line {line}) is read")

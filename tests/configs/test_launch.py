@@ -147,7 +147,9 @@ def test_what_a_command_means(text: str, name: str, form: str, expected: dict[st
 def test_places_are_those_of_the_file(folder: Path) -> None:
     found = reading(TRL, name="go.sh", folder=folder)
     assert {path: found.origins[path].line for path in ("model", "batch_size", "seq_len", "lora.rank", "gpus")} == {
-        "model": 5, "batch_size": 5, "seq_len": 6, "lora.rank": 6, "gpus": 4}  # fmt: skip
+        "model": 5, "batch_size": 5, "seq_len": 6, "lora.rank": 6, "gpus": 3}  # fmt: skip
+    assert all(found.origins[path].file.endswith("fsdp.yaml") for path in ("gpus", "sharding.version"))
+    assert found.origins["sharding.version"].line == 5
     job = reading(KUBE, name="job.yaml", folder=folder)
     assert (job.origins["seq_len"].line, job.origins["gpus"].line) == (17, 20)
     assert job.origins["batch_size"].file.endswith("lf.yaml")
