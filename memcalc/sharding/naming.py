@@ -53,7 +53,9 @@ class Naming:
             self.acting.add(f"{path}.{first.name}" if path else first.name)
         elif isinstance(block, Moe) and block.whole:
             self.leaves.append(path)
-        elif isinstance(block, (Unused, Shared)):
+        elif isinstance(block, (Unused, Shared)) or any(
+            not param.name for param in block.own()
+        ):  # a parameter of that name
             self.uncalled.add(path)
         elif isinstance(block, Experts):
             self.experts.add(path)
