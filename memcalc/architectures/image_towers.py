@@ -12,7 +12,6 @@ from memcalc.architectures.vision import (
     attention,
     dropout,
     embeddings,
-    encoder_layer,
     grid,
     layer_scales,
     made,
@@ -60,7 +59,9 @@ def internvl_vision(c: Dimensions) -> Model:
     mixer = attention(c, "attention", bias=bool(c.attention_bias), out="projection_layer", softmax="scores")
     if c.use_qk_norm:
         mixer = replace(mixer, q_norm=_rms(c, "q_norm"), k_norm=_rms(c, "k_norm"))
-    layer = encoder_layer(mixer, mlp(c), norms, layer_scales(c, "lambda_1", "lambda_2"), dropout(c))
+    mixer = replace(mixer, out_dropout=float(c.projection_dropout))
+    scales = layer_scales(c, "lambda_1", "lambda_2")
+    layer = sequence(residual(norms[0], mixer, scales[0]), residual(norms[1], mlp(c), dropout(c), scales[1]))
     end = None if c.use_mean_pooling else Norm("layernorm", c.hidden_size, "layer")
     return made(
         c, sequence(begin, sequence(repeat("layer", c.num_hidden_layers, layer), name="encoder"), end), "encoder"

@@ -23,6 +23,7 @@ from memcalc.blocks.multimodal import (
     Unfolded,
 )
 from memcalc.blocks.towers import EachImage
+from memcalc.errors import fault
 
 if TYPE_CHECKING:
     from memcalc.blocks.base import Block
@@ -42,9 +43,11 @@ def llava(c: Dimensions) -> Model:
     return image_text(c, _images(c, _projector(c), **read), tower(c.text_config, "language_model"), tie=tied(c))
 
 
-@architecture("llava_next", "llava_onevision")
+@architecture("llava_next", "llava_onevision", "llava_next_video")
 def llava_next(c: Dimensions) -> Model:
     """LLaVA on several crops of an image; a learned token ends each row of patches (Liu et al. 2024, Li et al. 2024)."""
+    if c.get("spatial_pool_mode", "average") not in ("average", "max"):
+        raise fault("model.spatial_pool_mode", "frames that a convolution shrinks are not known")
     v, layer = c.vision_config, c.get("vision_feature_layer", -2)
     tie = tied(c) if c.traits.ties_as_text else bool(c.tie_word_embeddings)
     most = re.fullmatch(r"anyres_max_(\d+)", str(c.get("vision_aspect_ratio")))
