@@ -14,6 +14,7 @@ from memcalc.replay import moves as moving
 from memcalc.replay.allocator import END, CachingAllocator, ExpandableAllocator
 from memcalc.replay.moves import Moves
 from memcalc.replay.negligible import below
+from memcalc.replay.outliving import numbers
 from memcalc.replay.stepping import Turn, loop, makes_states
 from memcalc.replay.turns import keep
 from memcalc.tape.values import rounded
@@ -132,7 +133,7 @@ def reserved(replay: Replay) -> int:
         early, late = (allocator.several(sizes) for sizes in ((staged.early, staged.late) if staged else ((), ())))
         now = Moves(opening, floor) if first and opening else step
         alive, held = _micro_step(allocator, now, held, others, there)
-        held = held[:1] if now is opening else held  # states are there for good
+        held = held if now is step else held[:1]  # the states that the first one makes are there for good
         wide = _staged(allocator, staged, early, late, alive) if staged else []
         if first and not opening:
             optimizer.first()
@@ -186,7 +187,7 @@ def _micro_step(
     """
     alive = [END] * len(step.sizes)
     held = [step.before, *step.carried] if step.before >= 0 else []
-    gone = {*there, *(~number for number in held[len(before) :])}
+    gone = {*there, *(~number for number in held[len(before) :]), *(~n for n, block in there.items() if block is END)}
     for number, block in (*zip(held, before, strict=False), *there.items()):
         alive[number] = block
     for stream, moves in step.without(gone).items():
@@ -202,13 +203,25 @@ def _there(making: Moves, gradients: list[Block], step: Moves) -> dict[int, Bloc
 
     Its units' backward passes are in the opposite order of their forward passes.
     """
+    left = (number for number in making.left if number != making.outputs and number not in making.kept)
+    blocks = dict(zip(left, gradients, strict=True))
+    found = _whole(making, blocks, step)
     waiting: dict[int, list[Block]] = {}
-    numbers = (number for number in making.left if number != making.outputs and number not in making.kept)
-    for number, block in zip(numbers, gradients, strict=True):
+    for number, block in blocks.items():
         waiting.setdefault(making.sizes[number], []).append(block)
-    found = {number: waiting[size].pop(0) for number in step.found if waiting.get(size := step.sizes[number])}
+    found |= {number: waiting[size].pop(0) for number in step.found if waiting.get(size := step.sizes[number])}
     gradients[:] = [block for blocks in waiting.values() for block in blocks]
     return found
+
+
+def _whole(making: Moves, blocks: dict[int, Block], step: Moves) -> dict[int, Block]:
+    """The blocks of gathered parameters that stay from an earlier micro batch, out of all that it has left; those not made."""
+    how = step.recording.unreduced
+    if not how or not how.stays:
+        return {}
+    before, now = (sorted(numbers(moves, how.stays)) for moves in (making, step))
+    there = {number: blocks.pop(old) for old, number in zip(before, now, strict=True)}
+    return there | dict.fromkeys(numbers(step, how.once), END)
 
 
 def _staged(

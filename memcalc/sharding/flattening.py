@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from memcalc.sharding.fsdp1 import KEEPING, RESHARDING
 from memcalc.sharding.groups import Group, Grouping
+from memcalc.sharding.handles import Handle
 from memcalc.sharding.reducing import REDUCTIONS
 from memcalc.sharding.unsharding import GATHERS
 from memcalc.tape.earlier import Unreduced
@@ -29,22 +30,13 @@ if TYPE_CHECKING:
 CASTS = 3  # the stream of pre_unshard, beside those of unshard and of the backward pass's end (_init_streams)
 
 
-class Handle:
-    """A flat parameter: how many elements, cut into what, kept and seen in which dtypes; what is there of it just now."""
-
-    def __init__(self, elements: int, shard: int, kept: str, seen: str, *, trainable: bool) -> None:
-        self.elements, self.shard, self.kept, self.seen, self.trainable = elements, shard, kept, seen, trainable
-        self.full: Value | None = None
-        self.accumulated: Value | None = None
-        self.saved: Value | None = None
-
-
 class Flattening(Grouping):
     """The hooks of one step, around the modules that FSDP1 wraps.
 
     `ahead` is what forward prefetch has gathered for the unit that comes next, `late` the unit whose gradients wait for the
     backward pass of the one before, `frozen` what has no gradients and is whole until then. Of storages, `kept` are the flat
-    gradients that are added to those of earlier micro batches, `reduced` what is made of the sums.
+    gradients that are added to those of earlier micro batches, `reduced` what is made of the sums; `stays` are what is whole
+    since an earlier one, where nothing is let go of before the last, and `once` what it takes to gather that.
     """
 
     outside = True
@@ -61,6 +53,8 @@ class Flattening(Grouping):
         self.returning = False
         self.kept: list[int] = []
         self.reduced: list[int] = []
+        self.stays: list[int] = []
+        self.once: list[int] = []
         ahead = how.word not in KEEPING  # the one before is gathered, going back
         self.neighbours = (-1, 1) if how.forward_prefetch else (-1,) if ahead else ()
         members = (tensor for found in groups.layers.layers.values() for _, tensor in found)
@@ -175,9 +169,9 @@ class Flattening(Grouping):
     def laid(self, recording: Recording) -> Recording:
         """The recording; beside it what the first forward pass begins with, and what earlier micro batches do otherwise."""
         sizes = list(self._tried())
-        whole = self.how.accumulates and self.how.word in KEEPING  # of gathered, too
         reduced = frozenset() if self.how.sums else frozenset(self.reduced)
-        unreduced = Unreduced(frozenset(self.kept), reduced) if self.kept and not whole else None
+        how = Unreduced(frozenset(self.kept), reduced, (), frozenset(self.stays), frozenset(self.once))
+        unreduced = how if self.kept else None
         tried = tuple(move for number, size in enumerate(sizes) for move in (size, ~number))
         return replace(recording, tried=tried, unreduced=unreduced)
 
@@ -197,7 +191,7 @@ class Flattening(Grouping):
         if found is None:
             weights, setting = self.tape.weights, self.tape.setting
             found = self.handles[group] = []
-            for flat, _ in self.how.handles(group.tensors):
+            for flat in self.how.handles(group.tensors):
                 kept = weights.kept(flat)
                 seen = kept if setting.autocast and not self.how.param_dtype else weights.seen(flat)
                 shard = -(-flat.elements // self.how.shards)
@@ -224,6 +218,9 @@ class Flattening(Grouping):
         if self.how.word == "NO_SHARD":
             return shard or buffer(0, handle.seen)
         full = buffer(handle.shard * self.how.shards, handle.seen, relay=self.returning, stream=GATHERS)
+        if self.how.accumulates and self.how.word in KEEPING and not self.returning:  # _should_free_in_backward
+            self.stays.append(full.storage.id)
+            self.once += [value.storage.id for value in (moved, shard) if value]
         del shard, moved
         return full
 

@@ -7,14 +7,16 @@ Adapters in a frozen base are flat parameters of their own, as PEFT's fsdp_auto_
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from memcalc.dataclass import dataclass
 from memcalc.dtypes import BITS
 from memcalc.errors import fault
 from memcalc.sharding import options
+from memcalc.sharding.flat import ordered
 from memcalc.sharding.fsdp2 import FullyShard
 from memcalc.sharding.groups import paths
+from memcalc.sharding.originals import Stretch, Views, fullest
 from memcalc.sharding.strategy import Local
 from memcalc.tape.units import Wrapped
 from memcalc.tape.values import FLOATS
@@ -55,6 +57,14 @@ OPTIONS: dict[str, Reader] = {
     "offload_params": options.flag,
     "replicate": options.count,
 }
+
+
+Kind: TypeAlias = "tuple[bool, str, bool]"
+
+
+def _learns(members: Sequence[Tensor]) -> bool:
+    """Whether any of a unit's tensors does, but for those of adapters."""
+    return any(tensor.trainable for tensor in members if tensor.role != "adapter")
 
 
 @dataclass(frozen=True)
@@ -104,47 +114,72 @@ class Flattened(FullyShard):
 
         The optimizer sees original parameters as they are where nothing is sharded (FlatParamHandle._use_sharded_views).
         """
-        flats = tuple(self._flat(Wrapped(self.paths, tensors)))
-        parts = (*(flat for flat, _ in flats), *(tensor for tensor in tensors if tensor.buffer))
+        parts = (*self._flat(Wrapped(self.paths, tensors)), *(tensor for tensor in tensors if tensor.buffer))
         if self.word == "NO_SHARD" and self.visible:
             whole = tuple(tensor for tensor in tensors if not tensor.buffer)
             return Local(parts, parts, whole, accumulated=() if self.accumulates or self.offloads else None)
-        partly = any(learning < flat.elements for flat, learning in flats if flat.trainable)
-        states = tuple(replace(flat, shape=(min(learning, flat.elements),)) for flat, learning in flats)
-        return Local(
-            parts, parts, states if partly else parts, accumulated=() if self.accumulates or self.offloads else None
-        )
+        if self.visible:
+            states = tuple(self._originals(Wrapped(self.paths, tensors)))
+            return Local(parts, parts, states, accumulated=() if self.accumulates or self.offloads else None)
+        return Local(parts, parts, parts, accumulated=() if self.accumulates or self.offloads else None)
 
-    def _flat(self, layers: Wrapped) -> Iterator[tuple[Tensor, int]]:
-        """Each flat parameter as one rank has it, and how many of the whole's elements learn."""
-        for handle, learning in self.handles(layers.rest):
-            yield replace(handle, name="_flat_param", shape=self._shard(handle)), learning
+    def _flat(self, layers: Wrapped) -> Iterator[Tensor]:
+        """Each flat parameter as one rank has it."""
+        for handle in self.handles(layers.rest):
+            yield replace(handle, name="_flat_param", shape=self._shard(handle))
         for path in layers.layers:
             for members, indices in layers.alike(path):
-                for handle, learning in self.handles(members):
+                for handle in self.handles(members):
                     name = f"{path}.{numbers(indices)}._flat_param"
-                    yield replace(handle, name=name, shape=self._shard(handle), count=len(indices)), learning
+                    yield replace(handle, name=name, shape=self._shard(handle), count=len(indices))
+
+    def _originals(self, layers: Wrapped) -> Iterator[Tensor]:
+        """What of the original parameters lies in the fullest rank's shards: the root's, then those of each stack's layers."""
+        single = [replace(tensor, count=1) for tensor, _, _ in ordered(layers.rest)]
+        views = [*self._views("root", single, 1)]
+        for path in layers.layers:
+            for members, indices in layers.alike(path):
+                views += self._views(f"{path}.{numbers(indices)}", members, len(indices))
+        rank = fullest(views)
+        for view in views:
+            yield from view.of(rank)
+
+    def _views(self, name: str, members: Sequence[Tensor], times: int) -> Iterator[Views]:
+        """Where in each flat parameter of a unit its original ones lie."""
+        found: dict[Kind, list[Stretch]] = {}
+        learns = _learns(members)
+        for tensor in members:
+            stretches, align = found.setdefault(self._kind(tensor, learns), []), self._aligned(tensor.dtype)
+            for _ in range(tensor.count):
+                start = -(-stretches[-1].stop // align) * align if stretches else 0
+                stretches.append(Stretch(tensor, start, start + tensor.elements))
+        for place, stretches in enumerate(found.values()):
+            shard = -(-stretches[-1].stop // self.shards)
+            yield Views(f"{name}.{place}", times, shard, tuple(stretches))
 
     def _shard(self, handle: Tensor) -> tuple[int]:
         return (-(-handle.elements // self.shards),)
 
-    def handles(self, members: Sequence[Tensor]) -> list[tuple[Tensor, int]]:
-        """The flat parameters of one unit, unsharded, and how many of their elements learn; one dtype each.
+    def handles(self, members: Sequence[Tensor]) -> list[Tensor]:
+        """The flat parameters of one unit, unsharded; one dtype each.
 
         Adapters are apart from what they adapt. What learns and what does not are together where original parameters stay
         visible, and have one gradient then; FSDP refuses such a unit otherwise.
         """
-        learns = any(tensor.trainable for tensor in members if tensor.role != "adapter")
-        found: dict[tuple[bool, str, bool], tuple[int, int]] = {}
+        learns = _learns(members)
+        found: dict[Kind, int] = {}
         for tensor in members:
-            own = tensor.role == "adapter"
-            key = tensor.trainable if own or not self.visible else learns, tensor.dtype, own
-            elements, learning = found.get(key, (0, 0))
-            found[key] = self._appended(elements, tensor), learning + tensor.trainable * tensor.count * tensor.elements
+            key = self._kind(tensor, learns)
+            found[key] = self._appended(found.get(key, 0), tensor)
         return [
-            (Tensor("_flat_param", (self._padded(elements),), 1, "parameter", trainable, dtype=dtype), learning)
-            for (trainable, dtype, _), (elements, learning) in found.items()
+            Tensor("_flat_param", (self._padded(elements),), 1, "parameter", trainable, dtype=dtype)
+            for (trainable, dtype, _), elements in found.items()
         ]
+
+    def _kind(self, tensor: Tensor, learns: bool) -> Kind:
+        """What the tensors of a flat parameter have in common: whether it learns, its dtype, whether an adapter's."""
+        own = tensor.role == "adapter"
+        return tensor.trainable if own or not self.visible else learns, tensor.dtype, own
 
     def _appended(self, elements: int, tensor: Tensor) -> int:
         """The length of a flat parameter with these at its end, each beginning where it may."""

@@ -19,18 +19,21 @@ class Unreduced(NamedTuple):
     """How a micro batch whose gradients are not reduced differs: storages that it `keeps`, and those that it has not.
 
     It keeps what the later one adds to gradients that are there, and neither finds these nor `reduces`. Gradients are kept
-    in another dtype where there are `copies`: each goes when its copy is there.
+    in another dtype where there are `copies`: each goes when its copy is there. What `stays` for the later one is not made
+    anew by that, nor what it takes to make it (`once`).
     """
 
     keeps: frozenset[int]
     reduces: frozenset[int]
     copies: tuple[Added, ...] = ()
+    stays: frozenset[int] = frozenset()
+    once: frozenset[int] = frozenset()
 
 
 def without_reduction(recording: Recording, how: Unreduced) -> Recording:
     """The micro batch that leaves the gradients to the one recorded: no_sync, before anything is there to add to."""
     absent, copied = how.reduces | recording.left, {one.storage for one in how.copies}
-    stay = how.keeps | copied
+    stay = how.keeps | copied | how.stays
     gone = [
         at for at, event in enumerate(recording.events)
         if (event if event >= 0 else ~event) in absent or (event < 0 and ~event in stay)
@@ -40,7 +43,7 @@ def without_reduction(recording: Recording, how: Unreduced) -> Recording:
     made = replace(
         recording,
         events=events,
-        gradients=(recording.gradients | how.keeps) - absent,
+        gradients=(recording.gradients | how.keeps | how.stays) - absent,
         stacks=[_closed_up(stack, gone) for stack in recording.stacks],
         forward_end=recording.forward_end - bisect_left(gone, recording.forward_end),
         turned=recording.turned - bisect_left(gone, recording.turned),

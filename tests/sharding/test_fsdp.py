@@ -125,8 +125,8 @@ def test_flat_parameters_are_aligned_and_padded() -> None:
     """use_orig_params: each parameter begins at a multiple of 16 bytes, and the whole divides among the ranks."""
     plain, visible = (Flattened("fsdp", 7, shards=7, param_dtype="bf16", visible=value) for value in (False, True))
     members = [Tensor("a", (3,)), Tensor("b", (5,)), Tensor("c", (8, 2))]
-    assert [handle.elements for handle, _ in plain.handles(members)] == [24]
-    assert [handle.elements for handle, _ in visible.handles(members)] == [
+    assert [handle.elements for handle in plain.handles(members)] == [24]
+    assert [handle.elements for handle in visible.handles(members)] == [
         35
     ]  # 3 -> 8, 8 + 5 -> 16, 16 + 16 -> 35 = 5 x 7
 

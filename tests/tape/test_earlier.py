@@ -113,4 +113,28 @@ def test_only_what_is_added_to_is_found_there(micro_batches: int, word: str) -> 
     sharding = {"strategy": "fsdp", "version": 1, "sharding_strategy": word}
     run = {"model": "qwen3-0.6b", "gpus": 8, "sharding": sharding, "grad_accum": micro_batches}
     simulate(resolve(parse_run(run)), kept)
-    assert (met[0].unreduced is not None) == (micro_batches > 1 and word == "FULL_SHARD")
+    how = met[0].unreduced
+    assert (how is not None) == (micro_batches > 1)
+    if how:
+        assert bool(how.stays) == (word == "SHARD_GRAD_OP")  # nothing is let go of before the last micro batch
+
+
+def test_gathered_parameters_stay_without_reduction() -> None:
+    """no_sync with SHARD_GRAD_OP: FSDP1 lets go of no unit's parameters, and the next micro batch gathers none."""
+    met: list[Recording] = []
+
+    def kept(*given: Any) -> Recording:
+        met.append(record_step(*given))
+        return met[-1]
+
+    sharding = {"strategy": "fsdp", "version": 1, "sharding_strategy": "SHARD_GRAD_OP"}
+    run = {"model": "qwen3-0.6b", "precision": "mixed-bf16", "gpus": 8, "sharding": sharding, "grad_accum": 2}
+    simulate(resolve(parse_run(run)), kept)
+    how = met[0].unreduced
+    assert how
+    first = without_reduction(met[0], how)
+    assert all(~storage in met[0].events and ~storage not in first.events for storage in how.stays)
+    assert how.stays < first.gradients
+    assert how.once.isdisjoint(how.stays)
+    assert all(~storage in first.events for storage in how.once)  # shards cast to be gathered
+    assert len(how.once) == len(how.stays)
