@@ -111,7 +111,9 @@ def _of_products(spec: Spec) -> Iterator[Assumption]:
             "inputs without outliers (threshold 6.0): the columns that have some are copied too",
         )
     elif how.library != "bitsandbytes":
-        when = {"fp8": "in the backward pass", "fused": "in the backward pass"}.get(how.packing.product, "forward and backward")
+        when = {"fp8": "in the backward pass", "fused": "in the backward pass"}.get(
+            how.packing.product, "forward and backward"
+        )
         kept = "forward, and autograd keeps it for the backward pass: checkpointing spares that"
         yield (
             "quantize",
@@ -126,7 +128,9 @@ def _of_offloading(run: Run) -> Iterator[Assumption]:
         yield (
             "checkpointing.offload",
             "whose-offload",
-            "layer inputs go to host memory and back as Unsloth's checkpointing does it",
+            "layer inputs go to host memory and back as Unsloth's checkpointing does it"
+            if run.checkpointing.reentrant
+            else "layer inputs go to host memory and back by save_on_cpu around the checkpoint, as transformers' `offload` has it",
         )
     if run.offload == "activations":
         yield (

@@ -153,7 +153,7 @@ def _checkpointing(sheet: Sheet) -> None:
     if truth(options.get("use_reentrant", again)) and not _never_reentrant(sheet):
         made["reentrant"] = True
     if word.startswith("offload") or moved not in ("no", "false", ""):
-        made["offload"] = True
+        made |= {"offload": True, "reentrant": True}  # a function of its own, whatever use_reentrant says
     sheet.put("checkpointing", made, "gradient_checkpointing", "activation_offloading")
 
 

@@ -177,7 +177,7 @@ def _unsloth(sheet: Sheet) -> None:
         return
     if "lora" in sheet.run and architecture(sheet) in find("implementations", "unsloth")["models"]:
         sheet.put("implementation", "unsloth", "use_unsloth")
-        sheet.put("checkpointing", {"mode": "full", "offload": True}, "use_unsloth")
+        sheet.put("checkpointing", {"mode": "full", "reentrant": True, "offload": True}, "use_unsloth")
         return
     sheet.warn("use_unsloth", "not-modelled", "Unsloth's own kernels keep less for the backward pass than is shown")
 

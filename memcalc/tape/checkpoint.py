@@ -11,6 +11,7 @@ from memcalc.tape.values import ITEM, Value, rounded
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from memcalc.tape.offload import Away
     from memcalc.tape.recorder import Tape
 
     Layer = Callable[..., Value]  # of its input, and of others where it is run again
@@ -38,6 +39,20 @@ class Holder:
         return self.frame.recomputed.pop(self.index)  # type: ignore[union-attr]
 
 
+class Sent:
+    """A layer's input that waits in host memory (save_on_cpu): a new tensor on the GPU where it is asked for."""
+
+    __slots__ = ("dtype", "shape", "tape")
+
+    def __init__(self, tape: Tape, x: Value) -> None:
+        self.tape, self.shape, self.dtype = tape, x.shape, x.dtype
+        tape.pinned += tape.like * rounded(x.elements * ITEM[x.dtype])
+
+    def unpack(self) -> Value:
+        """tensor.to(device)."""
+        return self.tape.new(self.shape, self.dtype)
+
+
 class Frame:
     """One checkpointed layer: its input, how to run it again, and what that yielded."""
 
@@ -45,9 +60,10 @@ class Frame:
 
     def __init__(self, tape: Tape, layer: Layer, x: Value) -> None:
         self.tape, self.layer, self.node = tape, layer, x.node
-        self.x = (
-            tape.saving(x.detach()) if tape.saving else x
-        )  # a checkpoint in a checkpoint has its input recomputed too
+        if tape.setting.offload_inputs:
+            self.x: Value | Holder | Away | Sent = Sent(tape, x)
+        else:  # a checkpoint in a checkpoint has its input recomputed too
+            self.x = tape.saving(x.detach()) if tape.saving else x
         self.saved, self.recomputed = 0, None  # type: int, dict[int, Value] | None
         self.held = 0
         self.gone: set[int] = set()  # what nobody will ask for: saved by operations that led to nothing
@@ -99,10 +115,10 @@ def checkpointed(
 ) -> Value:
     """layer(x), keeping x for the backward pass (in host memory where it is offloaded), and what is kept by choice.
 
+    Offloaded with re-entrance it is as Unsloth has it, without as transformers' and FSDP's save_on_cpu around the checkpoint.
     Where x and the `others` are not `alone` in asking for a gradient, these are as the graph without re-entrance has them.
     """
-    away = tape.setting.offload_inputs
-    if alone and not (away and others) and (reentrant or away):
+    if alone and reentrant and not (tape.setting.offload_inputs and others):
         return _reentrant(tape, layer, x, others)
     frame, before = Frame(tape, layer, x), (tape.saving, tape.keeping)
     tape.saving, tape.keeping = frame.hold, frame.keeping

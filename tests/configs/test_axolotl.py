@@ -55,7 +55,7 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
     (BASE + "gradient_checkpointing: true\nrl: dpo\n", {"checkpointing": {"mode": "full"}}),
     (BASE + "gradient_checkpointing: true\ngradient_checkpointing_kwargs: {use_reentrant: false}\n",
      {"checkpointing": {"mode": "full"}}),
-    (BASE + "gradient_checkpointing: offload\n", {"checkpointing.offload": True}),
+    (BASE + "gradient_checkpointing: offload\n", {"checkpointing.offload": True, "checkpointing.reentrant": True}),
     # optimizers, kernels, losses
     (BASE + "optimizer: paged_adamw_8bit\n", {"optimizer": "paged_adamw_8bit"}),
     (BASE + "plugins: [axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin]\n", {"loss": "fused-linear"}),

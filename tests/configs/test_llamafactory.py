@@ -108,7 +108,7 @@ def test_rewards_of_ppo_beside_the_policy() -> None:
 def test_unsloths_modules_come_with_its_checkpointing() -> None:
     run = read(LORA + "use_unsloth: true\n")
     assert run["implementation"] == "unsloth"
-    assert run["checkpointing"] == {"mode": "full", "offload": True}
+    assert run["checkpointing"] == {"mode": "full", "reentrant": True, "offload": True}
 
 
 def test_what_is_not_counted_is_named() -> None:
