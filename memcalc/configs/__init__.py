@@ -45,6 +45,7 @@ FORMATS: Final[dict[str, str]] = {
     "openrlhf": "openrlhf",
     "verl": "verl",
     "kohya": "kohya",
+    "musubi": "musubi",
     "diffusers": "diffusers",
     "ai-toolkit": "ai_toolkit",
     "onetrainer": "onetrainer",
@@ -58,7 +59,8 @@ _ALIASES: Final[dict[str, str]] = {
     "hf": "hf-config", "config.json": "hf-config", "transformers": "training-arguments", "trainer": "training-arguments",
     "adapter-config": "peft", "peft-adapter": "peft", "llama-factory": "llamafactory", "neox": "gpt-neox",
     "megatron-lm": "megatron", "megatron-yaml": "megatron", "lit-gpt": "litgpt", "llmfoundry": "llm-foundry",
-    "composer": "llm-foundry", "swift": "ms-swift", "sd-scripts": "kohya", "kohya-ss": "kohya",
+    "composer": "llm-foundry", "swift": "ms-swift", "sd-scripts": "kohya", "kohya-ss": "kohya", "musubi-tuner": "musubi",
+    "aitoolkit": "ai-toolkit", "one-trainer": "onetrainer", "script": "launch",
 }  # fmt: skip
 
 

@@ -96,7 +96,7 @@ def _flat(document: Document) -> Document:
     return replace(document, data=data, _parsed=Tree(data, places, {}))
 
 
-def _arguments(document: Document) -> Document:
+def arguments(document: Document) -> Document:
     """A script's arguments; those that are pairs (`"conv_dim=4"`), which look like a shell's assignments, too."""
     made = arguments_of(document)
     pairs = {name: _PAIR.findall(written) for name, written in _PAIRS.findall(document.text[:100_000])}
@@ -105,7 +105,7 @@ def _arguments(document: Document) -> Document:
 
 def _settings(document: Document) -> Document:
     """What is written: a script's arguments over its --config_file, and the data set's resolution and batch over both."""
-    made = _flat(document) if document.data else _arguments(document)
+    made = _flat(document) if document.data else arguments(document)
     named = made.data.get("config_file")
     if isinstance(named, str) and (path := find(document, named)):
         below = _flat(open_document(path))
