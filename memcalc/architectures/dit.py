@@ -10,6 +10,7 @@ from memcalc.blocks.base import Sequence, repeat, sequence
 from memcalc.blocks.basic import Activation, Conv, Embedding, Linear, Norm, Raw
 from memcalc.blocks.diffusion import Condition, Modulate, ModulatedBlock, Modulation, TablePositions
 from memcalc.blocks.image import Flatten, Unflatten
+from memcalc.errors import fault
 from memcalc.tensors import numbers
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def dit(c: Dimensions) -> Model:
 @architecture("PixArtTransformer2DModel")
 def pixart(c: Dimensions) -> Model:
     """Blocks that share one modulation, each with a table of its own, and cross attention to the caption."""
+    if c.get("attention_type", "default") != "default":
+        raise fault("model.attention_type", "gated (GLIGEN) attention is not known")
     width, out = c.num_attention_heads * c.attention_head_dim, c.get("out_channels") or c.in_channels
     extra = c.get("use_additional_conditions")
     sized = c.sample_size == 128 if extra is None else bool(extra)

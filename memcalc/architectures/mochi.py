@@ -13,6 +13,7 @@ from memcalc.blocks.diffusion import Modulation
 from memcalc.blocks.image import Unflatten
 from memcalc.blocks.joint import JointAttention, JointBlock
 from memcalc.blocks.mochi import CutFrames, PooledTime
+from memcalc.errors import fault
 
 if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
@@ -25,6 +26,8 @@ POOLING = 8  # heads that pool the text
 @architecture("MochiTransformer3DModel")
 def mochi(c: Dimensions) -> Model:
     """The last layer reads the text for the last time."""
+    if c.get("activation_fn", "swiglu") != "swiglu":
+        raise fault("model.activation_fn", "Mochi's feed-forward is known with swiglu alone")
     width, wide, patch = c.num_attention_heads * c.attention_head_dim, c.text_embed_dim, c.patch_size
     time = PooledTime(
         "time_embed", embedded("timestep_embedder", c.time_embed_dim, width),

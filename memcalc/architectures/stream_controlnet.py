@@ -69,6 +69,8 @@ def sd3_controlnet(c: Dimensions) -> Model:
     """Joint layers, the text of whose last leads nowhere; what steers is cut into patches of its own."""
     if not c.use_pos_embed or c.joint_attention_dim is None:
         raise fault("model", "a ControlNet that shares its transformer's embeddings is not known")
+    if "pos_embed_type" in c and c.pos_embed_type != "sincos":
+        raise fault("model.pos_embed_type", "only positions that are sinusoids are known")
     width, dual = c.num_attention_heads * c.attention_head_dim, set(c.dual_attention_layers)
     kinds = {two: sd3_block(c, width, dual=two, last=False) for two in (False, True)}
     layers: list[Block] = [kinds[i in dual] for i in range(c.num_layers)]
