@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
 
 UNCOUNTED = {
+    "add_cross_attention": "the layers that would read another sequence, and their parameters, are not counted",
     "chunk_size_feed_forward": "feed-forward layers that run in chunks of tokens are counted as if they ran in one",
     "output_router_logits": "the loss that balances experts, and the routers' logits that it reads, are not counted",
+    "swiglu_limits": "experts whose gates are clamped are counted as if they were not",
+    "swiglu_limits_shared": "shared experts whose gates are clamped are counted as if they were not",
     "use_mems_train": "the memories that every layer leaves behind are not counted",
 }
 
@@ -27,7 +30,8 @@ def uncounted(c: Dimensions, where: str = "model") -> Iterator[tuple[str, str]]:
     model_type = str(c.get("model_type") or "")
     card = find("architectures", model_type) if has("architectures", model_type) else {}
     for key in card.get("uncounted", ()):
-        if c.get(key):
+        value = c.get(key)
+        if any(value) if isinstance(value, list) else value:  # a number for each layer
             yield f"{where}.{key}", UNCOUNTED[key]
     for name, inner in c.nested_configs():
         yield from uncounted(inner, f"{where}.{name}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from memcalc import estimate
-from memcalc.architectures.uncounted import UNCOUNTED
+from memcalc.architectures import dimensions
+from memcalc.architectures.uncounted import UNCOUNTED, uncounted
 from memcalc.presets import find, names
 
 LISTED = {
@@ -34,3 +35,12 @@ def test_nested_configs_are_read_as_well() -> None:
     nested = {"model_type": "encoder-decoder", "encoder": {**BERT, "chunk_size_feed_forward": 16},
               "decoder": {**BERT, "is_decoder": True, "add_cross_attention": True}}  # fmt: skip
     assert "model.encoder.chunk_size_feed_forward" in {w.path for w in estimate({"model": nested}).warnings}
+
+
+def test_a_list_of_nothing_sets_nothing() -> None:
+    config = {"model_type": "step3p5", "num_hidden_layers": 2, "moe_layers_enum": "1"}
+    limits = ([0.0, 0.0], [0.0, 7.0])
+    found = [
+        [path for path, _ in uncounted(dimensions("step3p5", {**config, "swiglu_limits": limit}))] for limit in limits
+    ]
+    assert found == [[], ["model.swiglu_limits"]]
