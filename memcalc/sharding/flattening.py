@@ -50,6 +50,7 @@ class Flattening(Grouping):
         self.ahead: list[Value] = []
         self.late: Group | None = None
         self.frozen: list[Handle] = []
+        self.added: Value | None = None
         self.returning = False
         self.kept: list[int] = []
         self.reduced: list[int] = []
@@ -142,6 +143,7 @@ class Flattening(Grouping):
             self._reduce(trained, flat)
             self._stand_in(group, trained)
         self.reduced += range(made, len(self.tape.sizes))
+        self.added = None
 
     def gradient(self, leaf: Leaf, gradient: Value) -> bool:
         """The gradient of a view waits for those of the others."""
@@ -245,6 +247,7 @@ class Flattening(Grouping):
             del group.gradients[leaf]  # in the order of the views
         if handle.accumulated:
             self.kept.append(flat.storage.id)
+            self.added = flat  # AccumulateGrad holds what it adds until its hooks, of which this is one, have run
             flat, handle.accumulated = handle.accumulated, None
         return flat
 

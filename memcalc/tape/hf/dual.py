@@ -74,8 +74,9 @@ def scanned(t: Tape, block: Mamba2, hidden: Value, step: Value, decay: Value, ke
     hidden = f.mul(hidden, f.to(f.unsqueeze(step, -1), "fp32"))
     decay = f.mul(f.to(decay, hidden.dtype), f.to(step, "fp32"))
     hidden, decay, keys, queries = (chunked(x, extra, block.chunk) for x in (hidden, decay, keys, queries))
-    out = f.reshape(in_chunks(t, hidden, decay, keys, queries), b, -1, block.heads, block.head_dim)
-    out = f.add(out, skip)
+    given = [hidden, step, decay, keys, queries, skip]
+    del hidden, step, decay, keys, queries, skip
+    out = in_chunks(t, given)
     return f.reshape(f.narrow(out, 1, s) if extra else out, b, s, -1)
 
 
@@ -85,8 +86,13 @@ def chunked(x: Value, extra: int, size: int) -> Value:
     return f.reshape(x, x.shape[0], -1, size, *x.shape[2:])
 
 
-def in_chunks(t: Tape, hidden: Value, decay: Value, keys: Value, queries: Value) -> Value:
-    """The products of mamba2_chunk_scan: within each chunk, from chunk to chunk, and from their states to the output."""
+def in_chunks(t: Tape, given: list[Value]) -> Value:
+    """The products of mamba2_chunk_scan: within each chunk, from chunk to chunk, from their states to the output; what skips them.
+
+    All that has a name stays until the output is there, and goes in the order in which it got its name.
+    """
+    hidden, _step, decay, keys, queries, skip = given
+    given.clear()
     decay = f.permute(decay, 0, 3, 1, 2)
     sums = f.cumsum(decay)
     within = f.exp(segment_sum(t, decay))
@@ -105,6 +111,7 @@ def in_chunks(t: Tape, hidden: Value, decay: Value, keys: Value, queries: Value)
     reached = f.einsum("bclhn,bchpn->bclhp", queries, states)
     off = f.mul(reached, f.unsqueeze(f.permute(out, 0, 2, 3, 1), -1))
     out = f.contiguous(f.add(diagonal, off))
+    out = f.add(f.reshape(out, out.shape[0], -1, *out.shape[3:]), skip)
     del previous
     return out
 
