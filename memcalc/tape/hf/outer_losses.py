@@ -154,6 +154,6 @@ def divergence(t: Tape, student: Value) -> Value:
     both = f.add(f.scale(first), f.scale(second))
     rows = t.new(both.shape[:-1], "bool")
     del first, second
-    kept = f.index(both, rows, (both.shape[0] * both.shape[1], both.shape[2]))
+    kept = f.gather(both, rows, (both.shape[0] * both.shape[1], both.shape[2]))
     del both, given
     return f.div(f.total(kept), t.new((), "int64"))
