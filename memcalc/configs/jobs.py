@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from memcalc.configs.documents import Document
 
 MOST_LINES: Final = 20_000
+LONGEST: Final = 400_000  # characters of a script that are looked at
 _RUN: Final = ("run", "commands", "command", "args", "entrypoint", "script")
 _SLURM: Final = re.compile(r"^#SBATCH\s+(.{1,200})$", re.MULTILINE)
 _ASKED: Final = re.compile(

@@ -63,8 +63,9 @@ _UNMODELLED: Final = {
 def recognises(document: Document) -> int:
     """By a kind of model that it names, or by several of its own keys."""
     data = document.data
-    named = data.get("model_type") in table()["onetrainer"] or "training_method" in data
-    return 96 if named and sum(sign in data for sign in _SIGNS) >= 2 else 0
+    if sum(sign in data for sign in _SIGNS) < 2:
+        return 0
+    return 96 if "training_method" in data or data.get("model_type") in table()["onetrainer"] else 0
 
 
 def read(document: Document, asked: Asked) -> Reading:

@@ -66,9 +66,7 @@ _UNMODELLED: Final = {
 def recognises(document: Document) -> int:
     """By its model family, or by several of its own keys; by variables of that name."""
     data = _plain(document).data if document.data else _variables(document.text)
-    named = str(data.get("model_family", "")) in table()["simpletuner"] or "model_family" in data
-    own = sum(sign in data for sign in _SIGNS)
-    return 93 if named and own >= 3 else 0
+    return 93 if "model_family" in data and sum(sign in data for sign in _SIGNS) >= 3 else 0
 
 
 def read(document: Document, asked: Asked) -> Reading:
