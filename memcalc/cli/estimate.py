@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memcalc.cli.lines import Estimated
+    from memcalc.render.page import Page
     from memcalc.report import Report
     from memcalc.run import Run
+    from memcalc.run.question import Question
 
 FORMATS = ("table", "json", "yaml", "csv", "markdown", "html", "jsonl")
 
@@ -56,10 +58,23 @@ def main(
     if chosen == "jsonl":
         _stream(asked, estimated, output)
         return
-    report = asked.question().answer(estimated)
+    question = asked.question()
+    report = question.answer(estimated)
+    if chosen == "table" and report.verdict.level == "too-big":
+        sheet = replace(sheet, remedy=_remedy(question, report, sheet))
     write(render(report, chosen, sheet), output)
     if fail_if_too_big and report.verdict.fits is False:
         raise typer.Exit(1)
+
+
+def _remedy(question: Question, report: Report, sheet: Page) -> str:
+    """The cheapest single change with which the run fits, in words; the one that goes furthest where none will do."""
+    from memcalc.checking.fixes import fix  # noqa: PLC0415 - only where a run is too big
+    from memcalc.render.check import remedy  # noqa: PLC0415
+
+    found = fix(question.run, question.beside, report, lambda other: other.verdict.fits is True)
+    more = "others" if found and found.enough else "several at once, or other GPUs"
+    return f"{remedy(found, sheet)}; {more}: memcalc recommend"
 
 
 def _stream(asked: Asked, estimated: Estimated, output: str | None) -> None:

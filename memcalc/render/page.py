@@ -10,13 +10,15 @@ from memcalc.units import format_bytes
 class Page:
     """Columns to fill, the unit of sizes (a name of `memcalc.units`, or auto), colour or none.
 
-    With `origins` it shows where each value of a run that was read from another tool's config is written.
+    With `origins` it shows where each value of a run that was read from another tool's config is written. `remedy` is what
+    would make a run fit that does not, in words.
     """
 
     width: int = 80
     unit: str = "GiB"
     colour: bool = False
     origins: bool = False
+    remedy: str = ""
 
     def size(self, n: int) -> str:
         """Bytes in this page's unit, which is always printed."""

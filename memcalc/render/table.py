@@ -40,6 +40,7 @@ def _lines(report: Report, page: Page) -> Iterator[RenderableType]:
     yield Text()
     yield from _curve(report, page)
     yield Text(f"{mark(report)} {report.verdict.reason}", style=f"bold {COLOURS[report.verdict.level]}")
+    yield from (Text(f"  {line}") for line in wrap(page.remedy, page.width - 2, subsequent_indent="  "))
     if report.formula:
         yield from (Text(line) for line in wrap(formula(report.formula, page), page.width, subsequent_indent="  "))
     whole = ranks.table(report, page)
