@@ -196,6 +196,9 @@ def beside(sheet: Sheet, kind: str) -> None:
         sheet.assume(
             "batch_size", "pairs", "a pair is two rows: chosen and rejected are concatenated in one forward pass"
         )
+    if stage == "rm":  # AutoModelForCausalLMWithValueHead makes logits in fp32 that nothing reads
+        sheet.warn("stage", "not-modelled", "the value head is not counted, whose pass keeps the logits without a loss of theirs: "
+                   "cross entropy of them is counted, which takes more")  # fmt: skip
     if stage in ("dpo", "kto"):  # get_batch_logps (train/trainer_utils.py) of logits in fp32
         sheet.put("loss", "log-softmax", "stage")
     elif stage in ("pt", "sft"):

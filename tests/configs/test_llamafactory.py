@@ -128,3 +128,7 @@ def test_what_is_refused(text: str, told: str) -> None:
     with pytest.raises(RunInvalid, match=told) as caught:
         read(text)
     assert len(caught.value.faults) == 1
+
+
+def test_a_value_head_is_not_counted_and_that_is_said() -> None:
+    assert any("value head" in remark.message for remark in reading(FULL.replace("sft", "rm")).warnings)
