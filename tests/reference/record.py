@@ -70,7 +70,9 @@ def record_fake(run: Run, config: dict[str, Any]) -> dict[str, Any]:
             for _ in range(2):  # the first step makes the optimizer's states
                 for _ in range(run.get("grad_accum", 1) - 1 and 1):
                     with unsynchronised(model, run):
-                        forward(model, inputs, run)[0].backward()
+                        loss, outputs = forward(model, inputs, run)
+                        loss.backward()
+                        del loss
                 count.restart()
                 loss, outputs = forward(model, inputs, run)
                 found["after_forward"] = count.total
@@ -89,13 +91,8 @@ def record_fake(run: Run, config: dict[str, Any]) -> dict[str, Any]:
             del outputs
         phases = dict(count.phases)
     highest = max(phases, key=lambda phase: phases[phase])
-    return {
-        **found,
-        "phases": phases,
-        "peak": phases[highest],
-        "peak_phase": highest,
-        "reserved": count.allocator.reserved,
-    }
+    peak, reserved = phases[highest], count.allocator.reserved
+    return {**found, "phases": phases, "peak": peak, "peak_phase": highest, "reserved": reserved}
 
 
 def record_on_gpu(run: Run, config: dict[str, Any]) -> dict[str, Any]:
