@@ -9,17 +9,22 @@ neighbours merge; nothing goes back to the device.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
+MANY = 16  # blocks that come or go one after the other
 MIB = 2**20
 SMALL, SMALL_SEGMENT, LARGE_SEGMENT, OWN_SEGMENT, ROUND_SEGMENT = MIB, 2 * MIB, 20 * MIB, 10 * MIB, 2 * MIB
 
 
 class Block:
-    """A stretch of a segment, in use or free, between its neighbours; END is none: beyond the first and the last."""
+    """A stretch of a segment, in use or free, between its neighbours; END is none: beyond the first and the last.
+
+    A segment in one piece is like any other of its size, so that one block may stand for many of them: it is never changed.
+    """
 
     __slots__ = ("before", "behind", "free", "pool", "size")
 
@@ -28,18 +33,31 @@ class Block:
         self.free = False
 
 
+class Wholes(dict[int, Block]):
+    """What stands for all segments of a size that are in one piece, by size."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+
+    def __missing__(self, size: int) -> Block:
+        made = self[size] = Block(self.pool, size, END, END)
+        return made
+
+
 class Pool:
     """The segments of small, or of large requests: `waiting` are their free blocks by size, of each the newest first.
 
-    `sizes` are all that are waited in, or have been, in order; `least` must be left over for a block to be split.
+    `sizes` are all that are waited in, or have been, in order; `least` must be left over for a block to be split. `wholes`
+    stand for segments in one piece, by size.
     """
 
-    __slots__ = ("least", "reserved", "sizes", "waiting")
+    __slots__ = ("least", "reserved", "sizes", "waiting", "wholes")
 
     def __init__(self, least: int) -> None:
         self.least, self.reserved = least, 0
         self.sizes: list[int] = []
         self.waiting: dict[int, list[Block]] = {}
+        self.wholes = Wholes(self)
 
     def take(self, size: int) -> Block:
         """A block for `size` bytes: the smallest that fits, or a new segment's."""
@@ -54,33 +72,32 @@ class Pool:
             del waiting[sizes.pop(at)]
         else:
             block = self.grow(size)
-        if block.size - size > self.least:
-            self.split(block, size)
-        return block
+        return self.split(block, size) if block.size - size > self.least else block
 
     def grow(self, size: int) -> Block:
         """A new segment, or as many side by side as hold many small requests."""
         taken = -(-size // SMALL_SEGMENT) * SMALL_SEGMENT if not self.least else segment(size)
         self.reserved += taken
-        return Block(self, taken, END, END)
+        return self.wholes[taken]
 
     def lay(self, size: int, count: int) -> None:
         """So many blocks wait that have no neighbours."""
-        blocks = [Block(self, size, END, END) for _ in range(count)]
-        for block in blocks:
-            block.free = True
+        blocks = [self.wholes[size]] * count
         if size in self.waiting:
             self.waiting[size][:0] = blocks
         else:
             self.waiting[size] = blocks
             insort(self.sizes, size)
 
-    def split(self, block: Block, size: int) -> None:
-        """What a block has beyond `size` is a free block of its own."""
-        behind = block.behind
-        block.behind = behind.before = rest = Block(self, block.size - size, block, behind)
+    def split(self, block: Block, size: int) -> Block:
+        """A block of `size` bytes; what the given one has beyond is a free block of its own."""
+        more, behind = block.size - size, block.behind
+        if behind is block.before:
+            block = Block(self, size, END, END)
+        block.behind = behind.before = rest = Block(self, more, block, behind)
         block.size = size
         self.put(rest)
+        return block
 
     def give(self, block: Block) -> None:
         """A block comes back, and is one with its free neighbours."""
@@ -100,6 +117,8 @@ class Pool:
     def put(self, block: Block) -> None:
         """A block waits."""
         block.free = True
+        if block.before is block.behind:
+            block = self.wholes[block.size]
         alike = self.waiting.get(block.size)
         if alike is None:
             self.waiting[block.size] = [block]
@@ -114,8 +133,8 @@ class Pool:
     def follow(self, moves: Iterable[int], sizes: Sequence[int], alive: list[Block]) -> None:
         """Births and deaths in turn: n for the birth of `alive[n]`, ~n for its death.
 
-        It is `take` and `give` for each of them, written out in one loop, without calls and with the blocks that merging has
-        done away with (`spare`) for the next ones that are split off: most of the time that an estimate takes goes by here.
+        It is `take` and `give` for each of them, written out in one loop, with the blocks that merging has done away with
+        (`spare`) for the next ones that are split off: much of the time that an estimate takes goes by here.
         """
         waiting, known, least, spare = self.waiting, self.sizes, self.least, list[Block]()
         for move in moves:
@@ -135,37 +154,54 @@ class Pool:
                     del waiting[known.pop(at)]
                 else:
                     block = self.grow(size)
-                block.free, alive[move] = False, block
-                more = block.size - size
-                if more <= least:
+                if block.size - size <= least:
+                    block.free, alive[move] = False, block
                     continue
-                block.size, behind = size, block.behind
-                rest = spare.pop() if spare else Block(self, more, block, behind)
-                rest.before, rest.behind = block, behind
-                behind.before = block.behind = rest
-                block, size = rest, more
+                alive[move], block = self._cut(block, size, spare)
             else:
                 block = alive[~move]
-                size, before, behind = block.size, block.before, block.behind
-                if behind.free:
-                    waiting[behind.size].remove(behind)
-                    spare.append(behind)
-                    size += behind.size
-                    block.behind = behind = behind.behind
-                    behind.before = block
-                if before.free:
-                    waiting[before.size].remove(before)
-                    spare.append(block)
-                    size += before.size
-                    before.behind = behind
-                    behind.before = block = before
-            block.free, block.size = True, size
+                if block.before.free or block.behind.free:
+                    block = self._joined(block, spare)
+            block.free, size = True, block.size
             alike = waiting.get(size)
             if alike is None:
                 waiting[size] = [block]
                 insort(known, size)
             else:
                 alike.insert(0, block)
+
+    def _cut(self, block: Block, size: int, spare: list[Block]) -> tuple[Block, Block]:
+        """A block of `size` bytes, and what the given one has beyond."""
+        more, behind = block.size - size, block.behind
+        if behind is block.before:
+            block = spare.pop() if spare else Block(self, size, END, END)
+            block.before = END
+        rest = spare.pop() if spare else Block(self, more, block, behind)
+        rest.before, rest.behind = block, behind
+        behind.before = block.behind = rest
+        block.size, rest.size, block.free = size, more, False
+        return block, rest
+
+    def _joined(self, block: Block, spare: list[Block]) -> Block:
+        """A block with its free neighbours, which wait no more; what they have been of blocks is `spare`."""
+        size, before, behind = block.size, block.before, block.behind
+        if behind.free:
+            self.drop(behind)
+            spare.append(behind)
+            size += behind.size
+            block.behind = behind = behind.behind
+            behind.before = block
+        if before.free:
+            self.drop(before)
+            spare.append(block)
+            size += before.size
+            before.behind = behind
+            behind.before = block = before
+        if block.before is behind:
+            spare.append(block)
+            return self.wholes[size]
+        block.size = size
+        return block
 
 
 END = Block(Pool(0), 0, None, None)  # type: ignore[arg-type]  # nothing is beyond it
@@ -193,11 +229,6 @@ def parted(moves: list[int], sizes: Sequence[int]) -> Parted:
     return Parted(small, [move for move in moves if sizes[move if move >= 0 else ~move] > SMALL] if small else moves)
 
 
-def without(gone: Container[int], moves: Parted) -> Parted:
-    """The moves but for some."""
-    return Parted(*([move for move in part if move not in gone] for part in moves))
-
-
 class CachingAllocator:
     """Two pools; requests are multiples of 512 bytes."""
 
@@ -219,6 +250,11 @@ class CachingAllocator:
 
     def free(self, *blocks: Block) -> None:
         """Give blocks back, one after the other."""
+        alike = Counter(blocks) if len(blocks) >= MANY else {}
+        if alike and all(block.pool.wholes.get(block.size) is block for block in alike):
+            for block, count in alike.items():
+                block.pool.lay(block.size, count)
+            return
         for block in blocks:
             block.pool.give(block)
 
@@ -226,58 +262,3 @@ class CachingAllocator:
         """Births and deaths, in turn within each pool."""
         self.small.follow(moves.small, sizes, alive)
         self.large.follow(moves.large, sizes, alive)
-
-
-class Growing(Pool):
-    """The pool of a segment that grows, page by page; its last block can grow, and so is the last to be taken."""
-
-    __slots__ = ("last", "page")
-
-    def __init__(self, page: int) -> None:
-        super().__init__(0)
-        self.page, self.last = page, END
-
-    def put(self, block: Block) -> None:
-        """A block waits; the last one waits for no size."""
-        if block.behind is END:
-            block.free, self.last = True, block
-        else:
-            super().put(block)
-
-    def drop(self, block: Block) -> None:
-        """A block waits no more."""
-        if block is not self.last:
-            super().drop(block)
-
-    def follow(self, moves: Iterable[int], sizes: Sequence[int], alive: list[Block]) -> None:
-        """Births and deaths in turn: n for the birth of `alive[n]`, ~n for its death."""
-        for move in moves:
-            if move >= 0:
-                alive[move] = self.take(sizes[move])
-            else:
-                self.give(alive[~move])
-
-    def grow(self, size: int) -> Block:
-        """The end of the segment, which grows by what it lacks."""
-        last = self.last
-        block = last if last.free else Block(self, 0, last, END)
-        if block is not last and last is not END:
-            last.behind = block
-        block.free = False
-        grown = -(-max(size - block.size, 0) // self.page) * self.page
-        self.reserved += grown
-        block.size += grown
-        self.last = block
-        return block
-
-
-class ExpandableAllocator(CachingAllocator):
-    """The same with PYTORCH_ALLOC_CONF=expandable_segments:True: one segment for small requests, one for large ones.
-
-    They grow at their ends, by pages of 2 MiB and of 20 MiB (try_allocate_expandable_block, map_block); any remainder is
-    split off (should_split); where several blocks fit alike the oldest is taken.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.small, self.large = Growing(SMALL_SEGMENT), Growing(LARGE_SEGMENT)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcalc.replay.allocator import END, CachingAllocator, ExpandableAllocator, parted
+from memcalc.replay.allocator import END, CachingAllocator, parted
+from memcalc.replay.expandable import ExpandableAllocator
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -98,7 +99,7 @@ def layout(allocator: CachingAllocator, alive: list[Block]) -> object:
     """
     owners = {block: number for number, block in enumerate(alive) if block is not END}
     owner = owners.get
-    taken = [(number, block.size, owner(block.before)) for block, number in owners.items()]
+    taken = [(number, block.size, owner(block.before)) for number, block in enumerate(alive) if block is not END]
     pools = (allocator.small, allocator.large)
     free = [
         (size, [(owner(block.before), owner(block.behind)) for block in blocks])

@@ -6,18 +6,17 @@ takes the others have shown.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from functools import cached_property, partial
+from functools import cached_property
+from itertools import groupby
 from typing import TYPE_CHECKING
 
-from memcalc.replay.allocator import Parted, without
 from memcalc.replay.outliving import carried, kept, numbers
-from memcalc.replay.records import NEAR, Marks, Record, Told, between, chosen, lanes
+from memcalc.replay.records import NEAR, Marks, Record, Told, chosen, lanes, surroundings
+from memcalc.replay.rows import Lines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from memcalc.replay.records import Path, Run, Where
+    from memcalc.replay.records import Where
+    from memcalc.replay.rows import Stream
     from memcalc.tape.recorder import Layers
     from memcalc.tape.step import Recording
 
@@ -54,34 +53,33 @@ class Moves:
         self.bases = [
             [self._based(place, sample) for sample in stack.order] for place, stack in enumerate(recording.stacks)
         ]
-        self._mid = [between(stack.order) if recording.buffers else frozenset[int]() for stack in recording.stacks]
-        self._moves: Run = defaultdict(list)
+        self._lines = Lines(self.sizes)
         self._staying: list[int] = []  # births that no path of their own layer ends
         self._ended: set[int] = set()  # by others
         self._twice = False  # whether several let go of the same
         self._told: dict[tuple[int, ...], Told] = {}  # by a layer's path and the records of those around it
         self._log: list[int] = []  # of births of others that a layer ends
         self._near = True  # whether these follow from the layers around it
-        self._cleared: dict[int, int] = {}  # how many moves each lane has where the step before's outputs go
+        self._cleared = self._lines.mark()  # where the step before's outputs go
         self._run()
         self.outputs = self.outside.get(recording.outputs, -1)
         self.before = self.outside.get(0, -1) if recording.outputs >= 0 else -1
         self.left = [number for number in reversed(self._staying) if number not in self._ended]
         self.kept = kept(self)
-        self.carried = list(carried(self, self._moves, self._cleared))
-        self.streams = self._parted()
+        self.carried = list(carried(self, self._cleared))
+        self.streams = self._lines.streams(once=self._twice)
         self._gone = set[int](), self.streams
 
     @cached_property
     def found(self) -> list[int]:
         """The births of gradients that earlier micro batches have left, as large ones in the order in which they come."""
         left = numbers(self, self.recording.left)
-        return [move for moves in self._moves.values() for move in moves if move in left]
+        return [move for moves in self._lines.flat().values() for move in moves if move in left]
 
-    def without(self, gone: set[int]) -> dict[int, Parted]:
+    def without(self, gone: set[int]) -> dict[int, Stream]:
         """The moves of each stream but for some; those asked for last are known."""
         if gone != self._gone[0]:
-            self._gone = gone, {stream: without(gone, moves) for stream, moves in self.streams.items()}
+            self._gone = gone, {stream: moves.without(gone) for stream, moves in self.streams.items()}
         return self._gone[1]
 
     def _run(self) -> None:
@@ -91,23 +89,13 @@ class Moves:
             at = 2  # and so is the second, which stands for what their graph holds
         for place, stack in enumerate(recording.stacks):
             self._outside(at, stack.events[0])
-            for layer in range(len(stack.order)):
-                self._layer(place, layer, 0)
+            self._layers(place, 0, range(len(stack.order)))
             at = stack.events[-1]
         for place, stack in reversed(list(enumerate(recording.stacks))):
             self._outside(at, stack.returns[0])
-            for layer in reversed(range(len(stack.order))):
-                self._layer(place, layer, 1)
+            self._layers(place, 1, range(len(stack.order))[::-1])
             at = stack.returns[-1]
         self._outside(at, recording.end)
-
-    def _parted(self) -> dict[int, Parted]:
-        """The moves of each stream; of what several layers let go of, the first death counts."""
-        found = self._moves
-        if self._twice:
-            found = {lane: list(dict.fromkeys(moves)) for lane, moves in found.items()}
-        streams = dict.fromkeys((0, *(lane // 2 for lane in found)))
-        return {stream: Parted(found.get(2 * stream, []), found.get(2 * stream + 1, [])) for stream in streams}
 
     # --- records of layers
 
@@ -168,45 +156,52 @@ class Moves:
             self._bury_all(left)
             if event >= 0:
                 number = self._number(event)
-                self._moves[self._lanes[event]].append(number)
+                self._lines.open[self._lanes[event]].append(number)
                 self._staying.append(number)
             else:
                 self._end(~event)
         self._bury_all(left)
 
-    def _layer(self, place: int, layer: int, direction: int) -> None:
-        base, order = self.bases[place][layer], self.recording.stacks[place].order
-        path = self.paths[place][layer][direction]
-        if len(path) == 1 or layer not in self._mid[place]:
-            self._follow(place, layer, direction, path)
-        elif (key := (id(path), *order[layer - NEAR : layer + NEAR + 1])) in self._told:
-            self._again(self._told[key], base)
-        else:
-            self._tell(key, base, partial(self._follow, place, layer, direction, path))
-        self._staying += [base + number for number in self.records[place][order[layer]].staying[direction]]
+    def _layers(self, place: int, direction: int, layers: range) -> None:
+        """All layers of a stack: those at once that have the same around them."""
+        bases, paths, order = self.bases[place], self.paths[place], self.recording.stacks[place].order
+        around = surroundings(order)
+        for key, alike in groupby(layers, lambda layer: (id(paths[layer][direction]), *(around[layer] or (-layer,)))):
+            first, *others = alike
+            told = self._told.get(key)
+            if told:
+                others.insert(0, first)
+            else:
+                told = self._tell(key, place, first, direction)
+            if not told:
+                for layer in others:
+                    self._follow(place, layer, direction)
+            elif others:
+                self._again(told, [bases[layer] for layer in others])
+        staying = [record.staying[direction] for record in self.records[place]]
+        self._staying += [bases[layer] + number for layer in layers for number in staying[order[layer]]]
 
-    def _tell(self, key: tuple[int, ...], base: int, follow: Callable[[], None]) -> None:
+    def _tell(self, key: tuple[int, ...], place: int, layer: int, direction: int) -> Told | None:
         """The moves of a layer, and of those like it if no others than the layers near by have a part in them."""
-        before = {lane: len(moves) for lane, moves in self._moves.items()}
+        self._lines.cut()
         self._log, self._near = [], True
-        follow()
-        if self._near:
-            runs = {lane: moves[before.get(lane, 0) :] for lane, moves in self._moves.items()}
-            self._told[key] = Told(base, {lane: moves for lane, moves in runs.items() if moves}, self._log)
+        self._follow(place, layer, direction)
+        if not self._near:
+            return None
+        return self._told.setdefault(key, Told(self.bases[place][layer], dict(self._lines.open), self._log))
 
-    def _again(self, told: Told, base: int) -> None:
-        """The moves of a layer that has done the same as another."""
-        further = base - told.base
-        for lane, moves in told.runs.items():
-            self._moves[lane] += [move + further if move >= 0 else move - further for move in moves]
-        self._twice |= not self._ended.isdisjoint(ended := [number + further for number in told.ended])
+    def _again(self, told: Told, bases: list[int]) -> None:
+        """The moves of layers that do the same as another."""
+        self._lines.repeat(told, bases)
+        ended = [number + base - told.base for base in bases for number in told.ended]
+        self._twice |= not self._ended.isdisjoint(ended)
         self._ended.update(ended)
 
-    def _follow(self, place: int, layer: int, direction: int, path: Path) -> None:
+    def _follow(self, place: int, layer: int, direction: int) -> None:
         base, order = self.bases[place][layer], self.recording.stacks[place].order
-        for run, other in path:
+        for run, other in self.paths[place][layer][direction]:
             for lane, moves in run.items():
-                self._moves[lane] += [base + move if move >= 0 else move - base for move in moves]
+                self._lines.open[lane] += [base + move if move >= 0 else move - base for move in moves]
             if other in self.home:
                 self._die(place, layer, other)
             elif other >= 0 and order[layer] not in (order[:layer] if direction else order[layer + 1 :]):
@@ -288,13 +283,13 @@ class Moves:
     def _end(self, storage: int) -> None:
         """The death of what no layer has made."""
         if storage == 1 and self.recording.outputs >= 0:
-            self._cleared = {lane: len(moves) for lane, moves in self._moves.items()}
+            self._cleared, self._near = self._lines.mark(), False
         number = self.outside.get(storage)
         if number is not None:
             self._let_go(storage, number)
 
     def _let_go(self, storage: int, number: int) -> None:
         self._log.append(number)
-        self._moves[self._lanes[storage]].append(~number)
+        self._lines.open[self._lanes[storage]].append(~number)
         self._twice |= number in self._ended
         self._ended.add(number)

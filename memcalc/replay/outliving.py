@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterator
 
     from memcalc.replay.moves import Moves
-    from memcalc.replay.records import Run
 
 
 def numbers(step: Moves, storages: Container[int]) -> set[int]:
@@ -31,10 +30,10 @@ def kept(step: Moves) -> list[int]:
     return [number for number in step.left if number not in gradients and number != step.outputs]
 
 
-def carried(step: Moves, runs: Run, places: dict[int, int]) -> Iterator[int]:
-    """New numbers for what the step before has kept, which goes where its outputs do: at these `places` of the runs."""
+def carried(step: Moves, places: tuple[list[int], list[int]]) -> Iterator[int]:
+    """New numbers for what the step before has kept, which goes where its outputs do: small and large moves there."""
     for number in step.kept:
         lane, carried = int(step.sizes[number] > SMALL), len(step.sizes)
         step.sizes.append(step.sizes[number])
-        runs[lane].insert(places.get(lane, 0), ~carried)
+        places[lane].insert(0, ~carried)
         yield carried

@@ -147,8 +147,9 @@ def followed(layers: list[tuple[int, int]], most: int) -> list[bool]:
     ]
 
 
-def between(order: list[int]) -> frozenset[int]:
-    """The layers with others near by on either side, but for the first and the last that each record stands for."""
+def surroundings(order: list[int]) -> list[tuple[int, ...]]:
+    """The records of the layers near by; none for layers near the ends, and for the first and the last of each record."""
     last = dict(zip(order, range(len(order)), strict=True))
     first = dict(zip(reversed(order), reversed(range(len(order))), strict=True))
-    return frozenset(range(NEAR, len(order) - NEAR)).difference(first.values(), last.values())
+    mid = frozenset(range(NEAR, len(order) - NEAR)).difference(first.values(), last.values())
+    return [tuple(order[layer - NEAR : layer + NEAR + 1]) if layer in mid else () for layer in range(len(order))]

@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from memcalc.replay import moves as moving
-from memcalc.replay.allocator import END, CachingAllocator, ExpandableAllocator
+from memcalc.replay.allocator import END, CachingAllocator
+from memcalc.replay.expandable import ExpandableAllocator
 from memcalc.replay.moves import Moves
 from memcalc.replay.negligible import below
 from memcalc.replay.outliving import numbers
@@ -192,7 +193,7 @@ def _micro_step(
         alive[number] = block
     for stream, moves in step.without(gone).items():
         own = others.setdefault(stream, allocator.__class__()) if stream else allocator
-        own.follow(moves, step.sizes, alive)
+        moves.follow(own, alive)
     holding = [step.outputs, *step.kept] if step.outputs >= 0 else []
     left = [block for number in step.left if number not in holding and (block := alive[number]) is not END]
     return left, [alive[number] for number in holding]

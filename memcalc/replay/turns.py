@@ -7,7 +7,8 @@ from collections import defaultdict
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcalc.replay.allocator import END, SMALL, Growing, segment
+from memcalc.replay.allocator import END, SMALL, segment
+from memcalc.replay.expandable import Growing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -49,6 +50,8 @@ def _hold(pool: Pool, size: int) -> None:
         rest = pool.take(size).behind
         if rest.free:
             rest.before = END
+            if rest.behind is END:
+                waiting[rest.size][0] = pool.wholes[rest.size]
         return
     taken = segment(size)
     pool.reserved += taken

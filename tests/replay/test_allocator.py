@@ -7,7 +7,8 @@ from random import Random
 
 import pytest
 
-from memcalc.replay.allocator import END, MIB, Block, CachingAllocator, ExpandableAllocator, Parted, parted
+from memcalc.replay.allocator import END, MIB, Block, CachingAllocator, Parted, parted
+from memcalc.replay.expandable import ExpandableAllocator
 
 
 @pytest.mark.parametrize(

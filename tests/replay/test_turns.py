@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from memcalc.replay.allocator import MIB, SMALL, CachingAllocator, ExpandableAllocator
+from memcalc.replay.allocator import MIB, SMALL, CachingAllocator
+from memcalc.replay.expandable import ExpandableAllocator
 from memcalc.replay.turns import Segments, keep
 
 

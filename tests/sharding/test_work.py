@@ -10,13 +10,13 @@ import pytest
 from memcalc import estimate
 from memcalc.known import forget
 from memcalc.replay import moves as moving
-from memcalc.replay.allocator import CachingAllocator
+from memcalc.replay.allocator import Pool
 from memcalc.tape.hf import alike
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memcalc.replay.allocator import Block, Parted
+    from memcalc.replay.allocator import Block
 
 MODELS = ["gpt2", "sdxl-unet", "llama-2-7b", "llama-3.1-405b", "qwen3.5-9b", "nemotron-h-56b", "t5-small"]
 RUNS: list[dict[str, Any]] = [{}, {"checkpointing": "full"}]
@@ -35,20 +35,20 @@ STEPS = 2  # that are followed
 def work(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How many layers are recorded, and how many moves of blocks followed."""
     found: Counter[str] = Counter()
-    sampled, follow = alike.sampled, CachingAllocator.follow
+    sampled, follow = alike.sampled, Pool.follow
 
     def counted(kinds: list[int], **how: Any) -> tuple[list[int], list[int]]:
         made = sampled(kinds, **how)
         found["layers"] += len(made[0])
         return made
 
-    def followed(self: CachingAllocator, moves: Parted, sizes: Sequence[int], alive: list[Block]) -> None:
-        found["moves"] += len(moves.small) + len(moves.large)
+    def followed(self: Pool, moves: list[int], sizes: Sequence[int], alive: list[Block]) -> None:
+        found["moves"] += len(moves)
         follow(self, moves, sizes, alive)
 
     with monkeypatch.context() as patched:
         patched.setattr(alike, "sampled", counted)
-        patched.setattr(CachingAllocator, "follow", followed)
+        patched.setattr(Pool, "follow", followed)
         forget()
         assert estimate(run).memory.reserved
     forget()
