@@ -21,7 +21,7 @@ from memcalc.architectures.vit import pixel_decoder
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, sequence, stack
 from memcalc.blocks.basic import Activation, Linear, Norm, Raw, Select
-from memcalc.blocks.image import KeptMap, MergeNeighbours, Positions, WindowLayer
+from memcalc.blocks.image import KeptMap, MergeNeighbours, Positions, SamePad, WindowLayer
 from memcalc.blocks.painting import MaskedPatches
 
 if TYPE_CHECKING:
@@ -90,10 +90,18 @@ def _grid(c: Dimensions) -> tuple[int, int]:
     return height // rows, width // columns
 
 
+def _map(c: Dimensions) -> tuple[int, int]:
+    """Rows and columns of patches, of an image that is filled up to whole ones (SwinPatchEmbeddings.maybe_pad)."""
+    (height, width), (rows, columns) = pair(c.image_size), pair(c.patch_size)
+    return -(-height // rows), -(-width // columns)
+
+
 def _embeddings(c: Dimensions, more: int, *, masked: bool) -> Sequence:
     height, width = _grid(c)
     table = Positions("position_embeddings", (1, height * width + more, c.embed_dim))
-    cut = sequence(patches(c, "projection", c.embed_dim), name="patch_embeddings")
+    (wide, _), whole = pair(c.patch_size), _map(c) == (height, width)
+    filled = None if whole else SamePad("", wide, wide)
+    cut = sequence(filled, *patches(c, "projection", c.embed_dim).blocks, name="patch_embeddings")
     mask = MaskedPatches("mask_token", (1, 1, c.embed_dim)) if masked else None
     places = table if c.use_absolute_embeddings else None
     return sequence(cut, Norm("norm", c.embed_dim, "layer"), mask, places, dropout(c), name="embeddings")
@@ -102,7 +110,7 @@ def _embeddings(c: Dimensions, more: int, *, masked: bool) -> Sequence:
 def _stages(c: Dimensions, layer: Layer) -> Block:
     """Stage i: depths[i] layers of embed_dim * 2^i channels, every second one shifted, then patches merged."""
     stages: list[Block] = []
-    rows, columns = _grid(c)
+    rows, columns = _map(c)
     by_stages = c.traits.checkpoints_stages
     inner: Recompute = "outermost" if by_stages else "always"
     for i, (depth, heads) in enumerate(zip(c.depths, c.num_heads, strict=True)):
