@@ -171,8 +171,10 @@ class Moves:
             told = self._told.get(key)
             if told:
                 others.insert(0, first)
-            else:
+            elif around[first]:
                 told = self._tell(key, place, first, direction)
+            else:
+                self._follow(place, first, direction)
             if not told:
                 for layer in others:
                     self._follow(place, layer, direction)
