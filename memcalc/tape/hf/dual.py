@@ -42,7 +42,9 @@ def causal_conv(t: Tape, block: Conv, x: Value, activation: str = "") -> Value:
     with inside(t, block):
         weight = t.weight("weight", (block.outputs, 1, kernel))
         bias = t.weight("bias", (block.outputs,)) if block.bias else None
-        out = f.narrow(f.conv(f.to(x, weight.dtype), weight, bias, (seq + kernel - 1,)), -1, seq)
+        wide = f.to(x, weight.dtype)  # conv1d's own until it returns
+        out = f.narrow(f.conv(wide, weight, bias, (seq + kernel - 1,)), -1, seq)
+        del wide
         if activation:
             out = activate(activation, out)
         return f.to(out, x.dtype)

@@ -45,7 +45,8 @@ def gated_delta(t: Tape, block: GatedDelta, x: Value, around: Around) -> Value:
     beta = f.sigmoid(write)
     g = decay(t, block, a)
     handed = [chunks(t, block, q, k, v, g, beta)]
-    return put_out(t, block, handed, z, around)
+    out = normed_out(t, block, handed, z)
+    return run(t, block.out_proj, out, around)
 
 
 def each(t: Tape, block: GatedDelta, x: Value, around: Around) -> Value:
@@ -57,7 +58,8 @@ def each(t: Tape, block: GatedDelta, x: Value, around: Around) -> Value:
     beta = f.sigmoid(run(t, writing, x, around))
     g = decay(t, block, run(t, decays, x, around))
     handed = [chunks(t, block, q, k, v, g, beta)]
-    return put_out(t, block, handed, run(t, gate, x, around), around)
+    out = normed_out(t, block, handed, run(t, gate, x, around))
+    return run(t, block.out_proj, out, around)
 
 
 def by_head(block: GatedDelta, qkv: Value) -> tuple[Value, Value, Value]:
@@ -68,12 +70,12 @@ def by_head(block: GatedDelta, qkv: Value) -> tuple[Value, Value, Value]:
     return q, k, f.reshape(v, b, s, -1, block.value_dim)
 
 
-def put_out(t: Tape, block: GatedDelta, handed: list[Value], z: Value, around: Around) -> Value:
-    """The gated norm of every head, and the last projection; what is `handed` over has the name of what comes of it."""
+def normed_out(t: Tape, block: GatedDelta, handed: list[Value], z: Value) -> Value:
+    """The gated norm of every head; what is `handed` over has the name of what comes of it."""
     out = handed.pop()
     b, s = out.shape[:2]
     out = gated_norm(t, block.norm, f.reshape(out, -1, block.value_dim), f.reshape(z, -1, block.value_dim))  # type: ignore[arg-type]
-    return run(t, block.out_proj, f.reshape(out, b, s, -1), around)
+    return f.reshape(out, b, s, -1)
 
 
 def decay(t: Tape, block: GatedDelta, a: Value) -> Value:
@@ -195,5 +197,6 @@ def gated_attention(t: Tape, block: Attention, x: Value, around: Around) -> Valu
     if tables:
         q, k = rotate(block, q, k, tables)
     out = f.reshape(attend(t, block, q, k, v, around), b, s, -1)
-    out = f.mul(out, f.sigmoid(gate))
-    return run(t, block.out, out, around)
+    handed = [f.mul(out, f.sigmoid(gate))]
+    del out  # its name stands for what comes of it
+    return run(t, block.out, handed.pop(), around)
