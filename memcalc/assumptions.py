@@ -122,6 +122,11 @@ def _of_products(spec: Spec) -> Iterator[Assumption]:
         )
 
 
+def reentrant(run: Run) -> bool:
+    """Whether checkpoints run backward within the backward pass: where asked to, and where they are Unsloth's that offload."""
+    return run.checkpointing.reentrant or (run.checkpointing.offload and run.implementation == "unsloth")
+
+
 def _of_offloading(run: Run) -> Iterator[Assumption]:
     """Whose code takes what is kept to host memory."""
     if run.checkpointing.offload:
@@ -129,7 +134,7 @@ def _of_offloading(run: Run) -> Iterator[Assumption]:
             "checkpointing.offload",
             "whose-offload",
             "layer inputs go to host memory and back as Unsloth's checkpointing does it"
-            if run.checkpointing.reentrant
+            if reentrant(run)
             else "layer inputs go to host memory and back by save_on_cpu around the checkpoint, as transformers' `offload` has it",
         )
     if run.offload == "activations":

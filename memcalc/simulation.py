@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Literal
 
 from memcalc.adapters.cards import completed
-from memcalc.assumptions import assumed
+from memcalc.assumptions import assumed, reentrant
 from memcalc.errors import MemcalcError
 from memcalc.implementations import kernels
 from memcalc.model import OF_IMAGES
@@ -149,7 +149,7 @@ def setting_of(plan: Plan, *, evaluating: bool = False) -> Setting:
         selective=run.checkpointing.mode == "selective",
         offload_inputs=run.checkpointing.offload,
         offload_activations=offloading(run),
-        reentrant=run.checkpointing.reentrant,
+        reentrant=reentrant(run),
         every=run.checkpointing.every,
         loss=fused.get("loss", "standard") if run.loss.kind == "standard" else run.loss.kind,
         chosen_too=run.loss.nll,

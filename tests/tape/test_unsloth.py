@@ -46,3 +46,13 @@ def test_a_packed_base_changes_nothing_of_it() -> None:
 def test_a_feed_forward_block_without_adapters_keeps_less() -> None:
     some = layer(lora={"rank": 8, "targets": ["q_proj", "k_proj", "v_proj", "o_proj"]})
     assert some == layer() - U  # the input of gate and up, which nothing asks for
+
+
+def test_checkpoints_that_offload_are_its_own() -> None:
+    """Unsloth_Offloaded_Gradient_Checkpointer is a function with a backward pass in its own, whatever `reentrant` says."""
+    own, said = (
+        estimate({**RUN, "implementation": "unsloth", "model": {**CONFIG, "num_hidden_layers": 8}, "checkpointing": how})
+        for how in ({"mode": "full", "offload": True}, {"mode": "full", "offload": True, "reentrant": True})
+    )
+    assert own.memory == said.memory
+    assert any("Unsloth's checkpointing" in note.message for note in own.assumptions)
