@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from memcalc.configs.denoisers import beside_reference
 from memcalc.configs.image_trainers import (
-    HALVES,
+    DTYPES,
     encoders,
     kind,
     largest,
+    moving_average,
     optimizer,
     packing,
     resolutions,
@@ -115,6 +116,7 @@ def read(document: Document, asked: Asked) -> Reading:
     if sheet.has("network"):
         _adapters(sheet, family)
     _company(sheet, rules, held)
+    _learns(sheet)
     sheet.unmodelled(_UNMODELLED)
     return sheet.reading(_IGNORED)
 
@@ -130,15 +132,13 @@ def _arch(sheet: Sheet) -> str:
 def _precision(sheet: Sheet) -> str:
     """Set `precision` and `quantize`; the dtype of what is frozen."""
     word = sheet.read(text, "train.dtype", default="fp32")
-    if word not in HALVES:
+    if word not in DTYPES:
         sheet.fault("train.dtype", f"{word!r} is none of bf16, fp16, fp32")
-    held = HALVES.get(word, "bf16")
+    held = DTYPES.get(word, "bf16")
     sheet.put("precision", held, "train.dtype", default=f"{SOURCE}: fp32")
     sheet.seen("model.dtype", "model.vae_dtype", "model.te_dtype")
-    if sheet.read(truth, "model.quantize", default=False):
-        packed = packing(sheet, sheet.read(text, "model.qtype", default="qfloat8").partition("|")[0], "model.qtype")
-        if packed:
-            sheet.put("quantize", {"name": packed, "upcast": False}, "model.quantize", "model.qtype", default=SOURCE)
+    if sheet.read(truth, "model.quantize", default=False) and (packed := _packing(sheet, "model.qtype")):
+        sheet.put("quantize", {"name": packed, "upcast": False}, "model.quantize", "model.qtype", default=SOURCE)
     sheet.seen("model.qtype", "model.quantize_kwargs")
     return held
 
@@ -190,31 +190,27 @@ def _adapters(sheet: Sheet, family: str) -> None:
 
 def _company(sheet: Sheet, rules: Any, held: str) -> None:  # noqa: ANN401 - a family's table
     """Set `companions`: encoders of text unless they are sent off, the autoencoder unless latents are cached."""
-    said = [
-        sheet.read(truth, f"train.{key}", default=False) for key in ("unload_text_encoder", "cache_text_embeddings")
-    ]
-    sent = any(said)
+    keys = ("train.unload_text_encoder", "train.cache_text_embeddings")
+    said = [sheet.read(truth, key, default=False) for key in keys]
     sets = [one for one in sheet.get("datasets", default=[]) if isinstance(one, dict)]
-    sent = sent or (bool(sets) and all(one.get("cache_text_embeddings") for one in sets))
+    sent = any(said) or (bool(sets) and all(one.get("cache_text_embeddings") for one in sets))
     cached = bool(sets) and all(one.get("cache_latents") or one.get("cache_latents_to_disk") for one in sets)
     packs = sheet.read(truth, "model.quantize_te", default=sheet.read(truth, "model.quantize", default=False))
-    packed = (
-        packing(sheet, sheet.read(text, "model.qtype_te", default="qfloat8").partition("|")[0], "model.qtype_te")
-        if packs
-        else None
-    )
-    encoders(sheet, rules, held, text=not sent, images=not cached, quantize=packed,
-             keys=("train.unload_text_encoder", "train.cache_text_embeddings", "datasets"))  # fmt: skip
+    packed = _packing(sheet, "model.qtype_te") if packs else None
+    encoders(sheet, rules, held, text=not sent, images=not cached, quantize=packed, keys=(*keys, "datasets"))
     if sheet.read(truth, "train.ema_config.use_ema", default=False):
-        if sheet.has("network"):
-            sheet.assume(
-                "companions",
-                "ema-of-adapters",
-                "the moving average is one of the adapters alone; it is small and not counted",
-            )
-        else:
-            sheet.put("companions", [*sheet.run.get("companions", []), {"role": "ema"}], "train.ema_config.use_ema")
-    if sheet.has("model.only_if_contains") and not sheet.has("network"):
-        parts = [word.removeprefix("transformer.") for word in sheet.read(names, "model.only_if_contains", default=[])]
-        sheet.put("train", [f"^{word}" for word in parts], "model.only_if_contains")
-    sheet.seen("model.only_if_contains", "model.ignore_if_contains")
+        moving_average(sheet, "train.ema_config.use_ema", adapted=sheet.has("network"))
+
+
+def _packing(sheet: Sheet, key: str) -> str | None:
+    """The storage of a `qtype`, without the file of an accuracy recovery adapter behind it (`uint3|owner/ara`)."""
+    return packing(sheet, sheet.read(text, key, default="qfloat8").partition("|")[0], key)
+
+
+def _learns(sheet: Sheet) -> None:
+    """Set `train` where the model is trained but only in the layers whose names model.only_if_contains lists."""
+    key = "model.only_if_contains"
+    if sheet.has(key) and not sheet.has("network"):
+        parts = [word.removeprefix("transformer.") for word in sheet.read(names, key, default=[])]
+        sheet.put("train", [f"^{word}" for word in parts], key)
+    sheet.seen(key, "model.ignore_if_contains")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from memcalc.configs.denoisers import family_of_name, put_model, shared, side
 from memcalc.configs.optim import put_optimizer
-from memcalc.configs.words import names
+from memcalc.configs.words import FLOATS, names
 from memcalc.errors import UnknownName, nearest_names, shorten
 from memcalc.optimizers import resolve
 from memcalc.presets import find
@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from memcalc.configs.table import Sheet
 
 SOURCE: Final = "presets/frameworks/image-trainers.yaml"
-HALVES: Final = {
-    "bf16": "bf16", "bfloat16": "bf16", "BFLOAT_16": "bf16", "fp16": "fp16", "float16": "fp16", "FLOAT_16": "fp16",
-                 "fp32": "fp32", "float32": "fp32", "FLOAT_32": "fp32", "float": "fp32", "no": "fp32",
-    "TFLOAT_32": "fp32",
+# the dtypes of their configs; "no" is mixed precision that is off
+DTYPES: Final = {
+    **FLOATS, "BFLOAT_16": "bf16", "FLOAT_16": "fp16", "FLOAT_32": "fp32", "TFLOAT_32": "fp32", "float": "fp32", "no": "fp32",
 }  # fmt: skip
 
 
@@ -30,9 +29,14 @@ def table() -> Mapping[str, Any]:
     return find("frameworks", "image-trainers")
 
 
+def families() -> dict[str, Mapping[str, Any]]:
+    """The rules of every kind of model that these trainers have: denoisers.yaml's and `more` of their own."""
+    return {**shared()["families"], **table()["more"]}
+
+
 def kind(sheet: Sheet, word: str, told: str, key: str, *model_keys: str) -> tuple[str, Mapping[str, Any]]:
     """The family of a trainer's word for a kind of model, and its table; `model` is set. A fault where there is no such kind."""
-    rules, families = table(), {**shared()["families"], **table()["more"]}
+    rules = table()
     name = str(sheet.get(*model_keys, default=""))
     family = rules[told].get(word, "" if word else family_of_name(name))
     if not family and sheet.asked.model is None:
@@ -42,25 +46,25 @@ def kind(sheet: Sheet, word: str, told: str, key: str, *model_keys: str) -> tupl
         return "", {"model": None, "encoders": [], "fused": True}
     family = _named(family, name)
     if sheet.asked.model is None or family:
-        put_model_of(sheet, family, families, *model_keys)
-    return family, families.get(family, {"encoders": [], "fused": True})
+        put_model_of(sheet, family, *model_keys)
+    return family, families().get(family, {"encoders": [], "fused": True})
 
 
-def put_model_of(sheet: Sheet, family: str, families: Mapping[str, Any], *keys: str) -> None:
+def put_model_of(sheet: Sheet, family: str, *keys: str) -> None:
     """Set `model` from the name that is written, else from its family."""
     if family in shared()["families"]:
         put_model(sheet, family, *keys)
     elif sheet.asked.model is None:
         sheet.get(*keys)
-        sheet.put("model", families[family]["model"], *keys)
+        sheet.put("model", families()[family]["model"], *keys)
 
 
 def _named(family: str, name: str) -> str:
     """The member of a family that a checkpoint's name speaks of."""
     if family == "wan":
         return wan_of(name)
-    told, families = family_of_name(name), shared()["families"]
-    same = told and family in families and families[told].get("kin") == families[family].get("kin") is not None
+    told, known = family_of_name(name), shared()["families"]
+    same = told and family in known and known[told].get("kin") == known[family].get("kin") is not None
     return told if same else family
 
 
@@ -148,3 +152,15 @@ def encoders(sheet: Sheet, family: Mapping[str, Any], held: str, *, text: bool, 
     if absent:
         sheet.warn("model", "not-modelled", f"{' and '.join(absent)} of this model stay on the GPU and are not counted: there is "
                    "no preset of them")  # fmt: skip
+
+
+def moving_average(sheet: Sheet, key: str, *, adapted: bool) -> None:
+    """Add an EMA of the weights to `companions`; one of adapters alone is small, and only said."""
+    if adapted:
+        sheet.assume(
+            "companions",
+            "ema-of-adapters",
+            "the moving average is one of the adapters alone; it is small and not counted",
+        )
+    else:
+        sheet.put("companions", [*sheet.run.get("companions", []), {"role": "ema"}], key)

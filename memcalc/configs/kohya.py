@@ -80,7 +80,7 @@ def read(document: Document, asked: Asked) -> Reading:
     sheet.unmodelled(UNMODELLED)
     sheet.assume("model", "modules-of-diffusers", "sd-scripts runs classes of its own; they are counted as diffusers runs the "
                  "same model")  # fmt: skip
-    return sheet.reading(key for key in sheet.document.data if not _MATTER.search(key) or _HARMLESS.search(key))
+    return sheet.reading(sheet.immaterial(_MATTER, _HARMLESS))
 
 
 def _flat(document: Document) -> Document:

@@ -19,10 +19,10 @@ from memcalc.configs.heads import scored
 from memcalc.configs.megatron_options import sharding, unmodelled
 from memcalc.configs.megatron_script import arguments_of
 from memcalc.configs.megatron_words import Words, batch, gpus, parallel
-from memcalc.configs.ms_swift_parts import DTYPES, LORA, learns, tuner
+from memcalc.configs.ms_swift_parts import LORA, learns, tuner
 from memcalc.configs.names import known, model
 from memcalc.configs.table import Sheet
-from memcalc.configs.words import number, text, truth, whole
+from memcalc.configs.words import FLOATS, number, text, truth, whole
 
 if TYPE_CHECKING:
     from memcalc.configs.documents import Document
@@ -165,9 +165,9 @@ def _half(sheet: Sheet) -> str:
     """The dtype that weights are loaded in and computed with: torch_dtype, else the checkpoint's own, 16-bit as a rule."""
     flags = trainer.half_of(sheet)
     word = sheet.read(text, "torch_dtype", default="")
-    if word and word not in DTYPES:
+    if word and word not in FLOATS:
         sheet.fault("torch_dtype", f"{word!r} is none of bfloat16, float16, float32")
-    return DTYPES.get(word, "") or flags or "bf16"
+    return FLOATS.get(word, "") or flags or "bf16"
 
 
 def _batch(sheet: Sheet, count: int) -> None:

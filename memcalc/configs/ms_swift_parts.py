@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from memcalc.configs.llamafactory_parts import holds
 from memcalc.configs.lora import targets
 from memcalc.configs.table import Key
-from memcalc.configs.words import names, number, text, truth, whole
+from memcalc.configs.words import FLOATS, names, number, text, truth, whole
 from memcalc.presets import find
 
 if TYPE_CHECKING:
@@ -21,14 +21,6 @@ LORA: Final = (
     Key("target_parameters", "lora.parameters", names), Key("modules_to_save", "lora.save_modules", names),
     Key("lora_bias", "lora.bias", text), Key("use_dora", "lora.dora", truth), Key("use_rslora", "lora.rslora", truth),
 )  # fmt: skip
-DTYPES: Final = {
-    "bfloat16": "bf16",
-    "float16": "fp16",
-    "float32": "fp32",
-    "bf16": "bf16",
-    "fp16": "fp16",
-    "fp32": "fp32",
-}
 _PARTS: Final = (
     ("freeze_vit", "towers", True),
     ("freeze_aligner", "projectors", True),
@@ -58,9 +50,9 @@ def _adapters(sheet: Sheet, half: str, engine: str) -> None:
     sheet.fill(LORA)
     sheet.seen("target_modules")
     written = sheet.read(text, "lora_dtype", default="")
-    if written and written not in DTYPES:
+    if written and written not in FLOATS:
         sheet.fault("lora_dtype", f"{written!r} is none of bfloat16, float16, float32")
-    dtype = DTYPES.get(written) or (half if engine == "deepspeed" else "fp32")
+    dtype = FLOATS.get(written) or (half if engine == "deepspeed" else "fp32")
     sheet.put("lora.dtype", dtype, "lora_dtype", default="peft: autocast_adapter_dtype")
     left = _frozen(sheet)
     if left and sheet.run["lora"].get("targets") == "all-linear":

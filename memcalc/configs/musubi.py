@@ -14,10 +14,10 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from memcalc.configs.denoisers import mixed_precision, shared, side
+from memcalc.configs.denoisers import mixed_precision, side
 from memcalc.configs.documents import open_document
 from memcalc.configs.follow import find
-from memcalc.configs.image_trainers import optimizer, put_model_of, table, targets, wan_of
+from memcalc.configs.image_trainers import families, optimizer, put_model_of, targets, wan_of
 from memcalc.configs.kohya import arguments
 from memcalc.configs.table import Sheet
 from memcalc.configs.words import number, text, truth, whole
@@ -35,8 +35,7 @@ _PROGRAM: Final = re.compile(
     r"\b((?:hv|hv_1_5|wan|fpack|qwen_image|flux_kontext|flux_2|zimage|kandinsky5)_train(?:_network)?)\.py\b"
 )
 _FAMILIES: Final = {"hv": "hunyuan-video", "hv_1_5": "hunyuan-video-1.5", "qwen_image": "qwen-image",
-                    "flux_kontext": "flux-kontext",
-                    "flux_2": "flux2", "zimage": "z-image"}  # fmt: skip
+                    "flux_kontext": "flux-kontext", "flux_2": "flux2", "zimage": "z-image"}  # fmt: skip
 _MODULATION: Final = ("_mod", "modulation", "norm")  # of names that adapters leave out (networks/lora_*.py)
 _UNMODELLED: Final = {
     "blocks_to_swap": "blocks are not swapped to the host: all of them are counted on the GPU, which is more than is used",
@@ -73,18 +72,12 @@ def read(document: Document, asked: Asked) -> Reading:
     on = sheet.read(truth, "gradient_checkpointing", default=False)
     sheet.put("checkpointing", "full" if on else "none", "gradient_checkpointing", default=f"{SOURCE}: off")
     fused = sheet.read(truth, "fused_backward_pass", default=False)
-    optimizer(
-        sheet,
-        sheet.read(text, "optimizer_type", default="") or "adamw",
-        {},
-        "optimizer_type",
-        default=f"{SOURCE}: AdamW",
-        fused=fused,
-    )
+    name = sheet.read(text, "optimizer_type", default="") or "adamw"
+    optimizer(sheet, name, {}, "optimizer_type", default=f"{SOURCE}: AdamW", fused=fused)
     if adapted:
         _adapters(sheet, family)
     sheet.unmodelled(_UNMODELLED)
-    return sheet.reading(key for key in sheet.document.data if not _MATTER.search(key) or _HARMLESS.search(key))
+    return sheet.reading(sheet.immaterial(_MATTER, _HARMLESS))
 
 
 def _family(sheet: Sheet, program: str) -> str:
@@ -94,7 +87,7 @@ def _family(sheet: Sheet, program: str) -> str:
     if not family and sheet.asked.model is None:
         sheet.fault("dit", f"no preset has the model that {program}_train_network.py trains; say which with --model")
     elif family:
-        put_model_of(sheet, family, {**shared()["families"], **table()["more"]}, "task", "model_version")
+        put_model_of(sheet, family, "task", "model_version")
     return family
 
 
@@ -148,7 +141,7 @@ def _shape(sheet: Sheet, family: str) -> None:
     square = sheet.read(side, "resolution", default=[544, 960])
     sheet.put("image_size", square, "resolution", default="dataset/config_utils.py: 960 x 544")
     frames = sheet.read(_frames, "target_frames", default=1)
-    if "wan" in family or "video" in family:
+    if families().get(family, {}).get("video"):
         sheet.put("frames", frames, "target_frames", default="dataset/config_utils.py: 1")
     sheet.put(
         "batch_size", sheet.read(whole, "batch_size", default=1), "batch_size", default="dataset/config_utils.py: 1"

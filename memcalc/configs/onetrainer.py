@@ -17,10 +17,11 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from memcalc.configs.image_trainers import (
-    HALVES,
+    DTYPES,
     encoders,
     kind,
     largest,
+    moving_average,
     optimizer,
     packing,
     resolutions,
@@ -42,6 +43,7 @@ TITLE: Final = "OneTrainer"
 SOURCE: Final = "OneTrainer, modules/util/config/TrainConfig.py"
 _SIGNS: Final = ("training_method", "base_model_name", "train_dtype", "lora_rank", "output_model_destination", "latent_caching",
                  "concepts", "concept_file_name", "aspect_ratio_bucketing", "text_encoder", "timestep_distribution")  # fmt: skip
+_PARTS: Final = ("vae.*", "text_encoder.*", "prior.*", "unet.*", "transformer.*", "optimizer.*", "decoder*", "effnet*")
 _METHODS: Final = {"LORA": "", "LOHA": "loha", "LOKR": "lokr", "OFT_2": "oft"}
 # words that speak of what is held; all others are of no account
 _MATTER: Final = re.compile(
@@ -79,7 +81,7 @@ def read(document: Document, asked: Asked) -> Reading:
         sheet.fault("training_method", f"{method} is not modelled: FINE_TUNE and LORA are")
     _gpus(sheet)
     held = _precision(sheet, part, adapted=method == "LORA")
-    _shape(sheet)
+    _shape(sheet, video=rules.get("video", False))
     kernel = sheet.read(text, "attention_mechanism", default="SDP").upper()
     sheet.put("attention", "eager" if kernel == "DEFAULT" else "sdpa", "attention_mechanism", default=SOURCE)
     _checkpointing(sheet, part)
@@ -88,9 +90,7 @@ def read(document: Document, asked: Asked) -> Reading:
         _adapters(sheet, family)
     _company(sheet, rules, held, adapted=method == "LORA")
     sheet.unmodelled(_UNMODELLED)
-    return sheet.reading([*(key for key in sheet.document.data if not _MATTER.search(key) or _HARMLESS.search(key)), f"{part}.*",
-                          "vae.*", "text_encoder.*", "prior.*", "unet.*", "transformer.*", "optimizer.*", "decoder*",
-                          "effnet*"])  # fmt: skip
+    return sheet.reading([*sheet.immaterial(_MATTER, _HARMLESS), *_PARTS])
 
 
 def _part(sheet: Sheet) -> str:
@@ -110,13 +110,13 @@ def _gpus(sheet: Sheet) -> None:
 
 def _precision(sheet: Sheet, part: str, *, adapted: bool) -> str:
     """Set `precision` and `quantize`; the dtype of what is frozen beside the model."""
-    compute = HALVES.get(sheet.read(text, "train_dtype", default="FLOAT_16"), "bf16")
+    compute = DTYPES.get(sheet.read(text, "train_dtype", default="FLOAT_16"), "bf16")
     common = sheet.get("weight_dtype", default="FLOAT_32")
     word = str(sheet.get(f"{part}.weight_dtype", default=common))
     own = sheet.named(f"{part}.weight_dtype", "weight_dtype")
     if word in ("NONE", ""):
         word = str(common)
-    stored = HALVES.get(word)
+    stored = DTYPES.get(word)
     recipe = {("fp32", "bf16"): "amp-bf16", ("fp32", "fp16"): "amp-fp16", ("fp32", "fp32"): "fp32", ("fp16", "fp16"): "fp16",
               ("bf16", "fp32"): "bf16"}  # fmt: skip
     sheet.put(
@@ -135,14 +135,14 @@ def _precision(sheet: Sheet, part: str, *, adapted: bool) -> str:
         sheet.put(
             "precision", {"recipe": f"amp-{compute}", "frozen": "fp32"}, "train_dtype", own, default=f"{SOURCE}: fp32"
         )
-    return HALVES.get(str(sheet.get("text_encoder.weight_dtype", default=common)), "bf16")
+    return DTYPES.get(str(sheet.get("text_encoder.weight_dtype", default=common)), "bf16")
 
 
-def _shape(sheet: Sheet) -> None:
+def _shape(sheet: Sheet, *, video: bool) -> None:
     """Images of the largest resolution, frames, and the batch."""
     square = sheet.read(lambda value: largest(_areas(value), [512, 512]), "resolution", default=[512, 512])
     sheet.put("image_size", square, "resolution", default=f"{SOURCE}: 512")
-    if "video" in str(sheet.run.get("model")) or "wan" in str(sheet.run.get("model")):
+    if video:
         sheet.put("frames", sheet.read(lambda value: max(map(whole, resolutions(value))), "frames", default=25), "frames",
                   default=f"{SOURCE}: 25")  # fmt: skip
     sheet.put("batch_size", sheet.read(whole, "batch_size", default=1), "batch_size", default=f"{SOURCE}: 1")
@@ -181,6 +181,19 @@ def _optimizer(sheet: Sheet) -> None:
 
 def _adapters(sheet: Sheet, family: str) -> None:
     """Set `lora`: fp32 adapters of every layer, or of those that layer_filter names."""
+    _method(sheet)
+    if sheet.read(truth, "lora_decompose", default=False):
+        sheet.put("lora.dora", True, "lora_decompose")
+    dtype = DTYPES.get(sheet.read(text, "lora_weight_dtype", default="FLOAT_32"), "fp32")
+    sheet.put("lora.dtype", dtype, "lora_weight_dtype", default=f"{SOURCE}: FLOAT_32")
+    drop = sheet.read(number, "dropout_probability", default=0)
+    if drop:
+        sheet.put("lora.dropout", drop, "dropout_probability")
+    _layers(sheet, family)
+
+
+def _method(sheet: Sheet) -> None:
+    """Set `lora.method` and its size: a rank, or OFT's blocks."""
     word = sheet.read(text, "peft_type", default="LORA").upper()
     if word not in _METHODS:
         sheet.fault("peft_type", f"{word} is not modelled: {', '.join(_METHODS)} are")
@@ -192,28 +205,18 @@ def _adapters(sheet: Sheet, family: str) -> None:
         key = "lokr_dim" if word == "LOKR" and sheet.has("lokr_dim") else "lora_rank"
         sheet.put("lora.rank", sheet.read(whole, key, default=16), key, default=f"{SOURCE}: 16")
         sheet.put("lora.alpha", sheet.read(number, "lora_alpha", default=1), "lora_alpha", default=f"{SOURCE}: 1")
-    if sheet.read(truth, "lora_decompose", default=False):
-        sheet.put("lora.dora", True, "lora_decompose")
-    dtype = HALVES.get(sheet.read(text, "lora_weight_dtype", default="FLOAT_32"), "fp32")
-    sheet.put("lora.dtype", dtype, "lora_weight_dtype", default=f"{SOURCE}: FLOAT_32")
-    drop = sheet.read(number, "dropout_probability", default=0)
-    if drop:
-        sheet.put("lora.dropout", drop, "dropout_probability")
+
+
+def _layers(sheet: Sheet, family: str) -> None:
+    """Set `lora.targets`: every layer, or those whose names layer_filter is part of, or as a regular expression found in."""
     chosen = sheet.read(text, "layer_filter", "lora_layers", default="")
     if sheet.read(truth, "layer_filter_regex", default=False) and chosen:
         sheet.put("lora.targets", "all-linear", "layer_filter")
         sheet.put("lora.exclude", f"(?!.*({chosen})).*", "layer_filter")
         return
     only = [part.strip() for part in chosen.split(",") if part.strip()]
-    targets(
-        sheet,
-        family,
-        blocks=False,
-        convolutions=not only,
-        only=only,
-        keys=("layer_filter",),
-        default=f"{SOURCE}: all of them",
-    )
+    targets(sheet, family, blocks=False, convolutions=not only, only=only, keys=("layer_filter",),
+            default=f"{SOURCE}: all of them")  # fmt: skip
 
 
 def _company(sheet: Sheet, rules: Any, held: str, *, adapted: bool) -> None:  # noqa: ANN401 - a family's table
@@ -223,21 +226,13 @@ def _company(sheet: Sheet, rules: Any, held: str, *, adapted: bool) -> None:  # 
     parts = [f"text_encoder{end}" for end in ("", "_2", "_3", "_4")][: max(1, len(rules.get("encoders", [])))]
     learn = [name for name in parts if sheet.has(name) and sheet.read(truth, f"{name}.train", default=not adapted)]
     used = [name for name in parts if sheet.read(truth, f"{name}.include", default=True)]
-    word = str(sheet.get("text_encoder.weight_dtype", default=""))
-    packed = (
-        packing(sheet, word, "text_encoder.weight_dtype") if word and word not in HALVES and word != "NONE" else None
-    )
+    key = "text_encoder.weight_dtype"
+    word = str(sheet.get(key, default="NONE"))
+    packed = None if word in ("", "NONE", *DTYPES) else packing(sheet, word, key)
     encoders(sheet, rules, held, text=bool(used) and (not texts or bool(learn)), images=not images, quantize=packed,
              keys=("text_caching", "image_caching", "latent_caching"))  # fmt: skip
     if learn:
         sheet.warn(f"{learn[0]}.train", "not-modelled", "encoders of text that learn, too, are counted as frozen")
     if sheet.read(text, "ema", default="OFF").upper() == "GPU":
-        if adapted:
-            sheet.assume(
-                "companions",
-                "ema-of-adapters",
-                "the moving average is one of the adapters alone; it is small and not counted",
-            )
-        else:
-            sheet.put("companions", [*sheet.run.get("companions", []), {"role": "ema"}], "ema")
+        moving_average(sheet, "ema", adapted=adapted)
     sheet.read(mapping, "quantization", default={})

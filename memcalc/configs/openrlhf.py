@@ -84,7 +84,7 @@ def read(document: Document, asked: Asked) -> Reading:
         before = {"after": False} if task.startswith("ppo") else {}
         sheet.put("companions", [{"role": "reference", "dtype": "bf16", **before}], *_MODELS, default=SOURCE)
     sheet.unmodelled({key: what for word, what in _UNMODELLED.items() for key in _keys(word)})
-    return sheet.reading(key for key in sheet.document.data if not _MATTER.search(key) or _HARMLESS.search(key))
+    return sheet.reading(sheet.immaterial(_MATTER, _HARMLESS))
 
 
 def _loss(sheet: Sheet, task: str) -> None:

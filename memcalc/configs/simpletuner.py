@@ -17,10 +17,10 @@ from dataclasses import replace
 from math import sqrt
 from typing import TYPE_CHECKING, Any, Final
 
-from memcalc.configs.denoisers import beside_reference, shared
+from memcalc.configs.denoisers import beside_reference
 from memcalc.configs.documents import open_document
 from memcalc.configs.follow import find
-from memcalc.configs.image_trainers import HALVES, kind, optimizer, packing, table, targets, wan_of
+from memcalc.configs.image_trainers import DTYPES, families, kind, optimizer, packing, table, targets, wan_of
 from memcalc.configs.lora import targets as listed
 from memcalc.configs.table import Sheet
 from memcalc.configs.words import Unfit, number, text, truth, whole
@@ -41,6 +41,7 @@ _SIGNS: Final = ("model_family", "model_type", "data_backend_config", "base_mode
 _LINE: Final = re.compile(r"""^\s*(?:export\s+)?([A-Z][A-Z0-9_]{2,60})=["']?([^"'#\n]{0,300})["']?""")
 _NAMES: Final = {"MODEL_NAME": "pretrained_model_name_or_path", "USE_GRADIENT_CHECKPOINTING": "gradient_checkpointing",
                  "TRAINING_NUM_PROCESSES": "num_processes", "DATALOADER_CONFIG": "data_backend_config"}  # fmt: skip
+_ATTENTION: Final = ("mmdit", "context", "all")  # flux_lora_target: projections of the attention alone
 _METHODS: Final = {"lokr": "lokr", "loha": "loha", "lora": "", "locon": ""}
 # words that speak of what is held; all others are of no account
 _MATTER: Final = re.compile(
@@ -77,7 +78,7 @@ def read(document: Document, asked: Asked) -> Reading:
     family, _ = kind(sheet, family_word, "simpletuner", "model_family", "pretrained_model_name_or_path")
     _flavoured(sheet, f"{family_word}/{flavour}")
     sheet.gpus("num_processes", count=None if sheet.has("num_processes") else 1)
-    half = HALVES.get(sheet.read(text, "mixed_precision", default="bf16"), "bf16")
+    half = DTYPES.get(sheet.read(text, "mixed_precision", default="bf16"), "bf16")
     adapted = sheet.read(text, "model_type", default="full") == "lora"
     sheet.put("precision", "fp32" if half == "fp32" else "bf16-autocast" if half == "bf16" else "fp16", "mixed_precision",
               default=f"{SOURCE}: bf16")  # fmt: skip
@@ -91,15 +92,12 @@ def read(document: Document, asked: Asked) -> Reading:
     if adapted:
         _adapters(sheet, family, half)
     _packed(sheet, adapted=adapted)
-    if (
-        sheet.read(truth, "use_ema", default=False)
-        and not adapted
-        and sheet.read(text, "ema_device", default="cpu") != "cpu"
-    ):
+    on_gpu = sheet.read(text, "ema_device", default="cpu") != "cpu"
+    if sheet.read(truth, "use_ema", default=False) and on_gpu and not adapted:
         sheet.put("companions", [{"role": "ema"}], "use_ema", "ema_device")
     sheet.unmodelled(_UNMODELLED)
-    sheet.seen("text_encoder_*_precision", "ema_device")
-    return sheet.reading(key for key in sheet.document.data if not _MATTER.search(key) or _HARMLESS.search(key))
+    sheet.seen("text_encoder_*_precision")
+    return sheet.reading(sheet.immaterial(_MATTER, _HARMLESS))
 
 
 def _plain(document: Document) -> Document:
@@ -125,8 +123,7 @@ def _flavoured(sheet: Sheet, flavour: str) -> None:
     """Set `model` to the member of a family that `model_flavour` means."""
     member = table()["flavours"].get(flavour) or (wan_of(flavour) if flavour.startswith("wan/") else None)
     if member and sheet.asked.model is None and not sheet.has("pretrained_model_name_or_path"):
-        held = {**shared()["families"], **table()["more"]}[member]
-        sheet.put("model", held["model"], "model_flavour", "model_family")
+        sheet.put("model", families()[member]["model"], "model_flavour", "model_family")
 
 
 def _shape(sheet: Sheet) -> None:
@@ -183,23 +180,18 @@ def _adapters(sheet: Sheet, family: str, half: str) -> None:
         chosen = sheet.read(listed, "peft_lora_target_modules")
         sheet.put("lora.targets", chosen or ["to_k", "to_q", "to_v", "to_out.0"], "peft_lora_target_modules",
                   default="SimpleTuner, helpers/models/common.py: DEFAULT_LORA_TARGET")  # fmt: skip
-        if family.startswith("flux") and sheet.read(text, "flux_lora_target", default="all") not in (
-            "mmdit",
-            "context",
-            "all",
-        ):
+        if family.startswith("flux") and sheet.read(text, "flux_lora_target", default="all") not in _ATTENTION:
             sheet.warn(
                 "flux_lora_target",
                 "not-modelled",
                 "adapters of other layers than the attention's projections are not counted",
             )
         sheet.put("lora.rank", rank, "lora_rank", default=f"{SOURCE}: 16")
-        sheet.put(
-            "lora.alpha", sheet.read(number, "lora_alpha", default=rank), "lora_alpha", "lora_rank", default=SOURCE
-        )
+        alpha = sheet.read(number, "lora_alpha", default=rank)
+        sheet.put("lora.alpha", alpha, "lora_alpha", "lora_rank", default=SOURCE)
     if sheet.read(truth, "use_dora", default=False):
         sheet.put("lora.dora", True, "use_dora")
-    sheet.put("lora.dtype", "fp32" if half == "fp32" else half, "mixed_precision", default="diffusers: add_adapter")
+    sheet.put("lora.dtype", half, "mixed_precision", default="diffusers: add_adapter")
 
 
 def _lycoris(sheet: Sheet) -> None:

@@ -174,6 +174,10 @@ class Sheet:
         known = [*self._seen, *ignored]
         return [key for key in _outermost(self.document.data, _Known(known))]  # noqa: C416 - an iterator is used up
 
+    def immaterial(self, material: re.Pattern[str], but: re.Pattern[str]) -> list[str]:
+        """The outermost keys that no memory follows from: those without a `material` word, or with one of `but`."""
+        return [key for key in self.document.data if not material.search(key) or but.search(key)]
+
     def reading(self, ignored: Iterable[str] = ()) -> Reading:
         """What was read, with a warning of the keys that were not; RunInvalid where something was at fault."""
         if self.faults:

@@ -15,7 +15,7 @@ from memcalc.configs.heads import scored
 from memcalc.configs.lora import of_trl
 from memcalc.configs.names import known, model
 from memcalc.configs.table import Sheet
-from memcalc.configs.words import names, number, text, truth, whole
+from memcalc.configs.words import FLOATS, names, number, text, truth, whole
 
 if TYPE_CHECKING:
     from memcalc.configs.documents import Document
@@ -162,15 +162,7 @@ def _loaded(sheet: Sheet) -> str:
     written = sheet.read(
         text, "dtype", "torch_dtype", "model_init_kwargs.dtype", "model_init_kwargs.torch_dtype", default=""
     )
-    known_as = {
-        "bfloat16": "bf16",
-        "bf16": "bf16",
-        "float16": "fp16",
-        "fp16": "fp16",
-        "half": "fp16",
-        "float32": "fp32",
-        "": "fp32",
-    }
+    known_as = {**FLOATS, "half": "fp16", "": "fp32"}
     if written.lower() == "auto":
         sheet.assume("precision", "dtype-auto", "`dtype: auto` follows the checkpoint: bf16 is assumed")
         return "bf16"

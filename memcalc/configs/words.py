@@ -6,9 +6,14 @@ Every function takes whatever YAML, JSON or TOML hold and raises Unfit (a ValueE
 from __future__ import annotations
 
 from math import isfinite
-from typing import Any
+from typing import Any, Final
 
 from memcalc.errors import shorten
+
+# floating dtypes by torch's names and by the short ones
+FLOATS: Final = {
+    "bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "bf16": "bf16", "fp16": "fp16", "fp32": "fp32",
+}  # fmt: skip
 
 _TRUE = frozenset({"true", "yes", "on", "y", "1"})
 _FALSE = frozenset({"false", "no", "off", "n", "0", "none", "null", ""})
