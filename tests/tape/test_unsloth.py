@@ -51,7 +51,9 @@ def test_a_feed_forward_block_without_adapters_keeps_less() -> None:
 def test_checkpoints_that_offload_are_its_own() -> None:
     """Unsloth_Offloaded_Gradient_Checkpointer is a function with a backward pass in its own, whatever `reentrant` says."""
     own, said = (
-        estimate({**RUN, "implementation": "unsloth", "model": {**CONFIG, "num_hidden_layers": 8}, "checkpointing": how})
+        estimate(
+            {**RUN, "implementation": "unsloth", "model": {**CONFIG, "num_hidden_layers": 8}, "checkpointing": how}
+        )
         for how in ({"mode": "full", "offload": True}, {"mode": "full", "offload": True, "reentrant": True})
     )
     assert own.memory == said.memory
