@@ -19,16 +19,22 @@ if TYPE_CHECKING:
     from memcalc.tape.recorder import Tape
 
 StateT = TypeVar("StateT")
-EXPLICIT = 4  # iterations that are run at most
+EXPLICIT = 4  # iterations that are run of many
+FEW = 6  # iterations that are all run: what is reserved shows which of them are missing
+
+
+def runs(count: int) -> int:
+    """How many iterations are run of so many."""
+    return count if count <= FEW else EXPLICIT
 
 
 def loop(t: Tape, count: int, step: Callable[[StateT], StateT], state: StateT) -> StateT:
     """step(… step(step(state))), `count` times; `step` may keep values beside what it returns."""
     held = [state]  # a step lets go of the state it is given: nobody else holds it
     del state
-    for _ in range(count if count <= EXPLICIT else 1):
+    for _ in range(count if count <= FEW else 1):
         held.append(step(held.pop()))
-    if count <= EXPLICIT:
+    if count <= FEW:
         return held.pop()
     first, begin = len(t.sizes), len(t.events)
     held.append(step(held.pop()))

@@ -45,7 +45,7 @@ def measured(*, checkpoint: bool = False) -> tuple[int, int, int, int]:
 @pytest.mark.parametrize("checkpoint", [False, True])
 def test_a_loop_in_four_iterations_is_as_large_as_in_full(checkpoint: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     short = measured(checkpoint=checkpoint)
-    monkeypatch.setattr(loops, "EXPLICIT", SHAPE[1])
+    monkeypatch.setattr(loops, "FEW", SHAPE[1])
     whole = measured(checkpoint=checkpoint)
     assert short == pytest.approx(whole, rel=0.005)
     assert short[0] == whole[0]

@@ -120,7 +120,7 @@ def chunks(t: Tape, block: GatedDelta, q: Value, k: Value, v: Value, g: Value, b
     v_beta, k_beta = f.mul(v, f.unsqueeze(beta, -1)), f.mul(k, f.unsqueeze(beta, -1))
     q, k, k_beta, v_beta = (by_chunk(part, block.chunk) for part in (q, k, k_beta, v_beta))
     sums = f.cumsum(f.reshape(g, *g.shape[:2], -1, block.chunk))
-    within, values, cumulated, _names = solved(t, q, k, v_beta, k_beta, sums)
+    _triangle, _pairs, _system, within, _decayed, values, cumulated = solved(t, q, k, v_beta, k_beta, sums)
     out = t.new(values.shape, values.dtype, values.strides)
     q = f.mul(q, f.unsqueeze(f.exp(sums), -1))
     k = f.mul(k, f.unsqueeze(f.exp(f.subtract(f.narrow(sums, -1, 1), sums)), -1))
@@ -140,10 +140,8 @@ def l2_norm(x: Value) -> Value:
     return f.mul(x, f.rsqrt(f.shift(f.total(f.mul(x, x), -1, keep=True))))
 
 
-def solved(
-    t: Tape, q: Value, k: Value, v_beta: Value, k_beta: Value, sums: Value
-) -> tuple[Value, Value, Value, tuple[Value, ...]]:
-    """The first phase of torch_chunk_gated_delta_rule, within all chunks at once; last is what names hold besides."""
+def solved(t: Tape, q: Value, k: Value, v_beta: Value, k_beta: Value, sums: Value) -> tuple[Value, ...]:
+    """The first phase of torch_chunk_gated_delta_rule, within all chunks at once: what has names, in the order of these."""
     size = q.shape[3]
     triangle = t.new((size, size), "bool")
     pairs = f.subtract(f.unsqueeze(sums, 4), f.unsqueeze(sums, 3))
@@ -153,7 +151,7 @@ def solved(
     within = f.mul(f.matmul(q, f.swap(k)), pairs)
     decayed = f.mul(k_beta, f.unsqueeze(f.exp(sums), -1))
     values, cumulated = f.solve_triangular(system, v_beta), f.solve_triangular(system, decayed)
-    return within, values, cumulated, (triangle, pairs, system, decayed)
+    return triangle, pairs, system, within, decayed, values, cumulated
 
 
 def scan(t: Tape, mixed: tuple[Value, ...], sums: Value, out: Value) -> Value:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.ssm import Lightning
 from memcalc.tape import functions as f
 from memcalc.tape.hf.activations import activate
-from memcalc.tape.loops import EXPLICIT, loop
+from memcalc.tape.loops import loop, runs
 from memcalc.tape.recorder import RESIDENT
 from memcalc.tape.rules import Around, rule, run
 from memcalc.tape.values import Value
@@ -37,7 +37,7 @@ def in_blocks(t: Tape, block: Lightning, q: Value, k: Value, v: Value) -> Value:
     outputs: list[Value] = []
 
     def step(state: Value) -> Value:
-        size = block.chunk if len(outputs) < min(count, EXPLICIT) - 1 else last
+        size = block.chunk if len(outputs) < runs(count) - 1 else last
         q_i, k_i, v_i = (f.narrow(part, 2, size) for part in (q, k, v))
         decay = f.exp(f.scale(f.scale(rates)))
         within = f.matmul(f.mul(f.matmul(q_i, f.swap(k_i)), f.narrow(f.narrow(pairs, 2, size), 3, size)), v_i)
