@@ -56,7 +56,7 @@ def recognises(document: Document) -> int:
     if not document.data:
         shown = document.text[:100_000]
         return 91 if _PROGRAM.search(shown) and any(word in shown for word in _NEEDED) else 0
-    keys = set(_flat(document).data)
+    keys = set(flat(document).data)
     return 88 if (PRETRAINED in keys and len(keys & _SIGNS) >= 3) or len(keys & _SIGNS) >= 5 else 0
 
 
@@ -83,7 +83,7 @@ def read(document: Document, asked: Asked) -> Reading:
     return sheet.reading(sheet.immaterial(_MATTER, _HARMLESS))
 
 
-def _flat(document: Document) -> Document:
+def flat(document: Document) -> Document:
     """The settings without their sections: sd-scripts takes TOML's sections as mere headings."""
     data: dict[str, Any] = {}
     places: dict[str, int] = {}
@@ -105,10 +105,10 @@ def arguments(document: Document) -> Document:
 
 def _settings(document: Document) -> Document:
     """What is written: a script's arguments over its --config_file, and the data set's resolution and batch over both."""
-    made = _flat(document) if document.data else arguments(document)
+    made = flat(document) if document.data else arguments(document)
     named = made.data.get("config_file")
     if isinstance(named, str) and (path := find(document, named)):
-        below = _flat(open_document(path))
+        below = flat(open_document(path))
         made = replace(made, data={**below.data, **made.data}, base=below)
     named = made.data.get("dataset_config")
     if isinstance(named, str) and (path := find(document, named)):

@@ -57,16 +57,13 @@ def optimizer(sheet: Sheet) -> None:
     named = named or next((name for key, name in old.items() if sheet.read(truth, key, default=False)), "")
     name = _OPTIMIZERS.get(named.lower(), named.rpartition(".")[2])
     fused = sheet.read(truth, "fused_backward_pass", default=False)
-    put_optimizer(
-        sheet, name, _arguments(sheet), *keys, *old, default="library/train_util.py: AdamW", in_backward=fused
-    )
+    put_optimizer(sheet, name, pairs(sheet), *keys, *old, default="library/train_util.py: AdamW", in_backward=fused)
 
 
-def _arguments(sheet: Sheet, key: str = "optimizer_args") -> dict[str, Any]:
+def pairs(sheet: Sheet, key: str = "optimizer_args") -> dict[str, Any]:
     """`["weight_decay=0.1", "use_bias_correction=True"]`, or one text of them, as a mapping."""
     written = sheet.get(key, default=[])
-    pairs = written if isinstance(written, list) else str(written).split()
-    found = (str(pair).partition("=") for pair in pairs)
+    found = (str(pair).partition("=") for pair in (written if isinstance(written, list) else str(written).split()))
     return {name.strip(): _plain(value.strip()) for name, sign, value in found if sign}
 
 
@@ -81,7 +78,7 @@ def _plain(value: str) -> Any:  # noqa: ANN401
 
 def adapters(sheet: Sheet, family: str) -> None:
     """Set `lora` as networks.lora and its kin, or LyCORIS, put their modules on the model."""
-    more = _arguments(sheet, "network_args")
+    more = pairs(sheet, "network_args")
     algo = str(more.get("algo", "")) or _of_gui(sheet)
     kind = _LYCORIS.get(algo.lower(), "")
     if not kind:
