@@ -109,13 +109,10 @@ def _over(made: Document, whole: Document, told: Told, more: Mapping[str, Any]) 
     if told.file is None or made.base is not None:
         return whole
     known = {key: line for key, line in told.file.lines.items() if key.startswith("fsdp_config")}
-    names = {
-        "fsdp": "distributed_type",
-        "deepspeed": "distributed_type",
-        "bf16": "mixed_precision",
-        "fp16": "mixed_precision",
-    }
-    known |= {key: told.file.lines[name] for key, name in names.items() if key in more and name in told.file.lines}
+    told_by = dict.fromkeys(("fsdp", "deepspeed"), "distributed_type") | dict.fromkeys(
+        ("bf16", "fp16"), "mixed_precision"
+    )
+    known |= {key: told.file.lines[name] for key, name in told_by.items() if key in more and name in told.file.lines}
     return replace(whole, base=replace(told.file, data=dict(more), _parsed=Tree(dict(more), known, {})))
 
 

@@ -25,12 +25,13 @@ _OWN: Final = {
     "trl": ("sft", "dpo", "grpo", "kto", "rloo", "reward", "orpo", "cpo", "ppo"),
     "litgpt": ("finetune", "finetune_lora", "finetune_full", "finetune_adapter", "pretrain"),
 }  # fmt: skip
-_MODULES: Final = (
-    "torch.distributed.run",
-    "torch.distributed.launch",
-    "accelerate.commands.launch",
-    "deepspeed.launcher.runner",
-)
+_MODULES: Final = {  # that are launchers themselves
+    "torch.distributed.run": "torchrun", "torch.distributed.launch": "torchrun", "accelerate.commands.launch": "accelerate",
+    "deepspeed.launcher.runner": "deepspeed",
+}  # fmt: skip
+# torchrun's options that take the next word
+_WITH_VALUES: Final = ("nproc_per_node", "nnodes", "rdzv_id", "rdzv_backend", "rdzv_endpoint", "master_port", "master_addr",
+                       "node_rank")  # fmt: skip
 _OPTION: Final = re.compile(r"--?([A-Za-z][\w.-]{0,100})(?:=(.*))?", re.DOTALL)
 _PAIR: Final = re.compile(r"\+{0,2}~?([A-Za-z_][\w.]{0,120})=(.*)", re.DOTALL)
 _NEGATIVE: Final = re.compile(r"-[\d.]+(e-?\d+)?")
@@ -65,9 +66,7 @@ def launched(command: Command) -> Launch | None:
         module = next((word.text for before, word in pairwise(rest) if before.text == "-m"), "")
         if module not in _MODULES:
             return _program("python", rest, command, words[place].line)
-        head = {"accelerate.commands.launch": "accelerate", "deepspeed.launcher.runner": "deepspeed"}.get(
-            module, "torchrun"
-        )
+        head = _MODULES[module]
         rest = rest[next(i for i, word in enumerate(rest) if word.text == module) + 1 :]
     elif head == "accelerate":
         rest = rest[1:] if rest and rest[0].text == "launch" else []
@@ -103,19 +102,9 @@ def _own(head: str, rest: list[Word], command: Command, line: int) -> Launch:
     task, told = rest[0].text, rest[1:]
     if head != "tune":
         return Launch(head, {}, f"{head} {task}", tuple(told), command.variables, line)
-    names = {
-        "nproc_per_node",
-        "nnodes",
-        "rdzv_id",
-        "rdzv_backend",
-        "rdzv_endpoint",
-        "master_port",
-        "master_addr",
-        "node_rank",
-    }
     place = 0
     while place < len(told) and (match := _OPTION.fullmatch(told[place].text)):
-        place += 1 if match[2] is not None or match[1].replace("-", "_") not in names else 2
+        place += 1 if match[2] is not None or match[1].replace("-", "_") not in _WITH_VALUES else 2
     recipe = told[place].text if place < len(told) else ""
     return Launch(
         "torchrun", mapping(told[:place])[0], f"tune {recipe}", tuple(told[place + 1 :]), command.variables, line

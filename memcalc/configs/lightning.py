@@ -33,15 +33,9 @@ _RECIPES: Final = {
     "32": "fp32", "32-true": "fp32", "bf16-mixed": "amp-bf16", "bf16": "amp-bf16", "16-mixed": "amp-fp16", "16": "amp-fp16",
     "bf16-true": "bf16", "16-true": "fp16",
 }  # fmt: skip
-_MODELS: Final = (
-    "pretrained_model_name_or_path",
-    "model_name_or_path",
-    "model_name",
-    "model_id",
-    "pretrained",
-    "hf_model",
-    "backbone",
-)
+# arguments of the user's classes, as they are usually called; the first that is written wins
+_MODELS: Final = ("pretrained_model_name_or_path", "model_name_or_path", "model_name", "model_id", "pretrained", "hf_model",
+                  "backbone")  # fmt: skip
 _BATCHES: Final = (
     "micro_batch_size",
     "train_batch_size",

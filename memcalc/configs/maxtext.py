@@ -21,7 +21,7 @@ from memcalc.configs.maxtext_models import MODEL_KEYS, SOURCE, model_of, table
 from memcalc.configs.names import known, unknown
 from memcalc.configs.optim import put_optimizer
 from memcalc.configs.table import Key, Sheet
-from memcalc.configs.words import number, text, truth, whole
+from memcalc.configs.words import FLOATS, number, text, truth, whole
 
 if TYPE_CHECKING:
     from memcalc.configs.documents import Document
@@ -34,7 +34,7 @@ _KEYS: Final = (
     Key("max_target_length", "seq_len", whole, 2048, SOURCE),
     Key("gradient_accumulation_steps", "grad_accum", whole, 1, SOURCE),
 )
-_DTYPES: Final = {"bfloat16": "bf16", "float32": "fp32", "float16": "fp16", "bf16": "bf16", "fp32": "fp32", "": ""}
+_DTYPES: Final = {**FLOATS, "": ""}
 _ATTENTION: Final = {"dot_product": "eager"}  # the others are kernels that keep no scores
 _OPTIMIZERS: Final = {"adamw": "adamw", "adam_pax": "adamw", "sgd": "sgd", "muon": "muon"}
 _UNMODELLED: Final = {

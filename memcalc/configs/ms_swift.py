@@ -20,7 +20,7 @@ from memcalc.configs.megatron_options import sharding, unmodelled
 from memcalc.configs.megatron_script import arguments_of
 from memcalc.configs.megatron_words import Words, batch, gpus, parallel
 from memcalc.configs.ms_swift_parts import LORA, learns, tuner
-from memcalc.configs.names import known, model
+from memcalc.configs.names import companion, model
 from memcalc.configs.table import Sheet
 from memcalc.configs.words import FLOATS, number, text, truth, whole
 
@@ -198,7 +198,7 @@ def _beside(sheet: Sheet, kind: str, half: str) -> None:
     elif "lora" in sheet.run and (method in ("dpo", "kto") or (method == "grpo" and beta)):
         sheet.put("companions", [{**losses.SHARED, **before}], "rlhf_type")
     if method == "gkd" and sheet.has("teacher_model"):
-        taught = {"role": "teacher", "model": _other(sheet, str(sheet.get("teacher_model"))), "dtype": half}
+        taught = {"role": "teacher", "model": companion(sheet, "teacher_model"), "dtype": half}
         sheet.put("companions", [taught], "teacher_model")
     if method in ("dpo", "kto", "orpo", "cpo", "simpo", "grpo"):  # get_per_token_logps of whole logits (rlhf_mixin.py)
         nll = method in ("orpo", "cpo", "simpo")
@@ -206,18 +206,6 @@ def _beside(sheet: Sheet, kind: str, half: str) -> None:
     elif not method:
         losses.smoothing(sheet)
     sheet.seen("ref_model", "rlhf_type", "label_smoothing_factor")
-
-
-def _other(sheet: Sheet, name: str) -> Any:  # noqa: ANN401 - a name, or dimensions
-    """Another model that is named; the policy's own dimensions, with a warning, where it is not known."""
-    found = known(sheet, name)
-    if found is None:
-        sheet.warn(
-            "teacher_model",
-            "unknown-model",
-            f"{name!r} has no preset: the policy's dimensions are counted",
-        )
-    return found or "same"
 
 
 def _length(sheet: Sheet) -> None:

@@ -76,20 +76,26 @@ def learns(sheet: Sheet, kind: str) -> None:
     frozen += [f"^{name}" for name in sheet.read(names, "freeze_parameters", default=[])]
     if written := sheet.read(text, "freeze_parameters_regex"):
         frozen.append(written)
-    if again := sheet.read(names, "trainable_parameters", "trainable_parameters_regex", default=[]):
-        sheet.warn(
-            "trainable_parameters",
-            "not-modelled",
-            f"{', '.join(again[:4])}: what learns again of what is frozen is not counted",
-        )
-    if sheet.read(number, "freeze_parameters_ratio", default=0) == 1 and again:
-        sheet.warnings.pop()
+    if not _only_some(sheet) and frozen:
+        sheet.put("freeze", frozen, "freeze_parameters", "freeze_vit", default=f"{SOURCE}: freeze_vit")
+
+
+def _only_some(sheet: Sheet) -> bool:
+    """Set `train` where all is frozen but what trainable_parameters names; warnings where a part is."""
+    again = sheet.read(names, "trainable_parameters", "trainable_parameters_regex", default=[])
+    ratio = sheet.read(number, "freeze_parameters_ratio", default=0)
+    if again and ratio == 1:
         sheet.put("train", [f"^{name}" for name in again], "trainable_parameters", "freeze_parameters_ratio")
-    elif sheet.read(number, "freeze_parameters_ratio", default=0):
+        return True
+    if again:
+        named = ", ".join(again[:4])
+        sheet.warn(
+            "trainable_parameters", "not-modelled", f"{named}: what learns again of what is frozen is not counted"
+        )
+    if ratio:
         sheet.warn(
             "freeze_parameters_ratio",
             "not-modelled",
             "the lower part of the model that is frozen is counted as trained",
         )
-    if frozen and "train" not in sheet.run:
-        sheet.put("freeze", frozen, "freeze_parameters", "freeze_vit", default=f"{SOURCE}: freeze_vit")
+    return False

@@ -83,6 +83,16 @@ def _config_of(name: str) -> dict[str, Any]:
     return open_document(file).data if file.suffix == ".json" and is_file(file) else {}
 
 
+def companion(sheet: Sheet, *keys: str) -> Any:  # noqa: ANN401 - a name, a path or dimensions
+    """What a companion's `model` should say for the name at `keys`: "same", the policy's, with a warning, if it is unknown."""
+    name = str(sheet.get(*keys) or "")
+    found = known(sheet, name) if name else None
+    if found is None:
+        sheet.warn(sheet.named(*keys), "unknown-model", f"no preset has the dimensions of {name or 'the model'!r}: those of the "
+                   "policy are counted")  # fmt: skip
+    return found or "same"
+
+
 def packing(name: str) -> Any:  # noqa: ANN401 - a run's `quantize`, or None
     """How the weights of a repository are packed, as the end of its name says; None where it does not."""
     return next((spec for end, spec in _STORAGE if end.search(name)), None)

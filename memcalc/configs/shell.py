@@ -69,7 +69,6 @@ def _commands(
 ) -> Iterator[Command]:
     """The commands of a text whose first line has that number."""
     for words in _split(text, first):
-        before = dict(variables)
         while words and (match := _ASSIGNED.match(words[0].text)) and not words[0].text.startswith("-"):
             _assign(match, words.pop(0), variables, lists)
         if words and words[0].text in ("export", "local", "declare", "readonly", "typeset"):
@@ -85,8 +84,6 @@ def _commands(
             yield from _commands(inner.text, dict(variables), dict(lists), inner.line, depth + 1)
         else:
             yield Command(tuple(put), dict(variables))
-        kept = {name: variables[name] for name in variables.keys() - before.keys()}
-        variables.update(kept)
 
 
 def _inner(words: list[Word]) -> Word | None:

@@ -19,7 +19,7 @@ from memcalc.configs.modules import architecture, put_modules
 from memcalc.configs.names import model as named_model
 from memcalc.configs.optim import put_optimizer
 from memcalc.configs.table import Key, Sheet
-from memcalc.configs.words import names, text, truth, whole
+from memcalc.configs.words import FLOATS, names, text, truth, whole
 from memcalc.presets import find
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ SOURCE: Final = "torchtitan/config/job_config.py"
 _SECTIONS: Final = frozenset({"job", "metrics", "training", "activation_checkpoint", "parallelism", "experimental",
                               "checkpoint", "profiling", "lr_scheduler"})  # fmt: skip
 _PRESET: Final = re.compile(r"preset for (\d+) ([A-Z]\d{2,3}) GPUs")
-_DTYPES: Final = {"bfloat16": "bf16", "float32": "fp32", "float16": "fp16"}
 _SCHEDULES: Final = {"1F1B": "1f1b", "GPipe": "gpipe", "Interleaved1F1B": "interleaved", "LoopedBFS": "interleaved",
                      "InterleavedZeroBubble": "zero-bubble", "ZBVZeroBubble": "zero-bubble", "DualPipeV": "dualpipe"}  # fmt: skip
 _KEYS: Final = (Key("training.seq_len", "seq_len", whole, 2048, SOURCE),)
@@ -161,8 +160,8 @@ def _experts(sheet: Sheet) -> None:
 
 def _precision(sheet: Sheet, gpus: int) -> None:
     """fp32 weights (`training.dtype`), computed in `mixed_precision_param`: by FSDP's policy, by autocast on one GPU."""
-    stored = _DTYPES.get(sheet.read(text, "training.dtype", default="float32"), "fp32")
-    computed = _DTYPES.get(sheet.read(text, "training.mixed_precision_param", default="bfloat16"), "bf16")
+    stored = FLOATS.get(sheet.read(text, "training.dtype", default="float32"), "fp32")
+    computed = FLOATS.get(sheet.read(text, "training.mixed_precision_param", default="bfloat16"), "bf16")
     source = "" if sheet.has("training.mixed_precision_param", "training.dtype") else SOURCE
     if stored != "fp32" or computed == "fp32":
         recipe: Any = stored
@@ -227,7 +226,7 @@ def _sharding(sheet: Sheet) -> None:
     if _degree(sheet, "data_parallel_shard_degree", default=-1) == 1 and replicas > 1:
         sheet.put("sharding", "ddp", *_places("data_parallel_shard_degree"))
         return
-    computed = _DTYPES.get(str(sheet.get("training.mixed_precision_param", default="bfloat16")), "bf16")
+    computed = FLOATS.get(str(sheet.get("training.mixed_precision_param", default="bfloat16")), "bf16")
     again = sheet.read(text, *_places("fsdp_reshard_after_forward"), default="default")
     pipelined = "pipeline" in sheet.run.get("parallel", {})
     old = sheet.has("training.batch_size")
@@ -239,7 +238,7 @@ def _sharding(sheet: Sheet) -> None:
         "wrap": "layers" if old else "layers+embed+head",
         "reshard_after_forward": _resharding(again, pipelined=pipelined, old=old),
         "param_dtype": computed,
-        "reduce_dtype": _DTYPES.get(str(sheet.get("training.mixed_precision_reduce", default="float32")), "fp32"),
+        "reduce_dtype": FLOATS.get(str(sheet.get("training.mixed_precision_reduce", default="float32")), "fp32"),
     }
     if _float8_gathers(sheet):
         options["enable_fsdp_float8_all_gather"] = True

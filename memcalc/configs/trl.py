@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from memcalc.configs import losses, trainer
 from memcalc.configs.heads import scored
 from memcalc.configs.lora import of_trl
-from memcalc.configs.names import known, model
+from memcalc.configs.names import companion, model
 from memcalc.configs.table import Sheet
 from memcalc.configs.words import FLOATS, names, number, text, truth, whole
 
@@ -225,17 +225,23 @@ def _companions(sheet: Sheet, task: str, loaded: str, adapters: bool) -> None:
     """The models beside the policy, each where its trainer makes one."""
     made = [*_reference(sheet, task, loaded, adapters)]
     if task == "ppo":
-        made += [{"role": "reward", "model": _other(sheet, "reward_model_path"), "dtype": loaded},
-                 {"role": "value", "model": _other(sheet, "reward_model_path"), "trainable": True}]  # fmt: skip
+        made += [{"role": "reward", "model": companion(sheet, "reward_model_path"), "dtype": loaded},
+                 {"role": "value", "model": companion(sheet, "reward_model_path"), "trainable": True}]  # fmt: skip
     judges = (
         names(sheet.get("reward_model_name_or_path"))
         if task in ("grpo", "rloo") and sheet.has("reward_model_name_or_path")
         else []
     )
-    made += [{"role": "reward", "model": _other(sheet, "reward_model_name_or_path"), "dtype": loaded} for _ in judges]
+    made += [
+        {"role": "reward", "model": companion(sheet, "reward_model_name_or_path"), "dtype": loaded} for _ in judges
+    ]
     if task in ("gkd", "distillation") and sheet.has("teacher_model_name_or_path", "teacher_model"):
         made.append(
-            {"role": "teacher", "model": _other(sheet, "teacher_model_name_or_path", "teacher_model"), "dtype": loaded}
+            {
+                "role": "teacher",
+                "model": companion(sheet, "teacher_model_name_or_path", "teacher_model"),
+                "dtype": loaded,
+            }
         )
     if made:
         sheet.put("companions", made, "beta", default=f"trl/trainer/{task}_trainer.py")
@@ -256,16 +262,6 @@ def _reference(sheet: Sheet, task: str, loaded: str, adapters: bool) -> list[dic
     if adapters and not synced:
         return [{**losses.SHARED, **before}]
     return [{"role": "reference", "model": "same", **({} if loaded == "fp32" else {"dtype": loaded}), **before}]
-
-
-def _other(sheet: Sheet, *keys: str) -> str:
-    """Another model that the file names; the policy's own dimensions, with a warning, where it is not known."""
-    name = str(sheet.get(*keys) or "")
-    found = known(sheet, name) if name else None
-    if found is None:
-        sheet.warn(sheet.named(*keys), "unknown-model", f"no preset has the dimensions of {name or 'the model'!r}: those of the "
-                   "policy are counted")  # fmt: skip
-    return found or "same"
 
 
 def _generation(sheet: Sheet, task: str) -> None:

@@ -39,14 +39,7 @@ def fsdp(sheet: Sheet, count: int, at: str, strategy: str, *keys: str) -> None:
 
 def megatron(sheet: Sheet, at: str, *keys: str) -> None:
     """Megatron-Core's modules with its distributed optimizer, sequence parallelism where tensors are divided."""
-    for theirs, ours in _DEGREES:
-        degree = sheet.read(whole, f"{at}.{theirs}", default=1) or 1
-        if degree > 1:
-            sheet.put(f"parallel.{ours}", degree, f"{at}.{theirs}")
-    if sheet.run.get("parallel", {}).get("tensor", 1) > 1 and sheet.read(
-        truth, f"{at}.sequence_parallel", default=True
-    ):
-        sheet.put("parallel.sequence", True, f"{at}.sequence_parallel", default=f"{SOURCE.format('megatron')}: on")
+    _degrees(sheet, at)
     shared = sheet.read(truth, f"{at}.use_distributed_optimizer", default=True)
     sheet.put(
         "sharding", {"strategy": "megatron", "distributed_optimizer": shared}, *keys, f"{at}.use_distributed_optimizer"
@@ -54,13 +47,7 @@ def megatron(sheet: Sheet, at: str, *keys: str) -> None:
     half = _HALVES.get(sheet.read(text, f"{at}.dtype", default="bf16"), "bf16")
     sheet.put("precision", f"megatron-{half}", f"{at}.dtype", default=f"{SOURCE.format('megatron')}: bfloat16")
     sheet.put("implementation", "megatron", *keys)
-    word = sheet.read(text, f"{at}.override_transformer_config.recompute_granularity", default="none").lower()
-    sheet.put("checkpointing", word if word in ("full", "selective") else "none",
-              f"{at}.override_transformer_config.recompute_granularity", default=f"{SOURCE.format('megatron')}: null")  # fmt: skip
-    if word == "selective":
-        sheet.put(
-            "sharding.recompute_granularity", "selective", f"{at}.override_transformer_config.recompute_granularity"
-        )
+    _recomputed(sheet, f"{at}.override_transformer_config.recompute_granularity")
     if sheet.read(truth, f"{at}.use_megatron_fsdp", default=False):
         sheet.warn(
             f"{at}.use_megatron_fsdp",
@@ -71,11 +58,30 @@ def megatron(sheet: Sheet, at: str, *keys: str) -> None:
     _between_steps(sheet, at)
 
 
+def _degrees(sheet: Sheet, at: str) -> None:
+    """Set `parallel`, and sequence parallelism wherever tensors are divided unless that is switched off."""
+    for theirs, ours in _DEGREES:
+        degree = sheet.read(whole, f"{at}.{theirs}", default=1) or 1
+        if degree > 1:
+            sheet.put(f"parallel.{ours}", degree, f"{at}.{theirs}")
+    divided = sheet.run.get("parallel", {}).get("tensor", 1) > 1
+    if divided and sheet.read(truth, f"{at}.sequence_parallel", default=True):
+        sheet.put("parallel.sequence", True, f"{at}.sequence_parallel", default=f"{SOURCE.format('megatron')}: on")
+
+
+def _recomputed(sheet: Sheet, key: str) -> None:
+    """Set `checkpointing` from Megatron-Core's recompute_granularity at `key`."""
+    word = sheet.read(text, key, default="none").lower()
+    how = word if word in ("full", "selective") else "none"
+    sheet.put("checkpointing", how, key, default=f"{SOURCE.format('megatron')}: null")
+    if word == "selective":
+        sheet.put("sharding.recompute_granularity", "selective", key)
+
+
 def _between_steps(sheet: Sheet, at: str) -> None:
-    moved = [
-        sheet.read(truth, f"{at}.{key}", default=False)
-        for key in ("param_offload", "optimizer_offload", "grad_offload")
-    ]
+    """Note that what is on the host between steps, while completions are generated, is back when the peak comes."""
+    keys = ("param_offload", "optimizer_offload", "grad_offload")
+    moved = [sheet.read(truth, f"{at}.{key}", default=False) for key in keys]
     if any(moved):
         sheet.assume("offload", "between-steps", "what param_offload and optimizer_offload keep on the host is on the GPU while "
                      "the actor learns")  # fmt: skip
