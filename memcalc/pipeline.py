@@ -24,6 +24,7 @@ from memcalc.report import (
 )
 from memcalc.resolve import resolve, resolved_run
 from memcalc.run import Run
+from memcalc.run.meant import readings
 from memcalc.run.question import Question
 from memcalc.simulation import simulate
 from memcalc.units import format_bytes
@@ -93,7 +94,8 @@ def load(source: Run | Mapping[str, Any] | str | Path, over: Mapping[str, Any] |
     from memcalc.run.validation import parse_run  # noqa: PLC0415 - a Run needs no validation
 
     if isinstance(source, Mapping):
-        return Question(parse_run({**source, **over}))
+        given = {**source, **over}
+        return Question(parse_run(given), given=frozenset(given), meant=readings(given))
     from memcalc.configs.opening import Asked, opened  # noqa: PLC0415 - only files need it
 
     return opened(source, Asked(over)).over(over).question()

@@ -49,14 +49,31 @@ def parse_bytes(value: str | float) -> int:
     return int(_in_range(value, number * factor, "size") // 1)
 
 
+def parse_size(value: str | float) -> int:
+    """Bytes as parse_bytes reads them; ValueError for a number alone that is less than any size means (40, of GiB)."""
+    size = parse_bytes(value)
+    if 0 < size < 2**10 and str(value).strip().isdigit():
+        raise ValueError(f'{_shown(value)} alone is bytes; write a unit, such as "{size}GiB"')
+    return size
+
+
+def _fraction(value: str | float) -> float | None:
+    """A number between 0 and 1, None of anything else."""
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if 0 < number < 1 else None
+
+
 def parse_margin(value: str | float, of: int) -> int:
     """Bytes of a margin: "2GiB" as parse_bytes reads it, or "5%" of `of` bytes, rounded up; ValueError beyond `of`."""
     if isinstance(value, str) and value.strip().endswith("%"):
         margin = -int(-_in_range(value, parse_share(value) * of, "margin") // 1)
-    elif isinstance(value, float) and 0 < value < 1:
-        raise ValueError(f'{value} is neither bytes nor a percentage; write "{100 * value:g}%"')
+    elif share := _fraction(value):
+        raise ValueError(f'{value} is neither bytes nor a percentage; write "{100 * share:g}%"')
     else:
-        margin = parse_bytes(value)
+        margin = parse_size(value)
     if margin > of:
         raise ValueError(f"{_shown(value)} is more than there is ({format_bytes(of, AUTO)})")
     return margin

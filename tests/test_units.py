@@ -82,7 +82,7 @@ def test_a_count_that_is_none_is_refused(written: Any) -> None:
 @pytest.mark.parametrize(
     ("written", "of", "expected"),
     [("5%", 1000, 50), ("5 %", 1001, 51), ("2GiB", 80 * GIB, 2 * GIB),
-     (0, 5, 0), ("0%", 5, 0), ("2.5%", 1000, 25), ("100%", 7, 7)],
+     (0, 5, 0), (4096, 5000, 4096), ("0%", 5, 0), ("2.5%", 1000, 25), ("100%", 7, 7)],
 )  # fmt: skip
 def test_a_margin_is_bytes_or_a_share_rounded_up(written: Any, of: int, expected: int) -> None:
     assert parse_margin(written, of) == expected
@@ -90,7 +90,8 @@ def test_a_margin_is_bytes_or_a_share_rounded_up(written: Any, of: int, expected
 
 @pytest.mark.parametrize(
     ("written", "message"),
-    [("101%", "more than there is"), ("-5%", "negative"), ("x%", "percentage"), (0.05, '"5%"'), ("90GiB", "more than"),
+    [("101%", "more than there is"), ("-5%", "negative"), ("x%", "percentage"), (0.05, '"5%"'), ("0.05", '"5%"'), (10, "unit"),
+     ("90GiB", "more than"),
      ("nan%", "percentage"), ("%", "percentage"), ("5%%", "percentage"), (True, "size"), ("5GiB%", "percentage")],
 )  # fmt: skip
 def test_a_margin_that_is_none_is_refused(written: Any, message: str) -> None:

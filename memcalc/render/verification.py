@@ -17,6 +17,7 @@ __all__ = ["FORMATS", "render"]
 
 LOOK = ("see first that the run is the one that was measured: batch and sequence as padded, precision, attention, optimizer; "
         "memcalc explain shows where each byte comes from")  # fmt: skip
+BYTES = "a size without a unit is in bytes"  # said where so little was measured that GiB must have been meant
 COLUMNS = ("figure", ">estimated", ">measured", ">error", "", "<measured where")
 
 
@@ -28,13 +29,18 @@ def render(answer: Verification, form: str, page: Page) -> str:
 def _sections(answer: Verification, page: Page) -> list[Section]:
     """The figures, and the verdict; with what the estimate leaves out, where that may be the reason."""
     figures = section(headline(answer), COLUMNS, [_row(figure, page) for figure in answer.figures])
-    notes = () if answer.passed else (LOOK, *(note.message for note in answer.warnings))
+    bare = (BYTES,) if any(figure.measured < 2**10 for figure in answer.figures) else ()
+    notes = () if answer.passed else (*bare, LOOK, *(note.message for note in answer.warnings))
     return [figures, Section(_verdict(answer), notes=notes)]
 
 
 def _row(figure: Figure, page: Page) -> tuple[str, ...]:
-    return (name(figure.path), page.size(figure.estimated), page.size(figure.measured), f"{100 * figure.error:+.1f} %",
+    return (name(figure.path), page.size(figure.estimated), page.size(figure.measured), _error(figure.error),
             "✓" if figure.within else "✗", figure.where)  # fmt: skip
+
+
+def _error(share: float) -> str:
+    return f"{100 * share:+.1f} %" if share < 10 else "> 1000 %"
 
 
 def _verdict(answer: Verification) -> str:

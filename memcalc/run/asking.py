@@ -12,6 +12,7 @@ from memcalc.models import is_model_name
 from memcalc.paths import exists, is_dir
 from memcalc.presets import index
 from memcalc.run import keys
+from memcalc.run.meant import several
 from memcalc.run.question import Draft
 from memcalc.run.spelling import LISTS, SHORTHAND
 
@@ -26,6 +27,7 @@ STDIN = "-"
 def question_of(source: str | None, told: Sequence[tuple[str, Any]], form: str = "", *, hub: bool = False) -> Question:
     """The run of a file or a model's name, with what is `told` of it besides: (dotted key, value), the last wins."""
     over: dict[str, Any] = {}
+    told = _apart(told)
     for key, item in told:
         if not _counts(key):  # an item of a list is changed where the list is
             put(over, key, item)
@@ -44,6 +46,16 @@ def question_of(source: str | None, told: Sequence[tuple[str, Any]], form: str =
     place = reading.place if reading else start.place
     where = (lambda path: path if path.split(".")[0] in over else place(path)) if place else None
     return replace(start, given=given, place=where, reading=reading).question()
+
+
+def _apart(told: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """What is told, where the number of GPUs in a name such as 8xH100 is told as such, unless another is too."""
+    made: list[tuple[str, Any]] = []
+    number = dict(told).get("gpus")
+    for key, item in told:
+        found = several(item) if key == "gpu" else None
+        made += [("gpu", found[0]), ("gpus", found[1])] if found and number is None else [(key, item)]
+    return made
 
 
 def _fetched(name: str) -> Any:  # noqa: ANN401 - dimensions

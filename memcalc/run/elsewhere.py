@@ -15,7 +15,15 @@ WORDS = {
     "grad_accum": "gradient_accumulation_steps gradient_accumulation accumulate_grad_batches ga",
     "images": "num_images",
     "image_size": "resolution height width",
-    "lora": "peft adapter adapters lora_rank lora_r rank r qlora",
+    "lora.alpha": "lora_alpha",
+    "lora.dora": "use_dora peft_use_dora",
+    "lora.dropout": "lora_dropout",
+    "lora.method": "peft_type",
+    "lora.rank": "r lora_r lora_rank lora_dim",
+    "lora.rslora": "use_rslora peft_use_rslora",
+    "lora.save_modules": "modules_to_save lora_modules_to_save",
+    "lora.targets": "target_modules lora_target_modules lora_target target",
+    "lora": "peft adapter adapters qlora",
     "model": "base_model model_name model_id model_name_or_path pretrained_model_name_or_path model_type",
     "optimizer": "optim optimiser",
     "packing": "sample_packing padding_free pack",
@@ -28,8 +36,16 @@ WORDS = {
     "quantize": "load_in_4bit load_in_8bit quantization quant bnb_4bit_quant_type bits",
     "seq_len": "seq_length sequence_length max_length max_seq_length max_seq_len sequence_len context_length cutoff_len ctx",
     "sharding": "strategy zero zero_stage stage deepspeed fsdp fsdp2 ddp distributed data_parallel",
-    "train": "trainable unfrozen_parameters modules_to_save",
+    "train": "trainable unfrozen_parameters",
 }
+
+# what trainers ask for that takes no memory of the GPU
+WITHOUT = (
+    "epochs num_epochs num_train_epochs max_steps steps train_steps learning_rate lr lr_scheduler lr_scheduler_type scheduler "
+    "warmup warmup_steps warmup_ratio weight_decay betas eps seed output_dir run_name "
+    "save_steps save_strategy save_total_limit logging_steps logging_dir report_to wandb wandb_project "
+    "dataset datasets dataset_path dataset_name train_file num_workers dataloader_num_workers push_to_hub hub_model_id"
+)
 
 
 def own_word(word: str) -> str | None:

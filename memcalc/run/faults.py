@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, Union, cast, get_args, get_origi
 
 from pydantic import TypeAdapter, ValidationError
 
+from memcalc.adapters.spec import Lora
 from memcalc.errors import Fault, RunInvalid, nearest_names, shorten
 from memcalc.run import Parallel, Run, Sharding
-from memcalc.run.elsewhere import own_word
+from memcalc.run.elsewhere import WITHOUT, own_word
 from memcalc.run.spelling import LISTS, SHORTHAND, spelled_out
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ _WANTED = {  # pydantic's kinds of faults -> what the value should have been
     **dict.fromkeys(("bool_parsing", "bool_type"), "true or false"),
     "string_type": "a name",
 }
+_INSTEAD = {"lora.rank": "; write the rank alone, or a mapping: '{rank: 16, targets: all-linear}'"}
 WORD = {"type": ["string", "integer", "boolean", "null"]}  # what may stand for a section, as JSON Schema has it
+_SECTIONS: dict[type, str] = {Run: "", Parallel: "parallel.", Lora: "lora."}  # whose keys other tools have words for
 SIDES = "image_size"  # the key whose numbers may be written in several ways
 
 
@@ -106,8 +109,10 @@ def _unknown(kind: type, given: Mapping[str, Any], path: str) -> Iterator[Fault]
 
 def _instead(kind: type, key: str, known: list[str]) -> str:
     """The key that may be meant: another tool's word for it, or one that reads like it."""
-    own = own_word(key) if kind in (Run, Parallel) else None
-    near = [own.removeprefix("parallel.") if kind is Parallel else own] if own else nearest_names(key, known)
+    if kind is Run and key in WITHOUT.split():
+        return "it takes no memory of the GPU: leave it out"
+    own = own_word(key) if kind in _SECTIONS else None
+    near = [own.removeprefix(_SECTIONS[kind])] if own and own.startswith(_SECTIONS[kind]) else nearest_names(key, known)
     return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
 
 
@@ -162,7 +167,7 @@ def _faults(error: ValidationError) -> Iterator[Fault]:
 def _is_branch(part: object) -> bool:
     """Whether a part of pydantic's location names a branch of a union rather than a key."""
     text = str(part)
-    return text in ("str", "int", "float", "bool", "none") or "[" in text or text[:1].isupper()
+    return text in ("str", "int", "float", "bool", "none", "constrained-int") or "[" in text or text[:1].isupper()
 
 
 def _no_size(kind: str, context: Mapping[str, Any], value: object, where: str) -> str:  # noqa: ARG001 - as _told
@@ -184,7 +189,7 @@ def _told(kind: str, context: Mapping[str, Any], value: object, where: str) -> s
         case "int_parsing_size":
             return f"{shown} is out of range: it must be at most 10^9"
         case _ if kind in _WANTED:
-            return f"{shown} is not {_WANTED[kind]}"
+            return f"{shown} is not {_WANTED[kind]}{_INSTEAD.get(where, '')}"
         case "dataclass_type" | "mapping_type" | "dict_type":
             keys = ", ".join(_section_keys(where)) or "key: value"
             return f"{shown} is not a mapping ({keys})"

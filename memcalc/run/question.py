@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from memcalc.dataclass import dataclass
 from memcalc.errors import RunInvalid
+from memcalc.run.meant import readings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from memcalc.configs.reading import Reading
     from memcalc.notes import Remark
+    from memcalc.report import Note
     from memcalc.run import Run
 
 T = TypeVar("T")
@@ -24,7 +26,7 @@ class Question:
     """A run, the folder its relative paths start from, what to call its source, and where each of its keys stands.
 
     `given` are the keys that were said, rather than left to their defaults. `reading` is what another tool's config was
-    read as, where the run comes from one.
+    read as, where the run comes from one; `meant` what is to be said of values that were read as what is likely meant.
     """
 
     run: Run
@@ -33,6 +35,7 @@ class Question:
     place: Callable[[str], str] | None = None
     reading: Reading | None = None
     given: frozenset[str] = frozenset()
+    meant: tuple[Remark, ...] = ()
 
     def says(self, key: str) -> bool:
         """Whether a key of the run is said, by its file or beside it; a framework's default says nothing."""
@@ -47,7 +50,8 @@ class Question:
             if self.place is None or error.source != "the run":
                 raise
             raise error.placed(self.place, self.source) from error
-        return made if self.reading is None else _told(made, self.reading)
+        said: T = _said(made, self)
+        return said if self.reading is None else _told(said, self.reading)
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,23 @@ class Draft:
         from memcalc.run.validation import parse_run  # noqa: PLC0415 - a Run needs no validation
 
         return Question(parse_run(self.given, self.source, self.place), self.beside, self.source, self.place,
-                        self.reading, frozenset(self.given))  # fmt: skip
+                        self.reading, frozenset(self.given), readings(self.given))  # fmt: skip
+
+
+def _said(answer: Any, asked: Question) -> Any:  # noqa: ANN401 - any kind of answer
+    """The answer with how values were read; what was said is no default that was assumed."""
+    if not hasattr(answer, "assumptions"):
+        return answer
+    own = [n for n in answer.assumptions if n.code != "default" or n.path not in asked.given]
+    if len(own) == len(answer.assumptions) and not asked.meant:
+        return answer
+    return replace(answer, assumptions=(*_notes(asked.meant), *own))
+
+
+def _notes(remarks: Iterable[Remark]) -> tuple[Note, ...]:
+    from memcalc.report import Note  # noqa: PLC0415 - few runs come from another tool's config
+
+    return tuple(Note(code=r.code, path=r.path, message=r.message) for r in remarks)
 
 
 def _told(answer: Any, reading: Reading) -> Any:  # noqa: ANN401 - any kind of answer
@@ -85,10 +105,7 @@ def _told(answer: Any, reading: Reading) -> Any:  # noqa: ANN401 - any kind of a
 
     That a value is a default of ours is no longer an assumption where the config says it.
     """
-    from memcalc.report import Note, Origin, Source  # noqa: PLC0415 - few runs come from another tool's config
-
-    def notes(remarks: Iterable[Remark]) -> tuple[Note, ...]:
-        return tuple(Note(code=r.code, path=r.path, message=r.message) for r in remarks)
+    from memcalc.report import Origin, Source  # noqa: PLC0415 - few runs come from another tool's config
 
     if "origins" not in {field.name for field in fields(answer)}:
         return answer
@@ -101,6 +118,6 @@ def _told(answer: Any, reading: Reading) -> Any:  # noqa: ANN401 - any kind of a
             path: Origin(file=o.file, line=o.line, key=o.key, default=o.default)
             for path, o in sorted(reading.origins.items())
         },
-        assumptions=(*notes(reading.assumptions), *own),
-        warnings=(*notes(reading.warnings), *answer.warnings),
+        assumptions=(*_notes(reading.assumptions), *own),
+        warnings=(*_notes(reading.warnings), *answer.warnings),
     )

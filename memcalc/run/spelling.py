@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from memcalc.run.meant import COUNTS, SAME, STRATEGIES, apart, count, plain, word
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -29,7 +31,7 @@ _STAGE = re.compile(r"(?:deepspeed)?(?:zero)?(?:stage)?([0-3])(offload)?")
 
 def spelled_out(given: Mapping[str, Any]) -> dict[str, Any]:
     """The mapping with its shorthands written out; keys are left as they are, unknown ones too."""
-    run = {key: _long(key, value) for key, value in given.items()}
+    run = apart({key: _long(key, value) for key, value in given.items()})
     sharding = run.get("sharding")
     if isinstance(sharding, dict):
         run["sharding"] = _with_options(sharding)
@@ -45,11 +47,17 @@ def _long(key: str, value: object) -> object:
         value = ALWAYS[key]
     if key in ABSENT and (value is None or value is False or value in ("none", "no", "off")):
         value = ABSENT[key]
+    if isinstance(value, str):
+        value = word(key, value) if key in SAME else count(key, value) if key in COUNTS else value
     if key in SHORTHAND and isinstance(value, (str, int, float)):
         return {SHORTHAND[key]: value}
-    if key in ("gpu", "model", "precision") and isinstance(value, (int, float)) and not isinstance(value, bool):
+    if (
+        key in ("gpu", "model", "precision", "quantize")
+        and isinstance(value, (int, float))
+        and not isinstance(value, bool)
+    ):
         return str(value)
-    return value
+    return str(value) if key == "margin" and isinstance(value, float) else value
 
 
 def _sides(value: object) -> object:
@@ -86,11 +94,13 @@ def _with_options(sharding: dict[str, Any]) -> dict[str, Any]:
     return {"strategy": strategy, "options": options}
 
 
-def _strategy(word: object) -> tuple[object, dict[str, Any]]:
+def _strategy(written: object) -> tuple[object, dict[str, Any]]:
     """(a strategy by its own name, the options that the word implies); unknown words are left as they are."""
-    plain = re.sub(r"[^a-z0-9]", "", word.lower()) if isinstance(word, str) else ""
-    stage = _STAGE.fullmatch(plain)
-    if stage is None or plain.isdigit():
-        return (plain if plain in ("none", "ddp", "fsdp", "hsdp", "megatron") else word), {}
+    bare = plain(written) if isinstance(written, str) else ""
+    stage = _STAGE.fullmatch(bare)
+    if bare in STRATEGIES:
+        return STRATEGIES[bare]
+    if stage is None or bare.isdigit():
+        return (bare if bare in ("none", "ddp", "fsdp", "hsdp", "megatron") else written), {}
     moved = ("offload_optimizer", *(("offload_param",) if stage[1] == "3" else ())) if stage[2] else ()
     return f"zero{stage[1]}", {section: {"device": "cpu"} for section in moved}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from memcalc.run.spelling import spelled_out
 from memcalc.run.validation import parse_run
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def varied(run: Run, key: str, value: Any) -> Run:  # noqa: ANN401 - whatever a 
     first, _, inner = key.replace("-", "_").partition(".")
     whole = _within(getattr(run, first, None), first, inner, value) if inner else value
     read = parse_run({"model": run.model, first: whole})
-    changed: dict[str, Any] = {first: getattr(read, first)}
+    changed = {said: getattr(read, said) for said in spelled_out({first: whole})}
     return replace(run, **changed)
 
 

@@ -6,7 +6,9 @@ from dataclasses import fields
 
 import pytest
 
+from memcalc.adapters.spec import Lora
 from memcalc.errors import RunInvalid
+from memcalc.resolve import resolve
 from memcalc.run import Parallel, Run
 from memcalc.run.elsewhere import WORDS, own_word
 from memcalc.run.validation import parse_run
@@ -20,19 +22,28 @@ ASKED = [
     ({"tensor_model_parallel_size": 8}, "did you mean parallel.tensor?"),
     ({"parallel": {"pp": 2}}, "did you mean pipeline?"),
     ({"num_processes": 8}, "did you mean gpus?"),
+    ({"lora_r": 8}, "did you mean lora.rank?"),
+    ({"lora": {"r": 8}}, "lora.r: unknown key; did you mean rank?"),
+    ({"lora": {"target_modules": "all-linear"}}, "did you mean targets?"),
+    ({"lora": {"learning_rate": 1e-4}}, "known: method"),
+    ({"epochs": 3}, "epochs: unknown key; it takes no memory of the GPU: leave it out"),
+    ({"lora": "r=16"}, "write the rank alone, or a mapping: '{rank: 16"),
+    ({"margin": 0.1}, 'write "10%"'),
+    ({"margin": 10}, "write a unit"),
 ]
 
 
 @pytest.mark.parametrize(("asked", "hint"), ASKED)
 def test_a_key_of_another_tool_names_ours(asked: dict[str, object], hint: str) -> None:
     with pytest.raises(RunInvalid) as found:
-        parse_run({"model": "gpt2", **asked})
+        resolve(parse_run({"model": "gpt2", **asked}))
     assert hint in str(found.value)
 
 
 def test_every_word_stands_for_a_key_and_for_one_alone() -> None:
     runs, degrees = {f.name for f in fields(Run)}, {f"parallel.{f.name}" for f in fields(Parallel)}
-    assert set(WORDS) <= runs | degrees
+    adapters = {f"lora.{f.name}" for f in fields(Lora)}
+    assert set(WORDS) <= runs | degrees | adapters
     words = [word for listed in WORDS.values() for word in listed.split()]
     assert len(words) == len(set(words))
     assert not set(words) & runs
