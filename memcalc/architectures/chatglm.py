@@ -32,8 +32,8 @@ def _layer(c: Dimensions) -> Sequence:
     up, down = Linear("dense_h_to_4h", hidden, 2 * width, bias), Linear("dense_4h_to_h", width, hidden, bias)
     mlp = Mlp("mlp", up, down, fused=True, activation="silu", width=width)
     return sequence(
-        residual(rms("input_layernorm", hidden), _attention(c), dropout(c, "hidden_dropout")),
-        residual(rms("post_attention_layernorm", hidden), mlp, dropout(c, "hidden_dropout")),
+        residual(rms("input_layernorm", hidden), _attention(c), dropout(c, "hidden_dropout", functional=True)),
+        residual(rms("post_attention_layernorm", hidden), mlp, dropout(c, "hidden_dropout", functional=True)),
     )
 
 

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 def dbrx(c: Dimensions) -> Model:
     """Databricks' mixture: attention and its two norms in one module, experts stacked in two axes (DbrxForCausalLM)."""
     norm_1, norm_2 = (layer_norm(f"norm_attn_norm.{name}", c.d_model, bias=False) for name in ("norm_1", "norm_2"))
-    drop = dropout(c, "resid_pdrop")
+    drop = dropout(c, "resid_pdrop", functional=True)
     layer = sequence(residual(norm_1, _attention(c), drop), residual(norm_2, _mixture(c), drop))
     blocks, norm_f = repeat("blocks", c.n_layers, layer), layer_norm("norm_f", c.d_model, bias=False)
     table = Embedding("wte", c.vocab_size, c.d_model)
-    return causal_lm(c, table, dropout(c, "emb_pdrop"), blocks, norm_f, prefix="transformer", tie="wte")
+    return causal_lm(c, table, dropout(c, "emb_pdrop", functional=True), blocks, norm_f, prefix="transformer", tie="wte")
 
 
 def _attention(c: Dimensions) -> Attention:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from memcalc.architectures.decoder_heads import headed
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, Stack, residual, sequence, stack
-from memcalc.blocks.basic import Dropout, Embedding, Linear, Norm
+from memcalc.blocks.basic import Dropout, Embedding, Idle, Linear, Norm
 from memcalc.blocks.mlp import Mlp
 from memcalc.errors import fault
 
@@ -70,10 +70,12 @@ def layer_norm(name: str, width: int, *, bias: bool = True) -> Norm:
     return Norm(name, width, "layer" if bias else "layer-no-bias")
 
 
-def dropout(c: Dimensions, key: str, *, functional: bool = False) -> Dropout | None:
-    """Dropout with the probability under `key`; None where that is 0, as torch then passes its input on."""
+def dropout(c: Dimensions, key: str, *, functional: bool = False) -> Dropout | Idle | None:
+    """Dropout with the probability under `key`; where that is 0 a module that passes its input on, or no function (None)."""
     p = float(c.get(key) or 0.0)
-    return Dropout("", p, functional=functional) if p else None
+    if p:
+        return Dropout("", p, functional=functional)
+    return None if functional or key not in c else Idle("")
 
 
 def attention(

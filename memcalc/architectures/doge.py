@@ -40,7 +40,7 @@ def doge(c: Dimensions) -> Model:
 
 
 def _residual(c: Dimensions, weight: str, *blocks: Block) -> ScaledResidual:
-    dropped = dropout(c, "hidden_dropout")
+    dropped = dropout(c, "hidden_dropout", functional=True)
     return ScaledResidual("", (*blocks, dropped) if dropped else blocks, weight=weight, width=c.hidden_size)
 
 

@@ -78,11 +78,11 @@ def seed_oss(c: Dimensions) -> Model:
     """Llama with biased q, k and v, and dropout behind both blocks (ByteDance Seed 2025)."""
     mixer = attention(c, bias=c.attention_bias, out_bias=c.attention_out_bias)
     layer = sequence(
-        residual(rms("input_layernorm", c.hidden_size), mixer, dropout(c, "residual_dropout")),
+        residual(rms("input_layernorm", c.hidden_size), mixer, dropout(c, "residual_dropout", functional=True)),
         residual(
             rms("post_attention_layernorm", c.hidden_size),
             gated_mlp(c, bias=c.mlp_bias),
-            dropout(c, "residual_dropout"),
+            dropout(c, "residual_dropout", functional=True),
         ),
     )
     return decoder(c, repeat("layers", c.num_hidden_layers, layer))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from memcalc.architectures import architecture
 from memcalc.architectures.vision import class_name, dropout, grid, image, labels, pair, patches, unknown_class
 from memcalc.architectures.vit import nested_layer, pooler
-from memcalc.blocks.base import Residual, Sequence, Sum, repeat, residual, sequence
+from memcalc.blocks.base import Residual, Sequence, Sum, given, repeat, residual, sequence
 from memcalc.blocks.basic import Activation, Embedding, Linear, Norm, Raw
 from memcalc.blocks.querying import PairedImages
 from memcalc.model import Model
@@ -49,7 +49,7 @@ def _embeddings(c: Dimensions) -> PairedImages:
         text, Raw("cls_token", (1, 1, hidden)), sequence(patches(c, "projection").blocks[0], name="patch_embeddings"),
         Raw("position_embeddings", (1, grid(c) + 1, hidden)),
         Embedding("token_type_embeddings", c.modality_type_vocab_size, hidden, index="types"),
-        *((dropout(c),) if dropout(c) else ()),
+        *given(dropout(c)),
     )  # fmt: skip
     return PairedImages("embeddings", cast("tuple[Sequence, ...]", parts), image(c), scattered=True, side=many)
 

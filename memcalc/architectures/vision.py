@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, residual, sequence, stack
-from memcalc.blocks.basic import Activation, Conv, Dropout, Linear, Norm, Raw, Select
+from memcalc.blocks.basic import Activation, Conv, Dropout, Idle, Linear, Norm, Raw, Select
 from memcalc.blocks.image import ChannelScale, DropPath, Flatten, Positions, Prefix
 from memcalc.blocks.mlp import Mlp
 from memcalc.errors import fault
@@ -54,10 +54,12 @@ def embeddings(
     return sequence(cut, *extra, *tokens, table, dropout(c), name="embeddings")
 
 
-def dropout(c: Dimensions, key: str = "hidden_dropout_prob") -> Dropout | None:
-    """The config's dropout, where it drops anything."""
+def dropout(c: Dimensions, key: str = "hidden_dropout_prob") -> Dropout | Idle | None:
+    """The config's dropout, a module that passes its input on where that is 0; None where the config has none."""
     p = float(c.get(key) or 0.0)
-    return Dropout("", p) if p else None
+    if p:
+        return Dropout("", p)
+    return Idle("") if key in c else None
 
 
 def drop_path(c: Dimensions, *, first: bool = False) -> DropPath | None:

@@ -25,7 +25,7 @@ from memcalc.architectures.vision import (
 )
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, repeat, residual, sequence, stack
-from memcalc.blocks.basic import Activation, Conv, Linear, Norm, Raw, Select
+from memcalc.blocks.basic import Activation, Conv, Idle, Linear, Norm, Raw, Select
 from memcalc.blocks.image import BiasedLayer, PatchRotary, Prefix, SharedBias
 from memcalc.blocks.mlp import Mlp
 from memcalc.blocks.painting import MaskedPatches, PatchPainter, PixelDecoder, VisiblePatches
@@ -246,7 +246,7 @@ def _beit_blocks(c: Dimensions, *, first: bool) -> tuple[Block, ...]:
     scaled = c.layer_scale_init_value > 0
     scales = layer_scales(c, "lambda_1", "lambda_2") if scaled else (None, None)
     norms = layer_norms(c, "layernorm_before", "layernorm_after")
-    layer = encoder_layer(
-        attention(c, "attention", k_bias=False), mlp(c), norms, scales, dropout(c) or drop_path(c, first=first)
-    )
+    drop, path = dropout(c), drop_path(c, first=first)
+    mixer = attention(c, "attention", k_bias=False)
+    layer = encoder_layer(mixer, mlp(c), norms, scales, path if path and isinstance(drop, Idle) else drop)
     return layer.blocks

@@ -159,6 +159,11 @@ class Dropout(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class Idle(Block):
+    """A module that is called and passes its input on (nn.Dropout with p = 0): only a strategy with hooks on all notices."""
+
+
+@dataclass(frozen=True, slots=True)
 class Activation(Block):
     """An activation function by the name its config gives it ('silu', 'gelu', 'gelu_new', 'relu2', 'tanh' …)."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Parallel, PostNorm, Residual, Sequence, Stack, Sum
-from memcalc.blocks.basic import Activation, Cast, Dropout, Embedding, Linear, Norm, Raw, Scale, Select, Softcap
+from memcalc.blocks.basic import Activation, Cast, Dropout, Embedding, Idle, Linear, Norm, Raw, Scale, Select, Softcap
 from memcalc.blocks.megatron import (
     ColumnLinear,
     ExpertLinear,
@@ -41,7 +41,7 @@ KindT = TypeVar("KindT", bound=Block)
 KNOWN = (
     Attention, Mla, Mlp, Moe, Experts, Norm, Embedding, Linear, Sequence, Residual, PostNorm, Parallel, Sum, Stack, Predictor,
 )  # fmt: skip
-ASIS = (Dropout, Activation, Cast, Scale, Softcap, Select, Raw)
+ASIS = (Dropout, Idle, Activation, Cast, Scale, Softcap, Select, Raw)
 FUSIBLE = ("rms", "layer")
 
 

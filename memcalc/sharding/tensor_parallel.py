@@ -21,6 +21,7 @@ from memcalc.blocks.basic import (
     Cast,
     Dropout,
     Embedding,
+    Idle,
     Linear,
     Norm,
     ProductLinear,
@@ -47,7 +48,7 @@ LINEARS = (Linear, TransposedLinear, ProductLinear)
 FRAMES = (Sequence, Residual, PostNorm, Parallel, Sum, Stack, Recomputed)
 TOWERS = (Images, Sounds)  # whole on every rank
 MIXERS = (Mamba, Mamba2, GatedDelta, Lightning)  # that have no heads to themselves on a rank
-WHOLE = (Norm, Raw, Dropout, Activation, Cast, Scale, Softcap, Select)
+WHOLE = (Norm, Raw, Dropout, Idle, Activation, Cast, Scale, Softcap, Select)
 
 
 @dataclass

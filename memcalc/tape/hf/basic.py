@@ -10,6 +10,7 @@ from memcalc.blocks.basic import (
     Cast,
     Dropout,
     Embedding,
+    Idle,
     Linear,
     ProductLinear,
     Raw,
@@ -172,6 +173,12 @@ def dropped(t: Tape, x: Value, p: float, *, functional: bool = False) -> Value:
     if functional or t.sharder is None:
         return f.dropout(x, p)
     return hooked(t, f"{t.path}.{DROPOUT}", lambda given: f.dropout(given, p), x)
+
+
+@rule(Idle)
+def idle(t: Tape, block: Idle, x: Value, around: Around) -> Value:
+    """What it is given, noticed by hooks alone."""
+    return x if t.sharder is None else hooked(t, f"{t.path}.{DROPOUT}", lambda given: given, x)
 
 
 @rule(Activation)
