@@ -1,7 +1,7 @@
 """LightningCLI's YAML (`python train.py fit --config config.yaml`): the Trainer's own settings around a class of the user's.
 
-Sources are lightning.pytorch 2.5: trainer/trainer.py, plugins/precision, strategies/fsdp.py and strategies/deepspeed.py. Its
-traps:
+Sources are lightning.pytorch 2.6: trainer/trainer.py, plugins/precision, callbacks/weight_averaging.py; strategies stand in
+lightning_strategies.py. Its traps:
 
 * the precision left out is 32-true; `-mixed` is autocast around fp32 weights, `-true` makes all of it 16-bit;
 * a batch is the data module's; which key of it says so is the user's choice: the usual ones are read;
@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from memcalc.configs.lightning_strategies import put_strategy
 from memcalc.configs.names import known
 from memcalc.configs.optim import put_optimizer
 from memcalc.configs.table import Sheet
-from memcalc.configs.words import mapping, text, truth, whole
+from memcalc.configs.words import mapping, text, whole
 from memcalc.errors import Fault, shorten
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _TRAINER: Final = frozenset({"accelerator", "devices", "precision", "strategy", 
                              "logger", "val_check_interval"})  # fmt: skip
 _RECIPES: Final = {
     "32": "fp32", "32-true": "fp32", "bf16-mixed": "amp-bf16", "bf16": "amp-bf16", "16-mixed": "amp-fp16", "16": "amp-fp16",
-    "bf16-true": "bf16", "16-true": "fp16",
+    "bf16-true": "bf16", "16-true": "fp16", "64": "fp64", "64-true": "fp64", "transformer-engine": "transformer-engine",
 }  # fmt: skip
 # arguments of the user's classes, as they are usually called; the first that is written wins
 _MODELS: Final = ("pretrained_model_name_or_path", "model_name_or_path", "model_name", "model_id", "pretrained", "hf_model",
@@ -76,13 +77,14 @@ def read(document: Document, asked: Asked) -> Reading:
     """The run of one file, of a model that it names or that is asked for."""
     sheet = Sheet(_within(document), asked, NAME, TITLE)
     _model(sheet)
-    count = _gpus(sheet)
-    _strategy(sheet, count, _precision(sheet))
+    count, nodes = _gpus(sheet)
+    put_strategy(sheet, count, nodes, _precision(sheet))
     _shape(sheet)
     steps = sheet.read(whole, "trainer.accumulate_grad_batches", default=1)
     sheet.put("grad_accum", steps, "trainer.accumulate_grad_batches", default=f"{SOURCE}: 1")
     _optimizer(sheet)
     _checkpointing(sheet)
+    _callbacks(sheet)
     return sheet.reading(("*",))
 
 
@@ -111,19 +113,19 @@ def _model(sheet: Sheet) -> None:
     )
 
 
-def _gpus(sheet: Sheet) -> int:
+def _gpus(sheet: Sheet) -> tuple[int, int]:
     """A number of devices, their list (`[0, 1]`, `"0,1"`), or all there are (`auto`, -1), on each node."""
     devices = sheet.get("trainer.devices")
     nodes: int = max(1, sheet.read(whole, "trainer.num_nodes", default=1))
     if devices in (None, "auto", -1, "-1"):
-        return sheet.gpus()
+        return sheet.gpus(), nodes
     if isinstance(devices, str) and "," in devices:
         devices = [one for one in devices.split(",") if one.strip()]
     each = len(devices) if isinstance(devices, list) else max(1, sheet.read(whole, "trainer.devices", default=1))
     count = sheet.gpus(count=each * nodes)
     if "gpus" in sheet.run:
         sheet.put("gpus", count, "trainer.devices", "trainer.num_nodes")
-    return count
+    return count, nodes
 
 
 def _precision(sheet: Sheet) -> str:
@@ -133,52 +135,6 @@ def _precision(sheet: Sheet) -> str:
     recipe = _RECIPES.get(word, "fp32")
     sheet.put("precision", recipe, "trainer.precision", default=f"{SOURCE}: 32-true")
     return recipe
-
-
-def _strategy(sheet: Sheet, count: int, recipe: str) -> None:
-    """Set `sharding`: a word (ddp, fsdp, deepspeed_stage_2_offload) or a class with its arguments."""
-    given = sheet.get("trainer.strategy", default="auto")
-    options = sheet.read(mapping, "trainer.strategy.init_args", default={}) if isinstance(given, dict) else {}
-    word = str(given.get("class_path", "") if isinstance(given, dict) else given).rpartition(".")[2].lower()
-    if "deepspeed" in word:
-        stage = str(options.get("stage", word.partition("stage_")[2][:1] or 2))
-        made: dict[str, Any] = {"strategy": f"zero{stage}"}
-        if "offload" in word or truth(options.get("offload_optimizer", False)):
-            made["offload_optimizer"] = {"device": "cpu"}
-        if (stage == "3" and word.endswith("offload")) or truth(options.get("offload_parameters", False)):
-            made["offload_param"] = {"device": "cpu"}
-        sheet.put("sharding", made, "trainer.strategy")
-        _mixed(sheet, recipe)
-    elif "fsdp" in word or "modelparallel" in word:
-        _fsdp(sheet, word, options)
-        _mixed(sheet, recipe)
-    elif count > 1:
-        sheet.put("sharding.strategy", "ddp", "trainer.strategy", default=f"{SOURCE}: auto is ddp on several devices")
-
-
-def _fsdp(sheet: Sheet, word: str, options: dict[str, Any]) -> None:
-    if "modelparallel" in word:
-        sheet.put("sharding", {"strategy": "fsdp", "version": 2, "wrap": "layers"}, "trainer.strategy")
-        sheet.assume(
-            "sharding", "layers-wrapped", "what is sharded stands in configure_model: each layer is taken to be a unit"
-        )
-        return
-    strategy = str(options.get("sharding_strategy", "FULL_SHARD")).upper()
-    if strategy == "NO_SHARD":
-        sheet.put("sharding.strategy", "ddp", "trainer.strategy")
-        return
-    made: dict[str, Any] = {"strategy": "hsdp" if strategy.startswith("HYBRID") else "fsdp", "version": 1,
-                            "sharding_strategy": strategy,
-                            "wrap": "layers" if options.get("auto_wrap_policy") else "none"}  # fmt: skip
-    if truth(options.get("cpu_offload", False)):
-        made["offload_params"] = True
-    sheet.put("sharding", made, "trainer.strategy")
-
-
-def _mixed(sheet: Sheet, recipe: str) -> None:
-    """Sharding engines hold fp32 weights and compute in 16 bits where autocast would."""
-    if recipe.startswith("amp-"):
-        sheet.put("precision", recipe.replace("amp-", "mixed-"), "trainer.precision", "trainer.strategy")
 
 
 def _shape(sheet: Sheet) -> None:
@@ -218,3 +174,23 @@ def _checkpointing(sheet: Sheet) -> None:
     written = sheet.get(*keys)
     if written not in (None, False, [], "false"):
         sheet.put("checkpointing", "full", sheet.named(*keys))
+
+
+def _callbacks(sheet: Sheet) -> None:
+    """A moving average of the weights beside them (WeightAveraging, EMAWeightAveraging); largest accumulation of a schedule."""
+    found = sheet.get("trainer.callbacks", default=[])
+    for one in found if isinstance(found, list) else [found]:
+        name = str(one.get("class_path", "") if isinstance(one, dict) else one).rpartition(".")[2]
+        options = one.get("init_args") if isinstance(one, dict) else None
+        options = options if isinstance(options, dict) else {}
+        if name.endswith("WeightAveraging") and _on_gpu(name, options):
+            sheet.put("companions", [{"role": "ema"}], "trainer.callbacks")
+        if name == "GradientAccumulationScheduler" and isinstance(options.get("scheduling"), dict):
+            steps = [value for value in options["scheduling"].values() if isinstance(value, int)]
+            sheet.put("grad_accum", max([1, *steps]), "trainer.callbacks")
+
+
+def _on_gpu(name: str, options: dict[str, Any]) -> bool:
+    """Whether the average lies on the GPU: beside the model by default, on the host for StochasticWeightAveraging."""
+    written = options.get("device", "cpu" if name.startswith("Stochastic") else "cuda") or "cuda"
+    return not str(written).startswith("cpu")

@@ -1,4 +1,5 @@
-"""LightningCLI's YAML. Expectations: lightning.pytorch's Trainer (precision, strategy, accumulate_grad_batches)."""
+"""LightningCLI's YAML. Expectations: lightning.pytorch's Trainer, strategies/deepspeed.py and fsdp.py,
+plugins/precision/fsdp.py and callbacks/weight_averaging.py."""
 
 from __future__ import annotations
 
@@ -35,18 +36,40 @@ FSDP = """strategy:
     class_path: lightning.pytorch.strategies.FSDPStrategy
     init_args: {sharding_strategy: SHARD_GRAD_OP, auto_wrap_policy: [mine.Layer], cpu_offload: true}"""
 
+OWN = """strategy:
+    class_path: lightning.pytorch.strategies.DeepSpeedStrategy
+    init_args: {config: {zero_optimization: {stage: 1, reduce_bucket_size: 1000000}}}"""
+MESH = """strategy:
+    class_path: lightning.pytorch.strategies.ModelParallelStrategy
+    init_args: {tensor_parallel_size: 2, data_parallel_size: 4}"""
+BUCKETS = {"allgather_bucket_size": 2 * 10**8, "reduce_bucket_size": 2 * 10**8, "sub_group_size": 10**12, "overlap_comm": True,
+           "contiguous_gradients": True, "reduce_scatter": True}  # fmt: skip
+
 
 @pytest.mark.parametrize(("text", "expected"), [
     (FIT, {"model": "Qwen/Qwen2.5-0.5B", "gpus": 8, "precision": "amp-bf16", "sharding.strategy": "ddp", "grad_accum": 8,
            "batch_size": 16, "seq_len": 512, "checkpointing": "full",
            "optimizer": {"name": "torch.optim.AdamW", "implementation": "fused"}}),
-    (FIT.replace("strategy: ddp", FSDP), {
-        "precision": "mixed-bf16", "sharding": {
-            "strategy": "fsdp", "version": 1, "sharding_strategy": "SHARD_GRAD_OP", "wrap": "layers", "offload_params": True}}),
+    (FIT.replace("strategy: ddp", FSDP), {  # gathered in fp32, reduced in bf16
+        "precision": "amp-bf16", "sharding": {
+            "strategy": "fsdp", "version": 1, "sharding_strategy": "SHARD_GRAD_OP", "wrap": "layers", "offload_params": True,
+            "reduce_dtype": "bf16", "use_orig_params": True}}),
+    (FIT.replace("strategy: ddp", "strategy: fsdp_cpu_offload").replace("bf16-mixed", "bf16-true"), {
+        "precision": "bf16", "sharding": {"strategy": "fsdp", "version": 1, "sharding_strategy": "FULL_SHARD", "wrap": "none",
+                                          "offload_params": True, "use_orig_params": True}}),
     (FIT.replace("strategy: ddp", "strategy: deepspeed_stage_3_offload").replace("bf16-mixed", "16-mixed"), {
         "precision": "mixed-fp16", "sharding": {
-            "strategy": "zero3", "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}}),
-    (FIT.replace("strategy: ddp", "strategy: deepspeed_stage_2"), {"sharding": {"strategy": "zero2"}}),
+            "strategy": "zero3", **BUCKETS, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}}),
+    (FIT.replace("strategy: ddp", "strategy: deepspeed_stage_2").replace("bf16-mixed", "bf16-true"), {
+        "precision": "mixed-bf16", "sharding": {"strategy": "zero2", **BUCKETS}}),
+    (FIT.replace("strategy: ddp", OWN), {
+        "precision": "mixed-bf16", "sharding": {"strategy": "zero1", "reduce_bucket_size": 1000000}, "batch_size": 16}),
+    (FIT.replace("strategy: ddp", MESH), {
+        "parallel.tensor": 2, "sharding": {"strategy": "fsdp", "version": 2, "wrap": "layers"}, "precision": "amp-bf16"}),
+    (FIT.replace("strategy: ddp", "strategy: ddp_find_unused_parameters_true"), {"sharding": {"strategy": "ddp"}}),
+    (FIT.replace("strategy: ddp", "callbacks: [{class_path: lightning.pytorch.callbacks.EMAWeightAveraging}]"), {
+        "companions": [{"role": "ema"}], "sharding.strategy": "ddp"}),
+    (FIT.replace("bf16-mixed", "transformer-engine"), {"precision": "transformer-engine"}),
     (FIT.replace("devices: 4", "devices: [0, 1]").replace("  precision: bf16-mixed\n", ""), {"gpus": 4, "precision": "fp32"}),
     (FIT.replace("bf16-mixed", "bf16-true").replace("devices: 4", 'devices: "0,"').replace("num_nodes: 2", "num_nodes: 1"), {
         "gpus": 1, "precision": "bf16", "sharding": None}),
