@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memcalc.architectures.seq2seq import dropout, feed_forward, norm
 from memcalc.architectures.vision import prediction_head
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import PostNorm, sequence, stack
-from memcalc.blocks.basic import Dropout, Linear, Norm
+from memcalc.blocks.basic import Linear
 from memcalc.blocks.detection import ConditionalDecoder
-from memcalc.blocks.mlp import Mlp
 
 if TYPE_CHECKING:
-    from memcalc.blocks.base import Block, Sequence
+    from memcalc.blocks.base import Sequence
     from memcalc.dimensions import Dimensions
 
 
@@ -25,23 +25,10 @@ def conditional_decoder(c: Dimensions) -> ConditionalDecoder:
 
 
 def _layer(c: Dimensions, *, first: bool) -> Sequence:
-    width, act = c.d_model, float(c.activation_dropout)
-    up, down = Linear("fc1", width, c.decoder_ffn_dim, bias=True), Linear("fc2", c.decoder_ffn_dim, width, bias=True)
-    feed = Mlp("mlp", up, down, activation=c.activation_function, width=c.decoder_ffn_dim, dropout=act,
-               functional=True)  # fmt: skip
     mixers = _attention(c, "self_attn", ("q_pos_proj", "k_pos_proj"), "conditional-self"), _cross(c, first=first)
-    blocks: list[Block] = [
-        PostNorm(
-            "",
-            (mixer, Dropout("", float(c.dropout), functional=True)),
-            Norm(f"{mixer.name}_layer_norm", width, "layer"),
-        )
-        for mixer in mixers
-    ]
-    return sequence(
-        *blocks,
-        PostNorm("", (feed, Dropout("", float(c.dropout), functional=True)), Norm("final_layer_norm", width, "layer")),
-    )
+    blocks = [PostNorm("", (mixer, dropout(c)), norm(c, f"{mixer.name}_layer_norm")) for mixer in mixers]
+    feed = feed_forward(c, c.decoder_ffn_dim, "mlp")
+    return sequence(*blocks, PostNorm("", (feed, dropout(c)), norm(c, "final_layer_norm")))
 
 
 def _cross(c: Dimensions, *, first: bool) -> Attention:

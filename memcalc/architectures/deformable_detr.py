@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
 from memcalc.architectures.detr import backbone, check_points
+from memcalc.architectures.seq2seq import dropout, feed_forward, norm
 from memcalc.architectures.vision import class_name, image, labels, prediction_head, unknown_class
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, PostNorm, Sequence, Stack, repeat, sequence, stack
-from memcalc.blocks.basic import Conv, Dropout, Linear, Norm
+from memcalc.blocks.basic import Conv, Linear, Norm
 from memcalc.blocks.deformable import Deformable, DeformableDetector
 from memcalc.blocks.detection import LooksFinite
-from memcalc.blocks.mlp import Mlp
 from memcalc.errors import fault
 from memcalc.model import Model
 
@@ -115,13 +115,8 @@ def _attention(c: Dimensions) -> PostNorm:
 
 
 def _feed(c: Dimensions, inner: int) -> PostNorm:
-    up, down = Linear("fc1", c.d_model, inner, bias=True), Linear("fc2", inner, c.d_model, bias=True)
-    dropout = float(c.activation_dropout)
-    mlp = Mlp("mlp", up, down, activation=c.activation_function, width=inner, dropout=dropout, functional=True)
-    return _normed(c, mlp, "final_layer_norm")
+    return _normed(c, feed_forward(c, inner, "mlp"), "final_layer_norm")
 
 
 def _normed(c: Dimensions, block: Block, name: str) -> PostNorm:
-    return PostNorm(
-        "", (block, Dropout("", float(c.dropout), functional=True)), Norm(name, c.d_model, "layer"), rebound=True
-    )
+    return PostNorm("", (block, dropout(c)), norm(c, name), rebound=True)

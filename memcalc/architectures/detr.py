@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from memcalc.architectures import architecture, model_of
 from memcalc.architectures.conditional_detr import conditional_decoder
+from memcalc.architectures.seq2seq import dropout, feed_forward, norm
 from memcalc.architectures.vision import class_name, image, labels, prediction_head, unknown_class
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, PostNorm, Sequence, repeat, sequence, stack
-from memcalc.blocks.basic import Activation, Conv, Dropout, Linear, Norm
+from memcalc.blocks.basic import Activation, Conv, Linear, Norm
 from memcalc.blocks.detection import FrozenConv, FrozenNorm, LooksFinite, SetDetector
 from memcalc.blocks.image import Pool, Shortcut
-from memcalc.blocks.mlp import Mlp
 from memcalc.blocks.segmenting import Yielded
 from memcalc.errors import fault
 from memcalc.model import Model
@@ -160,42 +160,19 @@ def _timm_layer(before: int, width: int, wide: int, stride: int, number: int) ->
 
 def _encoder_layer(c: Dimensions) -> Sequence:
     mixer = _attention(c, "self_attn", c.encoder_attention_heads)
-    return sequence(*_post(c, mixer, _mlp(c, c.encoder_ffn_dim)), LooksFinite(""))
+    return sequence(*_post(c, mixer, feed_forward(c, c.encoder_ffn_dim, "mlp")), LooksFinite(""))
 
 
 def _decoder_layer(c: Dimensions) -> Sequence:
     heads = c.decoder_attention_heads
-    first = PostNorm("", (_attention(c, "self_attn", heads), _dropout(c)), _norm(c, "self_attn_layer_norm"))
-    cross = PostNorm(
-        "", (_attention(c, "encoder_attn", heads, cross=True), _dropout(c)), _norm(c, "encoder_attn_layer_norm")
-    )
-    return sequence(first, cross, PostNorm("", (_mlp(c, c.decoder_ffn_dim), _dropout(c)), _norm(c, "final_layer_norm")))
+    first, last = _post(c, _attention(c, "self_attn", heads), feed_forward(c, c.decoder_ffn_dim, "mlp"))
+    mixer = _attention(c, "encoder_attn", heads, cross=True)
+    return sequence(first, PostNorm("", (mixer, dropout(c)), norm(c, "encoder_attn_layer_norm")), last)
 
 
 def _post(c: Dimensions, mixer: Block, feed: Block) -> tuple[Block, ...]:
-    first = PostNorm("", (mixer, _dropout(c)), _norm(c, "self_attn_layer_norm"))
-    return first, PostNorm("", (feed, _dropout(c)), _norm(c, "final_layer_norm"))
-
-
-def _norm(c: Dimensions, name: str) -> Norm:
-    return Norm(name, c.d_model, "layer")
-
-
-def _dropout(c: Dimensions) -> Dropout:
-    return Dropout("", float(c.dropout), functional=True)
-
-
-def _mlp(c: Dimensions, width: int) -> Mlp:
-    up, down = Linear("fc1", c.d_model, width, bias=True), Linear("fc2", width, c.d_model, bias=True)
-    return Mlp(
-        "mlp",
-        up,
-        down,
-        activation=c.activation_function,
-        width=width,
-        dropout=float(c.activation_dropout),
-        functional=True,
-    )
+    first = PostNorm("", (mixer, dropout(c)), norm(c, "self_attn_layer_norm"))
+    return first, PostNorm("", (feed, dropout(c)), norm(c, "final_layer_norm"))
 
 
 def _attention(c: Dimensions, name: str, heads: int, *, cross: bool = False) -> Attention:

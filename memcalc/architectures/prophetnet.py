@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.architectures import architecture
 from memcalc.architectures.heads import channels, choose, task
+from memcalc.architectures.seq2seq import dropout
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, Sum, Unused, repeat, residual, sequence
-from memcalc.blocks.basic import Dropout, Embedding, Linear, Norm
+from memcalc.blocks.basic import Embedding, Linear, Norm
 from memcalc.blocks.mlp import Mlp
 from memcalc.blocks.prophetnet import StreamAttention, StreamLogits, Streams, TakeStreams
 from memcalc.blocks.seq2seq import Decoder, Encoder, Shared
@@ -47,7 +48,7 @@ def _tables(c: Dimensions, tied_to: str) -> tuple[Embedding, Embedding]:
 def _encoder(c: Dimensions, tied_to: str) -> tuple[Block, ...]:
     mixer = _attention(c, "self_attn", c.num_encoder_attention_heads)
     layer = sequence(_post_norm(c, mixer), _post_norm(c, _feed_forward(c, c.encoder_ffn_dim)))
-    words = (Sum("", _tables(c, tied_to)), _norm(c, "embeddings_layer_norm"), _drop(c))
+    words = (Sum("", _tables(c, tied_to)), _norm(c, "embeddings_layer_norm"), dropout(c))
     return (*words, repeat("layers", c.num_encoder_layers, layer))
 
 
@@ -64,11 +65,7 @@ def _decoder(c: Dimensions, tied_to: str, *, ahead: bool = False) -> tuple[Block
     table = Embedding("ngram_embeddings", c.ngram, c.hidden_size, index="types")
     before = Streams("", table, *_tables(c, tied_to), heads)
     layers = repeat("layers", c.num_decoder_layers, layer)
-    return (before, _norm(c, "embeddings_layer_norm"), _drop(c), layers, TakeStreams("", c.ngram, ahead))
-
-
-def _drop(c: Dimensions) -> Dropout:
-    return Dropout("", float(c.dropout), functional=True)
+    return (before, _norm(c, "embeddings_layer_norm"), dropout(c), layers, TakeStreams("", c.ngram, ahead))
 
 
 def _norm(c: Dimensions, name: str) -> Norm:
@@ -77,7 +74,7 @@ def _norm(c: Dimensions, name: str) -> Norm:
 
 def _post_norm(c: Dimensions, block: Attention | Mlp) -> Sequence:
     """norm(x + f(x)), where f(x), its dropout included, keeps its name as long as the layer runs."""
-    after = () if isinstance(block, Attention) else (_drop(c),)
+    after = () if isinstance(block, Attention) else (dropout(c),)
     return sequence(residual(block, *after, lasting=(len(after),)), _norm(c, f"{block.name}_layer_norm"))
 
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from memcalc.architectures import architecture
 from memcalc.architectures.detr import check_points
 from memcalc.architectures.rt_detr_resnet import backbone
+from memcalc.architectures.seq2seq import dropout
 from memcalc.architectures.vision import class_name, image, labels, prediction_head, unknown_class
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, PostNorm, Sequence, Stack, Unused, repeat, sequence, stack
-from memcalc.blocks.basic import Activation, Conv, Dropout, Embedding, Linear, Norm, Raw
+from memcalc.blocks.basic import Activation, Conv, Embedding, Linear, Norm, Raw
 from memcalc.blocks.deformable import Deformable
 from memcalc.blocks.detection import LooksFinite
 from memcalc.blocks.mlp import Mlp
@@ -164,22 +165,19 @@ def _again(block: Block, name: str) -> Block:
     return Sequence(block.name, tuple(inner))
 
 
-def _layer(c: Dimensions, width: int, heads: int, dropout: float) -> tuple[Block, ...]:
+def _layer(c: Dimensions, width: int, heads: int, drop: float) -> tuple[Block, ...]:
     """Attention among tokens, whose positions join queries and keys."""
     q, k, v, out = (Linear(f"{letter}_proj", width, width, bias=True) for letter in "qkvo")
     mixer = Attention("self_attn", heads, heads, width // heads, q, k, v, out=out, causal=False, formula="placed",
-                      dropout=dropout, softmax="scores")  # fmt: skip
+                      dropout=drop, softmax="scores")  # fmt: skip
     return (_normed(c, mixer, "self_attn_layer_norm", width),)
 
 
 def _feed(c: Dimensions, width: int, inner: int, act: str) -> PostNorm:
     up, down = Linear("fc1", width, inner, bias=True), Linear("fc2", inner, width, bias=True)
-    return _normed(c, Mlp("mlp", up, down, activation=act, width=inner, dropout=float(c.activation_dropout),
-                       functional=True),
-                   "final_layer_norm", width)  # fmt: skip
+    mlp = Mlp("mlp", up, down, activation=act, width=inner, dropout=float(c.activation_dropout), functional=True)
+    return _normed(c, mlp, "final_layer_norm", width)
 
 
 def _normed(c: Dimensions, block: Block, name: str, width: int) -> PostNorm:
-    return PostNorm(
-        "", (block, Dropout("", float(c.dropout), functional=True)), Norm(name, width, "layer"), rebound=True
-    )
+    return PostNorm("", (block, dropout(c)), Norm(name, width, "layer"), rebound=True)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from memcalc.architectures import architecture
 from memcalc.architectures.electra import sequence_summary
 from memcalc.architectures.heads import channels, kind, labels, task, with_head
+from memcalc.architectures.seq2seq import dropout
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, Stack, Sum, Unused, sequence
-from memcalc.blocks.basic import Activation, Dropout, Embedding, Linear, Norm
+from memcalc.blocks.basic import Activation, Embedding, Linear, Norm
 from memcalc.blocks.mlp import Mlp
 from memcalc.blocks.seq2seq import Fork
 from memcalc.blocks.xlm import PartLists
@@ -30,7 +31,7 @@ def xlm(c: Dimensions) -> Model:
     places = Embedding("position_embeddings", c.max_position_embeddings, c.emb_dim, index="positions")
     languages = Embedding("lang_embeddings", c.n_langs, c.emb_dim) if c.n_langs > 1 and c.use_lang_emb else None
     base = sequence(
-        Sum("", (words, places)), Unused("", (languages,)) if languages else None, _norm(c, "layer_norm_emb"), _drop(c),
+        Sum("", (words, places)), Unused("", (languages,)) if languages else None, _norm(c, "layer_norm_emb"), dropout(c),
         _layers(c),
     )  # fmt: skip
     what = "masked-lm" if task(c) == "WithLMHeadModel" else kind(task(c))
@@ -39,10 +40,6 @@ def xlm(c: Dimensions) -> Model:
 
 def _norm(c: Dimensions, name: str) -> Norm:
     return Norm(name, c.emb_dim, "layer")
-
-
-def _drop(c: Dimensions) -> Dropout:
-    return Dropout("", float(c.dropout), functional=True)
 
 
 def _layers(c: Dimensions) -> PartLists:
@@ -58,7 +55,7 @@ def _layers(c: Dimensions) -> PartLists:
     )  # fmt: skip
     return PartLists(
         "", Stack("attentions", (mixer,) * count), Stack("layer_norm1", (_norm(c, ""),) * count),
-        Stack("ffns", (sequence(feed, _drop(c)),) * count), Stack("layer_norm2", (_norm(c, ""),) * count),
+        Stack("ffns", (sequence(feed, dropout(c)),) * count), Stack("layer_norm2", (_norm(c, ""),) * count),
         float(c.dropout), bool(c.get("pre_norm", False)),
     )  # fmt: skip
 
@@ -70,7 +67,7 @@ def _heads(c: Dimensions) -> Heads:
         "WithLMHeadModel": (Linear("pred_layer.proj", width, c.vocab_size, bias=True, tied_to=tied),),
         "ForSequenceClassification": sequence_summary(c),
         "ForMultipleChoice": (*sequence_summary(c), Linear("logits_proj", out, 1, bias=True)),
-        "ForTokenClassification": (_drop(c), Linear("classifier", width, out, bias=True)),
+        "ForTokenClassification": (dropout(c), Linear("classifier", width, out, bias=True)),
         "ForQuestionAnsweringSimple": (Linear("qa_outputs", width, out, bias=True),),
         "ForQuestionAnswering": (_answers(width),),
     }
