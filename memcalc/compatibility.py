@@ -8,7 +8,7 @@ from memcalc.blocks.base import Stack
 from memcalc.blocks.basic import Conv, Embedding
 from memcalc.errors import Fault
 from memcalc.model import OF_IMAGES
-from memcalc.presets import find
+from memcalc.presets import find, has
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +35,17 @@ def incompatible(run: Run, model: Model, recipe: Recipe) -> Iterator[Fault]:
     if run.lora and run.lora.method in CACHED and run.checkpointing.mode != "none":
         yield Fault("checkpointing", f"{CACHED[run.lora.method]} does not work with gradient checkpointing (peft): layers in "
                                      "checkpoints are given no cache, and virtual keys and values are in one")  # fmt: skip
+    if recipe.autocast and has("architectures", model.architecture):
+        yield from _cast(model, find("architectures", model.architecture).get("without_autocast", ""))
     yield from _positions(run, model)
+
+
+def _cast(model: Model, error: str) -> Iterator[Fault]:
+    """A class may put what autocast makes into what it does not."""
+    if error:
+        yield Fault(
+            "precision", f"transformers' {model.architecture} fails under autocast ({error}); take bf16, fp16 or fp32"
+        )
 
 
 def _flash(model: Model, recipe: Recipe) -> Iterator[Fault]:

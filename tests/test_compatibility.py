@@ -86,3 +86,10 @@ def test_a_trainers_loss_over_divided_logits_is_said_to_be_so() -> None:
     assert [note.code for note in found.warnings] == ["divided-logits"]
     assert not estimate({**run, "parallel": {"tensor": 4, "tp_plan": "auto"}}).warnings
     assert not estimate({**run, "loss": "chunked"}).warnings
+
+
+def test_a_class_that_fails_under_autocast_is_refused_there() -> None:
+    run = {"model": "xmod-base", "seq_len": 16, "batch_size": 1}
+    with pytest.raises(RunInvalid, match="Index put requires"):
+        estimate({**run, "precision": "bf16-autocast"})
+    assert estimate({**run, "precision": "bf16"}).model.architecture == "xmod"

@@ -81,6 +81,7 @@ class Tape:
         self.target: Value | None = None
         self.spending = Spending(self, late=setting.spends == "late")
         self.prefix: list[Value] = []  # keys and values of virtual tokens, a pair of each layer
+        self.waiting: list[Value] = []  # the same, of a decoder, while the encoder runs
         self.leaves: dict[str, Value] = {}
         self.grad_enabled = True
         self.beside: tuple[Value, ...] = ()  # what a layer in a checkpoint has just returned beside its output

@@ -201,7 +201,8 @@ def prefix(t: Tape, shape: Shape, out: Value) -> list[Value]:
             stem = f".prompt_encoder.default.transform.{name}"
             rows = f.linear(rows, t.weight(f"{stem}.weight", weight), t.weight(f"{stem}.bias", weight[:1]))
             rows = f.tanh(rows) if name == "0" else rows
-    return layered(t, f.to(rows, out.dtype))
+    rows = f.to(rows, out.dtype)
+    return layered(t, rows) if t.target is None else of_decoder(rows, shape[1] // (2 * out.shape[2]))
 
 
 def cartridge(t: Tape, out: Value) -> list[Value]:
@@ -220,6 +221,15 @@ def layered(t: Tape, rows: Value) -> list[Value]:
     return list(f.split(f.contiguous(f.permute(parts, 2, 0, 1, 3)), (2,) * layers, 0))
 
 
+def of_decoder(rows: Value, layers: int) -> list[Value]:
+    """EncoderDecoderCache's own: keys and values are there twice, and those for the encoder's states are let go of."""
+    batch, tokens, _ = rows.shape
+    parts = f.reshape(rows, batch, tokens, 2 * layers, -1)
+    parts = f.permute(f.cat((parts, parts), 2), 2, 0, 1, 3)
+    copies = [[f.contiguous(f.narrow(part, 0, 2)) for _ in range(2)] for part in f.split(parts, (4,) * layers, 0)]
+    return [own for own, _ in copies]
+
+
 def before(t: Tape, k: Value, v: Value) -> tuple[Value, Value]:
     """DynamicCache.update: the next layer's virtual keys and values before those of the tokens."""
     both = t.prefix.pop(0) if len(t.prefix) > 1 else t.prefix[0]
@@ -227,6 +237,14 @@ def before(t: Tape, k: Value, v: Value) -> tuple[Value, Value]:
     k, v = f.cat((parts[0], k), 2), f.cat((parts[1], v), 2)
     if not t.within:
         t.outputs += k.detach(), v.detach()  # the cache, which is among the outputs
+    return k, v
+
+
+def cached(t: Tape, k: Value, v: Value) -> tuple[Value, Value]:
+    """DynamicCache.update of the encoder's keys and values: copies, which are among the outputs."""
+    k, v = f.cat((k,), 2), f.cat((v,), 2)
+    if not t.within:
+        t.outputs += k.detach(), v.detach()
     return k, v
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.attention import Attention
 from memcalc.tape import functions as f
 from memcalc.tape.hf import kernels
-from memcalc.tape.hf.adapters import before
+from memcalc.tape.hf.adapters import before, cached
 from memcalc.tape.hf.basic import dropped
 from memcalc.tape.hf.position_biases import biased_mask, position_bias
 from memcalc.tape.hf.rotary import rotate, rotated_one_by_one, rotated_part
@@ -148,8 +148,8 @@ def heads(x: Value, count: int) -> Value:
 def attend(t: Tape, block: Attention, q: Value, k: Value, v: Value, around: Around) -> Value:
     """ALL_ATTENTION_FUNCTIONS[implementation]: [batch, seq, heads, dim]."""
     mask = None if block.cross else around.mask(block.window)
-    if t.prefix and not block.cross:
-        k, v = before(t, k, v)
+    if t.prefix:
+        k, v = cached(t, k, v) if block.cross else before(t, k, v)
     if t.setting.attention == "eager" or eager_only(block, t.setting.attention):
         return eager(t, block, q, k, v, mask, around)
     if mask is None and not block.cross and t.setting.ways and t.setting.ways.context > 1:

@@ -56,6 +56,7 @@ def decoder(t: Tape, block: Decoder, x: Value, around: Around) -> Value:
     """T5Stack.forward over the target, the labels shifted by one."""
     inner = Around()
     inner.encoder, inner.follows, inner.holds = around.encoder, around.encoder is not None, True
+    t.prefix, t.waiting = t.waiting or t.prefix, []
     return through(t, block, t.target or x, inner)
 
 
@@ -65,6 +66,8 @@ def through(t: Tape, block: Encoder | Decoder, x: Value, around: Around) -> Valu
         given = [x]
         del x
         x = under_name(t, part, given, around) if part.__class__ is Stack else run(t, part, given.pop(), around)
+        if t.prefix and block.__class__ is Encoder and t.target is not None:
+            t.prefix, t.waiting = [], t.prefix
     gone(around.summed)
     return x
 
