@@ -59,7 +59,7 @@ OPTIONS: dict[str, Reader] = {
 }
 
 
-Kind: TypeAlias = "tuple[bool, str, bool]"
+Kind: TypeAlias = "tuple[bool, str, bool]"  # of a flat parameter: whether it learns, its dtype, whether it is an adapter's
 
 
 def _learns(members: Sequence[Tensor]) -> bool:
@@ -115,13 +115,12 @@ class Flattened(FullyShard):
         The optimizer sees original parameters as they are where nothing is sharded (FlatParamHandle._use_sharded_views).
         """
         parts = (*self._flat(Wrapped(self.paths, tensors)), *(tensor for tensor in tensors if tensor.buffer))
-        if self.word == "NO_SHARD" and self.visible:
-            whole = tuple(tensor for tensor in tensors if not tensor.buffer)
-            return Local(parts, parts, whole, accumulated=() if self.accumulates or self.offloads else None)
-        if self.visible:
+        states = parts
+        if self.visible and self.word == "NO_SHARD":
+            states = tuple(tensor for tensor in tensors if not tensor.buffer)
+        elif self.visible:
             states = tuple(self._originals(Wrapped(self.paths, tensors)))
-            return Local(parts, parts, states, accumulated=() if self.accumulates or self.offloads else None)
-        return Local(parts, parts, parts, accumulated=() if self.accumulates or self.offloads else None)
+        return Local(parts, parts, states, accumulated=() if self.accumulates or self.offloads else None)
 
     def _flat(self, layers: Wrapped) -> Iterator[Tensor]:
         """Each flat parameter as one rank has it."""
