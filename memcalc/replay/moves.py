@@ -190,7 +190,9 @@ class Moves:
         self._follow(place, layer, direction)
         if not self._near:
             return None
-        return self._told.setdefault(key, Told(self.bases[place][layer], dict(self._lines.open), self._log))
+        told = self._told[key] = Told(self.bases[place][layer], dict(self._lines.open), self._log)
+        self._lines.cut()  # what comes behind is no part of it
+        return told
 
     def _again(self, told: Told, bases: list[int]) -> None:
         """The moves of layers that do the same as another."""
