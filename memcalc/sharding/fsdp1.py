@@ -59,7 +59,8 @@ OPTIONS: dict[str, Reader] = {
 }
 
 
-Kind: TypeAlias = "tuple[bool, str, bool]"  # of a flat parameter: whether it learns, its dtype, whether it is an adapter's
+# of a flat parameter: whether it learns, its dtype, whether it is an adapter's
+Kind: TypeAlias = "tuple[bool, str, bool]"
 
 
 def _learns(members: Sequence[Tensor]) -> bool:
