@@ -69,12 +69,13 @@ def gpu(spec: str | int) -> Gpu:
     UnknownName where there is none, with the nearest; RunInvalid for a size that is none.
     """
     wanted = str(spec).strip()
-    name = _known(wanted)
+    name = known(wanted)
     if name:
         return _of_preset(presets.find("gpus", name), wanted)
     if _SIZE.fullmatch(wanted):
         return _of_size(wanted)
-    raise UnknownName("GPU", wanted, presets.index().get("gpus", {}), "memcalc gpus")
+    unit = f", or say what memory it has: {wanted}GiB" if wanted.isdecimal() and len(wanted) < 4 else ""
+    raise UnknownName("GPU", wanted, presets.index().get("gpus", {}), f"memcalc gpus{unit}")
 
 
 def communicator_bytes(device: Gpu, ranks: int, communicators: int = 1, *, all_to_all: bool = False) -> int:
@@ -96,7 +97,7 @@ def communicators_measured() -> tuple[int, int]:
     return least * MIB, most * MIB
 
 
-def _known(wanted: str) -> str:
+def known(wanted: str) -> str:
     """The id or alias in the index that `wanted` spells, or nothing."""
     if presets.has("gpus", wanted):
         return wanted
@@ -176,6 +177,9 @@ def gib_bytes(gib: float) -> int:
 
 
 def _shared(card: Mapping[str, Any], wanted: str) -> str:
+    number = {_squeezed(name): number for name, number in card.get("instances", {}).items()}.get(_squeezed(wanted))
+    if number:
+        return f"{wanted!r} has {number} of {card['id']}; as many run as gpus says"
     others = {_squeezed(name): text for name, text in card.get("shared", {}).items()}.get(_squeezed(wanted))
     return f"{wanted!r} is read as {card['id']}; there are others ({others})" if others else ""
 

@@ -83,7 +83,7 @@ def make_index() -> dict[str, dict[str, str]]:
         entries = made.setdefault(kind, {})
         card = yaml.load(path.read_bytes(), Loader=LOADER)  # noqa: S506
         where = path.relative_to(folder()).as_posix()
-        for name in (path.stem, *card.get("aliases", [])):
+        for name in (path.stem, *card.get("aliases", []), *card.get("instances", ())):
             if entries.setdefault(str(name).lower(), where) != where:
                 raise ValueError(f"{kind}: {name!r} names both {entries[str(name).lower()]} and {where}")
         if "class" in card:  # several model types may share a class (DeepSeek-V3, Kimi K2): it finds the first

@@ -35,6 +35,10 @@ VISIBLE_GIB = {
     "max-1550": "64.0", "arc-a770": "15.9", "arc-b580": "11.93", "arc-pro-b60": "23.9",
     "gh200-144gb": "142.5", "tpu-v2": "7.48", "tpu-v3": "15.48", "tpu-v4": "30.75", "tpu-v5e": "15.75",
     "tpu-v5p": "95.74", "tpu-v6e": "31.25", "tpu-v7x": "94.75",
+    "rtx-3080ti": "11.63", "rtx-3070ti": "7.66", "rtx-3060ti": "7.66", "rtx-4060": "7.62", "rtx-4060ti-8gb": "7.62",
+    "rtx-4070-super": "11.5", "rtx-5060": "7.5", "rtx-5060ti-16gb": "15.46", "rtx-5070": "11.48", "gtx-1080ti": "10.91",
+    "titan-rtx": "23.62", "quadro-rtx-8000": "47.45", "p40": "22.38", "a2": "14.54", "rtx-a4500": "19.55",
+    "rtx-4000-ada": "19.5", "rtx-4500-ada": "23.5", "rtx-5000-ada": "31.4", "rx-7900-xt": "19.98", "rx-9070-xt": "15.92",
     "trainium1": "15.63", "trainium2": "23.61", "trainium3": "35.58",
 }  # fmt: skip
 # what nvidia-smi prints as the total, in MiB: more than any process gets
@@ -62,7 +66,9 @@ NAMES = [
     ("MI250", "mi250x"), ("b200", "b200"), ("NVIDIA B200", "b200"), ("b200-192gb", "b200"), ("GB200", "gb200"),
     ("NVIDIA GH200 480GB", "gh200-96gb"), ("NVIDIA B300 SXM6 AC", "b300"), ("gb10", "dgx-spark"), ("v5e", "tpu-v5e"),
     ("TPU v4", "tpu-v4"), ("trn1", "trainium1"), ("gaudi-2", "gaudi2"), ("Arc A770", "arc-a770"),
-    ("7900 XTX", "rx-7900-xtx"),
+    ("7900 XTX", "rx-7900-xtx"), ("GTX 1080 Ti", "gtx-1080ti"), ("NVIDIA GeForce RTX 4070 SUPER", "rtx-4070-super"),
+    ("RTX 4060 Ti", "rtx-4060ti-8gb"), ("RTX 4060 Ti 16GB", "rtx-4060ti-16gb"), ("Quadro RTX 8000", "quadro-rtx-8000"),
+    ("p5.48xlarge", "h100-80gb"), ("Standard_ND96amsr_A100_v4", "a100-80gb"), ("a2-highgpu-8g", "a100-40gb"),
     ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "rtx-pro-6000-blackwell"),
 ]  # fmt: skip
 # Metal's default working set: 2/3 of the memory up to 36 GiB, 3/4 above
@@ -84,7 +90,7 @@ def _cards() -> list[Path]:
 def test_every_accelerator_is_in_the_table() -> None:
     apple = {path.stem for path in _cards() if path.stem.startswith("apple-")}
     assert {path.stem for path in _cards()} == set(VISIBLE_GIB) | apple
-    assert len(_cards()) == 89
+    assert len(_cards()) == 109
 
 
 @pytest.mark.parametrize(("name", "visible"), VISIBLE_GIB.items())
@@ -115,6 +121,8 @@ def test_what_was_assumed_of_a_name_is_said() -> None:
     assert "a100-40gb" in gpu("A100").assumed
     assert "h100-pcie" in gpu("h100").assumed
     assert "the smallest was taken" in gpu("m3-max").assumed
+    assert gpu("g5.12xlarge").assumed == "'g5.12xlarge' has 4 of a10g; as many run as gpus says"
+    assert "rtx-4060ti-16gb" in gpu("4060 ti").assumed
     assert not gpu("h100-80gb").assumed
     assert not gpu("NVIDIA H100 80GB HBM3").assumed
     assert not gpu("m3-max-64gb").assumed
@@ -161,7 +169,7 @@ def test_rates_and_links() -> None:
 
 @pytest.mark.parametrize(
     ("written", "near"),
-    [("h1000", "h100"), ("rtx 4060 ti", "4070"), ("a100-800gb", "a100-80gb"), ("", ""), ("80", ""), ("1_000", ""),
+    [("h1000", "h100"), ("rtx 4090 laptop", "4090"), ("a100-800gb", "a100-80gb"), ("", ""), ("80", ""), ("1_000", ""),
      ("../../pyproject", ""), ("x" * 500, ""), ("mi300", "mi300x"), ("80GiBs", "")],
 )  # fmt: skip
 def test_an_unknown_name_is_answered_with_the_nearest(written: str, near: str) -> None:
@@ -169,6 +177,11 @@ def test_an_unknown_name_is_answered_with_the_nearest(written: str, near: str) -
         gpu(written)
     assert near in " ".join(error.value.nearest)
     assert len(str(error.value)) < 300
+
+
+def test_a_number_without_a_unit_is_told_to_have_one() -> None:
+    with pytest.raises(UnknownName, match=r"say what memory it has: 80GiB"):
+        gpu(80)
 
 
 @pytest.mark.parametrize("written", ["-80GiB", "0GiB", "1e30GiB", "1..2GiB"])
@@ -189,6 +202,7 @@ def test_every_preset_is_complete(path: Path) -> None:
     assert found.bandwidth > 0
     assert ("tflops" in card["source"]) == bool(found.tflops)
     assert ("price" in card["source"]) == bool(found.price)
+    assert all(gpu(name).name == path.stem for name in card.get("instances", ()))
     assert set(card.get("shared", {})) <= {card["name"], *card.get("aliases", [])}
     assert all(gpu(alias).usable for alias in card.get("aliases", []))
 

@@ -9,8 +9,8 @@ import typer
 
 from memcalc.cli.listing import matching
 from memcalc.cli.output import FormatOption, OutputOption, UnitsOption, choose, page, write
-from memcalc.gpus import Gpu, gpu
-from memcalc.presets import find, has
+from memcalc.gpus import Gpu, gpu, known
+from memcalc.presets import find
 from memcalc.render.listing import FORMATS, render_card, render_rows
 
 
@@ -26,8 +26,9 @@ def main(
     """Examples: memcalc gpus; memcalc gpus h100; memcalc gpus hopper --format json"""  # noqa: D400
     chosen, sheet = choose(form, FORMATS), page(units, output)
     asked = words or []
-    if len(asked) == 1 and has("gpus", asked[0]):
-        text = render_card(_card(asked[0], sheet), chosen, sheet)
+    named = known(" ".join(asked))
+    if named:
+        text = render_card(_card(named, sheet), chosen, sheet)
     else:
         found = [gpu(card["id"]) for card in matching("gpus", asked, "memcalc gpus")]
         found.sort(key=lambda g: (g.vendor, g.usable, g.name))
