@@ -157,7 +157,8 @@ def solved(t: Tape, q: Value, k: Value, v_beta: Value, k_beta: Value, sums: Valu
 def scan(t: Tape, mixed: tuple[Value, ...], sums: Value, out: Value) -> Value:
     """The second phase, from chunk to chunk."""
     q, k, values, cumulated, within = mixed
-    state = t.new((*q.shape[:2], q.shape[-1], values.shape[-1]), values.dtype)
+    first = [(t.new((*q.shape[:2], q.shape[-1], values.shape[-1]), values.dtype), out)]  # its name is the next state's
+    del out
     decays = f.unsqueeze(f.unsqueeze(f.exp(f.select(sums, -1)), -1), -1)
 
     def step(carried: tuple[Value, Value]) -> tuple[Value, Value]:
@@ -168,7 +169,7 @@ def scan(t: Tape, mixed: tuple[Value, ...], sums: Value, out: Value) -> Value:
         state = f.add(f.mul(state, f.select(decays, 2)), f.matmul(f.swap(f.select(k, 2)), new))
         return state, out
 
-    return loop(t, q.shape[2], step, (state, out))[1]
+    return loop(t, q.shape[2], step, first.pop())[1]
 
 
 def gated_norm(t: Tape, block: Norm, x: Value, gate: Value) -> Value:
