@@ -44,6 +44,7 @@ class Model:
     `tp_plan` says how transformers' own tensor parallelism divides `attention` (by heads) and `mlp` (by its inner width):
     one may be `whole` on every rank, or have linears that are divided and outputs that are `gathered`; so may `experts` and
     the `table` of tokens be `whole`. Empty: not known.
+    `objects` is how many of them an image is taken to have, where the loss holds a mask of each against what is found.
     `rate` is how many inputs of a sequence make a second of sound: samples of a waveform, or frames; 0 where it is of tokens.
     `problem` is what a classifier of sequences, images or sound is asked for, where that is no class: a `regression`, or
     `multi-label`; then `labels` is how many numbers each has for a label.
@@ -75,6 +76,7 @@ class Model:
     problem: Literal["", "regression", "multi-label"] = ""
     labels: int = 0
     rate: int = 0
+    objects: int = 0
 
     @property
     def latent(self) -> tuple[int, ...]:

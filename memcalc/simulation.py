@@ -65,6 +65,9 @@ def _changed(plan: Plan) -> None:
         plan.notes.assume(
             "model", "loss", "a base model has no loss of its own; the mean of its last hidden state is taken"
         )
+    if plan.model.objects:
+        plan.notes.assume("model", "objects", f"{plan.model.objects} objects in every image, each with a mask of its size: what "
+                                              "the loss makes grows with their number")  # fmt: skip
     if plan.run.loss.kind not in ("standard", "fused", "compiled"):
         _usual(plan, plan.run.loss.kind)
 

@@ -45,7 +45,7 @@ class Stage(NamedTuple):
 @architecture("swin")
 def swin(c: Dimensions) -> Model:
     """Windows of window_size², a relative position bias per head, patches merged two by two between stages."""
-    return _swin(c, _layer, 0)
+    return _swin(c, layer_of, 0)
 
 
 @architecture("swinv2")
@@ -85,6 +85,11 @@ def _swin(c: Dimensions, layer: Layer, more_positions: int) -> Model:
     return made(c, sequence(*body, Select("", "mean")), "encoder")
 
 
+def starting(c: Dimensions) -> tuple[Sequence, tuple[int, int]]:
+    """The embeddings of patches, and the map (rows, columns) of them."""
+    return _embeddings(c, 0, masked=False), _map(c)
+
+
 def _grid(c: Dimensions) -> tuple[int, int]:
     (height, width), (rows, columns) = pair(c.image_size), pair(c.patch_size)
     return height // rows, width // columns
@@ -120,13 +125,13 @@ def _stages(c: Dimensions, layer: Layer) -> Block:
         blocks = stack("blocks", [begin, *(shifted if j % 2 else plain for j in range(1, depth))], inner)
         merge = None
         if i < len(c.depths) - 1:
-            merge, rows, columns = _merge(stage, behind=c.traits.norm_behind_merge), (rows + 1) // 2, (columns + 1) // 2
+            merge, rows, columns = merged(stage, behind=c.traits.norm_behind_merge), (rows + 1) // 2, (columns + 1) // 2
         kept = None if by_stages else KeptMap("", (rows, columns))
         stages.append(sequence(blocks, merge, kept))
     return stack("layers", stages)
 
 
-def _merge(stage: Stage, *, behind: bool) -> Sequence:
+def merged(stage: Stage, *, behind: bool = False) -> Sequence:
     """Four neighbours to one token of twice the width; Swin norms before the projection, Swin v2 behind it."""
     width = stage.width
     reduction = Linear("reduction", 4 * width, 2 * width)
@@ -134,7 +139,7 @@ def _merge(stage: Stage, *, behind: bool) -> Sequence:
     return sequence(MergeNeighbours("", 2, stage.map), *last, name="downsample")
 
 
-def _layer(c: Dimensions, stage: Stage, shifted: bool, first: bool) -> WindowLayer:
+def layer_of(c: Dimensions, stage: Stage, shifted: bool, first: bool) -> WindowLayer:
     """Norm, attention within windows, x + it; norm, MLP, x + it."""
     width, heads, side = stage.width, stage.heads, min(stage.map)
     size = c.window_size
@@ -162,7 +167,7 @@ def _layer_v2(c: Dimensions, stage: Stage, shifted: bool, first: bool) -> Window
 
 def _layer_donut(c: Dimensions, stage: Stage, shifted: bool, first: bool) -> WindowLayer:
     """Swin's layer with its older names, which last longer."""
-    layer = _layer(c, stage, shifted, first)
+    layer = layer_of(c, stage, shifted, first)
     side = min(c.window_size, *stage.map)
     table = Raw("self.relative_position_bias_table", ((2 * c.window_size - 1) ** 2, stage.heads))
     where = Raw("self.relative_position_index", (c.window_size**2,) * 2, buffer=True, dtype="int64")

@@ -16,6 +16,7 @@ from memcalc.tape.rules import Around, gone, inside, run
 if TYPE_CHECKING:
     from memcalc.blocks.base import Sequence, Stack
     from memcalc.blocks.deformable import DeformableDetector
+    from memcalc.blocks.masking import PixelDecoder
     from memcalc.model import Model
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
@@ -58,7 +59,7 @@ def _detected(t: Tape, block: DeformableDetector, pixels: Value) -> tuple[Value,
         sources.append(source)
     flat = f.cat([f.transpose(f.reshape(one, *one.shape[:2], -1), 1, 2) for one in sources], 1)
     there = f.cat([f.reshape(mask, batch, -1) for mask in masks], 1)
-    placed, _last = _with_levels(t, block, places)
+    placed, _last = with_levels(t, block, places)
     t.given(places[-1].shape, places[-1].dtype, ".places")  # of the step before, in a cache
     scene = Scene()
     scene.sizes = [one.shape[2:] for one in sources]
@@ -100,7 +101,7 @@ def _waves(angles: Value) -> Value:
     return f.reshape(waves, *angles.shape)
 
 
-def _with_levels(t: Tape, block: DeformableDetector, places: list[Value]) -> tuple[Value, Value]:
+def with_levels(t: Tape, block: DeformableDetector | PixelDecoder, places: list[Value]) -> tuple[Value, Value]:
     """pos_embed + self.level_embed[level]: the positions of all tokens, and the last map's, which keep their name."""
     table = t.weight("level_embed", (block.levels, block.width))
     made = []
