@@ -228,7 +228,7 @@ def _mixer(c: Dimensions) -> Attention:
         causal=False, dropout=float(c.attention_dropout), softmax="scores", eager_only=True,
         padded=sparse == "original_full", window=c.block_size if sparse == "block_sparse" else 0,
         group=c.num_random_blocks if sparse == "block_sparse" else 0,
-        formula="big-bird" if sparse == "block_sparse" else "",
+        formula="big-bird" if sparse == "block_sparse" else "rembert",
     )  # fmt: skip
 
 

@@ -21,8 +21,9 @@ def dropout(c: Dimensions) -> Dropout:
 
 
 def embeddings(
-    c: Dimensions, width: int = 0, *, positions: Index | Literal[""] = "positions", tied_to: str = "", norm: bool = True
-) -> Sequence:
+    c: Dimensions, width: int = 0, *, positions: Index | Literal[""] = "positions", tied_to: str = "", norm: bool = True,
+    named: tuple[int, ...] | None = None,
+) -> Sequence:  # fmt: skip
     """Words + token types + learned positions (none where `positions` is ''), LayerNorm, dropout (BertEmbeddings)."""
     width = width or c.hidden_size
     words = Embedding("word_embeddings", c.vocab_size, width, tied_to=tied_to)
@@ -30,7 +31,7 @@ def embeddings(
     places = Embedding("position_embeddings", c.max_position_embeddings, width, index=positions or "positions")
     terms = (words, types, places) if positions else (words, types) if c.type_vocab_size else (words,)
     after = Norm("LayerNorm", width, "layer") if norm else None
-    summed = Sum("", terms, grows=c.traits.embeddings_grow)
+    summed = Sum("", terms, grows=c.traits.embeddings_grow, named=named)
     return sequence(summed, after, dropout(c), name="embeddings")
 
 

@@ -130,7 +130,7 @@ def _big_bird_attention(c: Dimensions, name: str) -> Attention:
         causal=bool(c.is_decoder) and not cross, cross=cross,
         dropout=float(c.attention_probs_dropout_prob), softmax="scores", eager_only=True,
         window=c.block_size if sparse else 0, group=c.num_random_blocks if sparse else 0,
-        padded=not sparse and not cross, formula="big-bird" if sparse else "",
+        padded=not sparse and not cross, formula="big-bird" if sparse else "rembert",
     )  # fmt: skip
 
 

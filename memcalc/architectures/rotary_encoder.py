@@ -26,14 +26,19 @@ if TYPE_CHECKING:
     from memcalc.model import Model
 
 
-def _rotary_bert(c: Dimensions, mlp: Mlp, *, bias: bool, tied_to: str = "") -> tuple[Block, ...]:
-    """Words + types, then post-norm layers of rotary attention and a feed-forward, directly in the model."""
+def _rotary_bert(
+    c: Dimensions, mlp: Mlp, *, bias: bool, tied_to: str = "", named: tuple[int, ...] = (1,)
+) -> tuple[Block, ...]:
+    """Words + types, then post-norm layers of rotary attention and a feed-forward, directly in the model.
+
+    The sum takes the words' name; `named` are those of the two that keep one.
+    """
     mixer = attention(c, bias=bias, causal=False, dropout=float(c.attention_probs_dropout_prob), softmax="scores")
     layer = sequence(
         residual(mixer, dropout(c), lasting=(0,)), norm(c, "post_attention_layernorm"),
         residual(mlp, dropout(c), named=(0,)), norm(c, "post_mlp_layernorm"),
     )  # fmt: skip
-    return (embeddings(c, positions="", tied_to=tied_to), repeat("layers", c.num_hidden_layers, layer))
+    return (embeddings(c, positions="", tied_to=tied_to, named=named), repeat("layers", c.num_hidden_layers, layer))
 
 
 def _classifiers(c: Dimensions, prefix: str) -> Heads:
@@ -68,7 +73,7 @@ def gte(c: Dimensions) -> Model:
         Linear("decoder", hidden, c.vocab_size, bias=True, tied_to=tied), name="lm_head",
     )  # fmt: skip
     return with_head(
-        c, "gte", sequence(*_rotary_bert(c, mlp, bias=True)), {"ForMaskedLM": (lm,), **_classifiers(c, "gte")}
+        c, "gte", sequence(*_rotary_bert(c, mlp, bias=True, named=())), {"ForMaskedLM": (lm,), **_classifiers(c, "gte")}
     )
 
 

@@ -145,11 +145,13 @@ class Sum(Block):
     """f(x) + g(x) + …: branches that all read x, without x itself (a ResNet block with a projected shortcut).
 
     `in_place` where the later ones take the earlier in (Falcon); `grows` where the first two's sum takes the others in.
+    `named` are those whose names last until the module returns, None for all of them.
     """
 
     branches: tuple[Block, ...] = ()
     in_place: bool = False
     grows: bool = False
+    named: tuple[int, ...] | None = None
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         return self.branches

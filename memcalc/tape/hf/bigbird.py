@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memcalc.blocks.attention import Attention
 from memcalc.tape import functions as f
-from memcalc.tape.hf.attention import attention as usual
 from memcalc.tape.hf.attention import separate
+from memcalc.tape.hf.attention_encoders import rembert
 from memcalc.tape.hf.masks import too_short
 from memcalc.tape.rules import Around, rule, run
 
@@ -41,10 +41,11 @@ class Blocked(NamedTuple):
 def block_sparse(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """BigBirdBlockSparseAttention.forward, or that of all tokens where a sequence is too short for it."""
     if too_short(block, x):
-        return usual(t, replace(block, window=0, formula=""), x, around)
+        return rembert(t, replace(block, window=0, formula=""), x, around)
     s = Sizes(x.shape[0], block.heads, x.shape[1], x.shape[1] // block.window, block.window, block.group)
     names: list[Value] = []
     out = attended(t, s, block, x, names, around)
+    _masks = names[:3]  # names of the function around it (BigBirdAttention.forward)
     names.clear()
     around.handed.append(out)
     return f.dropout(run(t, block.out, out, around), block.out_dropout)

@@ -135,12 +135,12 @@ def _summed(block: Parallel, x: Value, outputs: list[Value]) -> Value:
 def total(t: Tape, block: Sum, x: Value, around: Around) -> Value:
     """The sum of branches that all read x."""
     out = run(t, block.branches[0], x, around)
-    around.summed.append(out)
-    for number, branch in enumerate(block.branches[1:]):
-        later = run(t, branch, x, around)
-        around.summed.append(later)
-        added = f.add_ if block.grows and number else f.add
-        out = f.add_(later, out) if block.in_place else added(out, later)
+    around.summed += [out] if block.named is None or 0 in block.named else []
+    for number, branch in enumerate(block.branches[1:], 1):
+        later = [run(t, branch, x, around)]
+        around.summed += later if block.named is None or number in block.named else []
+        added = f.add_ if block.grows and number > 1 else f.add
+        out = f.add_(later.pop(), out) if block.in_place else added(out, later.pop())
     return out
 
 

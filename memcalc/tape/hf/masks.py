@@ -26,7 +26,7 @@ def causal_mask(
     ahead = t.prefix[0].shape[2] if t.prefix else 0  # virtual tokens, which every token sees
     if attention == "flash" or (attention == "sdpa" and not (ahead or 0 < window <= seq)):
         return None
-    return built(t, batch, seq, seq + ahead, dtype, eager=attention == "eager")
+    return built(t, batch, seq, seq + ahead, dtype, eager=attention == "eager", windowed=window > 0)
 
 
 def packed_mask(t: Tape, seq: int, dtype: str, attention: str, *, windowed: bool = False) -> Value | None:
@@ -41,7 +41,7 @@ def packed_mask(t: Tape, seq: int, dtype: str, attention: str, *, windowed: bool
     indices = [t.new((size,), "int64") for size in (1, 1, seq, seq)]
     shape = (1, 1, seq, seq)
     allowed = joined(t, t.new((), "bool"), t.new(shape, "bool"))
-    causal = packed_window(t, shape) if windowed else t.new(shape, "bool")
+    causal = within_window(t, shape) if windowed else t.new(shape, "bool")
     mask = joined(t, allowed, causal)
     del belongs, indices, allowed, causal
     if attention == "eager":
@@ -51,8 +51,8 @@ def packed_mask(t: Tape, seq: int, dtype: str, attention: str, *, windowed: bool
     return mask
 
 
-def packed_window(t: Tape, shape: tuple[int, ...]) -> Value:
-    """sliding_window_causal_mask_function: what lies in the window, joined to what came before."""
+def within_window(t: Tape, shape: tuple[int, ...]) -> Value:
+    """sliding_window_causal_mask_function: what lies in the window, and the causal mask."""
     within = joined(t, t.new((), "bool"), t.new(shape, "bool"))
     return joined(t, within, t.new(shape, "bool"))
 
@@ -129,10 +129,11 @@ def row_mask(t: Tape, batch: int, seq: int) -> Value:
     return f.scale(f.shift(ones))
 
 
-def built(t: Tape, batch: int, rows: int, columns: int, dtype: str, *, eager: bool) -> Value:
+def built(t: Tape, batch: int, rows: int, columns: int, dtype: str, *, eager: bool, windowed: bool = False) -> Value:
     """sdpa_mask's boolean [batch, 1, rows, columns] (broadcast over the batch), eager_mask's floats, one for each."""
     indices = [t.new((size,), "int64") for size in (batch, 1, rows, columns)]
-    allowed = t.new((1, 1, rows, columns), "bool")
+    shape = (1, 1, rows, columns)
+    allowed = within_window(t, shape) if windowed else t.new(shape, "bool")
     del indices
     if not eager:
         return f.expand(allowed, batch, 1, rows, columns)
