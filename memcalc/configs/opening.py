@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from memcalc.configs import Asked, formats, is_foreign, read
 from memcalc.configs.documents import open_document
 from memcalc.configs.names import missing
-from memcalc.errors import Fault, RunInvalid, nearest_names, shorten
+from memcalc.errors import Fault, MemcalcError, RunInvalid, nearest_names, shorten
 from memcalc.paths import is_dir, is_file
 from memcalc.reading import STDIN
 from memcalc.run import keys
@@ -35,7 +35,7 @@ def opened(source: str | os.PathLike[str], asked: Asked | None = None, form: str
         from memcalc.configs.hf_folder import read_folder, read_weights  # noqa: PLC0415 - few runs are checkpoints
 
         return _of_a_reading(read_folder(path, asked) if is_dir(path) else read_weights(path, asked), asked)
-    document = open_document(source)
+    document = _told(source)
     if form or is_foreign(document):
         reading = read(document, form, asked)
         if reading is not None:
@@ -48,10 +48,27 @@ def opened(source: str | os.PathLike[str], asked: Asked | None = None, form: str
     return Draft(dict(document.data), document.source, _placing(document), beside)
 
 
+def _told(source: str | os.PathLike[str]) -> Document:
+    """The document of a path; of what is no config at all a message that says what it is."""
+    from memcalc.configs import strangers  # noqa: PLC0415 - few files are none
+
+    try:
+        document = open_document(source)
+    except MemcalcError:
+        strangers.refuse_name(Path(source))
+        raise
+    if strangers.is_pipeline(document):
+        strangers.refuse(document)
+    return strangers.unwrapped(document)
+
+
 def _refuse_strangers(document: Document) -> None:
     """One message, instead of a fault for each key, where a mapping is neither a run file nor a config that is known."""
+    from memcalc.configs import strangers  # noqa: PLC0415 - few files are none
+
+    strangers.refuse(document)
     strange = [key for key in document.data if not nearest_names(key, keys())]
-    if len(strange) > len(document.data) / 2 and len(strange) > 2:
+    if len(strange) > len(document.data) / 2 and (len(strange) > 2 or len(strange) == len(document.data)):
         shown = ", ".join(map(shorten, strange[:4]))
         what = f"neither a run file nor a config that is recognised ({shown} …); say what it is with --from: "
         raise RunInvalid([Fault("", what + ", ".join(formats()))], document.source)
