@@ -40,7 +40,7 @@ def hunyuan_video(c: Dimensions) -> Model:
         time_and_text(width, c.pooled_projection_dim, guidance=bool(c.guidance_embeds)),
         sequence(Conv("proj", c.in_channels, width, patch, patch), Flatten(""), name="x_embedder"), refined,
         stack("transformer_blocks", [*joint]), stack("single_transformer_blocks", [*single]),
-        modulation("norm_out", width, 2), bare_norm(width), Modulate(""),
+        modulation("norm_out", width, 2), bare_norm(width), Modulate("", once=True),
         Linear("proj_out", width, math.prod(patch) * out, bias=True), Unflatten("", c.patch_size),
         text=TOKENS, image=latent(c, FRAMES), scale=(8, 4),
     )  # fmt: skip
@@ -63,7 +63,7 @@ def hunyuan_video_15(c: Dimensions) -> Model:
         c, GridAngles("", tuple(c.rope_axes_dim), patch), Sequence("time_embed", (time,)), later,
         sequence(Conv("proj", c.in_channels, width, patch, patch), Flatten(""), name="x_embedder"),
         _refiner(c, width), _mixed(c, width), layers,
-        modulation("norm_out", width, 2), bare_norm(width), Modulate(""),
+        modulation("norm_out", width, 2), bare_norm(width), Modulate("", once=True),
         Linear("proj_out", width, math.prod(patch) * (c.get("out_channels") or c.in_channels), bias=True),
         Unflatten("", c.patch_size), text=LONG_TOKENS, image=latent(c, LATENTS), scale=(16, 4),
     )  # fmt: skip
@@ -120,7 +120,7 @@ def hunyuan_image(c: Dimensions) -> Model:
         c, GridAngles("", tuple(c.rope_axes_dim), patch), sequence(time, later, strength, name="time_guidance_embed"),
         sequence(Conv("proj", c.in_channels, width, patch, patch), Flatten(""), name="x_embedder"),
         _refiner(c, width), mixed, stack("transformer_blocks", [*joint]), stack("single_transformer_blocks", [*single]),
-        modulation("norm_out", width, 2), bare_norm(width), Modulate(""),
+        modulation("norm_out", width, 2), bare_norm(width), Modulate("", once=True),
         Linear("proj_out", width, math.prod(patch) * (c.out_channels or c.in_channels), bias=True),
         Unflatten("", patch[-1]), text=LONG_TOKENS, image=latent(c, SQUARE), scale=(32, 1),
     )  # fmt: skip

@@ -68,7 +68,7 @@ def unpatched(width: int, out: int, patch: int) -> tuple[Block, ...]:
     """norm_out, modulated by scale and shift, and the projection back to pixels of a patch."""
     end = (Unflatten("", patch),) if patch else ()
     last = Linear("proj_out", width, out, bias=True)
-    return (modulation("norm_out", width, 2), bare_norm(width), Modulate(""), last, *end)  # fmt: skip
+    return (modulation("norm_out", width, 2), bare_norm(width), Modulate("", once=True), last, *end)  # fmt: skip
 
 
 def joint_attention(

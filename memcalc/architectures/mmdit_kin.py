@@ -91,7 +91,7 @@ def flux2(c: Dimensions) -> Model:
         AxialRotary("", tuple(c.axes_dims_rope), apart=True),
         repeat("transformer_blocks", c.num_layers, joint), OneRow(""),
         repeat("single_transformer_blocks", c.num_single_layers, _flux2_single(c, width, inner, rotary)),
-        OneRow("", back=True), _unbiased("norm_out", width, 2), bare_norm(width), Modulate(""),
+        OneRow("", back=True), _unbiased("norm_out", width, 2), bare_norm(width), Modulate("", once=True),
         Linear("proj_out", width, out), text=512, image=packed(c), edits=True,
     )  # fmt: skip
 

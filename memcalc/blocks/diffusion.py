@@ -60,10 +60,12 @@ class Modulation(Block):
 class Modulate(Block):
     """x (1 + scale) + shift, with vectors of the block's Modulation; of one vector x (1 + scale).
 
-    `apart` where that is a statement of its own, so that what the norm before it read has no name any more.
+    `apart` where that is a statement of its own, so that what the norm before it read has no name any more; `once` where
+    it is one expression with the norm, whose output has no name either (AdaLayerNormContinuous).
     """
 
     apart: bool = False
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)

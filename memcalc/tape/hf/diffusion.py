@@ -14,6 +14,7 @@ from memcalc.blocks.mochi import PooledTime
 from memcalc.blocks.sounding import StreamTexts
 from memcalc.blocks.streams import PaddedTokens, TokenRefiner
 from memcalc.tape import functions as f
+from memcalc.tape.hf.dit import stream_modulated
 from memcalc.tape.hf.layers import under_name
 from memcalc.tape.rules import Around, inside, rule, run
 
@@ -89,6 +90,11 @@ def body(t: Tape, block: Block, x: Value, around: Around) -> Value:
             given = [x]
             del x
             x = under_name(t, part, given, around)
+            continue
+        if isinstance(part, Modulate) and part.once:
+            given = [x]
+            del x
+            x, read = stream_modulated(given, around), None
             continue
         kept = x if isinstance(following, Modulate) and not following.apart else None
         x = run(t, part, x, around)

@@ -85,6 +85,13 @@ def modulate_stream(_: Tape, block: Modulate, x: Value, around: Around) -> Value
     return modulated(x, scale, shift)
 
 
+def stream_modulated(given: list[Value], around: Around) -> Value:
+    """The same of what has no name but that of a norm's output in one expression with it."""
+    shift, scale = around.scene.chunks
+    around.scene.chunks = []
+    return at_once(given.pop(), scale, shift)
+
+
 @rule(FirstTokens)
 def first_tokens(_: Tape, block: FirstTokens, x: Value, __: Around) -> Value:
     """model_pred[:, : packed_noisy_model_input.size(1)] (diffusers, examples/dreambooth)."""
