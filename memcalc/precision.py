@@ -13,7 +13,7 @@ from typing import Any, Final
 from memcalc import presets
 from memcalc.dataclass import dataclass
 from memcalc.dtypes import BITS, dtype_name
-from memcalc.errors import Fault, RunInvalid, fault, nearest_names, shorten
+from memcalc.errors import Fault, RunInvalid, UnknownName, fault, nearest_names, shorten
 
 DEFAULT: Final = "mixed-bf16"
 FLOATS: Final = frozenset({"fp64", "fp32", "fp16", "bf16", "fp8"})
@@ -88,6 +88,9 @@ def _named(name: str) -> Recipe:
     wanted = name.strip().lower().removeprefix("torch.")
     dashed = wanted.replace("_", "-").replace(" ", "-")
     found = next((n for n in (wanted, dashed) if presets.has("precisions", n)), wanted)
+    if not presets.has("precisions", found) and presets.has("quantizations", wanted):
+        base = f"memcalc schema run; as what a frozen base is stored in: quantize: {wanted}, with lora"
+        raise UnknownName(presets.SINGULAR["precisions"], name, presets.index()["precisions"], base)
     card = presets.find("precisions", found)
     autocast = card.get("autocast", "")
     return Recipe(

@@ -267,6 +267,8 @@ def resolved_run(plan: Plan) -> dict[str, Any]:
         written["model"] = plan.model.name
     if isinstance(run.precision, str):
         written["precision"] = find("precisions", run.precision)["id"]
+    if isinstance(run.quantize, str):
+        written["quantize"] = find("quantizations", run.quantize)["id"]
     if run.lora:
         written["lora"]["rank"] = run.lora.resolved_rank or None
     written["gpu"] = plan.gpu.name if plan.gpu else None

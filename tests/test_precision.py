@@ -104,7 +104,12 @@ def test_overrides_of_compute() -> None:
     assert recipe({"recipe": "bf16"}) == recipe("bf16")
 
 
-@pytest.mark.parametrize("name", ["bf17", "", "x" * 500, "int8", "../fp32", 7, "amp"])
+def test_the_storage_of_a_frozen_base_is_said_to_be_no_recipe() -> None:
+    with pytest.raises(UnknownName, match="quantize: nf4, with lora"):
+        recipe("NF4")
+
+
+@pytest.mark.parametrize("name", ["bf17", "", "x" * 500, "int8", "../fp32", 7, "ampp"])
 def test_an_unknown_recipe_names_the_nearest(name: Any) -> None:
     with pytest.raises(UnknownName, match="unknown precision recipe") as error:
         recipe(name)

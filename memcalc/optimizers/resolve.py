@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -16,6 +17,8 @@ from memcalc.optimizers.step import StepRules
 from memcalc.optimizers.terms import holds
 from memcalc.optimizers.values import Advice, Option, Scene
 
+_WAYS = frozenset({"fused", "foreach"})  # words for how torch steps, beside an optimizer's name
+_BITS = re.compile(r"([0-9]+)[-_ ]bit")
 DEFAULT = "adamw"  # whose settings a mapping changes that names none
 
 SHORT_PACKAGES = {"bnb": "bitsandbytes", "te": "transformer_engine", "optim": "torch.optim", "ao": "torchao"}
@@ -110,15 +113,36 @@ def _flag(rule: bool | Mapping[str, Any], scene: Scene) -> bool:
 
 def _find(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The preset of a name, and the settings that the name implies."""
-    key = name.lower()
-    if not presets.has("optimizers", key):
-        key = _class_path(key) or key
+    key, worded = _known(name.lower())
     card = _card(key)
     aliases = card.get("aliases") or {}
     implied = (
         next((v for k, v in aliases.items() if str(k).lower() == key), None) if isinstance(aliases, Mapping) else None
     )
-    return card, dict(implied or {})
+    return card, {**(implied or {}), **worded}
+
+
+def _known(name: str) -> tuple[str, dict[str, Any]]:
+    """The alias that a name spells, and what it says besides: `fused AdamW`, `8bit_adamw`; the name where there is none."""
+    if presets.has("optimizers", name):
+        return name, {}
+    key = _class_path(name)
+    if key is not None:
+        return key, {}
+    words = _words(name) if "=" not in name else frozenset()  # arguments of a call are none of these
+    ways = words & _WAYS
+    key = next(
+        (known for known in presets.index().get("optimizers", {}) if _words(known) in (words, words - ways)), None
+    )
+    if key is None:
+        return name, {}
+    way = next(iter(ways - _words(key)), None)
+    return key, {"implementation": way} if way else {}
+
+
+def _words(name: str) -> frozenset[str]:
+    """The words of a name in no order; a number of bits apart from its neighbours."""
+    return frozenset(re.findall(r"[0-9]+bit|[a-z]+(?:[0-9]+(?!bit)[a-z]*)*|[0-9.]+", _BITS.sub(r"\1bit", name)))
 
 
 @lru_cache(maxsize=128)

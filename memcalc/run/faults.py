@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from memcalc.adapters.spec import Lora
 from memcalc.errors import Fault, RunInvalid, nearest_names, shorten
+from memcalc.presets import Kind, names
 from memcalc.run import Parallel, Run, Sharding
 from memcalc.run.elsewhere import WITHOUT, own_word
 from memcalc.run.spelling import LISTS, SHORTHAND, spelled_out
@@ -28,6 +29,7 @@ _WANTED = {  # pydantic's kinds of faults -> what the value should have been
 _INSTEAD = {"lora.rank": "; write the rank alone, or a mapping: '{rank: 16, targets: all-linear}'"}
 WORD = {"type": ["string", "integer", "boolean", "null"]}  # what may stand for a section, as JSON Schema has it
 _SECTIONS: dict[type, str] = {Run: "", Parallel: "parallel.", Lora: "lora."}  # whose keys other tools have words for
+NAMED: dict[str, Kind] = {"precision": "precisions", "quantize": "quantizations"}  # keys whose presets no command lists
 SIDES = "image_size"  # the key whose numbers may be written in several ways
 
 
@@ -75,6 +77,8 @@ def schema() -> dict[str, Any]:
     made["$defs"]["Companion"]["properties"]["lora"]["anyOf"].append(WORD)
     made["properties"][SIDES] = {"anyOf": [{"type": ["string", "integer"]}, made["properties"][SIDES]],
                                  "description": "pixels: one side, or height and width, also as 720x1280"}  # fmt: skip
+    for key, kind in NAMED.items():
+        made["properties"][key]["examples"] = names(kind)
     for key in LISTS:
         made["properties"][key] = _or_one(made["properties"][key])
     return made

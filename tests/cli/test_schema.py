@@ -8,6 +8,7 @@ import pytest
 
 from memcalc.__main__ import main
 from memcalc.cli.schema import KINDS
+from memcalc.presets import names
 
 FIRST = {"run": "model", "budget": "budget"}  # a key that the schema has; else the document's kind
 
@@ -26,7 +27,9 @@ def test_a_kind_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_key_of_a_run_is_described(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schema", "run"]) == 0
-    told = {key: part["description"] for key, part in json.loads(capsys.readouterr().out)["properties"].items()}
+    schema = json.loads(capsys.readouterr().out)
+    told = {key: part["description"] for key, part in schema["properties"].items()}
     assert all(text.endswith((".", "…", "`", "one", "720x1280")) for text in told.values())
     assert told["seq_len"] == "Tokens of a sequence."
+    assert schema["properties"]["quantize"]["examples"] == names("quantizations")  # no other command lists them
     assert told["train"].endswith("One item may stand for a list of one")

@@ -107,6 +107,24 @@ def test_an_unknown_name_says_so(name: str) -> None:
         resolve(name)
 
 
+@pytest.mark.parametrize(
+    ("spoken", "preset", "implementation"),
+    [("8bitadamw", "adamw-8bit", "kernel"), ("8-bit AdamW", "adamw-8bit", "kernel"), ("AdamW (8bit)", "adamw-8bit", "kernel"),
+     ("paged 8bit AdamW", "paged-adamw-8bit", "kernel"), ("fused AdamW", "adamw", "fused"), ("adamw_fused", "adamw", "fused"),
+     ("SGD foreach", "sgd", "foreach"), ("sgd fused", "sgd", "fused"), ("1bitadam", "deepspeed-onebit-adam", "for-loop"),
+     ("FusedLAMB", "apex-fused-lamb", "kernel"), ("4bit adamw", "adamw-4bit", "compiled")],
+)  # fmt: skip
+def test_words_in_any_order(spoken: str, preset: str, implementation: str) -> None:
+    found = resolve(spoken)
+    assert (found.name, found.implementation) == (preset, implementation)
+
+
+@pytest.mark.parametrize("name", ["AdamW(lr=1e-4, fused=True)", "fused", "8bit", "adam8", "foreach fused"])
+def test_words_that_name_no_optimizer(name: str) -> None:
+    with pytest.raises(UnknownName, match="unknown optimizer"):
+        resolve(name)
+
+
 def test_an_unknown_name_tells_the_nearest() -> None:
     with pytest.raises(UnknownName, match="adamw") as caught:
         resolve("adamww")
