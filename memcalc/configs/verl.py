@@ -20,7 +20,7 @@ from memcalc.configs.lora import targets
 from memcalc.configs.megatron_script import filled, taken
 from memcalc.configs.names import model
 from memcalc.configs.table import Sheet
-from memcalc.configs.verl_engines import fsdp, megatron
+from memcalc.configs.verl_engines import bridged, fsdp, megatron, optimizer
 from memcalc.configs.words import number, text, truth, whole
 from memcalc.yaml_tree import Tree
 
@@ -40,7 +40,18 @@ _UNMODELLED: Final = {
     "model.enable_activation_offload": "activations that are moved to the host are counted on the GPU",
     f"{_ACTOR}.model.enable_activation_offload": "activations that are moved to the host are counted on the GPU",
     "reward_model.enable": "a reward model is not counted (give companions)",
-}
+    "reward.reward_model.enable": "a reward model is not counted (give companions)",
+    "distillation.enabled": "the teachers' log-probabilities are not counted; teachers are on GPUs of their own",
+    f"{_ACTOR}.actor.freeze_vision_tower": "a vision tower that is frozen is counted as learning: freeze it with --freeze",
+    f"{_ACTOR}.actor.entropy_from_logits_with_chunking": "the entropy is counted of all logits at once, which is more than is used",
+    f"{_ACTOR}.actor.entropy_checkpointing": "the entropy is counted without checkpoints, which is more than is used",
+    f"{_ACTOR}.actor.calculate_sum_pi_squared": "the softmax of the logits that its sum of squares takes is not counted",
+    f"{_ACTOR}.actor.qat.enable": "weights that are rounded as if quantised are not counted",
+    **{f"{at}.{key}": what for at in ("model", f"{_ACTOR}.model") for key, what in {
+        "tiled_mlp.enabled": "feed-forward layers that run in tiles are counted whole, which is more than is used",
+        "mtp.enable_train": "the layers of multi-token prediction are not counted",
+    }.items()},
+}  # fmt: skip
 
 _OF_THE_ACTOR: Final = (
     "hybrid_engine", "rollout*", "ref*", "nccl*", "actor.optim*", "actor.clip*", "actor.entropy*", "actor.kl_*",
@@ -82,7 +93,8 @@ def read(document: Document, asked: Asked) -> Reading:
     count = _gpus(sheet)
     _adapters(sheet, "model" if tuned else f"{_ACTOR}.model")
     _engine(sheet, count, tuned)
-    sheet.put("optimizer", "adamw", default="verl/workers/fsdp_workers.py: torch.optim.AdamW")
+    divided = sheet.run.get("implementation") == "megatron"
+    optimizer(sheet, "optim" if tuned else f"{_ACTOR}.actor.optim", megatron=divided)
     _sft(sheet, count) if tuned else _ppo(sheet, count)
     sheet.unmodelled({key: what for key, what in _UNMODELLED.items() if what})
     return sheet.reading(_IGNORED)
@@ -107,6 +119,9 @@ def _gpus(sheet: Sheet) -> int:
 
 
 def _adapters(sheet: Sheet, at: str) -> None:
+    if (rank := sheet.read(whole, f"{at}.lora.rank", default=0)) > 0 and not sheet.has(f"{at}.lora_rank"):
+        bridged(sheet, f"{at}.lora", rank)
+        return
     rank = sheet.read(whole, f"{at}.lora_rank", default=0)
     if rank > 0:
         sheet.put("lora.rank", rank, f"{at}.lora_rank")
@@ -168,6 +183,7 @@ def _ppo(sheet: Sheet, count: int) -> None:
               default=SOURCE)  # fmt: skip
     _beside(sheet)
     _loss(sheet, at)
+    _liger(sheet, f"{_ACTOR}.model")
     share = sheet.read(number, f"{_ACTOR}.rollout.gpu_memory_utilization", default=0.5)
     if not sheet.read(truth, f"{_ACTOR}.rollout.free_cache_engine", default=True):
         sheet.put("margin", f"{share:.0%}", f"{_ACTOR}.rollout.gpu_memory_utilization")
@@ -225,5 +241,10 @@ def _sft(sheet: Sheet, count: int) -> None:
     sheet.put("batch_size", micro, "data.micro_batch_size_per_gpu", "data.micro_batch_size", default="sft_trainer.yaml")
     sheet.put("grad_accum", max(1, total * divided // count // micro), "data.train_batch_size", "data.micro_batch_size_per_gpu",
               default="sft_trainer.yaml")  # fmt: skip
-    if sheet.read(truth, "model.use_liger", default=False):
-        sheet.put("implementation", "hf-liger", "model.use_liger")
+    _liger(sheet, "model")
+
+
+def _liger(sheet: Sheet, at: str) -> None:
+    """Liger's layers without its head (transformer_impl.py: fused_linear_cross_entropy=False)."""
+    if sheet.read(truth, f"{at}.use_liger", default=False) and "implementation" not in sheet.run:
+        sheet.put("implementation", "hf-liger", f"{at}.use_liger")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from memcalc.configs.words import text, truth, whole
+from memcalc.configs.megatron import targets_of
+from memcalc.configs.optim import put_optimizer
+from memcalc.configs.words import mapping, names, number, text, truth, whole
 
 if TYPE_CHECKING:
     from memcalc.configs.table import Sheet
 
 SOURCE: Final = "verl/trainer/config/engine/{}.yaml"
+_MODEL: Final = "verl/trainer/config/model/hf_model.yaml"
 _DEGREES: Final = (
     ("tensor_model_parallel_size", "tensor"), ("pipeline_model_parallel_size", "pipeline"), ("context_parallel_size", "context"),
     ("expert_model_parallel_size", "expert"), ("virtual_pipeline_model_parallel_size", "virtual"),
@@ -85,3 +88,38 @@ def _between_steps(sheet: Sheet, at: str) -> None:
     if any(moved):
         sheet.assume("offload", "between-steps", "what param_offload and optimizer_offload keep on the host is on the GPU while "
                      "the actor learns")  # fmt: skip
+
+
+def optimizer(sheet: Sheet, at: str, *, megatron: bool) -> None:
+    """Set `optimizer`: a class of a module for FSDP (build_optimizer), Megatron-Core's word for it."""
+    name = sheet.read(text, f"{at}.optimizer", default="")
+    module = sheet.read(text, f"{at}.optimizer_impl", default="torch.optim")
+    more = sheet.read(mapping, f"{at}.override_optimizer_config", default={})
+    keys = (f"{at}.optimizer", f"{at}.optimizer_impl")
+    if not name or name == "adam" or (name, module) == ("AdamW", "torch.optim"):
+        sheet.put("optimizer", "adamw", *keys, default="verl/workers/config/optimizer.py: AdamW")
+    else:
+        put_optimizer(sheet, name if megatron else f"{module}.{name}", more, *keys)
+    if megatron and sheet.read(truth, f"{at}.use_precision_aware_optimizer", default=False):
+        sheet.warn(f"{at}.use_precision_aware_optimizer", "not-modelled", "the states of the precision-aware optimizer are "
+                   "counted in fp32")  # fmt: skip
+    if number(more.get("optimizer_offload_fraction", 0) or 0) > 0 or more.get("optimizer_cpu_offload"):
+        sheet.put("offload", "optimizer", f"{at}.override_optimizer_config")
+
+
+def bridged(sheet: Sheet, at: str, rank: int) -> None:
+    """Set `lora` from Megatron-Bridge's settings (model.lora), whose linears are Megatron-Core's."""
+    kind = sheet.read(text, f"{at}.type", default="lora")
+    if kind not in ("lora", "vlm_lora", "canonical_lora", "dora"):
+        sheet.fault(f"{at}.type", f"{kind} is not modelled: lora, canonical_lora and dora are")
+    sheet.put("lora.rank", rank, f"{at}.rank")
+    sheet.put("lora.alpha", sheet.read(number, f"{at}.alpha", default=32), f"{at}.alpha", default=f"{_MODEL}: 32")
+    if drop := sheet.read(number, f"{at}.dropout", default=0):
+        sheet.put("lora.dropout", drop, f"{at}.dropout")
+    if kind == "dora":
+        sheet.put("lora.dora", True, f"{at}.type")
+    chosen = sheet.read(
+        names, f"{at}.target_modules", default=["linear_qkv", "linear_proj", "linear_fc1", "linear_fc2"]
+    )
+    sheet.put("lora.targets", targets_of(chosen, sheet.run.get("model")), f"{at}.target_modules", default=_MODEL)
+    sheet.seen(f"{at}.*")

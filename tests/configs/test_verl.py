@@ -51,11 +51,31 @@ def test_the_actors_step() -> None:
     assert "keys-not-read" not in codes(found)
 
 
+@pytest.mark.parametrize("key", [
+    "actor_rollout_ref.model.tiled_mlp.enabled", "actor_rollout_ref.model.mtp.enable_train", "distillation.enabled",
+    "actor_rollout_ref.actor.qat.enable", "actor_rollout_ref.actor.freeze_vision_tower",
+    "actor_rollout_ref.actor.entropy_from_logits_with_chunking", "reward.reward_model.enable",
+])  # fmt: skip
+def test_newer_switches_that_are_not_counted_are_named(key: str) -> None:
+    assert "not-modelled" in codes(
+        reading(GRPO.replace("data.max_prompt", f"{key}=True data.max_prompt"), name="run.sh")
+    )
+
+
 RUNS: list[tuple[str, dict[str, Any]]] = [
     (GRPO.replace("grpo", "gae").replace("use_kl_loss=True", "use_kl_loss=False"),
      {"companions": [{"role": "value", "trainable": True, "forward": False}]}),
     (GRPO.replace("model.path", "model.lora_rank=64 actor_rollout_ref.model.path"), {"lora.rank": 64, "companions": None}),
     (GRPO.replace("ppo_micro_batch_size_per_gpu=8", "use_dynamic_bsz=True"), {"batch_size": 10, "packing": True}),
+    (GRPO.replace("actor.use_kl", "actor.optim.optimizer=AdamW8bit actor_rollout_ref.actor.optim.optimizer_impl=bitsandbytes.optim "
+                  "actor_rollout_ref.actor.use_kl"), {"optimizer": "bitsandbytes.optim.AdamW8bit"}),
+    (GRPO.replace("model.path", "model.use_liger=True actor_rollout_ref.model.path"), {"implementation": "hf-liger",
+                                                                                      "loss": "kernel-log-probs"}),
+    (GRPO.replace("model.path", "actor.strategy=megatron actor_rollout_ref.model.lora.rank=16 "
+                  "actor_rollout_ref.model.lora.type=dora actor_rollout_ref.model.path"), {
+        "lora": {"rank": 16, "alpha": 32, "dora": True, "targets": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
+                                                                    "down_proj"]},
+        "companions": None, "optimizer": "adamw"}),
     (GRPO.replace("actor.use_kl", "actor.fsdp_config.model_dtype=bfloat16 actor_rollout_ref.actor.use_kl"), {"precision": "bf16"}),
     (GRPO.replace("rollout.n=5", "rollout.free_cache_engine=False"), {"margin": "60%"}),
     (GRPO.replace("actor.use_kl", "actor.entropy_coeff=0.001 actor_rollout_ref.actor.use_kl"),
