@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.architectures.heads import labels
-from memcalc.blocks.base import Block, Stack, sequence, stack
+from memcalc.architectures.heads import labels, task
+from memcalc.blocks.base import Block, Sequence, Stack, sequence, stack
 from memcalc.blocks.basic import Activation, Conv, Dropout, Linear, Norm, Raw, Select
-from memcalc.blocks.seq2seq import Fork
+from memcalc.blocks.seq2seq import Aside, Fork
 from memcalc.blocks.speech import ChannelsFirst, Frames, LayerSum, Quantizer, Statistics
 
 if TYPE_CHECKING:
@@ -40,6 +40,13 @@ def speech_heads(c: Dimensions) -> Heads:
 def ctc_width(c: Dimensions) -> int:
     """The width of what a head reads: the adapter's, where there is one."""
     return int(c.get("output_hidden_size") or c.hidden_size) if c.get("add_adapter") else int(c.hidden_size)
+
+
+def behind(c: Dimensions, *blocks: Block | None) -> Block | None:
+    """What is behind the layers: nothing reads it where the head sums the layers' own states."""
+    there = tuple(block for block in blocks if block)
+    aside = c.use_weighted_layer_sum and task(c) in CAPTURING
+    return (Aside if aside else Sequence)("", there) if there else None
 
 
 def _layer_weights(c: Dimensions) -> tuple[Block, ...]:

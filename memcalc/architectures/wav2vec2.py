@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from memcalc.architectures import architecture
 from memcalc.architectures.decoder import layer_norm
 from memcalc.architectures.heads import channels, task, with_head
-from memcalc.architectures.speech_heads import CAPTURING, adapter, speech_heads
+from memcalc.architectures.speech_heads import CAPTURING, adapter, behind, speech_heads
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Param, Sequence, Stack, residual, sequence
 from memcalc.blocks.basic import Activation, Conv, Dropout, Embedding, Linear, Norm, Raw, ReadLinear
@@ -35,7 +35,7 @@ def wav2vec2(c: Dimensions) -> Model:
     base = sequence(
         features(c), Flatten(""), projection(c),
         Raw("masked_spec_embed", (c.hidden_size,)) if masked else None,
-        _encoder(c), adapter(c) if c.traits.adapter else None,
+        _encoder(c), behind(c, adapter(c)) if c.traits.adapter else None,
     )  # fmt: skip
     return with_head(c, str(c.model_type).replace("-", "_"), base, speech_heads(c), kind="speech", context=0)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from memcalc.architectures import architecture
 from memcalc.architectures.decoder import layer_norm
 from memcalc.architectures.heads import task, with_head
-from memcalc.architectures.speech_heads import CAPTURING, ctc_width, speech_heads
+from memcalc.architectures.speech_heads import CAPTURING, behind, ctc_width, speech_heads
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Param, Sequence, Stack, Sum, residual, sequence
 from memcalc.blocks.basic import Activation, Conv, Dropout, Embedding, Linear, Norm, Raw, Scale
@@ -35,7 +35,7 @@ def wav2vec2_bert(c: Dimensions) -> Model:
     base = sequence(
         project, Raw("masked_spec_embed", (hidden,)) if masked else None,
         Surrounded("encoder", (Dropout("", float(c.hidden_dropout)), layers)),
-        half if c.use_intermediate_ffn_before_adapter else None, _adapter(c) if c.add_adapter else None,
+        behind(c, half if c.use_intermediate_ffn_before_adapter else None, _adapter(c) if c.add_adapter else None),
     )  # fmt: skip
     return with_head(c, "wav2vec2_bert", base, speech_heads(c), kind="speech", context=0)
 

@@ -78,7 +78,7 @@ def delta_rule(t: Tape, q: Value, k: Value, v_beta: Value, k_beta: Value, g: Val
     within = f.total(f.mul(f.mul(f.unsqueeze(k_beta, -2), f.unsqueeze(k, -3)), pairs), -1)
     within = f.shift(substituted(f.neg(f.masked_fill(within, mask))))
     v, cumulated = f.matmul(within, v_beta), f.matmul(within, f.mul(k_beta, f.exp(g)))
-    state, out = t.new((*q.shape[:2], q.shape[-1], v.shape[-1]), v.dtype), t.new(v.shape, v.dtype)
+    first = [(t.new((*q.shape[:2], q.shape[-1], v.shape[-1]), v.dtype), t.new(v.shape, v.dtype))]
 
     def step(carried: tuple[Value, Value]) -> tuple[Value, Value]:
         state, out = carried
@@ -92,7 +92,7 @@ def delta_rule(t: Tape, q: Value, k: Value, v_beta: Value, k_beta: Value, g: Val
         kept = f.mul(state, f.unsqueeze(f.exp(f.select(g_i, 2)), -1))
         return f.add(kept, f.matmul(f.swap(f.mul(k_i, rest)), new)), out
 
-    return loop(t, q.shape[2], step, (state, out))[1]
+    return loop(t, q.shape[2], step, first.pop())[1]
 
 
 def substituted(x: Value) -> Value:

@@ -24,6 +24,9 @@ def latent(t: Tape, block: Mla, x: Value, around: Around) -> Value:
     b, s = x.shape[:2]
     compressed_q = None if block.q else run(t, block.q_norm, run(t, block.q_a, x, around), around)
     q = run(t, block.q, x, around) if compressed_q is None else run(t, block.q_b, compressed_q, around)
+    looked = block.indexer or block.reuses
+    if not looked:
+        del compressed_q  # only an indexer reads it again, by a name
     q = f.transpose(f.view(q, b, s, block.heads, block.head_dim), 1, 2)
     q_pass, q_rot = f.split(q, (block.nope, block.rope))
     compressed = run(t, block.kv_a, x, around)
@@ -36,7 +39,7 @@ def latent(t: Tape, block: Mla, x: Value, around: Around) -> Value:
         q_rot, k_rot = rotate(q_rot, k_rot, around.rotary)
     q = f.cat((q_pass, q_rot))
     k, v = expanded(t, block, kv, k_rot, around)
-    seen, names = sparse(t, block, x, compressed_q, around) if block.indexer or block.reuses else (around, [])
+    seen, names = sparse(t, block, x, compressed_q, around) if looked else (around, [])
     out = attend(t, kernel(block), q, k, v, seen)
     if block.gate:
         gate = f.unsqueeze(f.sigmoid(run(t, block.gate, x, around)), -1)

@@ -103,7 +103,8 @@ def first_two(_: Tape, block: FirstTwo, x: Value, around: Around) -> Value:
 @rule(LayerSum)
 def layer_sum(t: Tape, block: LayerSum, x: Value, around: Around) -> Value:
     """(stack(hidden_states, dim=1) * softmax(layer_weights)).sum(dim=1) (Wav2Vec2ForSequenceClassification.forward)."""
-    stacked = f.stack(around.outputs[-block.shape[0] :], 1, block.shape[0])
+    states = [state for state in around.outputs if state.shape == x.shape]  # what an adapter makes is shorter
+    stacked = f.stack(states[-block.shape[0] :], 1, block.shape[0])
     weights = f.softmax(t.weight("", block.shape))
     return f.total(f.mul(stacked, f.view(weights, -1, 1, 1)), 1)
 
