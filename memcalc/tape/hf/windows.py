@@ -198,9 +198,8 @@ def relative_bias(t: Tape, block: Attention, area: int) -> Value:
     Which may be among the tensors that a checkpoint has (Donut's, CLAP's).
     """
     table, *kept = block.before
-    where = (
-        t.weight(kept[0].name, (area * area,)) if kept else t.given((area * area,), "int64", "relative_position_index")  # type: ignore[attr-defined]
-    )
+    count = (area * area,)
+    where = t.weight(kept[0].name, count) if kept else t.given(count, "int64", "relative_position_index")
     bias = f.index(t.weight(table.name, table.shape), where, (area * area, block.heads))  # type: ignore[attr-defined]
     return f.unsqueeze(f.contiguous(f.permute(f.view(bias, area, area, block.heads), 2, 0, 1)), 0)
 
