@@ -28,7 +28,7 @@ LEVELS = 32  # maps, beyond which a side of 2³² pixels has nothing left to hal
 @architecture("detr")
 def detr(c: Dimensions) -> Model:
     """A ResNet whose norms are frozen, a small encoder and decoder, a class (or none) and a box for every query."""
-    return _detector(c, sequence(repeat("layers", c.decoder_layers, _decoder_layer(c)), name="decoder"), labels(c) + 1)
+    return _detector(c, sequence(repeat("layers", c.decoder_layers, decoder_layer(c)), name="decoder"), labels(c) + 1)
 
 
 @architecture("conditional_detr")
@@ -163,7 +163,8 @@ def _encoder_layer(c: Dimensions) -> Sequence:
     return sequence(*_post(c, mixer, feed_forward(c, c.encoder_ffn_dim, "mlp")), LooksFinite(""))
 
 
-def _decoder_layer(c: Dimensions) -> Sequence:
+def decoder_layer(c: Dimensions) -> Sequence:
+    """DetrDecoderLayer: queries attend to each other, then to the map."""
     heads = c.decoder_attention_heads
     first, last = _post(c, _attention(c, "self_attn", heads), feed_forward(c, c.decoder_ffn_dim, "mlp"))
     mixer = _attention(c, "encoder_attn", heads, cross=True)

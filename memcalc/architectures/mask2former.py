@@ -100,16 +100,21 @@ def _queries(c: Dimensions) -> MaskedQueries:
     width, size = c.hidden_dim, c.feature_size
     project = size != width or c.enforce_input_projection
     projections: list[Block] = [Conv("", size, width, (1, 1)) if project else Sequence("", ())] * LEVELS
-    ends = [width] * (HEAD - 1) + [c.mask_feature_size]
-    head: list[Block] = [
-        sequence(Linear("0", width, end, bias=True), Activation("", "relu") if i < HEAD - 1 else None)
-        for i, end in enumerate(ends)
-    ]
     return MaskedQueries(
         "model.transformer_module", stack("input_projections", projections, "never"),
         repeat("decoder.layers", c.decoder_layers - 1, _layer(c)), Norm("decoder.layernorm", width, "layer"),
-        stack("decoder.mask_predictor.mask_embedder", head, "never"), c.num_queries, width, c.num_attention_heads, LEVELS,
+        embedder("decoder.mask_predictor.mask_embedder", width, c.mask_feature_size), c.num_queries, width,
+        c.num_attention_heads, LEVELS,
     )  # fmt: skip
+
+
+def embedder(name: str, width: int, outputs: int) -> Stack:
+    """Mask2FormerMLPPredictionHead, MaskformerMLPPredictionHead: linear layers, relu between them."""
+    head: list[Block] = [
+        sequence(Linear("0", width, end, bias=True), Activation("", "relu") if i < HEAD - 1 else None)
+        for i, end in enumerate([width] * (HEAD - 1) + [outputs])
+    ]
+    return stack(name, head, "never")
 
 
 def _layer(c: Dimensions) -> MaskedLayer:

@@ -58,7 +58,7 @@ def swinv2(c: Dimensions) -> Model:
 def donut_swin(c: Dimensions) -> Model:
     """Swin without a norm behind it, as Donut reads pages with it (Kim et al. 2022)."""
     last = c.embed_dim * 2 ** (len(c.depths) - 1)
-    body = (_embeddings(c, 0, masked=False), sequence(_stages(c, _layer_donut), name="encoder"))
+    body = (_embeddings(c, 0, masked=False), sequence(_stages(c, layer_donut), name="encoder"))
     if class_name(c).endswith("ForImageClassification"):
         return image_classifier(c, Sequence("donut", body), last, "mean")
     return made(c, sequence(*body, Select("", "mean")), "encoder")
@@ -66,7 +66,7 @@ def donut_swin(c: Dimensions) -> Model:
 
 def stages_with_indices(c: Dimensions) -> Block:
     """Stages of layers that keep the places of their biases as a buffer (Donut's, CLAP's)."""
-    return _stages(c, _layer_donut)
+    return _stages(c, layer_donut)
 
 
 def _swin(c: Dimensions, layer: Layer, more_positions: int) -> Model:
@@ -165,7 +165,7 @@ def _layer_v2(c: Dimensions, stage: Stage, shifted: bool, first: bool) -> Window
                        shifted and side > size, behind=True, named=True)  # fmt: skip
 
 
-def _layer_donut(c: Dimensions, stage: Stage, shifted: bool, first: bool) -> WindowLayer:
+def layer_donut(c: Dimensions, stage: Stage, shifted: bool, first: bool) -> WindowLayer:
     """Swin's layer with its older names, which last longer."""
     layer = layer_of(c, stage, shifted, first)
     side = min(c.window_size, *stage.map)

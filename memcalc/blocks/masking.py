@@ -8,19 +8,27 @@ from memcalc.dataclass import dataclass
 
 @dataclass(frozen=True, slots=True)
 class MapBefore(Block):
-    """A copy of a stage's tokens as a `map` of (rows, columns), yielded before its neighbours are merged."""
+    """A copy of a stage's tokens as a `map` of (rows, columns), yielded before its neighbours are merged.
+
+    The tokens themselves where not `copied`.
+    """
 
     map: tuple[int, int] = (0, 0)
+    copied: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class WindowPyramid(Block):
-    """Swin as a backbone: the map of every stage, normed for its own (`norms`); the `last` norm runs for nothing."""
+    """Swin as a backbone: the map of every stage, normed for its own (`norms`), as `maps` of so many rows and columns.
+
+    The `last` norm runs for nothing.
+    """
 
     embeddings: Block | None = None
     stages: Block | None = None
     last: Block | None = None
     norms: tuple[Block, ...] = ()
+    maps: tuple[tuple[int, int], ...] = ()
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         return given(self.embeddings, self.stages, self.last, *self.norms)
@@ -109,3 +117,34 @@ class MaskSegmenter(Block):
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         return given(self.backbone, self.pixels, self.queries, self.classes, self.weights)
+
+
+@dataclass(frozen=True, slots=True)
+class MapFinder(Block):
+    """A backbone whose maps are joined from the smallest up, and queries that attend to the smallest alone (MaskFormer).
+
+    `stem` is of the smallest map, each of `laterals` of a larger one, each of `fused` of both; `mask` makes the pixels'
+    embeddings of the last, `embedder` a mask's of a query. `project` brings the smallest map to `width` channels.
+    """
+
+    backbone: Block | None = None
+    stem: Block | None = None
+    laterals: tuple[Block, ...] = ()
+    fused: tuple[Block, ...] = ()
+    mask: Block | None = None
+    project: Block | None = None
+    decoder: Block | None = None
+    norm: Block | None = None
+    classes: Block | None = None
+    embedder: Block | None = None
+    weights: Block | None = None
+    queries: int = 100
+    width: int = 256
+
+    def own(self) -> tuple[Param, ...]:  # noqa: D102
+        return (Param("model.transformer_module.queries_embedder.weight", (self.queries, self.width)),)
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        pairs = (part for pair in zip(self.laterals, self.fused, strict=True) for part in pair)
+        return given(self.backbone, self.stem, *pairs, self.mask, self.project, self.decoder, self.norm, self.classes,
+                     self.embedder, self.weights)  # fmt: skip

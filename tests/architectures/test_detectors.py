@@ -31,6 +31,8 @@ from memcalc.errors import RunInvalid
         ("deformable_detr", {"num_feature_levels": 10**12}, "more than 32"),
         ("deformable_detr", {"two_stage": True, "with_box_refine": True}, "two stages"),
         ("mask2former", {"decoder_layers": 0}, "one at least"),
+        ("maskformer", {"use_auxiliary_loss": True}, "the loss of its last layer"),
+        ("maskformer", {"decoder_config": {"model_type": "conditional_detr"}}, "detr alone"),
         ("mask2former", {"num_attention_heads": 7}, "must be divisible by num_heads, but got 256 and 7"),
         ("mask2former", {"feature_strides": [4, 8, 16]}, "4, 8, 16 and 32 pixels"),
         ("mask2former", {"backbone_config": {"model_type": "vit"}}, "a backbone of the type 'vit'"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.deformable import DeformableDetector
 from memcalc.blocks.detection import ConditionalDecoder, FrozenConv, FrozenNorm, LooksFinite, SetDetector
-from memcalc.blocks.masking import MaskSegmenter
+from memcalc.blocks.masking import MapFinder, MaskSegmenter
 from memcalc.blocks.refining import RefiningDetector
 from memcalc.tape import functions as f
 from memcalc.tape.functions import maps
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 def detect(t: Tape, model: Model) -> tuple[Value, Value]:
     """DetrForObjectDetection.forward, YolosForObjectDetection's; the loss of matched boxes is small, here their mean."""
-    if isinstance(model.body, MaskSegmenter):
-        from memcalc.tape.hf import masking  # noqa: PLC0415 - few detectors find masks
+    if isinstance(model.body, (MaskSegmenter, MapFinder)):
+        from memcalc.tape.hf import joining_masks, masking  # noqa: PLC0415 - few detectors find masks
 
-        return masking.segment(t, model)
+        return joining_masks.segment(t, model) if isinstance(model.body, MapFinder) else masking.segment(t, model)
     base, *heads = model.body.parts()
     if isinstance(base, RefiningDetector):
         from memcalc.tape.hf.refining import refine  # noqa: PLC0415 - few detectors refine their boxes

@@ -27,10 +27,10 @@ def criterion(t: Tape, block: MaskSegmenter, found: list[tuple[Value, Value]], s
 def _losses(t: Tape, block: MaskSegmenter, masks: Value, classes: Value, objects: list[Value]) -> list[Value]:
     with t.no_grad():
         _matched(block, masks, classes, objects)
-    return [*_of_masks(t, block, masks, objects), _of_classes(t, classes)]
+    return [*_of_masks(t, block, masks, objects), of_classes(t, classes)]
 
 
-def _of_classes(t: Tape, classes: Value) -> Value:
+def of_classes(t: Tape, classes: Value) -> Value:
     """loss_labels: every query's class, most of them none."""
     batch, queries, count = classes.shape
     labels = t.new((batch, queries), "int64")
@@ -44,16 +44,16 @@ def _of_masks(t: Tape, block: MaskSegmenter, masks: Value, objects: list[Value])
     count = batch * objects[0].shape[0]
     where = t.new((count,), "int64")
     chosen = f.unsqueeze(f.index(masks, where, (count, *small)), 1)
-    targets, _there = _padded(t, objects)
+    targets, _there = padded(t, objects)
     targets = f.unsqueeze(f.index(targets, where, (count, *objects[0].shape[1:])), 1)
     with t.no_grad():
         points = _in_doubt(t, block, chosen)
         labels = sampled(targets, points)
     logits = sampled(chosen, points)
-    return f.total(f.mean(cross_entropy(logits, labels), 1, keep=False)), _dice(logits, labels)
+    return f.total(f.mean(cross_entropy(logits, labels), 1, keep=False)), dice(logits, labels)
 
 
-def _padded(t: Tape, objects: list[Value]) -> tuple[Value, Value]:
+def padded(t: Tape, objects: list[Value]) -> tuple[Value, Value]:
     """_pad_images_to_max_in_batch: all objects' masks, and where there is none."""
     batch, (count, rows, columns) = len(objects), objects[0].shape
     return t.new((batch, count, rows, columns), objects[0].dtype), t.new((batch, rows, columns), "bool")
@@ -101,7 +101,7 @@ def _cross_entropy_backward(node: Node, g: Value) -> Gradients:
     return (out,)
 
 
-def _dice(logits: Value, labels: Value) -> Value:
+def dice(logits: Value, labels: Value) -> Value:
     """dice_loss."""
     chances = f.sigmoid(logits)
     above = f.scale(f.total(f.mul(chances, labels), -1))
@@ -121,7 +121,7 @@ def _matched(block: MaskSegmenter, masks: Value, classes: Value, objects: list[V
         places = tape.new((queries, points, 2), "fp32")
         mask = sampled(mask, places)
         _pairs(mask, target)
-        _pairs_dice(mask, target)
+        pairs_dice(mask, target)
 
 
 def _pairs(mask: Value, target: Value) -> Value:
@@ -133,7 +133,7 @@ def _pairs(mask: Value, target: Value) -> Value:
     return f.add(first, second)
 
 
-def _pairs_dice(mask: Value, target: Value) -> Value:
+def pairs_dice(mask: Value, target: Value) -> Value:
     """pair_wise_dice_loss."""
     chances = f.sigmoid(mask)
     above = f.scale(f.matmul(f.lower(chances), f.lower(f.swap(target))))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
 
+MAP = 4  # axes of a map
+
 
 def segment(t: Tape, model: Model) -> tuple[Value, Value]:
     """Mask2FormerForUniversalSegmentation.forward; every image has some objects, masks as large as the image."""
@@ -56,25 +58,32 @@ def _modelled(t: Tape, body: MaskSegmenter, pixels: Value) -> tuple[list[Value],
 
 @rule(WindowPyramid)
 def window_pyramid(t: Tape, block: WindowPyramid, x: Value, around: Around) -> Value:
-    """SwinBackbone.forward: every stage's map, normed as tokens."""
+    """SwinBackbone.forward, MaskFormerSwinBackbone.forward: every stage's map, normed as tokens."""
     x = run(t, block.embeddings, x, around)
     found: list[Value] = [x]
     inner = Around()
     inner.ready, inner.outputs = True, found
     x = run(t, block.last, run(t, block.stages, x, inner), inner)
-    for one, norm in zip(found[1:], block.norms, strict=True):
-        y = f.contiguous(f.permute(one, 0, 2, 3, 1))
-        y = run(t, norm, f.view(y, one.shape[0], -1, one.shape[1]), around)
-        y = f.view(y, one.shape[0], *one.shape[2:], one.shape[1])
+    for one, norm, size in zip(found[1:], block.norms, block.maps, strict=True):
+        y = _tokens(one)
+        y = f.view(run(t, norm, y, around), y.shape[0], *size, y.shape[-1])
         around.outputs.append(f.contiguous(f.permute(y, 0, 3, 1, 2)))
     return around.outputs[-1]
+
+
+def _tokens(x: Value) -> Value:
+    """A map as tokens, by a copy; tokens as they are."""
+    if len(x.shape) < MAP:
+        return x
+    x = f.contiguous(f.permute(x, 0, 2, 3, 1))
+    return f.view(x, x.shape[0], -1, x.shape[-1])
 
 
 @rule(MapBefore)
 def map_before(_: Tape, block: MapBefore, x: Value, around: Around) -> Value:
     """SwinStage.get_reshaped_hidden_states, before downsampling."""
     one = f.permute(f.view(x, x.shape[0], *block.map, x.shape[-1]), 0, 3, 1, 2)
-    around.outputs.append(f.contiguous(one))
+    around.outputs.append(f.contiguous(one) if block.copied else x)
     return x
 
 
