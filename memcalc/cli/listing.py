@@ -15,13 +15,17 @@ _SEARCHED = ("id", "title", "vendor", "arch", "architecture", "library", "class"
 
 def matching(kind: Kind, words: list[str], command: str) -> list[dict[str, Any]]:
     """The presets that say every word in their id, aliases, folder or main fields; UnknownName where none does."""
-    entries = index().get(kind, {})
-    paths = {path.rpartition("/")[2].removesuffix(".yaml"): path for path in entries.values()}
-    cards = [find(kind, name) for name in names(kind)]
-    found = [card for card in cards if all(word.lower() in _said(card, paths[card["id"]]) for word in words)]
+    found = some(kind, words)
     if not found:
-        raise UnknownName(SINGULAR[kind], " ".join(words), entries, command)
+        raise UnknownName(SINGULAR[kind], " ".join(words), index().get(kind, {}), command)
     return found
+
+
+def some(kind: Kind, words: list[str]) -> list[dict[str, Any]]:
+    """The presets that say every word, none where none does."""
+    paths = {path.rpartition("/")[2].removesuffix(".yaml"): path for path in index().get(kind, {}).values()}
+    cards = [find(kind, name) for name in names(kind)]
+    return [card for card in cards if all(word.lower() in _said(card, paths[card["id"]]) for word in words)]
 
 
 def _said(card: dict[str, Any], path: str) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from memcalc.cli.listing import matching
+from memcalc.cli.listing import matching, some
 from memcalc.cli.output import FormatOption, OutputOption, UnitsOption, choose, page, write
 from memcalc.presets import find, has
 from memcalc.render.listing import FORMATS, render_card, render_rows
@@ -28,11 +28,11 @@ def main(
 ) -> None:
     """Examples: memcalc models; memcalc models qwen3; memcalc models llama-2-7b --tensors; memcalc models --architectures"""  # noqa: D400
     chosen, sheet = choose(form, FORMATS), page(units, output)
-    asked = words or []
+    asked = " ".join(words or []).split()
     if architectures:
         text = _architectures(chosen, sheet)
-    elif len(asked) == 1 and has("models", asked[0]):
-        text = _tensors(asked[0], chosen, sheet) if tensors else render_card(card_of(asked[0]), chosen, sheet)
+    elif named := _named(" ".join(asked)):
+        text = _tensors(named, chosen, sheet) if tensors else render_card(card_of(named), chosen, sheet)
     else:
         cards = matching("models", asked, "memcalc models")
         shown = [{"model": c["id"], "parameters": format_count(c["parameters"]), "architecture": c["architecture"],
@@ -41,6 +41,19 @@ def main(
         full: list[dict[str, Any]] = [{k: c[k] for k in kept if k in c} for c in cards]
         text = render_rows("models", shown, full, chosen, sheet)
     write(text, output)
+
+
+def _named(text: str) -> str | None:
+    """The preset whose name the words are, in another spelling too where they filter nothing."""
+    if not text or has("models", text):
+        return text or None
+    from memcalc.configs.names import alike  # noqa: PLC0415 - few names need it
+
+    return (
+        None
+        if some("models", text.split())
+        else next((other for other, _ in alike(text) if has("models", other)), None)
+    )
 
 
 def also(aliases: list[str]) -> str:

@@ -31,6 +31,8 @@ _PACKED: Final = re.compile(
 CONFIG: Final = "config.json"
 LONGEST: Final = 300  # characters of a name
 _JOINTS: Final = re.compile(r"[\s_:]+")
+_DIGITS: Final = re.compile(r"(?<=[0-9])[\s._:/-]+(?=[0-9])")
+_BETWEEN: Final = re.compile(r"(?<![0-9])[\s._:/-]+|[\s._:/-]+(?![0-9])")
 _SAME: Final = "tuning for chat or instructions leaves the dimensions as they are"
 _SEPARATOR: Final = re.compile(r"[-_]+")
 _SIZE: Final = re.compile(r"(\d+x)?\d+(\.\d+)?[bm]")
@@ -182,6 +184,22 @@ def alike(name: str) -> Iterator[tuple[str, str]]:
     elif slash:
         for end in ("-base", "-instruct", "-chat", "-it", "-hf"):
             yield f"{plain}{end}", "a base model and its tuned forms have the same dimensions"
+    yield from ((spelled, "the same name, spelled otherwise") for spelled in _spelled(name, base))
+
+
+def _spelled(*names: str) -> Iterator[str]:
+    """The presets that have one of the names but for its dashes, spaces and colons, where only one does."""
+    known = index()["models"]
+    for name in names:
+        wanted = _squeezed(name)
+        paths = {path: known_as for known_as, path in known.items() if _squeezed(known_as) == wanted}
+        if len(paths) == 1:
+            yield from paths.values()
+
+
+def _squeezed(name: str) -> str:
+    """A name without its separators; those between two digits are all alike (3.1-8b, 3.1:8b)."""
+    return _BETWEEN.sub("", _DIGITS.sub(".", name.lower()))
 
 
 def held_as(repository: str) -> list[str]:

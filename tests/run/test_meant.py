@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import memcalc
-from memcalc.errors import RunInvalid
+from memcalc.errors import RunInvalid, UnknownName
 from memcalc.run import Run, Sharding
 from memcalc.run.asking import question_of
 from memcalc.run.validation import parse_run
@@ -73,3 +73,19 @@ def test_a_flag_with_a_number_of_gpus_wins_over_a_file() -> None:
 def test_a_sweep_takes_the_number_too() -> None:
     made = varied(Run(model="gpt2"), "gpu", "8xh100")
     assert (made.gpu, made.gpus) == ("h100", 8)
+
+
+@pytest.mark.parametrize(
+    ("written", "preset"),
+    [("llama3.1:8b", "llama-3.1-8b"), ("gpt-2", "gpt2"), ("vit-b/16", "vit-base-patch16-224"), ("Qwen 3 8B", "qwen3-8b"),
+     ("qwen-2.5-7B-Instruct", "qwen2.5-7b"), ("mixtral8x7b", "mixtral-8x7b"), ("phi4mini", "phi-4-mini")],
+)  # fmt: skip
+def test_models_in_other_spellings(written: str, preset: str) -> None:
+    report = memcalc.estimate({"model": written})
+    assert report.model.name == preset
+    assert any(note.path == "model" and "is read as" in note.message for note in report.assumptions)
+
+
+def test_digits_are_not_joined() -> None:
+    with pytest.raises(UnknownName, match="unknown model"):  # not Llama 3.1 8B
+        memcalc.estimate({"model": "llama-318b"})
