@@ -10,7 +10,7 @@ from memcalc.replay.company import Companion, replayed
 from memcalc.timeline import PARTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from memcalc.curve import Curve
     from memcalc.slices import Phase
@@ -51,16 +51,10 @@ def together(main: Timeline, others: Sequence[Accompanying]) -> Timeline:
         *_over(main, base, others),
         *_after(main, base, others),
     ]
-    phases: dict[Phase, int] = {}
-    for moment in moments:
-        phases[moment.phase] = max(phases.get(moment.phase, 0), moment.height)
+    highest = _highest(moments)
+    phases = {phase: moment.height for phase, moment in highest.items()}
     phase = max(phases, key=lambda name: phases[name])
-
-    def compose(phase: Phase) -> dict[str, int]:
-        highest = max((moment for moment in moments if moment.phase == phase), key=lambda moment: moment.height)
-        parts = _sum(base, dict.fromkeys(PARTS, 0), highest.parts())
-        return {**parts, "temporary": parts["temporary"] + highest.height - sum(parts.values())}
-
+    compose = partial(_composed, base, highest)
     more = sum(base.values()) + stays - sum(main.base.values())
     lifted = phases["optimizer"] - main.phases["optimizer"]
     return replace(
@@ -75,6 +69,22 @@ def together(main: Timeline, others: Sequence[Accompanying]) -> Timeline:
         replay=lambda: _reserved(main, others, partial(_raised_by, main, more, phases[phase])),
         draw=lambda: _raised(main.curve, more, lifted), compose=compose,
     )  # fmt: skip
+
+
+def _highest(moments: Iterable[Moment]) -> dict[Phase, Moment]:
+    """The first of the highest moments of each phase."""
+    found: dict[Phase, Moment] = {}
+    for moment in moments:
+        if moment.phase not in found or moment.height > found[moment.phase].height:
+            found[moment.phase] = moment
+    return found
+
+
+def _composed(base: Mapping[str, int], highest: Mapping[Phase, Moment], phase: Phase) -> dict[str, int]:
+    """What a phase's maximum is made of; what none of the parts accounts for is temporary."""
+    moment = highest[phase]
+    parts = _sum(base, dict.fromkeys(PARTS, 0), moment.parts())
+    return {**parts, "temporary": parts["temporary"] + moment.height - sum(parts.values())}
 
 
 def _raised_by(main: Timeline, more: int, peak: int) -> int:

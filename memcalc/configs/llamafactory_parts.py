@@ -64,42 +64,37 @@ def adapters(sheet: Sheet, kind: str, quantized: bool, cast: str) -> None:
 
     `cast` is the dtype that DeepSpeed casts the whole model to, '' without it.
     """
-    prefix = "oft" if kind == "oft" else "lora"
-    chosen = sheet.read(targets, f"{prefix}_target", default=ALL_LINEAR)
-    sheet.put("lora.targets", chosen, f"{prefix}_target", default="" if sheet.has(f"{prefix}_target") else _ARGS)
-    if kind == "oft":
-        sheet.put("lora.method", "oft", "finetuning_type")
-        sheet.put(
-            "lora.block_size", sheet.read(whole, "oft_block_size", default=32) or None, "oft_block_size", default=_ARGS
-        )
-        rank = sheet.read(whole, "oft_rank", default=0)
-        if rank:
-            sheet.put("lora.rank", rank, "oft_rank")
-    else:
-        rank = sheet.read(whole, "lora_rank", default=8)
-        sheet.put("lora.rank", rank, "lora_rank", default="" if sheet.has("lora_rank") else _ARGS)
-        sheet.put(
-            "lora.alpha",
-            sheet.read(number, "lora_alpha", default=2 * rank),
-            "lora_alpha",
-            default=f"{_ARGS}: twice the rank",
-        )
-        sheet.put("lora.dropout", sheet.read(number, "lora_dropout", default=0.0), "lora_dropout", default=_ARGS)
-        for theirs, ours in (("use_rslora", "rslora"), ("use_dora", "dora")):
-            if sheet.read(truth, theirs, default=False):
-                sheet.put(f"lora.{ours}", True, theirs)
+    target = "oft_target" if kind == "oft" else "lora_target"
+    sheet.put("lora.targets", sheet.read(targets, target, default=ALL_LINEAR), target, default=_ARGS)
+    _oft(sheet) if kind == "oft" else _lora(sheet)
     saved = sheet.read(names, "additional_target", default=[])
     if saved:
         sheet.put("lora.save_modules", saved, "additional_target")
-    sheet.put(
-        "lora.dtype",
-        cast or "fp32",
-        "deepspeed" if cast else "finetuning_type",
-        default="peft: autocast_adapter_dtype; llamafactory/model/adapter.py",
-    )
+    sheet.put("lora.dtype", cast or "fp32", "deepspeed" if cast else "finetuning_type",
+              default="peft: autocast_adapter_dtype; llamafactory/model/adapter.py")  # fmt: skip
     _no_towers(sheet)
     if quantized and kind == "oft":
         sheet.seen("oft_rank")
+
+
+def _oft(sheet: Sheet) -> None:
+    sheet.put("lora.method", "oft", "finetuning_type")
+    size = sheet.read(whole, "oft_block_size", default=32)
+    sheet.put("lora.block_size", size or None, "oft_block_size", default=_ARGS)
+    rank = sheet.read(whole, "oft_rank", default=0)
+    if rank:
+        sheet.put("lora.rank", rank, "oft_rank")
+
+
+def _lora(sheet: Sheet) -> None:
+    rank = sheet.read(whole, "lora_rank", default=8)
+    sheet.put("lora.rank", rank, "lora_rank", default=_ARGS)
+    alpha = sheet.read(number, "lora_alpha", default=2 * rank)
+    sheet.put("lora.alpha", alpha, "lora_alpha", default=f"{_ARGS}: twice the rank")
+    sheet.put("lora.dropout", sheet.read(number, "lora_dropout", default=0.0), "lora_dropout", default=_ARGS)
+    for theirs, ours in (("use_rslora", "rslora"), ("use_dora", "dora")):
+        if sheet.read(truth, theirs, default=False):
+            sheet.put(f"lora.{ours}", True, theirs)
 
 
 def _no_towers(sheet: Sheet) -> None:
