@@ -50,12 +50,19 @@ def latent(t: Tape, block: Mla, x: Value, around: Around) -> Value:
 
 
 def expanded(t: Tape, block: Mla, kv: Value, k_rot: Value, around: Around) -> tuple[Value, Value]:
-    """expand_kv: keys and values of every head; the keys are copied together with the rotated part."""
+    """expand_kv: keys and values of every head; the keys, and the rotated part with them, are copied into a new tensor.
+
+    torchtitan's concatenates them (models/deepseek_v3/model/model.py).
+    """
     b, _, s, _ = kv.shape
     wide = f.transpose(f.view(run(t, block.kv_b, kv, around), b, s, block.heads, block.nope + block.value), 1, 2)
     k_nope, v = f.split(wide, (block.nope, block.value))
     k_rot = f.expand(k_rot, b, block.heads, s, block.rope)
-    return f.cat((k_nope, k_rot)), v
+    if "complex-rope" in t.setting.fused:
+        return f.cat((k_nope, k_rot)), v
+    keys = t.new((b, block.heads, s, block.nope + block.rope), wide.dtype)
+    keys = f.assign(keys, k_nope)
+    return f.assign(keys, k_rot), v
 
 
 def complex_rotated(q: Value, k: Value, tables: tuple[Value, Value], heads: int = 1) -> tuple[Value, Value]:
