@@ -119,15 +119,16 @@ def _settings(document: Document) -> Document:
 
 def _largest(sets: Document, given: dict[str, Any]) -> dict[str, Any]:
     """resolution and train_batch_size of the data set that takes most: its own, else [general]'s, else the command's."""
-    general = sets.data.get("general") if isinstance(sets.data.get("general"), dict) else {}
-    found = [one for one in sets.data.get("datasets") or [{}] if isinstance(one, dict)]
-    made = []
-    for one in found:
-        said = {**(general or {}), **one}
-        made.append({"resolution": said.get("resolution", given.get("resolution")),
-                     "train_batch_size": said.get("batch_size", given.get("train_batch_size", 1))})  # fmt: skip
-    whole_sets = [one for one in made if one["resolution"] is not None]
-    return max(whole_sets, key=_load, default={})
+    made = [{"resolution": one.get("resolution", given.get("resolution")),
+             "train_batch_size": one.get("batch_size", given.get("train_batch_size", 1))} for one in sets_of(sets)]  # fmt: skip
+    return max((one for one in made if one["resolution"] is not None), key=_load, default={})
+
+
+def sets_of(document: Document) -> list[dict[str, Any]]:
+    """What a --dataset_config says of each data set: its own keys over those of [general]."""
+    general = document.data.get("general")
+    shared_by_all = general if isinstance(general, dict) else {}
+    return [{**shared_by_all, **one} for one in document.data.get("datasets") or [{}] if isinstance(one, dict)]
 
 
 def _load(one: dict[str, Any]) -> int:

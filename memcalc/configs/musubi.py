@@ -20,7 +20,7 @@ from memcalc.configs.denoisers import beside_reference, mixed_precision, side
 from memcalc.configs.documents import open_document
 from memcalc.configs.follow import find
 from memcalc.configs.image_trainers import families, optimizer, put_model_of
-from memcalc.configs.kohya import arguments, flat
+from memcalc.configs.kohya import arguments, flat, sets_of
 from memcalc.configs.kohya_parts import pairs
 from memcalc.configs.musubi_networks import adapters, family_of, table
 from memcalc.configs.table import Sheet
@@ -42,6 +42,7 @@ _UNMODELLED: Final = {
     "compile": "torch.compile is not counted: the modules run as they are written",
     "scale_weight_norms": "the temporaries of scaling the adapters' norms are not counted",
 }
+_OF_SETS: Final = ("resolution", "batch_size", "target_frames", "control_directory")
 # words that speak of what is held; all others are of no account
 _MATTER: Final = re.compile(
     r"offload|dtype|fp8|fp16|bf16|quant|swap|compile|optimizer_|network_|rank|freeze|precision|checkpoint|high_noise"
@@ -136,14 +137,8 @@ def _with_sets(document: Document, made: Document) -> Document:
     if path is None:
         return made
     sets = open_document(path)
-    general = sets.data.get("general") if isinstance(sets.data.get("general"), dict) else {}
-    found = [{**(general or {}), **one} for one in sets.data.get("datasets") or [{}] if isinstance(one, dict)]
-    largest = max(found, key=_load, default={})
-    known = {
-        key: largest[key]
-        for key in ("resolution", "batch_size", "target_frames", "control_directory")
-        if key in largest
-    }
+    largest: dict[str, Any] = max(sets_of(sets), key=_load, default={})
+    known = {key: largest[key] for key in _OF_SETS if key in largest}
     return replace(made, data={**made.data, **known}, base=replace(sets, base=made.base))
 
 
