@@ -122,9 +122,9 @@ def shift_mask(t: Tape, rows: int, columns: int, size: int, dtype: str) -> Value
 @rule(Attention, "swin")
 def swin(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """SwinAttention.forward: a learned bias of relative positions, and the mask of the shift, as one mask."""
+    shift = around.masks.get(0)
     q, k, v = (heads(run(t, part, x, around), block.heads) for part in (block.q, block.k, block.v) if part)
     mask = relative_bias(t, block, x.shape[1])
-    shift = around.masks.get(0)
     if shift is not None:
         shift = over_batch(shift, x.shape[0])
         mask = f.add(mask, shift)
@@ -220,6 +220,7 @@ def merge_neighbours(_: Tape, block: MergeNeighbours, x: Value, around: Around) 
         return f.reshape(x, -1, x.shape[-1] * block.factor**2)
     batch, width = x.shape[0], x.shape[-1]
     rows, columns = block.map
+    around.handed.append(x)  # hidden_states_before_downsampling of SwinStage.forward
     x = f.view(x, batch, rows, columns, width)
     if rows % 2 or columns % 2:
         x = f.pad_both(x, (1, 2), (rows + rows % 2, columns + columns % 2))
@@ -252,6 +253,7 @@ def kept_map(_: Tape, block: KeptMap, x: Value, around: Around) -> Value:
     """SwinStage.get_reshaped_hidden_states: a copy of the stage's output as a map, there until the next stage's is."""
     batch, width = x.shape[0], x.shape[-1]
     around.kept = f.contiguous(f.permute(f.view(x, batch, *block.map, width), 0, 3, 1, 2))
+    around.handed.clear()
     return x
 
 
