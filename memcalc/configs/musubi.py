@@ -138,7 +138,7 @@ def _with_sets(document: Document, made: Document) -> Document:
         return made
     sets = open_document(path)
     largest: dict[str, Any] = max(sets_of(sets), key=_load, default={})
-    known = {key: largest[key] for key in _OF_SETS if key in largest}
+    known: dict[str, Any] = {key: largest[key] for key in _OF_SETS if key in largest}
     return replace(made, data={**made.data, **known}, base=replace(sets, base=made.base))
 
 

@@ -104,7 +104,7 @@ def assign(x: Value, part: Value) -> Value:
 def _assign_backward(node: Node, g: Value) -> Gradients:
     whole, part = g.tape.new(g.shape, g.dtype, node.meta), node.edges[1]
     cut = g.tape.new(part.shape, g.dtype) if part else None
-    if cut and part.dtype != g.dtype:
+    if part and part.dtype != g.dtype:
         cut = g.tape.new(part.shape, part.dtype)
     zeros = g.tape.new(part.shape, g.dtype) if part and node.edges[0] else None
     del zeros
