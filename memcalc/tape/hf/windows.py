@@ -26,8 +26,12 @@ def window_layer(t: Tape, block: WindowLayer, x: Value, around: Around) -> Value
     """SwinLayer.forward, and Swinv2Layer.forward, which norms behind each branch."""
     before, behind = (None, block.norms[0]) if block.behind else (block.norms[0], None)
     held, back = attention_of_windows(t, block, _maybe(t, before, x, around), around)
-    y = f.add(x, _maybe(t, block.drop_path, _maybe(t, behind, back, around), around))
-    del held[0]
+    y = _maybe(t, behind, back, around)
+    if block.behind:  # what is normed has the padded map's name
+        del held[0]
+    y = f.add(x, _maybe(t, block.drop_path, y, around))
+    if not block.behind:
+        del held[0]
     before, behind = (None, block.norms[1]) if block.behind else (block.norms[1], None)
     out = _maybe(t, block.dropout, fed(t, block, [_maybe(t, before, y, around)], around), around)
     around.handed.clear()
