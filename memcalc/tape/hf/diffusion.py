@@ -61,6 +61,7 @@ class Scene:
         self.pieces: list[Value] = []
         self.turns = 0  # channels of tables that are copied from the host
         self.beside: Value | None = None  # what a second stream yields
+        self.frames = 1  # of a video whose frames stand as images in the batch
         self.image = 0  # states of an image before the text's
 
 
