@@ -64,6 +64,8 @@ def _missing(block: Block) -> Iterator[str]:
     if not isinstance(block, (*KNOWN, *ASIS)) or block.duty in ("encoder", "decoder", "fork", "recurrence"):
         yield f"{type(block).__name__} blocks"
         return
+    if isinstance(block, Select):
+        yield "heads that read one state of a sequence"
     if isinstance(block, Mla) and (block.indexer or block.reuses):
         yield "sparse indexers"
     if isinstance(block, Moe) and not isinstance(block.router, Router):

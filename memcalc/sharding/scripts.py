@@ -157,7 +157,7 @@ class Writer:
 
     def _parted(self, act: Act, name: str) -> tuple[Act, Act]:
         """The calls of a module up to what asks for what it has saved (the last adapter's second layer), and the others."""
-        if any(param.role == "adapter" for param in self._owned[name].params):
+        if name not in self.naming.leaves and any(param.role == "adapter" for param in self._owned[name].params):
             outer, last, *others = act.calls
             first = act._replace(calls=(outer, last._replace(ends=False)))
             return first, Act(act.at, tuple(others), last.needed, freed=name)

@@ -175,6 +175,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"sharding": "zero2", "parallel": {"pipeline": 2}},
         "ZeRO-2 and ZeRO-3 are incompatible with pipeline parallelism",
     ),
+    ({"model": "bge-base-en-v1.5", "seq_len": 512}, "heads that read one state of a sequence are not modelled"),
     ({"sharding": "zero3"}, "zero3 around Megatron-LM's modules is not modelled"),
     (
         {"model": "albert-base-v2", "seq_len": 512, "implementation": "hf", "parallel": {"pipeline": 2}},
