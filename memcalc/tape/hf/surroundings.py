@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 MASKED_BY_BIAS = frozenset({"falcon", "mpt"})  # formulas whose masks are made with their biases
-UNMASKED = MASKED_BY_BIAS | {"openai-gpt"}  # and whose masks are buffers
+UNMASKED = MASKED_BY_BIAS | {"openai-gpt", "canine-local"}  # and whose masks are buffers
 
 
 def prepare(t: Tape, layers: Block, x: Value, around: Around) -> None:
