@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memcalc import estimate
-from memcalc.configs.names import alike, contained, elsewhere, packing, unknown
+from memcalc.configs.names import alike, companion, contained, elsewhere, packing, unknown
+from memcalc.configs.reading import Asked
+from memcalc.configs.table import Sheet
 from memcalc.errors import RunInvalid, UnknownName
 from memcalc.models import load_model
-from tests.configs.reader import codes, reading
+from tests.configs.reader import codes, document, reading
 from tests.configs.test_checkpoint import LLAMA
 
 if TYPE_CHECKING:
@@ -118,3 +120,14 @@ def test_what_is_known_nowhere_is_told_with_what_to_do() -> None:
     assert "--hub" in told
     with pytest.raises(RunInvalid, match="no preset has the dimensions of 'x/y'"):
         reading("model_name_or_path: x/y\nuse_peft: true\n")
+
+
+@pytest.mark.parametrize(
+    ("named", "model", "warned"), [("gpt2", "gpt2", False), ("x/y-unheard-of", "same", True), ("null", "same", True)]
+)
+def test_a_companion_that_nobody_knows_has_the_policys_dimensions(named: str, model: str, warned: bool) -> None:
+    sheet = Sheet(document(f"model: gpt2\nteacher: {named}\n"), Asked(), "some", "Some tool")
+    assert companion(sheet, "teacher") == model
+    assert [(note.code, note.path) for note in sheet.warnings] == (
+        [("unknown-model", "train.yaml:2 teacher")] if warned else []
+    )

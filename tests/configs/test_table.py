@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from memcalc.configs.reading import Asked, Origin
@@ -96,6 +98,12 @@ def test_places_of_a_run_are_those_of_the_keys_it_comes_from() -> None:
     assert found.place("lora.rank") == "train.yaml:3 lora.r (lora.rank)"
     assert found.place("lora") == "train.yaml:3 lora.r (lora)"
     assert found.place("offload") == "train.yaml offload"
+
+
+def test_keys_that_no_memory_follows_from_are_told_from_the_others() -> None:
+    """Outermost keys alone: `lora` speaks of memory, `lora_name` has a word that takes it back, `lr` none at all."""
+    made = sheet("lora: {r: 8}\nlora_name: a\nlr: 2e-5\n")
+    assert made.immaterial(re.compile("lora"), re.compile("name")) == ["lora_name", "lr"]
 
 
 def test_many_strange_keys_take_no_time() -> None:
