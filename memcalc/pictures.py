@@ -148,13 +148,13 @@ def blind(model: Model, seen: Images) -> Model:
 def _without(block: Block, seen: Images, known: dict[int, Block]) -> Block:
     """The block with what reads images put aside; equal layers stay the same object."""
     from memcalc.blocks.base import Sequence, Stack, Unused  # noqa: PLC0415 - few runs say so
-    from memcalc.blocks.multimodal import ReadsImages  # noqa: PLC0415
+    from memcalc.blocks.multimodal import ReadsImages, Unseen  # noqa: PLC0415
 
     if id(block) in known:
         return known[id(block)]
     made = block
     if block is seen or isinstance(block, ReadsImages):
-        made = Unused(block.name, block.parts())
+        made = (Unseen if block is seen else Unused)(block.name, block.parts())
     elif isinstance(block, Stack):
         layers = tuple(_without(layer, seen, known) for layer in block.layers)
         made = (

@@ -76,13 +76,20 @@ def model_of(c: Dimensions) -> Model:
     _check_heads(c, whole=card.get("whole_heads", False))
     import_module(f"memcalc.architectures.{card['module']}")
     model, registered = _BUILDERS[card["id"]](c), card.get("registered")
-    if plan := card.get("tp_plan"):
+    if plan := card.get("tp_plan") or _parts_plan(c):
         model = replace(model, tp_plan=tuple(plan.items()))
     if rate := card.get("rate"):
         model = replace(model, rate=rate)
     if c.traits.masks_of_both and (window := c.get("sliding_window")):
         model = replace(model, masks=(0, window))
     return model if registered is None else replace(model, registered=tuple(registered))
+
+
+def _parts_plan(c: Dimensions) -> Mapping[str, str]:
+    """What the text part's own plan divides of a model with towers, where these have none (init_parallel_plans)."""
+    plans = {key: find("architectures", part.model_type).get("tp_plan", {}) for key, part in c.nested_configs()}
+    text: Mapping[str, str] = plans.pop("text_config", {})
+    return {} if any(plans.values()) else text
 
 
 def _check_heads(c: Dimensions, *, whole: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from memcalc.blocks.base import Block, Sequence, Stack
+from memcalc.blocks.base import Block, Sequence, Stack, Unused
 from memcalc.blocks.basic import Embedding, Raw
 from memcalc.dataclass import dataclass
 
@@ -208,6 +208,11 @@ class DeepStack(Stack):
     """Mergers of the states that some layers of a tower yield, numbered like them: those `at` which each reads."""
 
     at: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Unseen(Unused):
+    """A tower in a step without images: it is there as it would be with some."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from memcalc.blocks.basic import (
 )
 from memcalc.blocks.mla import Mla
 from memcalc.blocks.mlp import Mlp, Moe
-from memcalc.blocks.multimodal import Images, Sounds
+from memcalc.blocks.multimodal import Images, Sounds, Unseen
 from memcalc.blocks.parallel import Gather, GatherChannels, Scatter, SplitChannels
 from memcalc.blocks.predicting import Predictor
 from memcalc.blocks.ssm import GatedDelta, KimiDelta, Lightning, Mamba, Mamba2
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 LINEARS = (Linear, TransposedLinear, ProductLinear)
 FRAMES = (Sequence, Residual, PostNorm, Parallel, Sum, Stack, Recomputed)
-TOWERS = (Images, Sounds)  # whole on every rank
+TOWERS = (Images, Sounds, Unseen)  # whole on every rank
 MIXERS = (Mamba, Mamba2, GatedDelta, Lightning)  # that have no heads to themselves on a rank
 WHOLE = (Norm, Raw, Dropout, Idle, Activation, Cast, Scale, Softcap, Select)
 
@@ -259,7 +259,9 @@ def has(block: Block, kinds: tuple[type[Block], ...]) -> bool:
 
 
 def table_of(block: Block) -> Embedding | None:
-    """The first table of tokens below a block."""
+    """The first table of tokens below a block; a tower's, of places in an image, is none."""
+    if isinstance(block, TOWERS):
+        return None
     if isinstance(block, Embedding) and block.index == "tokens":
         return block
     return next((found for _, part in block.groups() if (found := table_of(part))), None)

@@ -5,7 +5,8 @@
 parallelize_llama applies them; `tp_plan: auto` is transformers' apply_tensor_parallelism of a model's own plan; mixtures with
 apply_expert_parallelism (AllToAllEP, every rank getting as many tokens as it sends) under fully_shard of experts over efsdp,
 layers and the rest over all ranks; beside a tensor degree on the mesh of dense layers, with plans as transformers resolves
-them. With `sharding: fsdp` and a tensor degree fully_shard is around what torchtitan's plan has
+them; models that read images have their text divided as its own plan says, the tower whole
+(recorded on text alone). With `sharding: fsdp` and a tensor degree fully_shard is around what torchtitan's plan has
 divided, on a mesh of both. The gradient of a divided table has the rows of all ranks until the optimizer, or FSDP, sums it.
 """
 
@@ -63,6 +64,14 @@ def test_a_plan_of_transformers_own_divides_no_sequence() -> None:
 def test_a_plan_that_does_not_train_is_refused_in_the_words_of_torch() -> None:
     with pytest.raises(RunInvalid, match="modified inplace"):
         estimate({"model": {"model_type": "llama4_text"}, "gpus": 2, "parallel": {"tensor": 2, "tp_plan": "auto"}})
+
+
+def test_a_tower_with_a_plan_of_its_own_is_said_not_to_be_known() -> None:
+    """Gemma 4's (and Llama 4's) image encoder is divided too; Gemma 3's, SigLIP, is not."""
+    divided: dict[str, Any] = {"gpus": 2, "parallel": {"tensor": 2, "tp_plan": "auto"}}
+    for model, known in (("gemma-3-4b", True), ("gemma-4-26b-a4b", False)):
+        report = estimate({**divided, "model": model})
+        assert known == all(note.path != "parallel.tp_plan" for note in report.warnings)
 
 
 def test_what_a_plan_does_not_name_is_whole() -> None:
