@@ -8,6 +8,7 @@ from memcalc.blocks.base import Stack
 from memcalc.blocks.basic import Conv, Embedding
 from memcalc.errors import Fault
 from memcalc.model import OF_IMAGES
+from memcalc.models import NOMINAL
 from memcalc.presets import find, has
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def incompatible(run: Run, model: Model, recipe: Recipe) -> Iterator[Fault]:
     if run.packing and model.kind not in ("causal-lm", "tensors"):
         yield Fault("packing", "sequences are packed into one row for causal language models; "
                                f"{model.name or 'this model'} is none (kind: {model.kind})")  # fmt: skip
+    if run.lora and NOMINAL in model.notes and run.lora.targets is None:
+        yield Fault("model", "a bare size has no modules for adapters; name a model of that size (memcalc models)")
     if run.lora and run.lora.method in CACHED and run.checkpointing.mode != "none":
         yield Fault("checkpointing", f"{CACHED[run.lora.method]} does not work with gradient checkpointing (peft): layers in "
                                      "checkpoints are given no cache, and virtual keys and values are in one")  # fmt: skip

@@ -33,15 +33,21 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+_FORMATS = frozenset({"json", "yaml", "csv", "markdown", "html", "jsonl", "github", "junit"})
+
+
 class Command(TyperCommand):
     """A command that knows what other tools call its flags."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401, D102 - typer's own click is private
         try:
             return super().parse_args(ctx, args)
-        except Exception as error:
+        except Exception as problem:
+            error: Any = problem
             if hasattr(error, "possibilities") and hasattr(error, "option_name"):  # there is no such option
                 error.possibilities = self._instead(error.option_name) or error.possibilities
+            elif "unexpected extra argument" in str(getattr(error, "message", "")):
+                error.message += "; a name of several words stands in quotes"
             raise
 
     def _instead(self, flag: str) -> list[str]:
@@ -50,6 +56,8 @@ class Command(TyperCommand):
 
         own = own_word(flag)
         flags = {name for parameter in self.params for name in parameter.opts}
+        if flag.lstrip("-") in _FORMATS and "--format" in flags:
+            return [f"--format {flag.lstrip('-')}"]
         found = [] if own is None else [f"--{own.replace('_', '-')}", f"--set {own}=VALUE"]
         return [name for name in found if name.split(" ")[0] in flags][:1]
 
@@ -63,9 +71,20 @@ class LazyGroup(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401, ARG002, D102
         if cmd_name not in COMMANDS:
             near = nearest_names(cmd_name, COMMANDS)
-            hint = f"did you mean {near[0]}? " if near else ""
+            meant = "--help" if cmd_name == "help" else _of_a_run(cmd_name) or (near[0] if near else "")
+            hint = f"did you mean {meant}? " if meant else ""
             raise UsageError(f"unknown command {shorten(cmd_name)!r}; {hint}there are {', '.join(COMMANDS)}")
         return command(cmd_name, import_module(f"memcalc.cli.{COMMANDS[cmd_name][0]}").main)
+
+
+def _of_a_run(word: str) -> str:
+    """The command that a model or a file without one is meant for; nothing for other words."""
+    from pathlib import Path  # noqa: PLC0415 - only on the way to an error
+
+    from memcalc.models import is_model_name  # noqa: PLC0415
+    from memcalc.paths import is_file  # noqa: PLC0415
+
+    return f"estimate {shorten(word)}" if is_model_name(word) or is_file(Path(word)) else ""
 
 
 def command(name: str, main: Callable[..., None]) -> Any:  # noqa: ANN401

@@ -48,7 +48,7 @@ def main(
     from memcalc.render.check import FORMATS, render  # noqa: PLC0415
     from memcalc.run import Budget  # noqa: PLC0415
 
-    chosen, sheet = choose(form, FORMATS), page(units, output)
+    chosen, sheet = choose(form, FORMATS, output), page(units, output)
     own = Budget(max_total=max_total, max_peak=max_peak, min_headroom=min_headroom, max_gpus=max_gpus,
                  max_usd_per_hour=max_usd_per_hour)  # fmt: skip
     asked = Asked(budget=own, said=tuple(said({"gpu": gpu, "gpus": gpus}, change or ())))

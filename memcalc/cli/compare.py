@@ -36,7 +36,7 @@ def main(
     from memcalc.comparison import compare_questions  # noqa: PLC0415
     from memcalc.render.comparison import FORMATS, render  # noqa: PLC0415
 
-    chosen, sheet = choose(form, FORMATS), page(units, output)
+    chosen, sheet = choose(form, FORMATS, output), page(units, output)
     axes: dict[str, tuple[Any, ...]] = dict(choices(text, "--sweep") for text in sweep or [])
     questions: list[tuple[str, Question]] = [(asked.source or "", _question(asked, axes))]
     questions += [(source, _question(asked._replace(source=source), axes)) for source in more or []]

@@ -52,7 +52,7 @@ def main(
     from memcalc.cli.asked import said  # noqa: PLC0415 - not for --help
     from memcalc.render.diff import FORMATS, render  # noqa: PLC0415
 
-    chosen, sheet = choose(form, FORMATS), page(units, output)
+    chosen, sheet = choose(form, FORMATS, output), page(units, output)
     told = said({"gpu": gpu, "gpus": gpus}, change or ())
     _allowed(fail_on or "any", 0)  # refused before anything is answered
     answer = _between(configs or (), told) if base is None else _since(base, configs or (), told)

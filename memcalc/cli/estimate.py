@@ -54,7 +54,7 @@ def main(
     def estimated(run: Run, beside: Path | None) -> Report:
         return estimate_run(run, beside, formula, per_rank=per_rank)
 
-    chosen, sheet = choose(form, FORMATS), replace(page(units, output), origins=origins)
+    chosen, sheet = choose(form, FORMATS, output), replace(page(units, output), origins=origins)
     if chosen == "jsonl":
         _stream(asked, estimated, output)
         return

@@ -25,5 +25,5 @@ def main(
     from memcalc.explanation import explain_run  # noqa: PLC0415 - not for --help
     from memcalc.render.explanation import FORMATS, render  # noqa: PLC0415
 
-    chosen, sheet = choose(form, FORMATS), page(units, output)
+    chosen, sheet = choose(form, FORMATS, output), page(units, output)
     write(render(asked.question().answer(explain_run), chosen, sheet, everything=everything), output)

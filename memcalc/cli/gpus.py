@@ -24,7 +24,7 @@ def main(
     units: UnitsOption = "GiB",
 ) -> None:
     """Examples: memcalc gpus; memcalc gpus h100; memcalc gpus hopper --format json"""  # noqa: D400
-    chosen, sheet = choose(form, FORMATS), page(units, output)
+    chosen, sheet = choose(form, FORMATS, output), page(units, output)
     asked = words or []
     named = known(" ".join(asked))
     if named:

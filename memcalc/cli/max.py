@@ -42,7 +42,7 @@ def main(
     from memcalc.maximum import max_run  # noqa: PLC0415
     from memcalc.render.maximum import FORMATS, render  # noqa: PLC0415
 
-    chosen, sheet = choose(form, FORMATS), page(units, output)
+    chosen, sheet = choose(form, FORMATS, output), page(units, output)
     keys, rest = _sorted_out(asked, words or [])
     values: dict[str, tuple[Any, ...]] = {
         _key(key): found for key, found in (choices(text, "--sweep") for text in sweep or [])

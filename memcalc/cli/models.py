@@ -27,7 +27,7 @@ def main(
     units: UnitsOption = "GiB",
 ) -> None:
     """Examples: memcalc models; memcalc models qwen3; memcalc models llama-2-7b --tensors; memcalc models --architectures"""  # noqa: D400
-    chosen, sheet = choose(form, FORMATS), page(units, output)
+    chosen, sheet = choose(form, FORMATS, output), page(units, output)
     asked = " ".join(words or []).split()
     if architectures:
         text = _architectures(chosen, sheet)

@@ -40,7 +40,7 @@ def main(
     units: UnitsOption = "auto",
 ) -> None:
     """Examples: memcalc optimizers; memcalc optimizers 8bit; memcalc optimizers adamw-8bit --shape 4096x4096 --dtype bf16"""  # noqa: D400
-    chosen, sheet = choose(form, FORMATS), page(units, output)
+    chosen, sheet = choose(form, FORMATS, output), page(units, output)
     asked = words or []
     if shape is not None:
         if len(asked) != 1:

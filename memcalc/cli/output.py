@@ -29,11 +29,16 @@ FormatOption = Annotated[str, format_option("table, json, yaml, csv or markdown.
 OutputOption = Annotated[str | None, typer.Option("--output", "-o", help="Write to this file.", metavar="FILE")]
 UnitsOption = Annotated[str, typer.Option("--units", help="GiB, GB, MiB, MB, B … or auto.", metavar="UNIT")]
 
-NARROW, WIDE = 60, 100
+_ENDINGS = {".json": "json", ".jsonl": "jsonl", ".yaml": "yaml", ".yml": "yaml", ".csv": "csv", ".md": "markdown",
+            ".html": "html", ".htm": "html", ".xml": "junit"}  # fmt: skip
+NARROW, WIDE = 40, 100
 
 
-def choose(name: str, known: Sequence[str]) -> str:
-    """The format as it is written here; UsageError names the nearest."""
+def choose(name: str, known: Sequence[str], output: str | None = None) -> str:
+    """The format as it is written here, the end of an output file's name where none is; UsageError names the nearest."""
+    ending = _ENDINGS.get(Path(output).suffix.lower()) if output and name == "table" else None
+    if ending in known:
+        return str(ending)
     if name.lower() in known:
         return name.lower()
     near = nearest_names(name, known)

@@ -56,7 +56,7 @@ def main(
     from memcalc.recommender import Wishes, recommend_run  # noqa: PLC0415 - not for --help
     from memcalc.render.recommendation import render  # noqa: PLC0415
 
-    chosen, sheet = choose(form, FORMATS), page(units, output)
+    chosen, sheet = choose(form, FORMATS, output), page(units, output)
     counts, cards, rest = _resources(asked)
     wishes = Wishes(method, task, counts, cards, price, global_batch, dict(_axes(vary or [])), _kept(keep or []))
     watcher = Watcher()

@@ -31,7 +31,7 @@ def main(
     from memcalc.reading import read_document  # noqa: PLC0415 - not for --help
     from memcalc.render import FORMATS, render  # noqa: PLC0415
 
-    chosen, sheet = choose(form, FORMATS), replace(page(units, output), origins=origins)
+    chosen, sheet = choose(form, FORMATS, output), replace(page(units, output), origins=origins)
     document = read_document(saved)
     write(render(_report(document.data, document.source), chosen, sheet), output)
 

@@ -36,7 +36,7 @@ def main(
     from memcalc.verifying import verified  # noqa: PLC0415
     from memcalc.verifying.measured import measured as read  # noqa: PLC0415
 
-    chosen, sheet = choose(form, FORMATS), page(units, output)
+    chosen, sheet = choose(form, FORMATS, output), page(units, output)
     found = read(measured or ())
     answer = verified(asked.question().answer(estimate_run), found, within)
     write(render(answer, chosen, sheet), output)

@@ -19,8 +19,15 @@ SHORT = ("forward", "backward", "step")
 
 def chart(curve: Curve, width: int) -> tuple[str, str]:
     """(blocks, names): the samples of each phase apart, the lowest of all as ▁ and the highest as █; the phases' names."""
+    blocks, names = _drawn(curve, width - 2)
+    over = len(names) - width  # a name is longer than its phase
+    return _drawn(curve, width - 2 - over) if 0 < over < len(SHORT[-1]) else (blocks, names)
+
+
+def _drawn(curve: Curve, width: int) -> tuple[str, str]:
+    """The blocks, as many as there is room for or samples to show, and the names below them."""
     low, high = min(curve.samples), max(curve.samples)
-    room = min(width - 2, len(curve.samples))
+    room = min(width, len(curve.samples))
     parts = [_pooled(samples, len(samples) * room // len(curve.samples)) for samples in curve.phases()]
     blocks = ["".join(_block(sample, low, high) for sample in part) for part in parts]
     names = [f"{name:<{len(part)}}" for name, part in zip(SHORT, blocks, strict=True)]

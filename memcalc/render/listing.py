@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from memcalc.render.page import Page
 
+GAP, LEAST = 2, 12  # columns between columns, and the least that the last, which is wrapped, has
 FORMATS = ("table", "json", "yaml", "csv", "markdown")
 RowOf = dict[str, Any]
 
@@ -32,7 +33,7 @@ def render_rows(kind: str, shown: Sequence[RowOf], full: Sequence[RowOf], form: 
         case "markdown":
             return _markdown(shown)
         case _:
-            return to_text(_columns(shown), page)
+            return to_text(_columns(_fitting(shown, page.width)), page)
 
 
 def render_card(card: Mapping[str, Any], form: str, page: Page) -> str:
@@ -47,20 +48,31 @@ def render_card(card: Mapping[str, Any], form: str, page: Page) -> str:
         case "markdown":
             return _markdown([{"": key, " ": _flat(value)} for key, value in card.items()])
         case _:
-            return to_text(_pairs(card), page)
+            return to_text(_pairs(card, page.width), page)
 
 
-def _pairs(card: Mapping[str, Any]) -> Iterator[RenderableType]:
+def _pairs(card: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
     grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(style="bold", max_width=width // 2)
     grid.add_column(overflow="fold")
     for key, value in card.items():
         if value not in (None, "", [], {}, ()):
             grid.add_row(key.replace("_", " "), Text(_flat(value)))
     yield grid
+
+
+def _fitting(shown: Sequence[RowOf], width: int) -> list[RowOf]:
+    """The rows without the columns at the end that a page of this width has no room for: no figure is cut."""
+    if not shown:
+        return []
+    wide = {name: max(len(name), *(len(str(row[name] or "")) for row in shown)) for name in shown[0]}
+    kept = list(wide)
+    while len(kept) > 1 and sum(wide[name] + GAP for name in kept[:-1]) + min(wide[kept[-1]], LEAST) > width:
+        kept.pop()
+    return [{name: row[name] for name in kept} for row in shown]
 
 
 def _columns(shown: Sequence[RowOf]) -> Iterator[RenderableType]:

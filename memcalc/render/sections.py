@@ -25,7 +25,7 @@ GAP, LEAST = 2, 12
 class Section:
     """`columns` are the headings of `rows`: flush right where one begins with >, cut short where need be with <.
 
-    The last column of another kind is wrapped. Columns at the end that do not fit a page are left out.
+    Columns of another kind are wrapped. Columns at the end that do not fit a page are left out.
     `more` rows are not shown. `text` stands below the title, `notes` are sentences below the table, each a paragraph.
     """
 
@@ -107,11 +107,10 @@ def _table(part: Section, width: int) -> Iterator[str]:
         return
     widths = _widths([max(len(row[i]) for row in everything) for i in range(len(titles))], part.columns, width)
     for row in everything:
-        *cells, last = (_cell(text, size, name) for text, size, name in zip(row, widths, part.columns, strict=False))
-        before = (" " * GAP).join(cells) + " " * GAP
-        lines = wrap(last, widths[-1]) if not part.columns[len(widths) - 1].startswith((">", "<")) else [last]
-        yield (before + (lines[0] if lines else "")).rstrip()
-        yield from (" " * len(before) + line for line in lines[1:])
+        cells = [_cell(text, size, name) for text, size, name in zip(row, widths, part.columns, strict=False)]
+        for place in range(max(map(len, cells))):
+            line = (cell[place] if place < len(cell) else "" for cell in cells)
+            yield (" " * GAP).join(text.ljust(size) for text, size in zip(line, widths, strict=True)).rstrip()
 
 
 def _widths(wanted: list[int], columns: Sequence[str], width: int) -> list[int]:
@@ -130,11 +129,13 @@ def _widths(wanted: list[int], columns: Sequence[str], width: int) -> list[int]:
     return [min(widths[0], width)]
 
 
-def _cell(text: str, width: int, column: str) -> str:
+def _cell(text: str, width: int, column: str) -> list[str]:
+    """The lines of a cell: flush right, cut short, or wrapped."""
     if column.startswith(">"):
-        return text.rjust(width)
-    cut = text if len(text) <= width or not column.startswith("<") else text[: width - 1] + "…"
-    return cut.ljust(width)
+        return [text.rjust(width)]
+    if column.startswith("<"):
+        return [text if len(text) <= width else text[: width - 1] + "…"]
+    return wrap(text, width) or [""]
 
 
 def as_markdown(sections: Sequence[Section]) -> str:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from memcalc.render.page import Page
     from memcalc.report import Note, Report
 
+NARROW = 30  # columns beside the chart's title; less, and it stands below
+LEAST = 8  # columns of a bar that says anything
 WORTH_A_LINE = 2**20  # bytes of host memory; step counters alone are less
 COLOURS = {"fits": "green", "tight": "yellow", "too-big": "red", "unknown": "cyan"}
 
@@ -57,11 +59,12 @@ def _table(report: Report, page: Page) -> Iterator[Text]:
     total = Row("total per GPU" if report.gpu.count > 1 else "total", report.memory.total, 1.0)
     names = max(len(row.title) for row in (*items, total))
     sizes = max(len(page.size(row.bytes)) for row in (*items, total))
-    room = max(min(page.width - names - sizes - 12, 40), 8)
+    room = min(page.width - names - sizes - 12, 40)
     for row in items:
-        line = Text(f"  {row.title:<{names}}  {page.size(row.bytes):>{sizes}}  ")
-        line.append(f"{bar(row.share, room):<{room}}", style="blue")
-        yield line.append(f" {_percent(row.share):>5}")
+        line = Text(f"  {row.title:<{names}}  {page.size(row.bytes):>{sizes}}")
+        if room >= LEAST:
+            line.append(f"  {bar(row.share, room):<{room}}", style="blue")
+        yield line.append(f" {_percent(row.share):>5}" if room >= -LEAST // 2 else "")
     yield Text("  " + "─" * (names + 2 + sizes), style="dim")
     yield Text(f"  {total.title:<{names}}  {page.size(total.bytes):>{sizes}}", style="bold")
     host = report.memory.host.pinned + report.memory.host.pageable
@@ -76,8 +79,12 @@ def _curve(report: Report, page: Page) -> Iterator[Text]:
     if not report.memory.curve.samples:
         return
     title = "  memory over the step  "
+    above = page.width - len(title) < NARROW
+    if above:
+        yield Text(title)
+        title = "  "
     blocks, names = chart(report.memory.curve, page.width - len(title))
-    yield Text(title).append(blocks, style="blue")
+    yield Text(" " * len(title) if above else title).append(blocks, style="blue")
     yield Text(" " * len(title) + names, style="dim")
     said = f"{sentence(report.memory, page)}; activations up to {page.size(report.memory.components.activations)}"
     for line in wrap(said, page.width - 2):
