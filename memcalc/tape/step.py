@@ -207,6 +207,7 @@ def sharded(tape: Tape, model: Model) -> tuple[Value, Value]:
         forward = whole
     if not sharder or not unit:
         return forward(tape, model)
+    sharder.begun = len(tape.events)
     sharder.before_forward(unit)
     sharder.running.append(unit)
     loss, outputs = forward(tape, model)

@@ -73,6 +73,7 @@ class Sharder:
     def __init__(self, tape: Tape) -> None:
         self.tape = tape
         self.running: list[Unit] = []  # the units whose forward is under way, innermost last
+        self.begun = 0  # how long the log was when the root's was entered
 
     @property
     def unit(self) -> Unit | None:

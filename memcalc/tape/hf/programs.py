@@ -158,8 +158,15 @@ def classes(t: Tape, model: Model) -> Value:
 
 
 def measured(t: Tape, shape: Shape) -> Value:
-    """Pixels or features, as the training loop has them, cast to what the model takes where a wrapper does so."""
-    return f.to(t.given(shape, t.setting.inputs or t.setting.weights), t.setting.weights)
+    """Pixels or features, as the training loop has them, cast to what the model takes where a wrapper does so.
+
+    It casts them before it gathers the root's parameters (FSDPState._pre_forward).
+    """
+    given = t.given(shape, t.setting.inputs or t.setting.weights)
+    x = f.to(given, t.setting.weights)
+    if x is not given and t.sharder:
+        t.events.insert(t.sharder.begun, t.events.pop())
+    return x
 
 
 def sound(t: Tape, frames: int) -> Value:
