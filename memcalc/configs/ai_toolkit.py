@@ -38,7 +38,7 @@ TITLE: Final = "ai-toolkit"
 
 SOURCE: Final = "ai-toolkit, toolkit/config_modules.py"
 _TYPES: Final = ("sd_trainer", "diffusion_trainer", "ui_trainer")
-_METHODS: Final = {"lora": "", "locon": "", "lokr": "lokr", "dora": "dora"}
+_METHODS: Final = {"lora": "", "lierla": "", "c3lier": "", "locon": "", "lokr": "lokr", "dora": "dora"}
 _IGNORED: Final = (
     "type", "training_folder", "device", "trigger_word", "performance_log_every", "save*", "sample*", "logging*",
     "datasets*", "sqlite*",
@@ -54,9 +54,10 @@ _IGNORED: Final = (
     "model.accuracy*", "model.inference*", "model.lora_path", "model.attn_masking", "network.network_kwargs*",
     "network.transformer_only",
     "network.dropout", "network.lokr*", "network.old_lokr_format", "network.*alpha", "train.inverted*", "train.*captions*",
-    "train.dynamic*",
+    "train.dynamic*", "train.diff_output_preservation_*", "train.blank_prompt_preservation_*",
 )  # fmt: skip
 _UNMODELLED: Final = {
+    "slider": "a slider's passes of several prompts are counted as one",
     "adapter": "an adapter beside the network (IP, ControlNet, T2I) is not counted",
     "embedding": "a trained embedding is not counted",
     "train.train_text_encoder": "an encoder of text that learns, too, is counted as frozen",
@@ -105,7 +106,7 @@ def read(document: Document, asked: Asked) -> Reading:
     family, rules = kind(sheet, word, "aitoolkit", "model.arch", "model.name_or_path")
     sheet.gpus(count=1 if not asked.gpus else None)
     held = _precision(sheet)
-    _shape(sheet)
+    _shape(sheet, video=bool(rules.get("video")))
     if word.startswith(("flux_kontext", "qwen_image_edit")):
         beside_reference(sheet, "datasets", "model.arch")
     sheet.put("attention", "sdpa", default="diffusers, models/attention_processor.py")
@@ -116,6 +117,7 @@ def read(document: Document, asked: Asked) -> Reading:
     if sheet.has("network"):
         _adapters(sheet, family)
     _company(sheet, rules, held)
+    _other_stage(sheet, word)
     _learns(sheet)
     sheet.unmodelled(_UNMODELLED)
     return sheet.reading(_IGNORED)
@@ -143,7 +145,7 @@ def _precision(sheet: Sheet) -> str:
     return held
 
 
-def _shape(sheet: Sheet) -> None:
+def _shape(sheet: Sheet, *, video: bool) -> None:
     """Images of the largest resolution of all sets, frames of the longest, and the batch."""
     sets = [one for one in sheet.get("datasets", default=[]) if isinstance(one, dict)]
     try:
@@ -153,8 +155,8 @@ def _shape(sheet: Sheet) -> None:
         square = [512, 512]
     sheet.put("image_size", square, "datasets", default=f"{SOURCE}: 512")
     frames = [one.get("num_frames", 1) for one in sets if isinstance(one.get("num_frames", 1), int)]
-    if max(frames, default=1) > 1:
-        sheet.put("frames", max(frames), "datasets")
+    if max(frames, default=1) > 1 or video:
+        sheet.put("frames", max(frames, default=1), "datasets", default=f"{SOURCE}: 1")
     sheet.put(
         "batch_size", sheet.read(whole, "train.batch_size", default=1), "train.batch_size", default=f"{SOURCE}: 1"
     )
@@ -214,3 +216,13 @@ def _learns(sheet: Sheet) -> None:
         parts = [word.removeprefix("transformer.") for word in sheet.read(names, key, default=[])]
         sheet.put("train", [f"^{word}" for word in parts], key)
     sheet.seen(key, "model.ignore_if_contains")
+
+
+def _other_stage(sheet: Sheet, word: str) -> None:
+    """Wan 2.2's other transformer, whose weights stay on the GPU unless low_vram sends off the one that does not learn."""
+    moved = sheet.read(truth, "model.low_vram", default=False)
+    if not word.startswith("wan22_14b") or moved:
+        return
+    packed = {"quantize": sheet.run["quantize"]} if "quantize" in sheet.run else {}
+    waiting = {"role": "teacher", "model": "same", "forward": False, **packed}
+    sheet.put("companions", [*sheet.run.get("companions", []), waiting], "model.arch")

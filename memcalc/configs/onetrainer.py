@@ -50,7 +50,7 @@ _MATTER: Final = re.compile(
     r"dtype|offload|caching|quant|checkpoint|compile|multi_gpu|embedding|^lora_|^oft_|^lokr_|device_indexes"
 )
 _HARMLESS: Final = re.compile(
-    r"output_dtype|_lr|learning_rate|norm_eps|embedding_weight|^embedding|async_offload|_cache$|clear_cache|temp_device|quantization|"
+    r"output_dtype|caching_threads|_lr|learning_rate|norm_eps|embedding_weight|^embedding|async_offload|_cache$|clear_cache|temp_device|quantization|"
     r"lora_model_name|bundle|fallback|text_encoder_\d|oft_|lokr_|lora_decompose_"
 )
 _UNMODELLED: Final = {

@@ -165,6 +165,42 @@ def test_the_example_for_24_gb_fits_there() -> None:
     assert 16 * 2**30 < peak < 24 * 2**30  # train_lora_flux_24gb.yaml, the file this one is like
 
 
+def test_hidream_s_example_takes_what_its_comment_says() -> None:
+    """train_lora_hidream_48.yaml: "will take ~35.2GB of vram"; its four encoders stay on the GPU, packed like the model."""
+    text = without(toolkit("is_flux: true", "arch: hidream"), "cache_latents").replace("black-forest-labs/FLUX.1-dev", "HiDream-ai/"
+                   "HiDream-I1-Full").replace("linear: 16, linear_alpha: 16", "linear: 32, linear_alpha: 32, network_kwargs: "
+                   "{ignore_if_contains: [ff_i.experts, ff_i.gate]}")  # fmt: skip
+    run = dict(reading(text, name="job.yaml").run)
+    assert [one["model"] for one in run["companions"]] == [
+        "clip-text-encoder-l", "sdxl-text-encoder-2", "t5-v1.1-xxl-encoder", "llama-3.1-8b", "flux-vae"]  # fmt: skip
+    total = estimate_run(parse_run(run)).memory.total
+    assert total == pytest.approx(35.2 * 2**30, rel=0.05)
+
+
+def test_both_stages_of_wan_stay_unless_one_is_sent_off() -> None:
+    text = toolkit("is_flux: true", "arch: wan22_14b\n        qtype: uint4|some/adapter").replace(
+        "black-forest-labs/FLUX.1-dev", "ai-toolkit/Wan2.2-T2V-A14B-Diffusers-bf16"
+    )
+    run = reading(text, name="job.yaml").run
+    packed = {"name": "torchao-int4", "upcast": False}
+    assert (run["model"], run["frames"], run["quantize"]) == ("wan-2.1-t2v-14b", 1, packed)
+    assert run["companions"] == [
+        {"role": "encoder", "model": "umt5-xxl-encoder", "dtype": "bf16", "quantize": "quanto-int8"},
+        {"role": "teacher", "model": "same", "forward": False, "quantize": packed},
+    ]
+    moved = reading(text.replace("quantize: true", "quantize: true\n        low_vram: true"), name="job.yaml").run
+    assert [one["role"] for one in moved["companions"]] == ["encoder"]
+
+
+@pytest.mark.parametrize(("name", "model"), [
+    ("black-forest-labs/FLUX.2-klein-base-9B", "flux.2-klein-9b"), ("mine/flux2-klein-4b-tuned", "flux.2-klein-4b"),
+    ("black-forest-labs/FLUX.2-dev", "flux.2-dev"),
+])  # fmt: skip
+def test_a_member_of_flux_2_is_told_by_its_name(name: str, model: str) -> None:
+    run = reading(trainer(model_type="FLUX_2", base_model_name=name), name="ot.json").run
+    assert estimate_run(parse_run(dict(run))).model.name == model
+
+
 def test_places_are_those_of_the_file() -> None:
     found = reading(TOOLKIT, name="job.yaml")
     assert {path: found.origins[path].line for path in ("batch_size", "lora.rank", "precision", "quantize")} == {
@@ -219,7 +255,7 @@ def test_what_is_left_out_is_said() -> None:
     found = reading(moved, name="job.yaml")
     assert sum(note.code == "not-modelled" for note in found.warnings) == 2
     assert found.run["quantize"]["name"] == "torchao-int4"
-    assert "not-modelled" in codes(reading(toolkit("is_flux: true", "arch: zimage"), name="job.yaml"))  # its encoder
+    assert "not-modelled" in codes(reading(toolkit("is_flux: true", "arch: auraflow"), name="job.yaml"))  # its encoder
     assert "not-modelled" in codes(reading(trainer(text_encoder={"train": True}), name="ot.json"))
     assert "not-modelled" in codes(reading(tuner(ramtorch=True), name="config.json"))
     for text, name in (
