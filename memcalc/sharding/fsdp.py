@@ -53,7 +53,7 @@ def _with_experts(made: FullyShard, run: Run, model: Model) -> FullyShard:
     torchtitan cuts them along the second where there are more ranks than experts (models/llama4/infra/parallelize.py,
     apply_fsdp); transformers has no expert-tensor degree.
     """
-    from memcalc.division import experts_tensor  # noqa: PLC0415 - that file imports this package
+    from memcalc.resolve.division import experts_tensor  # noqa: PLC0415 - that file imports this package
 
     degrees = run.parallel
     ranks, inner = made.shards * degrees.tensor, degrees.expert * experts_tensor(run)

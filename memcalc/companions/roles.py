@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.base import Sequence, Unused
 from memcalc.blocks.diffusion import Sample
 from memcalc.errors import RunInvalid, fault
-from memcalc.pictures import pictured
+from memcalc.resolve.pictures import pictured
 
 if TYPE_CHECKING:
     from memcalc.adapters import Adapted, Lora

@@ -13,12 +13,12 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from memcalc.beside import Accompanying, together
+from memcalc.companions.beside import Accompanying, together
+from memcalc.companions.roles import adapted_tensors, cast, kept_in, packed
 from memcalc.errors import fault
 from memcalc.models import load_model
 from memcalc.plan import Beside
 from memcalc.precision import recipe
-from memcalc.roles import adapted_tensors, cast, kept_in, packed
 from memcalc.run import Checkpointing, Loss
 from memcalc.sharding import placement
 from memcalc.sharding.strategy import PERSISTENT

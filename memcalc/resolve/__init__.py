@@ -6,7 +6,6 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from memcalc.architectures.uncounted import uncounted
-from memcalc.compatibility import incompatible, without_effect
 from memcalc.errors import Fault, RunInvalid, shorten
 from memcalc.gpus import Gpu, gpu
 from memcalc.implementations import kernels, remade
@@ -15,11 +14,12 @@ from memcalc.models import load_model
 from memcalc.notes import Notes
 from memcalc.optimizers import Optimizer
 from memcalc.optimizers import resolve as find_optimizer
-from memcalc.pictures import pictured, remarks
 from memcalc.plan import Plan
 from memcalc.precision import Recipe, recipe, says_frozen
 from memcalc.presets import find, has
-from memcalc.refusals import refuse_unmodelled
+from memcalc.resolve.compatibility import incompatible, without_effect
+from memcalc.resolve.pictures import pictured, remarks
+from memcalc.resolve.refusals import refuse_unmodelled
 from memcalc.run import Sharding
 from memcalc.sharding import Strategy, placement
 from memcalc.sharding.strategy import per_parameter
@@ -64,7 +64,7 @@ def resolve(run: Run, beside: Path | None = None) -> Plan:
         run, model, chosen, optimizer, tensors, place, card, _margin(run, card), length, notes, adapted,
     )  # fmt: skip
     if divides(run):
-        from memcalc.division import with_ranks  # noqa: PLC0415 - few runs divide their model
+        from memcalc.resolve.division import with_ranks  # noqa: PLC0415 - few runs divide their model
 
         plan = with_ranks(plan, lambda its, part: _trained_tensors(its, part, chosen, Notes(), part=True)[0])
     return _accompanied(plan, beside) if run.companions else plan

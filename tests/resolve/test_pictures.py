@@ -10,7 +10,7 @@ from memcalc import estimate
 from memcalc.blocks.multimodal import Crops, Grid
 from memcalc.errors import MemcalcError, RunInvalid
 from memcalc.models import load_model
-from memcalc.pictures import pictured, shown, tokens, tower
+from memcalc.resolve.pictures import pictured, shown, tokens, tower
 from memcalc.run.validation import parse_run
 
 QWEN = {
