@@ -111,15 +111,21 @@ class Replicated(Strategy):
                 yield Tensor("bucket", (elements,), times, "bucket", dtype=dtype)
 
     def filled(self, trained: list[Tensor], dtype: str = "") -> Iterator[tuple[int, Tensor]]:
-        """Each bucket's elements, and the parameter that fills it to its limit (compute_bucket_assignment_by_size)."""
+        """Each bucket's elements, and the parameter whose gradient is its last (compute_bucket_assignment_by_size).
+
+        Rebuilt, the buckets are in the order in which gradients come; those that stay as they are made in the parameters'.
+        """
         elements, limit, item = 0, self.first, ITEM.get(dtype or trained[0].dtype if trained else "", 4)
-        for tensor in _backwards(trained):
+        order = list(_backwards(trained))
+        opening = trained[0] if trained else None
+        for tensor in reversed(order) if self.searches else order:
+            opening = tensor if self.searches and not elements else opening
             elements += tensor.elements
             if elements * item >= limit:
-                yield elements, tensor
+                yield elements, opening if self.searches else tensor
                 elements, limit = 0, self.cap
         if elements:
-            yield elements, trained[0]
+            yield elements, opening
 
     def _compression(self, trained: list[Tensor], buckets: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """What PowerSGD keeps between steps: what it lost in the last, and its factors P and Q."""
@@ -142,11 +148,14 @@ class Replicated(Strategy):
         return (*moves[:1], *moves[2:], ~(len(sizes) - 1)) if sizes else ()
 
     def rebuilt(self, local: Local, stored: Callable[[Tensor], str]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Reducer::rebuild_buckets: one bucket for all at first, then as gradients have come in the first step."""
-        if self.searches:
-            return (), ()
+        """Reducer::rebuild_buckets: one bucket for all at first, then as gradients have come in the first step.
+
+        Where unused parameters are looked for, they stay as they are made, the last first.
+        """
         trained = learning(local.weights)
         once = tuple(tensor for tensor in (local.accumulated or local.buffers) if tensor.name == "bucket")
+        if self.searches:
+            return once[::-1], once[::-1]
         return once, tuple(self._filled(trained, stored))
 
     def setting_of(self, setting: Setting) -> Setting:

@@ -172,6 +172,8 @@ def _begun(strategy: Strategy, local: Local, stored: Callable[[Tensor], str], re
     """What the strategy does before the first step, and makes anew before the second."""
     once, then = strategy.rebuilt(local, stored)
     kept = [tensor for tensor in local.buffers if tensor not in once]
+    if once == then:
+        kept, once, then = [*once, *kept], (), ()
     made, remade = (_each_of(tensors, stored) for tensors in (once, then))
     return Begun(
         strategy.tried(local, stored) or recording.tried,
