@@ -156,7 +156,7 @@ def dinov2(c: Dimensions) -> Model:
         begin = Sequence("embeddings", (*begin.blocks, Prefix("register_tokens", (1, registers, c.hidden_size))))
     layer = encoder_layer(
         attention(c, "attention", bias=bool(c.qkv_bias), softmax="scores"), _dinov2_mlp(c), layer_norms(c, "norm1", "norm2"),
-        layer_scales(c, "layer_scale1.lambda1", "layer_scale2.lambda1"), drop_path(c),
+        layer_scales(c, "layer_scale1.lambda1", "layer_scale2.lambda1"), drop_path(c) or Idle(""),
     )  # fmt: skip
     layers = sequence(repeat("layer", c.num_hidden_layers, layer), name="encoder")
     body = sequence(begin, layers, Norm("layernorm", c.hidden_size, "layer"))
@@ -195,7 +195,7 @@ def dinov3(c: Dimensions) -> Model:
         else mlp(c, names=("up_proj", "down_proj"), bias=bias)
     )
     scales = layer_scales(c, "layer_scale1.lambda1", "layer_scale2.lambda1")
-    layer = encoder_layer(mixer, feed, layer_norms(c, "norm1", "norm2"), scales, drop_path(c))
+    layer = encoder_layer(mixer, feed, layer_norms(c, "norm1", "norm2"), scales, drop_path(c) or Idle(""))
     layers = sequence(repeat("layer", c.num_hidden_layers, layer), name="model")
     tables = PatchRotary("", c.hidden_size // c.num_attention_heads, 1 + c.num_register_tokens)
     return image_model(c, "dinov3_vit", sequence(begin, tables, layers, Norm("norm", c.hidden_size, "layer")))

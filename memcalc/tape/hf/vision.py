@@ -12,6 +12,9 @@ from memcalc.tape import functions as f
 from memcalc.tape.hf.attention import attend, heads, project, separate
 from memcalc.tape.hf.basic import asking
 from memcalc.tape.rules import Around, rule, run
+from memcalc.tape.units import hooked
+
+DROP_PATH = "(drop path)"  # the name of a module that no tensor is named after
 
 if TYPE_CHECKING:
     from memcalc.tape.recorder import Tape
@@ -97,8 +100,14 @@ def fixed_positions(t: Tape, block: FixedPositions, x: Value, around: Around) ->
 
 @rule(ChannelScale)
 def channel_scale(t: Tape, block: ChannelScale, x: Value, around: Around) -> Value:
-    """LayerScale; in place where it is a buffer (Gemma 4's layer_scalar)."""
-    return f.scale_(x) if block.buffer else f.mul(x, t.weight("", block.shape))
+    """LayerScale, by a module of its own where its name says so; in place where it is a buffer (Gemma 4's layer_scalar)."""
+
+    def scaled(x: Value) -> Value:
+        return f.mul(x, t.weight("", block.shape))
+
+    if block.buffer:
+        return f.scale_(x)
+    return hooked(t, t.path.rpartition(".")[0], scaled, x) if "." in block.name else scaled(x)
 
 
 @rule(Aside)
@@ -120,9 +129,11 @@ def embedded(t: Tape, block: Embedded, x: Value, around: Around) -> Value:
 @rule(DropPath)
 def drop_path(t: Tape, block: DropPath, x: Value, around: Around) -> Value:
     """A random factor for each sample (…DropPath.forward)."""
-    if not block.p:
-        return x
-    kept = f.shift(f.shift(t.new((x.shape[0], *(1 for _ in x.shape[1:])), x.dtype)))
+    return hooked(t, f"{t.path}.{DROP_PATH}", _thinned if block.p else lambda given: given, x)
+
+
+def _thinned(x: Value) -> Value:
+    kept = f.shift(f.shift(x.tape.new((x.shape[0], *(1 for _ in x.shape[1:])), x.dtype)))
     return f.mul(f.scale(x), kept)
 
 
