@@ -40,7 +40,6 @@ _HARMLESS: Final = re.compile(
     r"rollout|eval|save|vllm|critic|reward|ref|buffer|seq|rope|chunk|best_of|micro|master|max_|n_samples|offload$"
 )
 _UNMODELLED: Final = {
-    "ring_attn_size": "sequences that are divided among ranks are counted whole",
     "ds_tensor_parallel_size": "tensor parallelism of DeepSpeed is not counted",
     "vllm_num_engines": "what vLLM takes of the GPU is not counted (say it with --margin)",
     "colocate_all_models": "the critic, the reward and the reference model on the same GPUs are not counted (give companions)",
@@ -64,13 +63,14 @@ def read(document: Document, asked: Asked) -> Reading:
     sheet.put(
         "precision", "mixed-fp16" if half == "fp16" else "mixed-bf16", *_keys("param_dtype", "bf16"), default=SOURCE
     )
-    offloaded = _sharding(sheet)
-    sheet.put(
-        "optimizer",
-        "deepspeed-cpu-adam" if offloaded else "deepspeed-fused-adam",
-        *_keys("adam_offload"),
-        default=SOURCE,
-    )
+    if _read(sheet, text, "backend", default="deepspeed").lower() == "fsdp2":
+        sheet.put("sharding", {"strategy": "fsdp", "version": 2, "wrap": "layers"}, *_keys("backend"))
+        sheet.put("optimizer", "adamw", default=SOURCE)
+    else:
+        kind = "deepspeed-cpu-adam" if _sharding(sheet) else "deepspeed-fused-adam"
+        sheet.put("optimizer", kind, *_keys("adam_offload"), default=SOURCE)
+    if _read(sheet, truth, "use_liger_kernel", default=False):
+        sheet.put("implementation", "hf-liger", *_keys("use_liger_kernel"))
     _adapters(sheet)
     _batch(sheet, task, count)
     on = _read(sheet, truth, "gradient_checkpointing", "gradient_checkpointing_enable", default=False)
@@ -133,6 +133,8 @@ def _sharding(sheet: Sheet) -> bool:
     options: dict[str, Any] = {"strategy": f"zero{stage}"}
     if offloads and stage:
         options["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    if _read(sheet, truth, "overlap_comm", default=False):
+        options["overlap_comm"] = True
     sheet.put("sharding", options, *_keys("zero_stage"), default=f"{SOURCE}: 2")
     return offloads and stage > 0
 
@@ -168,19 +170,21 @@ def _batch(sheet: Sheet, task: str, count: int) -> None:
         ),
     )
     total = _read(sheet, whole, "train_batch_size", "batch_size", default=128)
-    pairs = 2 if task in ("dpo", "rm") else 1
-    sheet.put("batch_size", micro * pairs, *_keys("micro_train_batch_size", "micro_batch_size"), default=SOURCE)
-    sheet.put(
-        "grad_accum",
-        max(1, total // (micro * count)),
-        *_keys("train_batch_size", "batch_size"),
-        default=f"{SOURCE}: 128",
-    )
     if task.startswith("ppo"):
         length = _read(sheet, whole, "max_len", default=0) or sum(
             _read(sheet, whole, word, default=1024) for word in ("prompt_max_len", "generate_max_len"))  # fmt: skip
     else:
         length = _read(sheet, whole, "max_len", default=2048 if task == "sft" else 512)
     sheet.put("seq_len", length, *_keys("max_len", "prompt_max_len", "generate_max_len"), default=SOURCE)
-    if _read(sheet, truth, "packing_samples", default=False):
-        sheet.put("packing", True, *_keys("packing_samples"))
+    divided = max(1, _read(sheet, whole, "ring_attn_size", default=1))
+    if divided > 1:
+        sheet.put("parallel.context", divided, *_keys("ring_attn_size"))
+    dynamic = _read(sheet, truth, "use_dynamic_batch", default=False)
+    if dynamic:
+        micro = max(1, _read(sheet, whole, "train_max_tokens_per_gpu", default=16192) * divided // length)
+    rows = micro * (2 if task in ("dpo", "rm") else 1)
+    sheet.put("batch_size", rows, *_keys("micro_train_batch_size", "train_max_tokens_per_gpu"), default=SOURCE)
+    steps = max(1, total * divided // (micro * count))
+    sheet.put("grad_accum", steps, *_keys("train_batch_size", "batch_size"), default=f"{SOURCE}: 128")
+    if dynamic or _read(sheet, truth, "packing_samples", default=False):
+        sheet.put("packing", True, *_keys("packing_samples", "use_dynamic_batch"))

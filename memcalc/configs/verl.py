@@ -46,6 +46,7 @@ _UNMODELLED: Final = {
     f"{_ACTOR}.actor.entropy_from_logits_with_chunking": "the entropy is counted of all logits at once, which is more than is used",
     f"{_ACTOR}.actor.entropy_checkpointing": "the entropy is counted without checkpoints, which is more than is used",
     f"{_ACTOR}.actor.calculate_sum_pi_squared": "the softmax of the logits that its sum of squares takes is not counted",
+    f"{_ACTOR}.actor.use_prefix_grouper": "prompts that answers share are counted once for each, which is more than is used",
     f"{_ACTOR}.actor.qat.enable": "weights that are rounded as if quantised are not counted",
     **{f"{at}.{key}": what for at in ("model", f"{_ACTOR}.model") for key, what in {
         "tiled_mlp.enabled": "feed-forward layers that run in tiles are counted whole, which is more than is used",
@@ -57,6 +58,8 @@ _OF_THE_ACTOR: Final = (
     "hybrid_engine", "rollout*", "ref*", "nccl*", "actor.optim*", "actor.clip*", "actor.entropy*", "actor.kl_*",
     "actor.loss*", "actor.grad_clip", "actor.ppo_epochs", "actor.shuffle", "actor.policy_loss*",
     "actor.checkpoint*", "actor.profiler*", "actor.use_torch_compile", "actor._target_", "actor.fsdp_config*",
+    "actor.rollout_n", "actor.use_fused_kernels", "actor.qat.*", "actor.pad_to_length*", "actor.use_remove_padding",
+    "model.target_modules", "model.fused_kernel_options", "model.tiled_mlp.*", "model.mtp.*", "actor.torchtitan", "actor.veomni",
     "actor.data_loader_seed", "actor.tau*", "actor.ppo_max_*", "actor.calculate*", "model.use_remove_padding",
     "model.custom*", "model.external_lib", "model.tokenizer*", "model.use_shm", "model.trust_remote_code",
     "model.lora_alpha", "model.override_config*", "model.hf_config_path", "model._target_", "model.exclude_modules",

@@ -55,6 +55,13 @@ def test_a_whole_script() -> None:
 
 
 RUNS: list[tuple[str, dict[str, Any]]] = [
+    (SFT.replace("--bf16", "--packing_samples --ring_attn_size 2 --overlap_comm --use_liger_kernel"), {
+        "parallel.context": 2, "packing": True, "batch_size": 2, "grad_accum": 32, "implementation": "hf-liger",
+        "sharding": {"strategy": "zero3", "overlap_comm": True}}),
+    (PPO.replace("--zero_stage 3", "--use_dynamic_batch --train_max_tokens_per_gpu 15360"), {
+        "batch_size": 10, "packing": True, "seq_len": 1536}),
+    (SFT.replace("--zero_stage 3", "--backend fsdp2"), {
+        "sharding": {"strategy": "fsdp", "version": 2, "wrap": "layers"}, "optimizer": "adamw", "precision": "mixed-bf16"}),
     (DPO, {
         "batch_size": 4, "packing": True, "sharding": {"strategy": "zero2"},
         "companions": [{"role": "reference", "dtype": "bf16"}]}),
