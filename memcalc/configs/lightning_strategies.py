@@ -50,7 +50,7 @@ def put_strategy(sheet: Sheet, count: int, nodes: int, recipe: str) -> None:
     elif "modelparallel" in word:
         _model_parallel(sheet, options, count, nodes)
     elif "fsdp" in word and "xla" not in word:
-        _fsdp(sheet, word, options, recipe)
+        _fsdp(sheet, word, options, recipe, nodes)
     elif count > 1 and "single" not in word:
         if not word.startswith(_KNOWN):
             sheet.warn(_KEY, "not-modelled", f"the strategy {shorten(word)} is not known: counted as ddp")
@@ -83,7 +83,7 @@ def _own_config(sheet: Sheet, recipe: str, count: int) -> None:
         sheet.put("precision", f"mixed-{half}", "trainer.precision", _KEY)
 
 
-def _fsdp(sheet: Sheet, word: str, options: Mapping[str, Any], recipe: str) -> None:
+def _fsdp(sheet: Sheet, word: str, options: Mapping[str, Any], recipe: str, nodes: int) -> None:
     strategy = str(options.get("sharding_strategy", "FULL_SHARD")).upper()
     if strategy == "NO_SHARD":
         sheet.put("sharding.strategy", "ddp", _KEY)
@@ -91,6 +91,8 @@ def _fsdp(sheet: Sheet, word: str, options: Mapping[str, Any], recipe: str) -> N
     wrapped = bool(options.get("auto_wrap_policy"))
     made: dict[str, Any] = {"strategy": "hsdp" if "HYBRID" in strategy else "fsdp", "version": 1, "sharding_strategy": strategy,
                             "use_orig_params": True, "wrap": "layers" if wrapped else "none"}  # fmt: skip
+    if "HYBRID" in strategy and nodes > 1:  # shared out within a node
+        made["replicate"] = nodes
     if recipe.startswith("amp-"):
         made["reduce_dtype"] = recipe.removeprefix("amp-")
     if truth(options.get("cpu_offload", False)) or "offload" in word:

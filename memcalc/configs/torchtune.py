@@ -42,7 +42,7 @@ _KEYS: Final = (
 )
 _IGNORED: Final = (
     "output_dir", "name", "seed", "shuffle", "epochs", "max_steps_per_epoch", "lr_scheduler*", "device", "metric_logger*",
-    "log_*", "profiler*", "resume_from_checkpoint", "save_*", "checkpointer*", "*checkpointer", "*checkpointer.*",
+    "log_*", "low_cpu_ram", "profiler*", "resume_from_checkpoint", "save_*", "checkpointer*", "*checkpointer", "*checkpointer.*",
     "tokenizer*", "dataset*", "collate_fn", "run_val_every_n_steps", "batch_size_val", "cudnn_deterministic_mode",
     "temperature", "top_k", "grad_clip", "num_steps", "ppo_epochs", "min_response_length", "penalise_no_eos",
     "reward_*", "stop_token_ids", "whiten_rewards", "gamma", "lmbda", "kl_coeff", "kd_ratio", "base_model_path",

@@ -54,6 +54,8 @@ BUCKETS = {"allgather_bucket_size": 2 * 10**8, "reduce_bucket_size": 2 * 10**8, 
         "precision": "amp-bf16", "sharding": {
             "strategy": "fsdp", "version": 1, "sharding_strategy": "SHARD_GRAD_OP", "wrap": "layers", "offload_params": True,
             "reduce_dtype": "bf16", "use_orig_params": True}}),
+    (FIT.replace("strategy: ddp", FSDP.replace("SHARD_GRAD_OP", "HYBRID_SHARD")), {
+        "sharding.strategy": "hsdp", "sharding.replicate": 2, "sharding.sharding_strategy": "HYBRID_SHARD"}),
     (FIT.replace("strategy: ddp", "strategy: fsdp_cpu_offload").replace("bf16-mixed", "bf16-true"), {
         "precision": "bf16", "sharding": {"strategy": "fsdp", "version": 1, "sharding_strategy": "FULL_SHARD", "wrap": "none",
                                           "offload_params": True, "use_orig_params": True}}),
