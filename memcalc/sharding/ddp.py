@@ -117,15 +117,15 @@ class Replicated(Strategy):
         """
         elements, limit, item = 0, self.first, ITEM.get(dtype or trained[0].dtype if trained else "", 4)
         order = list(_backwards(trained))
-        opening = trained[0] if trained else None
+        last = trained[:1]
         for tensor in reversed(order) if self.searches else order:
-            opening = tensor if self.searches and not elements else opening
+            last = [tensor] if self.searches and not elements else last
             elements += tensor.elements
             if elements * item >= limit:
-                yield elements, opening if self.searches else tensor
+                yield elements, last[0] if self.searches else tensor
                 elements, limit = 0, self.cap
         if elements:
-            yield elements, opening
+            yield elements, last[0]
 
     def _compression(self, trained: list[Tensor], buckets: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """What PowerSGD keeps between steps: what it lost in the last, and its factors P and Q."""

@@ -6,12 +6,17 @@ _fsdp_collectives.py, and what lives as long as a local variable of theirs does 
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from memcalc.dtypes import BITS
 from memcalc.tape.rules import gone
+from memcalc.tape.succession import layer_by_layer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from memcalc.sharding.fsdp2 import FullyShard
     from memcalc.sharding.groups import Group
     from memcalc.sharding.portions import Portions
@@ -20,6 +25,16 @@ if TYPE_CHECKING:
     from memcalc.tensors import Tensor
 
 GATHERS = 1  # all_gather_copy_in_stream (FSDPCommContext)
+
+
+def one_by_one(tensors: tuple[Tensor, ...]) -> Iterator[Tensor]:
+    """Each of a unit's parameters in their order: where it has several layers, one layer after the other."""
+    for count, run in groupby(
+        layer_by_layer(tensors) if any(tensor.count > 1 for tensor in tensors) else tensors, key=attrgetter("count")
+    ):
+        own = list(run)
+        for _ in range(count):
+            yield from own
 
 
 class Unsharding:
@@ -102,8 +117,7 @@ class Unsharding:
         ways = self.portions.ways(group)
         group.unsharded = [
             self.tape.buffer(ways * self.portions.part(tensor, ways), self.portions.sent(group, tensor))
-            for tensor in group.tensors
-            for _ in range(tensor.count)
+            for tensor in one_by_one(group.tensors)
         ]
         spare = self._spare(group) if self.how.expert_axis else None
         group.parted = []
