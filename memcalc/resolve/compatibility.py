@@ -38,9 +38,17 @@ def incompatible(run: Run, model: Model, recipe: Recipe) -> Iterator[Fault]:
     if run.lora and run.lora.method in CACHED and run.checkpointing.mode != "none":
         yield Fault("checkpointing", f"{CACHED[run.lora.method]} does not work with gradient checkpointing (peft): layers in "
                                      "checkpoints are given no cache, and virtual keys and values are in one")  # fmt: skip
+    if run.lora and run.lora.method in CACHED:
+        yield from _uncached(model)
     if recipe.autocast and has("architectures", model.architecture):
         yield from _cast(model, find("architectures", model.architecture).get("without_autocast", ""))
     yield from _positions(run, model)
+
+
+def _uncached(model: Model) -> Iterator[Fault]:
+    """PeftModelForSequenceClassification and its kin look for past_key_values in what the base model is called with."""
+    if model.kind == "classifier" and model.architecture in find("adapters", "incompatible")["without_cache"]:
+        yield Fault("lora.method", "Model does not support past key values which are required for prefix tuning (peft)")
 
 
 def _cast(model: Model, error: str) -> Iterator[Fault]:

@@ -93,3 +93,20 @@ def test_a_class_that_fails_under_autocast_is_refused_there() -> None:
     with pytest.raises(RunInvalid, match="Index put requires"):
         estimate({**run, "precision": "bf16-autocast"})
     assert estimate({**run, "precision": "bf16"}).model.architecture == "xmod"
+
+
+@pytest.mark.parametrize(("model_type", "name", "refused"), [("albert", "Albert", True), ("roberta", "Roberta", False)])
+def test_virtual_keys_want_a_classifier_whose_base_takes_a_cache(model_type: str, name: str, *, refused: bool) -> None:
+    sizes = {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 200}
+    model = {
+        "model_type": model_type,
+        "architectures": [f"{name}ForSequenceClassification"],
+        "vocab_size": 301,
+        **sizes,
+    }
+    run = {"model": model, "seq_len": 16, "precision": "bf16", "lora": {"method": "prefix", "virtual_tokens": 5}}
+    if refused:
+        with pytest.raises(RunInvalid, match="does not support past key values"):
+            estimate(run)
+    else:
+        assert estimate(run).memory.peak_allocated > 0

@@ -112,7 +112,9 @@ def ia3(t: Tape, x: Value, *, before: bool) -> Value:
     if factor is None or (factor.shape[0] == 1) != before:
         return x
     factor = f.scale(f.reshape(factor, -1))
-    return f.to(f.mul(f.to(x, factor.dtype) if before else x, factor), x.dtype)
+    dtype = x.dtype
+    x = f.to(x, factor.dtype) if before else x  # whose name stays while the product is cast back
+    return f.to(f.mul(x, factor), dtype)
 
 
 def vera(t: Tape, x: Value, out: Value) -> Value:
