@@ -44,15 +44,16 @@ def sam_vision(c: Dimensions) -> Model:
     layers: list[Block] = [far if i in c.global_attn_indexes else local for i in range(c.num_hidden_layers)]
     wide = c.output_channels
     neck = sequence(
-        Axes("", (0, 3, 1, 2)), Conv("conv1", hidden, wide, (1, 1), bias=False), _map_norm("layer_norm1", wide),
-        Conv("conv2", wide, wide, (3, 3), bias=False, padding=1), _map_norm("layer_norm2", wide), name="neck",
+        Axes("", (0, 3, 1, 2)), Conv("conv1", hidden, wide, (1, 1), bias=False), map_norm("layer_norm1", wide),
+        Conv("conv2", wide, wide, (3, 3), bias=False, padding=1), map_norm("layer_norm2", wide), name="neck",
     )  # fmt: skip
     name = "vision_encoder" if class_name(c) == "SamVisionModel" else ""
     body = sequence(cut, Untokened(""), table, stack("layers", layers), neck, name=name)
     return made(c, sequence(body) if name else body, "encoder")
 
 
-def _map_norm(name: str, width: int) -> Norm:
+def map_norm(name: str, width: int) -> Norm:
+    """A layer norm over the channels of a map."""
     return Norm(name, width, "layer", "channels-first")
 
 
@@ -85,8 +86,8 @@ def sam_prompts(c: Dimensions) -> Model:
     hidden, few, many = c.hidden_size, c.mask_input_channels // 4, c.mask_input_channels
     act = Activation("", c.hidden_act)
     masks = sequence(
-        Conv("conv1", 1, few, (2, 2), 2), _map_norm("layer_norm1", few), act, Conv("conv2", few, many, (2, 2), 2),
-        _map_norm("layer_norm2", 4 * few), act, Conv("conv3", many, hidden, (1, 1)), name="mask_embed",
+        Conv("conv1", 1, few, (2, 2), 2), map_norm("layer_norm1", few), act, Conv("conv2", few, many, (2, 2), 2),
+        map_norm("layer_norm2", 4 * few), act, Conv("conv3", many, hidden, (1, 1)), name="mask_embed",
     )  # fmt: skip
     kinds = stack("point_embed", [Embedding("", 1, hidden)] * c.num_point_embeddings)
     lone = (Embedding(name, 1, hidden) for name in ("no_mask_embed", "not_a_point_embed"))
@@ -97,15 +98,15 @@ def sam_prompts(c: Dimensions) -> Model:
 def sam_decoder(c: Dimensions) -> Model:
     """Tokens and map attend to each other twice; the map enlarged four times; a mask and a score per mask token."""
     hidden, count = c.hidden_size, c.num_multimask_outputs + 1
-    last = _two_way(c, "final_attn_token_to_image", c.attention_downsample_rate)
+    last = two_way(c, "final_attn_token_to_image", c.attention_downsample_rate)
     layers = stack("layers", [_two_way_layer(c)] * c.num_hidden_layers)
-    grow = (Conv("upscale_conv1", hidden, hidden // 4, (2, 2), 2, transposed=True), _map_norm("upscale_layer_norm", hidden // 4),
+    grow = (Conv("upscale_conv1", hidden, hidden // 4, (2, 2), 2, transposed=True), map_norm("upscale_layer_norm", hidden // 4),
             Activation("", "gelu"), Conv("upscale_conv2", hidden // 4, hidden // 8, (2, 2), 2, transposed=True))  # fmt: skip
     body = sequence(
         Embedding("iou_token", 1, hidden), Embedding("mask_tokens", count, hidden),
         sequence(layers, residual(last), Norm("layer_norm_final_attn", hidden, "layer"), name="transformer"), *grow,
-        stack("output_hypernetworks_mlps", [_deep("", hidden, hidden, hidden // 8, 3)] * count),
-        _deep("iou_prediction_head", hidden, c.iou_head_hidden_dim, count, c.iou_head_depth),
+        stack("output_hypernetworks_mlps", [deep("", hidden, hidden, hidden // 8, 3)] * count),
+        deep("iou_prediction_head", hidden, c.iou_head_hidden_dim, count, c.iou_head_depth),
     )  # fmt: skip
     return Model(body, "image")
 
@@ -115,22 +116,22 @@ def _two_way_layer(c: Dimensions) -> Sequence:
     hidden, less = c.hidden_size, c.attention_downsample_rate
     up, down = Linear("lin1", hidden, c.mlp_dim, bias=True), Linear("lin2", c.mlp_dim, hidden, bias=True)
     branches = (
-        _two_way(c, "self_attn", 1), _two_way(c, "cross_attn_token_to_image", less),
-        Mlp("mlp", up, down, activation=c.hidden_act, width=c.mlp_dim), _two_way(c, "cross_attn_image_to_token", less),
+        two_way(c, "self_attn", 1), two_way(c, "cross_attn_token_to_image", less),
+        Mlp("mlp", up, down, activation=c.hidden_act, width=c.mlp_dim), two_way(c, "cross_attn_image_to_token", less),
     )  # fmt: skip
     norms = (Norm(f"layer_norm{i}", hidden, "layer") for i in range(1, 5))
     return sequence(*(part for branch, norm in zip(branches, norms, strict=True) for part in (residual(branch), norm)))
 
 
-def _two_way(c: Dimensions, name: str, less: int) -> Attention:
+def two_way(c: Dimensions, name: str, less: int, last: str = "out_proj") -> Attention:
     """Attention in a space `less` times narrower."""
     hidden, inner, heads = c.hidden_size, c.hidden_size // less, c.num_attention_heads
     q, k, v = (Linear(f"{x}_proj", hidden, inner, bias=True) for x in "qkv")
-    out = Linear("out_proj", inner, hidden, bias=True)
+    out = Linear(last, inner, hidden, bias=True)
     return Attention(name, heads, heads, inner // heads, q, k, v, out=out, causal=False, cross=name != "self_attn")
 
 
-def _deep(name: str, inputs: int, hidden: int, outputs: int, depth: int) -> Sequence:
+def deep(name: str, inputs: int, hidden: int, outputs: int, depth: int) -> Sequence:
     """`depth` linear layers with relu in between."""
     middle = stack("layers", [sequence(Linear("", hidden, hidden, bias=True), Activation("", "relu"))] * (depth - 2))
     return sequence(Linear("proj_in", inputs, hidden, bias=True), Activation("", "relu"), middle,

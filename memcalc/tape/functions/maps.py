@@ -9,10 +9,10 @@ from memcalc.tape.values import Shape, Value, dense_like, promoted
 
 
 def max_pool(x: Value, size: Shape) -> Value:
-    """F.max_pool2d: saves its input and, of every output, the index it came from."""
+    """F.max_pool2d: saves its input and, of every output, the index it came from; yields what lies as its input does."""
     node = record(x.tape, _resized_backward, (x,), (x,))
     shape = (*x.shape[:2], *size)
-    out = x.tape.new(shape, x.dtype)
+    out = x.tape.new(shape, x.dtype, dense_like(shape, x.strides))
     save(x.tape, node, x.tape.new(shape, "int64"))
     out.node = node
     return out
