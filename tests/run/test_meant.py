@@ -78,12 +78,21 @@ def test_a_sweep_takes_the_number_too() -> None:
 @pytest.mark.parametrize(
     ("written", "preset"),
     [("llama3.1:8b", "llama-3.1-8b"), ("gpt-2", "gpt2"), ("vit-b/16", "vit-base-patch16-224"), ("Qwen 3 8B", "qwen3-8b"),
-     ("qwen-2.5-7B-Instruct", "qwen2.5-7b"), ("mixtral8x7b", "mixtral-8x7b"), ("phi4mini", "phi-4-mini")],
+     ("qwen-2.5-7B-Instruct", "qwen2.5-7b"), ("mixtral8x7b", "mixtral-8x7b"), ("phi4mini", "phi-4-mini"), ("Florence 2 base", "florence-2-base")],
 )  # fmt: skip
 def test_models_in_other_spellings(written: str, preset: str) -> None:
     report = memcalc.estimate({"model": written})
     assert report.model.name == preset
     assert any(note.path == "model" and "is read as" in note.message for note in report.assumptions)
+
+
+@pytest.mark.parametrize(
+    ("written", "preset"),
+    [("sd1.5", "sd-1.5-unet"), ("pony-diffusion-v6-xl", "sdxl-unet"), ("biobert", "bert-base-cased"),
+     ("microsoft/DialoGPT-medium", "gpt2-medium"), ("vivit", "vivit-b-16x2-kinetics400"), ("flux.1", "flux.1-dev")],
+)  # fmt: skip
+def test_models_as_people_call_them(written: str, preset: str) -> None:
+    assert memcalc.estimate({"model": written}).model.name == preset
 
 
 def test_digits_are_not_joined() -> None:
