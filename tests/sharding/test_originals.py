@@ -29,7 +29,7 @@ def test_the_first_rank_has_what_comes_first(ranks: int) -> None:
     assert sum(prod(tensor.shape) for tensor in own) == shard
     assert {tensor.count for tensor in own} == {4}
     whole = [192, 24, 192]
-    taken = []
+    taken: list[int] = []
     for elements in whole:
         taken.append(min(elements, shard - sum(taken)))
     assert [tensor.shape for tensor in own] == [(elements,) for elements in taken if elements]
