@@ -1,15 +1,17 @@
-"""Moves of like layers in a row, followed at once where whole segments alone serve them.
+"""Moves of like layers in a row, followed at once where some of them show what all behind them do.
 
-Which of several like segments a block is matters to nobody, so that numbers tell all there is to know of them.
+They do where they leave what waits as it was, but for more or fewer of like segments in one piece, of which there were
+enough whenever one was asked for, and where what they end and leave are such segments too: which of these a block is
+matters to nobody, and nothing else can tell the next layers from these.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from memcalc.replay.allocator import SMALL, Pool, segment
+from memcalc.replay.allocator import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,50 +19,43 @@ if TYPE_CHECKING:
     from memcalc.replay.allocator import Block, CachingAllocator
     from memcalc.replay.records import Lane, Run, Told
 
+Waiting: TypeAlias = "dict[int, int | list[bool]]"  # by size
+
 MANY = 48  # layers in a row, beyond which it is worth a look
-FEW = 4  # layers followed one by one before another look at those behind them; then twice as many
 
 
-class Asked:
-    """Requests in a layer that segments of one size are for, and whether any block comes `back`.
+class Shown(NamedTuple):
+    """What some layers do: what waits `before` them and `behind` them, by size, and what births take; `reserved` bytes are new.
 
-    `smallest` is the least of them, `more` how many there are at its end beyond those when it begins, `most` at the most.
+    Of what waits in a size it tells how many there are, where all are segments in one piece, or else which of them are. Of a
+    birth it tells its size and that of the block it takes: negative where this is a part of a segment, 0 where it is new.
     """
 
-    __slots__ = ("back", "more", "most", "smallest")
+    before: Waiting
+    behind: Waiting
+    taken: list[tuple[int, int]]
+    reserved: int
 
-    def __init__(self) -> None:
-        self.smallest, self.most, self.more, self.back = 2**62, 0, 0, False
+    @property
+    def change(self) -> dict[int, tuple[int, int]] | None:
+        """Segments that wait behind them and how many more that are, by size; None if more changes, or comes of a want of them."""
+        found = {}
+        for size in self.before.keys() | self.behind.keys():
+            before, behind = self.before.get(size, 0), self.behind.get(size, 0)
+            if before != behind:
+                if isinstance(before, list) or isinstance(behind, list) or self._other(size):
+                    return None
+                found[size] = behind, behind - before
+        return found
 
-    def born(self, size: int) -> None:
-        """One more."""
-        self.smallest = min(self.smallest, size)
-        self.more += 1
-        self.most = max(self.most, self.more)
+    def _other(self, size: int) -> bool:
+        """Whether a birth takes something larger than what may wait in a size, or a part of a segment of that size."""
+        return any(asked <= size and not 0 < abs(given) < size and given != size for asked, given in self.taken)
 
-    def died(self) -> None:
-        """One less."""
-        self.more -= 1
-        self.back = True
-
-    def waiting(self, times: int) -> int:
-        """How many segments must wait for so many stretches of moves."""
-        return self.most + max((times - 1) * self.more, 0)
-
-    def times(self, waiting: int) -> int:
-        """How many stretches of moves so many segments are enough for, where each takes some for good."""
-        return (waiting - self.most) // self.more + 1 if self.more > 0 and self.most <= waiting else 0
-
-
-class Needs(NamedTuple):
-    """What the moves of a layer ask of whole segments, by the size of these: what of them waits for how many layers.
-
-    `made` are the births that stay, `ended` those of others that end here, with the sizes of their segments.
-    """
-
-    asked: dict[int, Asked]
-    made: dict[int, int]
-    ended: dict[int, int]
+    def lasting(self, change: dict[int, tuple[int, int]]) -> list[int]:
+        """How often the same may come again until what waits in a size gives out."""
+        given = [size for _, size in self.taken]
+        return [(wait - given.count(size)) // -more for size, (wait, more) in change.items() if more < 0]
 
 
 class Row:
@@ -72,10 +67,13 @@ class Row:
     @cached_property
     def all(self) -> list[int]:
         """The moves of all layers."""
-        moves, step = self.moves, self.step
+        return self.part(range(self.times))
+
+    def part(self, layers: range) -> list[int]:
+        """The moves of some layers."""
         if self.times == 1:
-            return moves
-        ways = [way * step for way in range(self.times)]
+            return self.moves
+        moves, ways = self.moves, [layer * self.step for layer in layers]
         return [move + way if move >= 0 else move - way for way in ways for move in moves]
 
     def without(self, gone: set[int]) -> Row:
@@ -83,24 +81,16 @@ class Row:
         return self if gone.isdisjoint(self.all) else Row([move for move in self.all if move not in gone], self.sizes)
 
     @cached_property
-    def needs(self) -> Needs | None:
-        """What a layer needs; None where not all segments are given whole."""
-        births = [move if move >= 0 else ~move for move in self.moves]
-        given = {size: given_whole(size) for size in {self.sizes[birth] for birth in births}}
-        if not all(given.values()):
-            return None
-        needs = Needs({}, {}, {})
-        for move, birth in zip(self.moves, births, strict=True):
-            size = self.sizes[birth]
-            asked = needs.asked.setdefault(given[size], Asked())
-            if move >= 0:
-                asked.born(size)
-                needs.made[birth] = given[size]
-            else:
-                asked.died()
-                if not needs.made.pop(birth, 0):
-                    needs.ended[birth] = given[size]
-        return needs
+    def made(self) -> list[int]:
+        """The births of the first layer that stay."""
+        gone = {~move for move in self.moves if move < 0}
+        return [move for move in self.moves if move >= 0 and move not in gone]
+
+    @cached_property
+    def ended(self) -> list[int]:
+        """The births of others that the first layer ends."""
+        made = {move for move in self.moves if move >= 0}
+        return [~move for move in self.moves if move < 0 and ~move not in made]
 
     def of(self, birth: int, layers: range) -> slice:
         """A birth in the first layer, as it is in others."""
@@ -122,9 +112,8 @@ class Stream(NamedTuple):
         """Births and deaths in turn: n for the birth of `alive[n]`, ~n for its death."""
         for pool, rows in ((allocator.small, self.small), (allocator.large, self.large)):
             for row in rows:
-                needs = row.needs if row.times > MANY and pool.__class__ is Pool and pool.least else None
-                if needs:
-                    _in_turn(pool, row, needs, alive)
+                if row.times > MANY and pool.__class__ is Pool:
+                    _in_turn(pool, row, alive)
                 else:
                     pool.follow(row.all, row.sizes, alive)
 
@@ -174,53 +163,81 @@ class Lines:
         return {stream: Stream(rows.get(2 * stream, []), rows.get(2 * stream + 1, [])) for stream in found}
 
 
-def given_whole(size: int) -> int:
-    """Bytes of a segment that a large request is given whole; 0 where so much is left that it is split."""
-    taken = segment(size)
-    return taken if size > SMALL and taken - size <= SMALL else 0
-
-
-def _in_turn(pool: Pool, row: Row, needs: Needs, alive: list[Block]) -> None:
-    """One layer after the other, but for those that can be followed at once."""
-    length, at, few = len(row.moves), 0, FEW
+def _in_turn(pool: Pool, row: Row, alive: list[Block]) -> None:
+    """A look at some layers, unless they show at once that it is of no use, and as many behind them; then at twice as many."""
+    at, few = 0, 1
     while at < row.times:
-        times = _served(pool, needs.asked, row.times - at)
-        if times and _at_once(pool, row, needs, range(at, at + times), alive):
-            _serve(pool, needs.asked, times)
+        if at + 2 * few <= row.times and _hopeful(pool, row, at, alive):
+            at = _at_once(pool, row, at, few, alive)
+        layers = range(at, min(at + few, row.times))
+        pool.follow(row.part(layers), row.sizes, alive)
+        at, few = layers.stop, 2 * few
+
+
+def _at_once(pool: Pool, row: Row, at: int, few: int, alive: list[Block]) -> int:
+    """So many layers, and those behind them that do the same; the layer that comes next."""
+    look = range(at, at + few)
+    shown = _watched(pool, row.part(look), row.sizes, alive)
+    change = shown.change
+    if change is None or not _apart(pool, row, row.made + row.ended, look, alive):
+        return look.stop
+    times = min([(row.times - look.stop) // few, *shown.lasting(change)])
+    layers = range(look.stop, look.stop + few * times)
+    if not layers or not _laid(row, look, layers, alive):
+        return look.stop
+    pool.reserved += times * shown.reserved
+    for size, (_, more) in change.items():
+        pool.lay(size, max(times * more, 0))
+        del pool.waiting[size][: max(-times * more, 0)]
+    return layers.stop
+
+
+def _watched(pool: Pool, moves: list[int], sizes: Sequence[int], alive: list[Block]) -> Shown:
+    """Follow layers and see what they do."""
+    before, reserved = _waiting(pool), pool.reserved
+    taken = []
+    for move in moves:
+        if move >= 0:
+            known = pool.reserved
+            alive[move] = block = pool.take(sizes[move])
+            rest = block.behind
+            size, behind = (block.size + rest.size, rest.behind) if rest.free else (block.size, rest)
+            taken.append((sizes[move], 0 if pool.reserved > known else size if block.before is behind else -size))
         else:
-            times, few = min(few, row.times - at), 2 * few
-            pool.follow(row.all[at * length : (at + times) * length], row.sizes, alive)
-        at += times
+            pool.give(alive[~move])
+    return Shown(before, _waiting(pool), taken, pool.reserved - reserved)
 
 
-def _served(pool: Pool, asked: dict[int, Asked], times: int) -> int:
-    """How many of so many layers nothing but whole segments serves: those that wait, or new ones where nothing else fits."""
-    waiting = pool.waiting
-    free = {size for size in pool.sizes if waiting[size]}.union(size for size in asked if asked[size].back)
-    for size, own in asked.items():
-        alike = waiting.get(size, [])
-        others = [other for other in free if own.smallest <= other != size]
-        if (others and min(others) < size) or alike.count(pool.wholes[size]) < len(alike):
-            return 0
-        if others and own.waiting(times) > len(alike):
-            times = own.times(len(alike))
-    return times
+def _waiting(pool: Pool) -> Waiting:
+    """What waits: how many blocks of a size, where all are segments in one piece, or else which of them are."""
+    found: Waiting = {}
+    for size, blocks in pool.waiting.items():
+        if blocks:
+            whole = pool.wholes[size]
+            count = blocks.count(whole)
+            found[size] = count if count == len(blocks) else [block is whole for block in blocks]
+    return found
 
 
-def _at_once(pool: Pool, row: Row, needs: Needs, layers: range, alive: list[Block]) -> bool:
-    """Put down what layers leave; whether what they end are whole segments."""
-    for birth, size in needs.made.items():
-        alive[row.of(birth, layers)] = [pool.wholes[size]] * len(layers)
+def _hopeful(pool: Pool, row: Row, at: int, alive: list[Block]) -> bool:
+    """Whether what the layer before has left and what the next one ends are segments in one piece."""
+    left = not at or _apart(pool, row, row.made, range(at - 1, at), alive)
+    return left and _apart(pool, row, row.ended, range(at, at + 1), alive)
+
+
+def _apart(pool: Pool, row: Row, births: list[int], layers: range, alive: list[Block]) -> bool:
+    """Whether births of a layer and its like have segments in one piece, like ones for each."""
+    for birth in births:
+        blocks = alive[row.of(birth, layers)]
+        if pool.wholes.get(blocks[0].size) is not blocks[0] or blocks.count(blocks[0]) < len(blocks):
+            return False
+    return True
+
+
+def _laid(row: Row, look: range, layers: range, alive: list[Block]) -> bool:
+    """Put down what layers leave, as those that have shown it; whether they end what these have ended."""
+    for birth in row.made:
+        alive[row.of(birth, layers)] = [alive[birth + look[0] * row.step]] * len(layers)
     return all(
-        alive[row.of(birth, layers)].count(pool.wholes[size]) == len(layers) for birth, size in needs.ended.items()
+        alive[row.of(birth, layers)].count(alive[birth + look[0] * row.step]) == len(layers) for birth in row.ended
     )
-
-
-def _serve(pool: Pool, asked: dict[int, Asked], times: int) -> None:
-    """Let so many layers come that whole segments serve."""
-    for size, own in asked.items():
-        count = len(pool.waiting.get(size, ()))
-        new = max(own.waiting(times) - count, 0)
-        pool.reserved += new * size
-        pool.lay(size, 0)
-        pool.waiting[size] = [pool.wholes[size]] * (count + new - times * own.more)

@@ -9,12 +9,11 @@ import pytest
 from memcalc import estimate
 from memcalc.known import forget
 from memcalc.replay import rows
-from memcalc.replay.allocator import END, MIB, CachingAllocator
-from memcalc.replay.rows import Row, Stream, given_whole
+from memcalc.replay.allocator import END, MIB, CachingAllocator, Pool
+from memcalc.replay.rows import Row, Shown, Stream
 
 if TYPE_CHECKING:
-    from memcalc.replay.allocator import Block, Pool
-    from memcalc.replay.rows import Asked
+    from memcalc.replay.allocator import Block
 
 RUNS: list[dict[str, Any]] = [
     {"model": "llama-3-70b"},
@@ -56,24 +55,31 @@ def test_a_row_leaves_the_pool_as_its_layers_do(
     assert pools[0] == pools[1]
 
 
-def test_a_row_of_whole_segments_is_served_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    served: list[int] = []
-    before = rows._serve  # noqa: SLF001 - to look on
-
-    def serve(pool: Pool, asked: dict[int, Asked], times: int) -> None:
-        served.append(times)
-        before(pool, asked, times)
-
-    monkeypatch.setattr(rows, "_serve", serve)
-    alive: list[Block] = [END] * 100
-    Stream([], [Row([0], [30 * MIB] * 100, 100, 1)]).follow(allocator := CachingAllocator(), alive)
-    assert served == [100]
-    assert allocator.reserved == 100 * 30 * MIB
-
-
 @pytest.mark.parametrize(
-    ("mib", "given"), [(0.5, 0), (5, 0), (10.5, 0), (11, 12), (9.5, 0), (19.5, 20), (30, 30), (28.5, 0)]
+    ("layer", "followed"),
+    [
+        ([0], 1),  # a segment that stays
+        ([0, 1, 2, ~1, ~2], 20),  # beside those that come back, of which one is cut off another: they wait from then on
+        ([2], 8),  # what stays is a part of a segment
+    ],
 )
-def test_segments_given_whole(mib: float, given: float) -> None:
-    """At most 1 MiB is left of them (should_split)."""
-    assert given_whole(int(mib * MIB)) == given * MIB
+def test_moves_that_are_followed_until_the_others_are_known(
+    layer: list[int], followed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    watched, follow = rows._watched, Pool.follow  # noqa: SLF001 - to look on
+
+    def look(pool: Pool, moves: list[int], sizes: list[int], alive: list[Block]) -> Shown:
+        seen.extend(moves)
+        return watched(pool, moves, sizes, alive)
+
+    def go(pool: Pool, moves: list[int], sizes: list[int], alive: list[Block]) -> None:
+        seen.extend(moves)
+        follow(pool, moves, sizes, alive)
+
+    monkeypatch.setattr(rows, "_watched", look)
+    monkeypatch.setattr(Pool, "follow", go)
+    monkeypatch.setattr(rows, "MANY", 4)
+    alive: list[Block] = [END] * 400
+    Stream([], [Row(layer, [30 * MIB, 14 * MIB, 5 * MIB] * 100, 8, 3)]).follow(CachingAllocator(), alive)
+    assert len(seen) == followed
