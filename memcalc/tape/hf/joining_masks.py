@@ -8,6 +8,7 @@ from memcalc.tape import functions as f
 from memcalc.tape.functions import maps
 from memcalc.tape.hf.layers import under_name
 from memcalc.tape.hf.mask_losses import cross_entropy, dice, of_classes, padded, pairs_dice
+from memcalc.tape.hf.masking import wide
 from memcalc.tape.hf.programs import measured
 from memcalc.tape.hf.varifocal import sum_of
 from memcalc.tape.rules import Around, gone, run
@@ -69,7 +70,7 @@ def _asked(t: Tape, body: MapFinder, x: Value) -> Value:
     batch, width, rows, columns = x.shape
     table = t.weight("model.transformer_module.queries_embedder.weight", (body.queries, width))
     asked = f.repeat(f.unsqueeze(table, 0), batch)
-    places = t.given((batch, rows * columns, width), x.dtype, ".places")
+    places = t.given((batch, rows * columns, width), wide(x), ".places")
     around.ready, around.rotary, around.masks = True, (asked, places), {0: None}
     around.encoder = f.transpose(f.reshape(x, batch, width, -1), 1, 2)
     given = [t.new(asked.shape, asked.dtype)]

@@ -92,7 +92,7 @@ def _decoded(t: Tape, block: PixelDecoder, features: list[Value]) -> tuple[list[
     inputs, places = [], []
     for level, x in enumerate(features[: -block.levels - 1 : -1]):
         inputs.append(one_of(t, block.projections, level, x, Around()))
-        places.append(sinusoids(t, x, block.width, x.dtype))
+        places.append(sinusoids(t, x, block.width, wide(x)))
     sizes, batch = [one.shape[2:] for one in inputs], inputs[0].shape[0]
     flat = f.cat([f.transpose(f.reshape(one, *one.shape[:2], -1), 1, 2) for one in inputs], 1)
     there = t.new(flat.shape[:2], "bool")
@@ -124,7 +124,7 @@ def _asked(t: Tape, block: MaskedQueries, scales: list[Value], pixels: Value) ->
     table = t.weight("level_embed.weight", (block.levels, block.width))
     features, places = [], []
     for i, one in enumerate(scales):
-        place = sinusoids(t, one, block.width, one.dtype) if i < block.levels - 1 else _cached(t, one, block.width)
+        place = sinusoids(t, one, block.width, wide(one)) if i < block.levels - 1 else _cached(t, one, block.width)
         place = f.reshape(place, *place.shape[:2], -1)
         x = one_of(t, block.projections, i, one, Around())
         row = f.unsqueeze(f.unsqueeze(f.select(table, 0), 0), 2)
@@ -153,7 +153,12 @@ def _asked(t: Tape, block: MaskedQueries, scales: list[Value], pixels: Value) ->
 def _cached(t: Tape, one: Value, width: int) -> Value:
     """The positions that are made last, which stay in a cache."""
     batch, _, *size = one.shape
-    return f.permute(t.given((batch, *size, width), one.dtype, ".places"), 0, 3, 1, 2)
+    return f.permute(t.given((batch, *size, width), wide(one), ".places"), 0, 3, 1, 2)
+
+
+def wide(x: Value) -> str:
+    """The dtype of positions made in x's dtype: a power among them is fp32 under autocast."""
+    return "fp32" if x.tape.autocast else x.dtype
 
 
 def _learned(t: Tape, block: MaskedQueries, name: str, batch: int) -> Value:

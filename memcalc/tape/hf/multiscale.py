@@ -9,6 +9,7 @@ from memcalc.tape import functions as f
 from memcalc.tape.functions import maps
 from memcalc.tape.hf.attention import attend, project
 from memcalc.tape.hf.deformable_detr import sinusoids
+from memcalc.tape.hf.masking import wide
 from memcalc.tape.hf.refining import one_of
 from memcalc.tape.rules import Around, inside, rule, run
 
@@ -107,9 +108,10 @@ def map_neck(t: Tape, block: MapNeck, x: Value, around: Around) -> Value:
 
 def _places(t: Tape, one: Value, width: int, *, cached: bool) -> Value:
     """Sam2SinePositionEmbedding.forward; what it makes last stays in its cache."""
+    dtype = wide(one)
     if not cached:
-        return sinusoids(t, one, width, one.dtype)
+        return f.to(sinusoids(t, one, width, dtype), one.dtype)
     batch, _, *size = one.shape
-    angles = [t.new((batch, *size, width // 2), one.dtype) for _ in range(2)]
+    angles = [t.new((batch, *size, width // 2), dtype) for _ in range(2)]
     del angles
-    return t.given((batch, *size, width), one.dtype, ".places")
+    return f.to(t.given((batch, *size, width), dtype, ".places"), one.dtype)
