@@ -69,15 +69,32 @@ def main(
 
 def _resources(asked: Asked) -> tuple[tuple[int, ...], tuple[str, ...], Asked]:
     """(numbers of GPUs, GPUs, what else was asked): a range or a list is no value of a run."""
+    from memcalc.errors import Fault, RunInvalid  # noqa: PLC0415
     from memcalc.recommender.wishes import numbers  # noqa: PLC0415
 
     flags = dict(asked.flags)
     counts, cards = flags.pop("gpus", None), flags.pop("gpu", None)
     names = tuple(name.strip() for name in cards.split(",") if name.strip()) if cards else ()
-    found = numbers(counts, "gpus") if counts else ()
+    names, together = _together(names)
+    if counts and together and counts != together:
+        raise RunInvalid([Fault("gpu", f"{cards!r} says {together} GPUs, and gpus says {counts}")])
+    found = numbers(counts or together, "gpus") if counts or together else ()
     rest = asked._replace(flags={**flags, "gpu": names[0] if names else None,
                                  "gpus": str(found[0]) if len(found) == 1 else None})  # fmt: skip
     return found, names, rest
+
+
+def _together(names: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+    """The GPUs, and how many where all are named with one number (8xh100); UsageError where the numbers differ."""
+    from memcalc.errors import UsageError  # noqa: PLC0415
+    from memcalc.run.meant import several  # noqa: PLC0415
+
+    found = [several(name) or (name, 0) for name in names]
+    numbers = {number for _, number in found}
+    if len(numbers) > 1:
+        raise UsageError(f"--gpu {','.join(names)}: name the GPUs alone, and how many with --gpus, such as --gpus 4,8")
+    number = max(numbers, default=0)
+    return tuple(name for name, _ in found), str(number) if number else ""
 
 
 def _axes(texts: Iterable[str]) -> Iterable[tuple[str, tuple[Any, ...]]]:

@@ -22,6 +22,8 @@ TOLD = [
     ("estimate gpt2 --gpu 80", "say what memory it has: 80GiB"),
     ("estimate gpt2 --gpu h100 --margin 10", "write a unit"),
     ("estimate gpt2 --gpu 8xh100 --gpus 4", "says 8 GPUs, and gpus says 4"),
+    ("recommend gpt2 --gpu 8xh100 --gpus 4", "says 8 GPUs, and gpus says 4"),
+    ("recommend gpt2 --gpu 8xh100,4xa100", "how many with --gpus"),
     ("estimate 7b --lora 16", "a bare size has no modules for adapters"),
 ]
 
@@ -47,3 +49,9 @@ def test_a_gpu_and_a_model_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["name"] == "llama-3.1-8b"
     assert main(["models", "qwen3 8b"]) == 0
     assert "qwen3-8b" in capsys.readouterr().out
+
+
+def test_recommend_takes_the_number_of_gpus_from_their_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recommend", "gpt2", "--gpu", "2xt4", "--keep", "optimizer", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)["recommendations"]
+    assert {(one["gpu"]["name"], one["gpu"]["count"]) for one in found} == {("t4", 2)}
