@@ -66,6 +66,10 @@ def text_layers(t: Tape, block: TextLayers, x: Value, around: Around) -> Value:
     row.size = tokens + both.size
     around.named.append(text(around))
     whole = f.cat((given.pop(), text(around)), 1)
+    if not block.row.layers:
+        around.named.append(whole)
+        around.encoder = None
+        return f.narrow(whole, 1, tokens)
     if around.scene.shown is not None:
         more = t.new((whole.shape[0], both.size + row.texts[0].shape[1]), whole.dtype)
         around.scene.shown = f.cat((around.scene.shown, more), 1)
