@@ -18,14 +18,16 @@ _DEGREES: Final = (
     ("expert_model_parallel_size", "expert"), ("virtual_pipeline_model_parallel_size", "virtual"),
 )  # fmt: skip
 _HALVES: Final = {"bfloat16": "bf16", "bf16": "bf16", "float16": "fp16", "fp16": "fp16"}
+_WHOLE: Final = ("float32", "fp32")
 
 
 def fsdp(sheet: Sheet, count: int, at: str, strategy: str, *keys: str) -> None:
     """FSDP over all ranks, or groups of `fsdp_size`, of fp32 weights gathered in bf16; autocast on one GPU."""
     dtype = sheet.read(text, f"{at}.model_dtype", default="fp32")
-    half = _HALVES.get(sheet.read(text, f"{at}.dtype", default="bf16"), "bf16")
-    pure = _HALVES.get(dtype)
-    recipe = pure or (f"mixed-{half}" if count > 1 else f"amp-{half}")
+    computed = sheet.read(text, f"{at}.dtype", default="bf16")
+    half, pure = _HALVES.get(computed, "bf16"), _HALVES.get(dtype)
+    mixed = "fp32" if computed in _WHOLE else f"mixed-{half}" if count > 1 else f"amp-{half}"
+    recipe = pure or mixed
     sheet.put("precision", recipe, f"{at}.model_dtype", default=f"{SOURCE.format('fsdp')}: fp32")
     if count > 1:
         made: dict[str, Any] = {"strategy": "fsdp", "version": 2 if strategy == "fsdp2" else 1, "wrap": "layers"}
@@ -47,8 +49,9 @@ def megatron(sheet: Sheet, at: str, *keys: str) -> None:
     sheet.put(
         "sharding", {"strategy": "megatron", "distributed_optimizer": shared}, *keys, f"{at}.use_distributed_optimizer"
     )
-    half = _HALVES.get(sheet.read(text, f"{at}.dtype", default="bf16"), "bf16")
-    sheet.put("precision", f"megatron-{half}", f"{at}.dtype", default=f"{SOURCE.format('megatron')}: bfloat16")
+    computed = sheet.read(text, f"{at}.dtype", default="bf16")
+    recipe = "fp32" if computed in _WHOLE else f"megatron-{_HALVES.get(computed, 'bf16')}"
+    sheet.put("precision", recipe, f"{at}.dtype", default=f"{SOURCE.format('megatron')}: bfloat16")
     sheet.put("implementation", "megatron", *keys)
     _recomputed(sheet, f"{at}.override_transformer_config.recompute_granularity")
     if sheet.read(truth, f"{at}.use_megatron_fsdp", default=False):

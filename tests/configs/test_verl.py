@@ -143,3 +143,11 @@ def test_engines(text: str, expected: dict[str, Any]) -> None:
     assert (found.format, parts(found.run, expected)) == ("verl", expected)
     assert "keys-not-read" not in codes(found)
     assert estimate_run(parse_run(dict(found.run))).memory.peak_allocated > 2**30
+
+
+@pytest.mark.parametrize(
+    ("engine", "expected"), [("fsdp_config.dtype=float32", "fp32"), ("fsdp_config.dtype=float16", "mixed-fp16")]
+)
+def test_an_engine_computes_in_the_dtype_it_names(engine: str, expected: str) -> None:
+    asked = GRPO.replace("actor.use_kl", f"actor.{engine} actor_rollout_ref.actor.use_kl")
+    assert reading(asked, name="run.sh").run["precision"] == expected
