@@ -130,11 +130,13 @@ class Pool:
         """A block waits no more."""
         self.waiting[block.size].remove(block)
 
-    def follow(self, moves: Iterable[int], sizes: Sequence[int], alive: list[Block]) -> None:
+    def follow(  # noqa: C901, PLR0912, PLR0915 - a call here is paid for ten thousand times
+        self, moves: Iterable[int], sizes: Sequence[int], alive: list[Block]
+    ) -> None:
         """Births and deaths in turn: n for the birth of `alive[n]`, ~n for its death.
 
-        It is `take` and `give` for each of them, written out in one loop, with the blocks that merging has done away with
-        (`spare`) for the next ones that are split off: much of the time that an estimate takes goes by here.
+        It is `take` and `give` for each of them, written out in one loop, without calls and with the blocks that merging has
+        done away with (`spare`) for the next ones that are split off: much of the time that an estimate takes goes by here.
         """
         waiting, known, least, spare = self.waiting, self.sizes, self.least, list[Block]()
         for move in moves:
@@ -154,54 +156,44 @@ class Pool:
                     del waiting[known.pop(at)]
                 else:
                     block = self.grow(size)
-                if block.size - size <= least:
+                more = block.size - size
+                if more <= least:
                     block.free, alive[move] = False, block
                     continue
-                alive[move], block = self._cut(block, size, spare)
+                behind = block.behind
+                if behind is block.before:
+                    block = spare.pop() if spare else Block(self, size, END, END)
+                    block.before = END
+                rest = spare.pop() if spare else Block(self, more, block, behind)
+                rest.before, rest.behind = block, behind
+                behind.before = block.behind = rest
+                block.size, block.free, alive[move] = size, False, block
+                block, size = rest, more
             else:
                 block = alive[~move]
-                if block.before.free or block.behind.free:
-                    block = self._joined(block, spare)
-            block.free, size = True, block.size
+                size, before, behind = block.size, block.before, block.behind
+                if behind.free:
+                    waiting[behind.size].remove(behind)
+                    spare.append(behind)
+                    size += behind.size
+                    block.behind = behind = behind.behind
+                    behind.before = block
+                if before.free:
+                    waiting[before.size].remove(before)
+                    spare.append(block)
+                    size += before.size
+                    before.behind = behind
+                    behind.before = block = before
+                if size != block.size and behind is block.before:
+                    spare.append(block)
+                    block = self.wholes[size]
+            block.free, block.size = True, size
             alike = waiting.get(size)
             if alike is None:
                 waiting[size] = [block]
                 insort(known, size)
             else:
                 alike.insert(0, block)
-
-    def _cut(self, block: Block, size: int, spare: list[Block]) -> tuple[Block, Block]:
-        """A block of `size` bytes, and what the given one has beyond."""
-        more, behind = block.size - size, block.behind
-        if behind is block.before:
-            block = spare.pop() if spare else Block(self, size, END, END)
-            block.before = END
-        rest = spare.pop() if spare else Block(self, more, block, behind)
-        rest.before, rest.behind = block, behind
-        behind.before = block.behind = rest
-        block.size, rest.size, block.free = size, more, False
-        return block, rest
-
-    def _joined(self, block: Block, spare: list[Block]) -> Block:
-        """A block with its free neighbours, which wait no more; what they have been of blocks is `spare`."""
-        size, before, behind = block.size, block.before, block.behind
-        if behind.free:
-            self.drop(behind)
-            spare.append(behind)
-            size += behind.size
-            block.behind = behind = behind.behind
-            behind.before = block
-        if before.free:
-            self.drop(before)
-            spare.append(block)
-            size += before.size
-            before.behind = behind
-            behind.before = block = before
-        if block.before is behind:
-            spare.append(block)
-            return self.wholes[size]
-        block.size = size
-        return block
 
 
 END = Block(Pool(0), 0, None, None)  # type: ignore[arg-type]  # nothing is beyond it
