@@ -37,6 +37,9 @@ EXCEPTIONS = {
     ("architectures/experts.py", "mamba"): "a kind of layer in layer_types, as configs write it",
     ("architectures/unet.py", "resnet"): "a value of the config's resnet_time_scale_shift and its kin",
     ("architectures/detr.py", "resnet"): "the config's word for where its backbone comes from",
+    ("architectures/pyramid.py", "resnet"): "the type that the config names for its backbone",
+    ("architectures/pyramid.py", "swin"): "the type that the config names for its backbone",
+    ("architectures/maskformer.py", "detr"): "the type that the config names for its decoder",
 }
 
 

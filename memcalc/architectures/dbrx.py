@@ -24,7 +24,9 @@ def dbrx(c: Dimensions) -> Model:
     layer = sequence(residual(norm_1, _attention(c), drop), residual(norm_2, _mixture(c), drop))
     blocks, norm_f = repeat("blocks", c.n_layers, layer), layer_norm("norm_f", c.d_model, bias=False)
     table = Embedding("wte", c.vocab_size, c.d_model)
-    return causal_lm(c, table, dropout(c, "emb_pdrop", functional=True), blocks, norm_f, prefix="transformer", tie="wte")
+    return causal_lm(
+        c, table, dropout(c, "emb_pdrop", functional=True), blocks, norm_f, prefix="transformer", tie="wte"
+    )
 
 
 def _attention(c: Dimensions) -> Attention:

@@ -38,7 +38,11 @@ from memcalc.errors import RunInvalid
         ("mask2former", {"backbone_config": {"model_type": "vit"}}, "a backbone of the type 'vit'"),
         ("mask2former", {"backbone_config": {"model_type": "swin"}}, "4 maps are read, one of every stage"),
         ("sam2_vision_model", {"backbone_channel_list": [768, 384]}, "one number of channels for each"),
-        ("sam2_vision_model", {"backbone_config": {"global_attention_blocks": [3]}}, "layer 3, which pools, needs windows"),
+        (
+            "sam2_vision_model",
+            {"backbone_config": {"global_attention_blocks": [3]}},
+            "layer 3, which pools, needs windows",
+        ),
         ("FluxControlNetModel", {"num_mode": 10}, "union"),
         ("SD3ControlNetModel", {"use_pos_embed": False}, "shares its transformer's embeddings"),
         ("SD3ControlNetModel", {"pos_embed_type": None}, "sinusoids"),

@@ -141,3 +141,11 @@ def test_a_table_of_positions_keeps_its_size_whatever_is_shown() -> None:
     small, large = (estimate({"model": "yolos-tiny", "image_size": side}) for side in (512, 800))
     assert small.model.parameters == large.model.parameters
     assert small.memory.peak_allocated < large.memory.peak_allocated
+
+
+def test_swin_fills_an_image_up_to_whole_patches() -> None:
+    """130 x 190 pixels in patches of 4: a recorded step of transformers 5.23.0, of a model too small to be held by components."""
+    model = {"model_type": "swinv2", "architectures": ["Swinv2ForImageClassification"], "embed_dim": 32, "depths": [2, 1],
+             "num_heads": [2, 4], "window_size": 6, "image_size": [130, 190], "hidden_dropout_prob": 0.1}  # fmt: skip
+    memory = estimate({"model": model, "precision": "bf16", "optimizer": "lion", "checkpointing": "full"}).memory
+    assert (memory.peak_allocated, memory.peak_phase, memory.phases.forward) == (7_424_512, "backward", 2_745_856)

@@ -78,7 +78,8 @@ def test_a_sweep_takes_the_number_too() -> None:
 @pytest.mark.parametrize(
     ("written", "preset"),
     [("llama3.1:8b", "llama-3.1-8b"), ("gpt-2", "gpt2"), ("vit-b/16", "vit-base-patch16-224"), ("Qwen 3 8B", "qwen3-8b"),
-     ("qwen-2.5-7B-Instruct", "qwen2.5-7b"), ("mixtral8x7b", "mixtral-8x7b"), ("phi4mini", "phi-4-mini"), ("Florence 2 base", "florence-2-base")],
+     ("qwen-2.5-7B-Instruct", "qwen2.5-7b"), ("mixtral8x7b", "mixtral-8x7b"), ("phi4mini", "phi-4-mini"),
+     ("Florence 2 base", "florence-2-base")],
 )  # fmt: skip
 def test_models_in_other_spellings(written: str, preset: str) -> None:
     report = memcalc.estimate({"model": written})

@@ -211,7 +211,9 @@ def _too_small(size: Shape, kernel: Shape) -> RunInvalid:
     """What PyTorch says of an input (padded) that its kernel does not fit into."""
     what, where = ("sequence", "seq_len") if len(size) == 1 else ("image", "image_size")
     held, needed = (" x ".join(map(str, sizes)) for sizes in (size, kernel))
-    return fault(where, f"the {what} is too small for the model's convolutions: one is left {held} for a kernel of {needed}")
+    return fault(
+        where, f"the {what} is too small for the model's convolutions: one is left {held} for a kernel of {needed}"
+    )
 
 
 def _conv_backward(node: Node, g: Value) -> Gradients:

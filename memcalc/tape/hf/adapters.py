@@ -42,7 +42,10 @@ def adapted(t: Tape, x: Value, out: Value, weight: Callable[[], Value] | None = 
     packing = t.setting.packing if packed else UNPACKED
     if packing.own_layers == "all" and packing.product == "dequantize":
         out = f.clone(out)
-    dtype, converts = out.dtype, not (packing.own_layers and t.autocast)  # under autocast peft's own layers cast nothing
+    dtype, converts = (
+        out.dtype,
+        not (packing.own_layers and t.autocast),
+    )  # under autocast peft's own layers cast nothing
     x = f.to(x, down.dtype) if converts else x
     if t.weights.adapter(t.path, "lora_magnitude_vector.default.weight"):
         return f.to(dora(t, x, out, (down, up), weight), dtype)
