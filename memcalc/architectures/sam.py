@@ -83,15 +83,18 @@ def _prompts(c: Dimensions) -> Sequence:
 @architecture("sam_prompt_encoder")
 def sam_prompts(c: Dimensions) -> Model:
     """Points as embeddings of their kind, masks through three convolutions."""
-    hidden, few, many = c.hidden_size, c.mask_input_channels // 4, c.mask_input_channels
-    act = Activation("", c.hidden_act)
-    masks = sequence(
+    kinds = stack("point_embed", [Embedding("", 1, c.hidden_size)] * c.num_point_embeddings)
+    lone = (Embedding(name, 1, c.hidden_size) for name in ("no_mask_embed", "not_a_point_embed"))
+    return Model(sequence(mask_convolutions(c), kinds, *lone), "image")
+
+
+def mask_convolutions(c: Dimensions) -> Sequence:
+    """Of a mask [batch, 1, 4 h, 4 w] to states [batch, hidden, h, w]."""
+    few, many, act = c.mask_input_channels // 4, c.mask_input_channels, Activation("", c.hidden_act)
+    return sequence(
         Conv("conv1", 1, few, (2, 2), 2), map_norm("layer_norm1", few), act, Conv("conv2", few, many, (2, 2), 2),
-        map_norm("layer_norm2", 4 * few), act, Conv("conv3", many, hidden, (1, 1)), name="mask_embed",
+        map_norm("layer_norm2", 4 * few), act, Conv("conv3", many, c.hidden_size, (1, 1)), name="mask_embed",
     )  # fmt: skip
-    kinds = stack("point_embed", [Embedding("", 1, hidden)] * c.num_point_embeddings)
-    lone = (Embedding(name, 1, hidden) for name in ("no_mask_embed", "not_a_point_embed"))
-    return Model(sequence(masks, kinds, *lone), "image")
 
 
 @architecture("sam_mask_decoder")

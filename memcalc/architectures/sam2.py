@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.architectures import architecture
 from memcalc.architectures.multimodal import tower
-from memcalc.architectures.sam import deep, map_norm, two_way
+from memcalc.architectures.sam import deep, map_norm, mask_convolutions, two_way
 from memcalc.architectures.vision import class_name, pair, unknown_class
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Sequence, residual, sequence, stack
@@ -110,15 +110,10 @@ def _layer(c: Dimensions, stage: int, *, first: bool, far: bool) -> MultiScaleLa
 @architecture("sam2_prompt_encoder")
 def sam2_prompts(c: Dimensions) -> Model:
     """Points as embeddings of their kind, masks through three convolutions; positions that do not learn."""
-    hidden, few, many = c.hidden_size, c.mask_input_channels // 4, c.mask_input_channels
-    act = Activation("", c.hidden_act)
-    masks = sequence(
-        Conv("conv1", 1, few, (2, 2), 2), map_norm("layer_norm1", few), act, Conv("conv2", few, many, (2, 2), 2),
-        map_norm("layer_norm2", 4 * few), act, Conv("conv3", many, hidden, (1, 1)), name="mask_embed",
-    )  # fmt: skip
+    hidden = c.hidden_size
     shared = Raw("shared_embedding.positional_embedding", (2, hidden // 2), buffer=True)
     kinds = (Embedding("no_mask_embed", 1, hidden), Embedding("point_embed", c.num_point_embeddings, hidden))
-    return Model(sequence(shared, masks, *kinds, Embedding("not_a_point_embed", 1, hidden)), "image")
+    return Model(sequence(shared, mask_convolutions(c), *kinds, Embedding("not_a_point_embed", 1, hidden)), "image")
 
 
 @architecture("sam2_mask_decoder")

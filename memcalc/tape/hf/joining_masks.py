@@ -8,7 +8,7 @@ from memcalc.tape import functions as f
 from memcalc.tape.functions import maps
 from memcalc.tape.hf.layers import under_name
 from memcalc.tape.hf.mask_losses import cross_entropy, dice, of_classes, padded, pairs_dice
-from memcalc.tape.hf.masking import wide
+from memcalc.tape.hf.masking import backbone_maps, wide
 from memcalc.tape.hf.programs import measured
 from memcalc.tape.hf.varifocal import sum_of
 from memcalc.tape.rules import Around, gone, run
@@ -42,11 +42,7 @@ def _modelled(t: Tape, body: MapFinder, pixels: Value) -> tuple[list[Value], Val
     """MaskFormerModel.forward: the smallest map, the pixels' embeddings, the queries' states."""
     batch, _, *size = pixels.shape
     _mask = t.new((batch, *size), "fp32")
-    inner = Around()
-    inner.ready = True
-    run(t, body.backbone, pixels, inner)
-    features = inner.outputs[:]
-    inner.outputs.clear()
+    features = backbone_maps(t, body.backbone, pixels)
     last = features[-1]
     embeddings = _joined(t, body, features)
     del features

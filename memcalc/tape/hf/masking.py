@@ -17,7 +17,7 @@ from memcalc.tape.hf.refining import one_of
 from memcalc.tape.rules import Around, gone, inside, rule, run
 
 if TYPE_CHECKING:
-    from memcalc.blocks.base import Sequence, Stack
+    from memcalc.blocks.base import Block, Sequence, Stack
     from memcalc.blocks.masking import MaskedQueries, MaskSegmenter, PixelDecoder
     from memcalc.model import Model
     from memcalc.tape.recorder import Tape
@@ -43,17 +43,21 @@ def _modelled(t: Tape, body: MaskSegmenter, pixels: Value) -> tuple[list[Value],
     """Mask2FormerModel.forward: the states of all layers, their masks, and what else its output holds."""
     batch, _, *size = pixels.shape
     _mask = t.new((batch, *size), "fp32")
-    inner = Around()
-    inner.ready = True
-    run(t, body.backbone, pixels, inner)
-    features = inner.outputs[:]
-    inner.outputs.clear()
+    features = backbone_maps(t, body.backbone, pixels)
     decoder, queries = cast("PixelDecoder", body.pixels), cast("MaskedQueries", body.queries)
     with inside(t, decoder):
         scales, embeddings = _decoded(t, decoder, features)
     with inside(t, queries):
         states, masks = _asked(t, queries, scales, embeddings)
     return states, masks, [*features, *scales, embeddings]
+
+
+def backbone_maps(t: Tape, backbone: Block | None, pixels: Value) -> list[Value]:
+    """The maps that a backbone's stages hand on, the largest first."""
+    inner = Around()
+    inner.ready = True
+    run(t, backbone, pixels, inner)
+    return inner.outputs
 
 
 @rule(WindowPyramid)
