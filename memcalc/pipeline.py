@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from memcalc.curve import EMPTY
 from memcalc.gpus import MIB, communicator_bytes, communicators_measured
 from memcalc.report import (
     COMPONENTS,
@@ -27,6 +26,7 @@ from memcalc.run import Run
 from memcalc.run.meant import readings
 from memcalc.run.question import Question
 from memcalc.simulation import simulate
+from memcalc.timeline.curve import EMPTY
 from memcalc.units import format_bytes
 from memcalc.verdict import verdict
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import field, fields
 from typing import Any, Literal
 
-from memcalc.curve import EMPTY, Curve
 from memcalc.dataclass import dataclass
 from memcalc.document import Document
+from memcalc.timeline.curve import EMPTY, Curve
 
 Level = Literal["fits", "tight", "too-big", "unknown"]
 Phase = Literal["forward", "backward", "optimizer"]

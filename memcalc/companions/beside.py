@@ -12,9 +12,9 @@ from memcalc.timeline import PARTS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from memcalc.curve import Curve
-    from memcalc.slices import Phase
     from memcalc.timeline import Timeline
+    from memcalc.timeline.curve import Curve
+    from memcalc.timeline.slices import Phase
 
 
 class Accompanying(NamedTuple):

@@ -14,24 +14,24 @@ from memcalc.dataclass import dataclass
 from memcalc.explanation.kinds import Kinds, alike, merged
 from memcalc.explanation.tracing import Origin, Tracing
 from memcalc.explanation.values import Live, Made, Peak, Share
-from memcalc.overlay import Heights
-from memcalc.overlay import parts as parts_laid
-from memcalc.signed import signed_sizes
 from memcalc.simulation import simulate
-from memcalc.slices import Slice, schedule
 from memcalc.tape.step import Recording, record_step
 from memcalc.timeline import Timeline, fates
+from memcalc.timeline.overlay import Heights
+from memcalc.timeline.overlay import parts as parts_laid
+from memcalc.timeline.signed import signed_sizes
+from memcalc.timeline.slices import Slice, schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from memcalc.model import Model
     from memcalc.plan import Plan
-    from memcalc.signed import Moved
     from memcalc.tape.recorder import Tape
     from memcalc.tape.setting import Setting
     from memcalc.tape.units import Sharder
     from memcalc.tape.weights import Weights
+    from memcalc.timeline.signed import Moved
 
 
 class Label(NamedTuple):

@@ -23,7 +23,7 @@ from memcalc.recommender.work import Work, by_kind, work
 from memcalc.resolve import resolve
 from memcalc.run import Checkpointing, Loss
 from memcalc.simulation import RUNNABLE, setting_of, simulate
-from memcalc.tape.measure import standing, step_temporaries
+from memcalc.simulation.measure import standing, step_temporaries
 from memcalc.tape.step import Recording, record_step
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from memcalc.dataclass import dataclass
-from memcalc.slices import schedule
+from memcalc.timeline.slices import schedule
 
 if TYPE_CHECKING:
     from memcalc.explanation.kinds import Kinds

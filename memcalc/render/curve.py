@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memcalc.curve import Curve
     from memcalc.render.page import Page
     from memcalc.report import Memory
+    from memcalc.timeline.curve import Curve
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 PHASES = {"forward": "forward pass", "backward": "backward pass", "optimizer": "optimizer step"}

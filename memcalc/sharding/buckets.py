@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memcalc.dtypes import BITS
-from memcalc.overlay import Laid, alike
 from memcalc.replay.cycles import Stream
 from memcalc.sharding.marks import Marking, events
-from memcalc.slices import schedule
 from memcalc.tape.values import rounded
+from memcalc.timeline.overlay import Laid, alike
+from memcalc.timeline.slices import schedule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

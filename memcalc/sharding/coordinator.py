@@ -12,9 +12,9 @@ from collections import deque
 from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING
 
-from memcalc.overlay import Laid, Pool
 from memcalc.sharding.wholes import ABSENT, FLYING, THERE, Handle, Whole
 from memcalc.tape.values import rounded
+from memcalc.timeline.overlay import Laid, Pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Sequence

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from memcalc.model import Model
-    from memcalc.overlay import Laid
     from memcalc.replay.cycles import Again
     from memcalc.sharding.cuts import Cut, Slices
     from memcalc.sharding.marks import Place
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from memcalc.tape.recorder import Tape
     from memcalc.tape.step import Recording
     from memcalc.tensors import Tensor
+    from memcalc.timeline.overlay import Laid
 
 GRADIENTS = frozenset({"gradient", "end"})  # marks that name no module
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcalc.dtypes import BITS
-from memcalc.overlay import Laid
 from memcalc.replay.cycles import Stream
 from memcalc.tape.values import rounded
+from memcalc.timeline.overlay import Laid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

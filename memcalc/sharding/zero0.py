@@ -10,13 +10,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memcalc.dataclass import dataclass
-from memcalc.overlay import Laid
 from memcalc.sharding.marks import Marking
 from memcalc.sharding.strategy import Local, Staged
 from memcalc.sharding.zero import Zero
 from memcalc.sharding.zero12 import trained
-from memcalc.slices import schedule
 from memcalc.tape.values import rounded
+from memcalc.timeline.overlay import Laid
+from memcalc.timeline.slices import schedule
 
 if TYPE_CHECKING:
     from memcalc.model import Model

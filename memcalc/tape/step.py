@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from memcalc.model import Model
-    from memcalc.overlay import Overlay
     from memcalc.replay.cycles import Stream
     from memcalc.tape.earlier import Unreduced
     from memcalc.tape.recorder import Added
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from memcalc.tape.units import Sharder
     from memcalc.tape.values import Value
     from memcalc.tape.weights import Weights
+    from memcalc.timeline.overlay import Overlay
 
 
 @dataclass(frozen=True, eq=False)

@@ -123,7 +123,7 @@ class Sharder:
         """The backward pass is over."""
 
     def laid(self, recording: Recording) -> Recording:
-        """The recording with what the strategy has beside the log laid over it (memcalc.overlay)."""
+        """The recording with what the strategy has beside the log laid over it (memcalc.timeline.overlay)."""
         return recording
 
 

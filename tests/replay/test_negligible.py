@@ -11,7 +11,7 @@ from memcalc import estimate
 from memcalc.known import forget
 from memcalc.replay import negligible
 from memcalc.replay.negligible import LITTLE, SHARE, below, by_size, stretches
-from memcalc.slices import schedule
+from memcalc.timeline.slices import schedule
 
 if TYPE_CHECKING:
     from memcalc.replay.reserve import Replay
@@ -34,7 +34,7 @@ def recording(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         return 0
 
     forget()
-    monkeypatch.setattr(sys.modules["memcalc.tape.measure"], "reserved", look)
+    monkeypatch.setattr(sys.modules["memcalc.simulation.measure"], "reserved", look)
     assert estimate(request.param).memory.reserved
     forget()
     return given[0]

@@ -7,10 +7,10 @@ from itertools import accumulate
 import pytest
 
 from memcalc import estimate
-from memcalc.curve import SAMPLES, STEP, Curve, curve
 from memcalc.render.curve import chart
 from memcalc.report import Report
-from memcalc.slices import Slice
+from memcalc.timeline.curve import SAMPLES, STEP, Curve, curve
+from memcalc.timeline.slices import Slice
 
 RUNS: list[dict[str, object]] = [
     {"model": "llama-2-7b", "optimizer": "adamw-8bit"},

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from memcalc.slices import Slice
     from memcalc.timeline import Part
+    from memcalc.timeline.slices import Slice
 
 
 class Laid(NamedTuple):

@@ -7,8 +7,8 @@ from itertools import accumulate
 
 import pytest
 
-from memcalc.overlay import Heights, Laid, alone, highest, parts, spread
-from memcalc.slices import Slice
+from memcalc.timeline.overlay import Heights, Laid, alone, highest, parts, spread
+from memcalc.timeline.slices import Slice
 
 SIGNED = [5, -2, 7, -4, 1, -6]
 

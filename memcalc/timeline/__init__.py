@@ -12,21 +12,21 @@ from functools import cached_property, partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from memcalc.curve import EMPTY, Curve, curve
 from memcalc.dataclass import dataclass
 from memcalc.known import Known
-from memcalc.overlay import Heights, alone, part_of, spread
-from memcalc.overlay import parts as parts_laid
-from memcalc.signed import signed_sizes
-from memcalc.slices import Phase, Slice, schedule
+from memcalc.timeline.curve import EMPTY, Curve, curve
+from memcalc.timeline.overlay import Heights, alone, part_of, spread
+from memcalc.timeline.overlay import parts as parts_laid
+from memcalc.timeline.signed import signed_sizes
+from memcalc.timeline.slices import Phase, Slice, schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from memcalc.overlay import Overlay
     from memcalc.replay.reserve import Replay
-    from memcalc.signed import Moved
     from memcalc.tape.step import Recording
+    from memcalc.timeline.overlay import Overlay
+    from memcalc.timeline.signed import Moved
 
 Part: TypeAlias = Literal["activations", "gradients", "buffers", "temporary"]
 PARTS: tuple[Part, ...] = ("activations", "gradients", "buffers", "temporary")

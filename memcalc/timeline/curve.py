@@ -11,7 +11,7 @@ from memcalc.dataclass import dataclass
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memcalc.slices import Slice
+    from memcalc.timeline.slices import Slice
 
 SAMPLES = 44  # of the forward and the backward pass, shared out by how much happens in each
 STEP = 4  # of the optimizer step
