@@ -27,7 +27,8 @@ class Checkpointing:
     """Which activations are recomputed in the backward pass (torch.utils.checkpoint).
 
     `full`: every layer keeps its input alone; `selective`: the dear operations (attention, large matmuls) are kept.
-    `every` n-th layer only; `offload` keeps the saved inputs in host memory.
+    `every` n-th layer only, counted through the whole model (an encoder's layers, then its decoder's); `offload` keeps the
+    saved inputs in host memory.
     """
 
     mode: Literal["none", "full", "selective"] = "none"

@@ -97,6 +97,7 @@ class Tape:
         self.once = 0  # bytes of what is there at the end of the forward pass once, not for each micro batch in flight
         self.casts: dict[Leaf, Value] = {}
         self.sequence, self.like, self.context, self.layers = 0, 1, context, 0
+        self.counted = 0  # layers of the stacks that have run, where checkpoints may reach them
         self.masks: tuple[int, ...] = ()
         self.residents: dict[str, int] = {}
         self.given_sizes: list[tuple[int, int]] = []  # of each of them: bytes of one, how many like it

@@ -139,7 +139,7 @@ def build(run: Run, config: dict[str, Any], device: str) -> torch.nn.Module:
         model = adapted(model, run["lora"])
     mode = run["checkpointing"] if isinstance(run["checkpointing"], dict) else {"mode": run["checkpointing"]}
     if mode["mode"] == "full":
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=checkpoint_options(run, mode))
+        model.activation_checkpointing_enable(checkpoint_options(run, mode), every_n_layers=mode.get("every", 1))
         if run.get("lora"):
             model.enable_input_require_grads()
     return model  # type: ignore[no-any-return]

@@ -41,7 +41,7 @@ def planned(t: Tape, block: Stack, passes: list[tuple[Block, str]], around: Arou
     alone = readers([layer for layer, _ in passes], kinds, around, lowest, held=held)
     kinds = _awake(block, kinds) if around.seen else kinds
     if t.setting.checkpoint:
-        kinds = _kept(kinds, t.setting.every)
+        kinds = _kept(kinds, [(t.counted + index // block.shared) % t.setting.every for index in range(len(kinds))])
     outlast = t.sharder is not None and (t.sharder.reach > 1 or t.sharder.outlasts)
     kinds = _outlasting(kinds, t.sharder) if t.sharder is not None and outlast else kinds
     beside = (-1, 1) if around.after and around.grid else _hands_on(t)  # others read some of a tower's layers, too
@@ -121,9 +121,9 @@ def _hands_on(t: Tape) -> tuple[int, ...]:
     return t.sharder.neighbours if t.sharder is not None else ()
 
 
-def _kept(kinds: list[int], every: int) -> list[int]:
-    """Layers told apart by whether they are in a checkpoint, too."""
-    return [2 * kind + (index % every == 0) for index, kind in enumerate(kinds)]
+def _kept(kinds: list[int], turns: list[int]) -> list[int]:
+    """Layers told apart by whether they are in a checkpoint, too: where it is their turn (0)."""
+    return [2 * kind + (turn == 0) for kind, turn in zip(kinds, turns, strict=True)]
 
 
 def _alone_of_its_kind(kinds: list[int], reads: int | None) -> list[int]:

@@ -84,7 +84,7 @@ def _layered(t: Tape, block: Stack, given: list[Value], around: Around) -> Value
         around.summed.append(before)
     del before
     marks.mark(t)
-    t.like = 1
+    t.like, t.counted = 1, t.counted + (len(passes) // block.shared if block.recompute != "never" else 0)
     t.path, t.instance = path, ""
     return x
 
@@ -102,7 +102,8 @@ def _enter(t: Tape, path: str, name: str, instance: str) -> None:
 def kept_or_run(t: Tape, block: Stack, place: tuple[str, int, str], layer: Block, x: Value, around: Around) -> Value:
     """A layer in its checkpoint, where it is in one, or as it is; `place` is its stack's path, its number and its name."""
     setting = t.setting
-    if setting.checkpoint and place[1] % setting.every == 0 and block.recompute != "never":
+    turn = t.counted + place[1] // block.shared  # transformers counts through the whole model (every_n_layers)
+    if setting.checkpoint and turn % setting.every == 0 and block.recompute != "never":
         kept = partial(checkpointed, t, reentrant=setting.reentrant, alone=_alone(around))
         out = _checkpoint(t, *place, kept, _again(t, layer, around))(x, *_given(around).values())
         for name, value in zip(_beside(around), t.beside, strict=False):
