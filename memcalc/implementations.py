@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from memcalc.blocks.base import mapped
 from memcalc.errors import fault
 from memcalc.presets import find
 
@@ -28,8 +29,6 @@ def remade(model: Model, name: str) -> Model:
     """The model with parameters as an implementation's modules have them: torchtitan's experts have three stacked weights."""
     if "token-choice" not in kernels(name, model.architecture)["parts"]:
         return model
-    from memcalc.sharding.tensor_parallel import mapped  # noqa: PLC0415 - few runs have such modules
-
     known: dict[int, Block] = {}
 
     def changed(block: Block) -> Block:

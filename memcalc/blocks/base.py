@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from dataclasses import field, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from memcalc.dataclass import dataclass
 
@@ -240,3 +240,22 @@ def repeat(name: str, count: int, *layer: Block | None) -> Stack:
 def stack(name: str, layers: list[Block], recompute: Recompute = "outermost") -> Stack:
     """Layers that may differ, `name.0`, `name.1`, and so on."""
     return Stack(name, tuple(layers), recompute=recompute)
+
+
+def mapped(block: Block | None, change: Any) -> Any:  # noqa: ANN401 - Callable[[Block], Block], and a block of its own kind
+    """The block with every block inside it changed; the same value where nothing changes."""
+    if block is None:
+        return None
+    found: dict[str, Any] = {}
+    for name in [each.name for each in fields(block)]:
+        value = getattr(block, name)
+        if isinstance(value, Block):
+            made: Any = change(value)
+        elif isinstance(value, tuple) and value and isinstance(value[0], Block):
+            made = tuple(change(part) for part in value)
+            made = value if all(a is b for a, b in zip(made, value, strict=True)) else made
+        else:
+            continue
+        if made is not value:
+            found[name] = made
+    return replace(block, **found) if found else block

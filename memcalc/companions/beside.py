@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcalc.replay.company import Companion, replayed
-from memcalc.timeline import PARTS
+from memcalc.tape.laid import PARTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

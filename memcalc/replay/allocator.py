@@ -12,12 +12,14 @@ from bisect import bisect_left, insort
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+from memcalc.tape.values import SMALL
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 MANY = 16  # blocks that come or go one after the other
 MIB = 2**20
-SMALL, SMALL_SEGMENT, LARGE_SEGMENT, OWN_SEGMENT, ROUND_SEGMENT = MIB, 2 * MIB, 20 * MIB, 10 * MIB, 2 * MIB
+SMALL_SEGMENT, LARGE_SEGMENT, OWN_SEGMENT, ROUND_SEGMENT = 2 * MIB, 20 * MIB, 10 * MIB, 2 * MIB
 
 
 class Block:

@@ -5,7 +5,7 @@ A period that leaves the pool as it has found it takes nothing from the device h
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from memcalc.replay.allocator import END, CachingAllocator, parted
 from memcalc.replay.expandable import ExpandableAllocator
@@ -14,27 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from memcalc.replay.allocator import Block, Parted, Pool
+    from memcalc.tape.laid import Again, Stream
 
 FEW = 16  # times that a period is followed without a look at what it changes
-
-
-class Again(NamedTuple):
-    """The moves [start, stop) come `times` more.
-
-    `alive` are the numbers of what is there when they begin, and of what stands for it when they end.
-    """
-
-    start: int
-    stop: int
-    times: int
-    alive: tuple[tuple[int, int], ...]
-
-
-class Stream(NamedTuple):
-    """Moves of a stream: bytes for a birth, ~n for the death of the n-th born; and what of them comes again, in order."""
-
-    moves: tuple[int, ...]
-    again: tuple[Again, ...] = ()
 
 
 def pooled(stream: Stream, *, expandable: bool = False) -> int:

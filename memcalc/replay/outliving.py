@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.replay.allocator import SMALL
+from memcalc.tape.values import SMALL
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator

@@ -6,7 +6,7 @@ from collections import defaultdict
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from memcalc.replay.allocator import SMALL
+from memcalc.tape.values import SMALL
 
 if TYPE_CHECKING:
     from memcalc.tape.step import Recording

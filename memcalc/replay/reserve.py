@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from memcalc.replay.allocator import Block
     from memcalc.replay.stepping import Act
-    from memcalc.sharding.strategy import Staged
     from memcalc.tape.step import Recording
 
 
@@ -46,6 +45,20 @@ class Held(NamedTuple):
     each: tuple[int, ...]
     stay: int = 0
     acts: tuple[Act, ...] = ()
+
+
+class Staged(NamedTuple):
+    """Blocks (bytes) that a sharding strategy makes between the moments of a step, beside the log.
+
+    `early` are those of the backward pass, `late` those that go when the optimizer's gradients are there: `flat` for a
+    moment, `wide` until it has stepped. Where it `frees`, parameters' gradients go before that.
+    """
+
+    early: tuple[int, ...] = ()
+    late: tuple[int, ...] = ()
+    flat: int = 0
+    wide: int = 0
+    frees: bool = False
 
 
 class Begun(NamedTuple):

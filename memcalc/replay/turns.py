@@ -7,8 +7,9 @@ from collections import defaultdict
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcalc.replay.allocator import END, SMALL, segment
+from memcalc.replay.allocator import END, segment
 from memcalc.replay.expandable import Growing
+from memcalc.tape.values import SMALL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.errors import fault
 from memcalc.sharding import placement
+from memcalc.sharding.expert import experts_tensor
 from memcalc.sharding.ranks import has_experts, ranks
 from memcalc.sharding.tensor_parallel import MIXERS, has
 
@@ -83,16 +84,6 @@ def _overlapped(run: Run) -> bool:
         raise fault(f"sharding.{word}", "Async TP requires 'model' in --compile.components and --compile.enable; "
                                         "write implementation: torchtitan-compiled")  # fmt: skip
     return True
-
-
-def experts_tensor(run: Run) -> int:
-    """Ranks that share each expert's channels: all tensor-parallel ones, none of them under expert parallelism.
-
-    packed_colwise and rowwise in transformers' base_model_tp_plan; torchtitan's TensorParallel of GroupedExperts, and its
-    expert_tensor_parallel_degree, 1 by default.
-    """
-    p = run.parallel
-    return p.expert_tensor or (p.tensor if p.expert == 1 else 1)
 
 
 def _note(run: Run, notes: Notes, plan: Sequence[object]) -> None:

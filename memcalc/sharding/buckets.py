@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memcalc.dtypes import BITS
-from memcalc.replay.cycles import Stream
 from memcalc.sharding.marks import Marking, events
+from memcalc.tape.laid import Laid, Stream
 from memcalc.tape.values import rounded
-from memcalc.timeline.overlay import Laid, alike
+from memcalc.timeline.overlay import alike
 from memcalc.timeline.slices import schedule
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from memcalc.sharding.flat import Flat, Piece
     from memcalc.sharding.marks import Mark
     from memcalc.sharding.zero12 import Bf16Optimizer, ZeroOneTwo
+    from memcalc.tape.laid import Part
     from memcalc.tape.recorder import Tape
     from memcalc.tape.step import Recording
-    from memcalc.timeline import Part
 
 DOUBLE = 8  # bytes of an element of a norm
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")

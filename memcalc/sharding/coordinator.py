@@ -13,8 +13,9 @@ from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING
 
 from memcalc.sharding.wholes import ABSENT, FLYING, THERE, Handle, Whole
+from memcalc.tape.laid import Laid
 from memcalc.tape.values import rounded
-from memcalc.timeline.overlay import Laid, Pool
+from memcalc.timeline.overlay import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Sequence

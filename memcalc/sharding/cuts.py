@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from memcalc.dataclass import dataclass
-from memcalc.replay.cycles import Again
+from memcalc.tape.laid import Again
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from memcalc.blocks.base import Block, Stack
+from memcalc.blocks.base import Block, Stack, mapped
 from memcalc.blocks.basic import Linear
 from memcalc.blocks.mlp import Experts, Mlp
 
@@ -13,10 +13,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from memcalc.blocks.base import Param
+    from memcalc.run import Run
     from memcalc.ways import Ways
 
 
 TRANSPOSED = frozenset({"gpt_oss", "aria", "llama4"})  # families that stack [experts, inputs, outputs]
+
+
+def experts_tensor(run: Run) -> int:
+    """Ranks that share each expert's channels: all tensor-parallel ones, none of them under expert parallelism.
+
+    packed_colwise and rowwise in transformers' base_model_tp_plan; torchtitan's TensorParallel of GroupedExperts, and its
+    expert_tensor_parallel_degree, 1 by default.
+    """
+    p = run.parallel
+    return p.expert_tensor or (p.tensor if p.expert == 1 else 1)
 
 
 def divided_experts(block: Block, ways: Ways, refuse: Callable[[str, str], None]) -> Block:
@@ -69,8 +80,6 @@ def _part(block: Experts, param: Param, ways: Ways) -> Param:
 
 def _separate(block: Block, ways: Ways) -> Block:
     """An expert that is an MLP of its own."""
-    from memcalc.sharding.tensor_parallel import mapped  # noqa: PLC0415 - that file imports this one
-
     if not isinstance(block, Mlp):
         made: Block = mapped(block, lambda part: _separate(part, ways))
         return made

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memcalc.errors import fault
+from memcalc.sharding.expert import experts_tensor
 from memcalc.sharding.options import count
 from memcalc.tape.recorder import PACKED
 
@@ -53,8 +54,6 @@ def _with_experts(made: FullyShard, run: Run, model: Model) -> FullyShard:
     torchtitan cuts them along the second where there are more ranks than experts (models/llama4/infra/parallelize.py,
     apply_fsdp); transformers has no expert-tensor degree.
     """
-    from memcalc.resolve.division import experts_tensor  # noqa: PLC0415 - that file imports this package
-
     degrees = run.parallel
     ranks, inner = made.shards * degrees.tensor, degrees.expert * experts_tensor(run)
     if ranks % inner:

@@ -5,28 +5,27 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcalc.replay.cycles import Stream
 from memcalc.sharding.coordinator import Coordinator
 from memcalc.sharding.cuts import cuts, watches
 from memcalc.sharding.marks import Mark, Marking, Roster, by_place, places
 from memcalc.sharding.naming import Naming
 from memcalc.sharding.scatter import Reducer
 from memcalc.sharding.scripts import Writer
+from memcalc.tape.laid import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from memcalc.model import Model
-    from memcalc.replay.cycles import Again
     from memcalc.sharding.cuts import Cut, Slices
     from memcalc.sharding.marks import Place
     from memcalc.sharding.scripts import Act, Script
     from memcalc.sharding.wholes import Whole
     from memcalc.sharding.zero3 import ZeroThree
+    from memcalc.tape.laid import Again, Laid
     from memcalc.tape.recorder import Tape
     from memcalc.tape.step import Recording
     from memcalc.tensors import Tensor
-    from memcalc.timeline.overlay import Laid
 
 GRADIENTS = frozenset({"gradient", "end"})  # marks that name no module
 

@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block, Parallel, PostNorm, Residual, Sequence, Stack, Sum
+from memcalc.blocks.base import Block, Parallel, PostNorm, Residual, Sequence, Stack, Sum, mapped
 from memcalc.blocks.basic import Activation, Cast, Dropout, Embedding, Idle, Linear, Norm, Raw, Scale, Select, Softcap
 from memcalc.blocks.megatron import (
     ColumnLinear,
@@ -32,7 +32,7 @@ from memcalc.blocks.mlp import Experts, Mlp, Moe, Router
 from memcalc.blocks.predicting import Predictor
 from memcalc.errors import Fault, RunInvalid
 from memcalc.sharding.expert import expert_count
-from memcalc.sharding.tensor_parallel import TOWERS, mapped
+from memcalc.sharding.tensor_parallel import TOWERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

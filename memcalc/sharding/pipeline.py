@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.base import Block, Parallel, PostNorm, Residual, Sequence, Stack, Sum
+from memcalc.blocks.base import Block, Parallel, PostNorm, Residual, Sequence, Stack, Sum, mapped
 from memcalc.blocks.basic import Embedding, Linear
 from memcalc.dataclass import dataclass
 from memcalc.errors import Fault, fault
-from memcalc.sharding.tensor_parallel import TOWERS, mapped
+from memcalc.sharding.tensor_parallel import TOWERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as Many

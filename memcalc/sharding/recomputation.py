@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.base import Block, Residual, Stack
+from memcalc.blocks.base import Block, Residual, Stack, mapped
 from memcalc.blocks.megatron import FusedNorm, RecomputedLayers, RecomputedNorm
 from memcalc.sharding.pipeline import longest_stack
-from memcalc.sharding.tensor_parallel import mapped
 
 if TYPE_CHECKING:
     from memcalc.ways import Recompute

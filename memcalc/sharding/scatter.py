@@ -9,16 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcalc.dtypes import BITS
-from memcalc.replay.cycles import Stream
+from memcalc.tape.laid import Laid, Stream
 from memcalc.tape.values import rounded
-from memcalc.timeline.overlay import Laid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memcalc.sharding.scripts import Act, Script
     from memcalc.sharding.zero3 import ZeroThree
-    from memcalc.timeline import Part
+    from memcalc.tape.laid import Part
 
 NODE = 8  # GPUs of a node, among which quantised gradients are exchanged first
 DOUBLE, NORMED = 8, 250_000_000  # bytes of an element of a norm; elements of one (_constant_buffered_norm2)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from memcalc.model import Model
     from memcalc.optimizers import Optimizer
     from memcalc.precision import Recipe
-    from memcalc.replay.reserve import Held
+    from memcalc.replay.reserve import Held, Staged
     from memcalc.tape.recorder import Tape
     from memcalc.tape.setting import Setting
     from memcalc.tape.units import Sharder
@@ -48,20 +48,6 @@ class Local(NamedTuple):
     states: tuple[Tensor, ...]
     buffers: tuple[Tensor, ...] = ()
     accumulated: tuple[Tensor, ...] | None = None
-
-
-class Staged(NamedTuple):
-    """Blocks (bytes) that a sharding strategy makes between the moments of a step, beside the log.
-
-    `early` are those of the backward pass, `late` those that go when the optimizer's gradients are there: `flat` for a
-    moment, `wide` until it has stepped. Where it `frees`, parameters' gradients go before that.
-    """
-
-    early: tuple[int, ...] = ()
-    late: tuple[int, ...] = ()
-    flat: int = 0
-    wide: int = 0
-    frees: bool = False
 
 
 class Hosted(NamedTuple):

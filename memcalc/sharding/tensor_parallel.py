@@ -10,12 +10,12 @@ the same kind, so that tensors, ledger and tape of a rank follow from it as they
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from math import gcd
 from typing import TYPE_CHECKING, Any
 
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block, Parallel, PostNorm, Recomputed, Residual, Sequence, Stack, Sum
+from memcalc.blocks.base import Block, Parallel, PostNorm, Recomputed, Residual, Sequence, Stack, Sum, mapped
 from memcalc.blocks.basic import (
     Activation,
     Cast,
@@ -232,25 +232,6 @@ class Cutter:
             together = GatherChannels("", self.ways.tensor)
             return Sequence("", (head, together)) if self.ways.whole_logits else head
         return block
-
-
-def mapped(block: Block | None, change: Any) -> Any:  # noqa: ANN401 - Callable[[Block], Block], and a block of its own kind
-    """The block with every block inside it changed; the same value where nothing changes."""
-    if block is None:
-        return None
-    found: dict[str, Any] = {}
-    for field in fields(block):
-        value = getattr(block, field.name)
-        if isinstance(value, Block):
-            made: Any = change(value)
-        elif isinstance(value, tuple) and value and isinstance(value[0], Block):
-            made = tuple(change(part) for part in value)
-            made = value if all(a is b for a, b in zip(made, value, strict=True)) else made
-        else:
-            continue
-        if made is not value:
-            found[field.name] = made
-    return replace(block, **found) if found else block
 
 
 def has(block: Block, kinds: tuple[type[Block], ...]) -> bool:

@@ -10,12 +10,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memcalc.dataclass import dataclass
+from memcalc.replay.reserve import Staged
 from memcalc.sharding.marks import Marking
-from memcalc.sharding.strategy import Local, Staged
+from memcalc.sharding.strategy import Local
 from memcalc.sharding.zero import Zero
 from memcalc.sharding.zero12 import trained
+from memcalc.tape.laid import Laid
 from memcalc.tape.values import rounded
-from memcalc.timeline.overlay import Laid
 from memcalc.timeline.slices import schedule
 
 if TYPE_CHECKING:

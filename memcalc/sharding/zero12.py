@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from memcalc.dataclass import dataclass
 from memcalc.dtypes import BITS
+from memcalc.replay.reserve import Staged
 from memcalc.sharding.flat import flat_of
-from memcalc.sharding.strategy import Local, Staged
+from memcalc.sharding.strategy import Local
 from memcalc.sharding.zero import Zero
 from memcalc.tape.values import rounded
 from memcalc.tensors import Tensor

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from memcalc.dataclass import dataclass
 from memcalc.dtypes import BITS
 from memcalc.known import Known
+from memcalc.replay.reserve import Staged
 from memcalc.sharding.flat import sizes
-from memcalc.sharding.strategy import Local, Staged
+from memcalc.sharding.strategy import Local
 from memcalc.sharding.zero import Zero
 from memcalc.sharding.zero12 import LOW, WIDE, piece, pieces
 from memcalc.tape.values import FLOATS, rounded

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from memcalc.replay.allocator import SMALL
+from memcalc.tape.values import SMALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,14 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from memcalc.model import Model
-    from memcalc.replay.cycles import Stream
     from memcalc.tape.earlier import Unreduced
+    from memcalc.tape.laid import Overlay, Stream
     from memcalc.tape.recorder import Added
     from memcalc.tape.setting import Setting
     from memcalc.tape.units import Sharder
     from memcalc.tape.values import Value
     from memcalc.tape.weights import Weights
-    from memcalc.timeline.overlay import Overlay
 
 
 @dataclass(frozen=True, eq=False)

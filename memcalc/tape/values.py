@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Shape: TypeAlias = "tuple[int, ...]"
 
 GRAIN = 512  # bytes, of which the caching allocator hands out multiples (CUDACachingAllocator.h, kMinBlockSize)
+SMALL = 2**20  # bytes up to which a block comes from the pool of small ones (kSmallSize)
 SHAPES = 1024  # of which answers are kept: a step asks for the same few again and again
 ITEM = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int64": 8, "int32": 4, "int8": 1, "uint8": 1, "bool": 1}
 FLOATS = frozenset({"fp64", "fp32", "bf16", "fp16", "fp8"})

@@ -10,10 +10,11 @@ from collections import Counter
 from dataclasses import field
 from functools import cached_property, partial
 from itertools import accumulate
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from memcalc.dataclass import dataclass
 from memcalc.known import Known
+from memcalc.tape.laid import PARTS
 from memcalc.timeline.curve import EMPTY, Curve, curve
 from memcalc.timeline.overlay import Heights, alone, part_of, spread
 from memcalc.timeline.overlay import parts as parts_laid
@@ -24,12 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from memcalc.replay.reserve import Replay
+    from memcalc.tape.laid import Overlay, Part
     from memcalc.tape.step import Recording
-    from memcalc.timeline.overlay import Overlay
     from memcalc.timeline.signed import Moved
-
-Part: TypeAlias = Literal["activations", "gradients", "buffers", "temporary"]
-PARTS: tuple[Part, ...] = ("activations", "gradients", "buffers", "temporary")
 
 
 @dataclass(frozen=True)

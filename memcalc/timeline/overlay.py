@@ -9,25 +9,13 @@ from __future__ import annotations
 
 from itertools import accumulate, pairwise
 from operator import add
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from memcalc.timeline import Part
+    from memcalc.tape.laid import Laid, Overlay, Part
     from memcalc.timeline.slices import Slice
-
-
-class Laid(NamedTuple):
-    """Bytes of a part that come (or go, where negative) when the log has `at` events."""
-
-    at: int
-    part: Part
-    nbytes: int
-
-
-Overlay: TypeAlias = "Mapping[int, Sequence[Laid]]"  # number of the slice in the schedule -> in order
-NOTHING: Overlay = {}
 
 
 class Heights:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memcalc.replay.cycles import Again, Stream, pooled
+from memcalc.replay.cycles import pooled
+from memcalc.tape.laid import Again, Stream
 
 MIB = 2**20
 SIZES = st.integers(1, 40 * MIB // 512).map(lambda grains: 512 * grains)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from memcalc.replay.allocator import MIB, SMALL, CachingAllocator
+from memcalc.replay.allocator import MIB, CachingAllocator
 from memcalc.replay.expandable import ExpandableAllocator
 from memcalc.replay.turns import Segments, keep
+from memcalc.tape.values import SMALL
 
 
 @pytest.mark.parametrize("sizes", [[6, 6, 3, 3], [12, 12, 6, 6], [3, 2], [7], [2, 31], [19], [9, 5, 2, 11]])

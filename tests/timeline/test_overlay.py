@@ -7,7 +7,8 @@ from itertools import accumulate
 
 import pytest
 
-from memcalc.timeline.overlay import Heights, Laid, alone, highest, parts, spread
+from memcalc.tape.laid import Laid
+from memcalc.timeline.overlay import Heights, alone, highest, parts, spread
 from memcalc.timeline.slices import Slice
 
 SIGNED = [5, -2, 7, -4, 1, -6]
