@@ -34,13 +34,27 @@ if TYPE_CHECKING:
 @architecture("llava")
 def llava(c: Dimensions) -> Model:
     """CLIP's image tokens through a two-layer projector (Liu et al. 2023)."""
-    layer = c.get("vision_feature_layer", -2)
-    one = isinstance(layer, int)
     whole = c.vision_config.traits.whole_images
-    read = {"feature": layer if one else None, "listed": True, "scattered": one,
+    read = {"feature": _feature(c, -2), "listed": True, "scattered": True,
             "without_first": c.get("vision_feature_select_strategy", "default") == "default",
             "grid": Grid(pair(c.vision_config.patch_size)[0], up=True, rows=False) if whole else None}  # fmt: skip
     return image_text(c, _images(c, _projector(c), **read), tower(c.text_config, "language_model"), tie=tied(c))
+
+
+@architecture("vipllava")
+def vipllava(c: Dimensions) -> Model:
+    """Some of CLIP's hidden states side by side, normed, through a two-layer projector (Cai et al. 2023)."""
+    inputs = c.vision_config.hidden_size * _features(c)
+    layers = Norm("projector_layernorm", inputs, "layer"), *_two_layers(c, inputs)
+    read = {"feature": _feature(c, -2), "scattered": True, "without_first": True}
+    images = _images(c, Sequence("multi_modal_projector", layers), **read)
+    return image_text(c, images, tower(c.text_config, "language_model"), tie=bool(c.tie_word_embeddings))
+
+
+def _feature(c: Dimensions, default: int) -> int | tuple[int, ...]:
+    """Which hidden state of the tower the projector reads, or which of them side by side."""
+    layer = c.get("vision_feature_layer", default)
+    return layer if isinstance(layer, int) else tuple(layer)
 
 
 @architecture("llava_next", "llava_onevision", "llava_next_video")
@@ -48,7 +62,7 @@ def llava_next(c: Dimensions) -> Model:
     """LLaVA on several crops of an image; a learned token ends each row of patches (Liu et al. 2024, Li et al. 2024)."""
     if c.get("spatial_pool_mode", "average") not in ("average", "max"):
         raise fault("model.spatial_pool_mode", "frames that a convolution shrinks are not known")
-    v, layer = c.vision_config, c.get("vision_feature_layer", -2)
+    v = c.vision_config
     tie = tied(c) if c.traits.ties_as_text else bool(c.tie_word_embeddings)
     most = re.fullmatch(r"anyres_max_(\d+)", str(c.get("vision_aspect_ratio")))
     crops = Crops(
@@ -57,7 +71,7 @@ def llava_next(c: Dimensions) -> Model:
     )  # fmt: skip
     images = _images(
         c, sequence(_projector(c), PackedCrops("", c.text_config.hidden_size, crops)), tokens=0, crops=crops,
-        feature=layer if isinstance(layer, int) else None, scattered=isinstance(layer, int), listed=True, copied=True,
+        feature=_feature(c, -2), scattered=True, listed=True, copied=True,
         without_first=c.get("vision_feature_select_strategy", "default") == "default",
     )  # fmt: skip
     return image_text(c, images, tower(c.text_config, "language_model"), tie=tie, extra=(_newline(c),))
@@ -82,12 +96,12 @@ def _images(
     return Images("", (_read_at(tower(v, name), more.get("feature")), projector), shape, count, **more)
 
 
-def _read_at(block: Block, feature: int | None) -> Block:
+def _read_at(block: Block, feature: int | tuple[int, ...] | None) -> Block:
     """The tower of which hidden_states[feature] is read: the layers behind that, and what follows them, run for nothing."""
     if feature is None:
         return block
     if isinstance(block, Stack):
-        at = feature % (len(block.layers) + 1)
+        at = max(state % (len(block.layers) + 1) for state in (feature if isinstance(feature, tuple) else (feature,)))
         return replace(block, layers=(*block.layers[:at], *_strays(block.layers[at:])))
     if isinstance(block, Sequence):
         for index, part in enumerate(block.blocks):
@@ -106,7 +120,7 @@ def _strays(blocks: tuple[Block, ...]) -> tuple[Block, ...]:
 def _features(c: Dimensions) -> int:
     """How many of the tower's layers the projector reads side by side."""
     layers = c.get("vision_feature_layer", -1)
-    return len(layers) if isinstance(layers, list) else 1
+    return 1 if isinstance(layers, int) else len(layers)
 
 
 def _two_layers(c: Dimensions, inputs: int, *, bias: bool = True) -> tuple[Block, ...]:
@@ -149,9 +163,7 @@ def mistral3(c: Dimensions) -> Model:
     patches = sequence(Unfolded("", merge), Linear("merging_layer", wide * merge**2, wide), name="patch_merger")
     layers = _two_layers(c, wide * _features(c), bias=bool(c.multimodal_projector_bias))
     projector = sequence(Norm("norm", wide, "rms"), patches, *layers, name="multi_modal_projector")
-    layer = c.get("vision_feature_layer", -1)
-    images = _images(c, projector, tokens=0, feature=layer if isinstance(layer, int) else None, listed=True,
-                     scattered=isinstance(layer, int),
+    images = _images(c, projector, tokens=0, feature=_feature(c, -1), listed=True, scattered=True,
                      grid=Grid(pair(c.vision_config.patch_size)[0], merge, up=True, rows=False))  # fmt: skip
     return image_text(c, images, tower(c.text_config, "language_model"), tie=bool(c.tie_word_embeddings))
 
@@ -217,7 +229,7 @@ def lighton_ocr(c: Dimensions) -> Model:
 @architecture("aya_vision")
 def aya_vision(c: Dimensions) -> Model:
     """SigLIP's tokens shuffled four to one, normed, through a gated projector; Command R7B on top (Cohere 2025)."""
-    layer, first = c.get("vision_feature_layer", -1), c.get("vision_feature_select_strategy", "full") == "default"
+    layer, first = _feature(c, -1), c.get("vision_feature_select_strategy", "full") == "default"
     norm = Norm("layernorm", c.vision_config.hidden_size * c.downsample_factor**2, "layer")
     return _shuffled(c, norm, feature=layer if layer != -1 else None, without_first=first)
 
@@ -236,6 +248,5 @@ def _shuffled(c: Dimensions, norm: Norm | None, **read: Any) -> Model:  # noqa: 
         Linear("linear_1", inputs, middle, bias=True), SecondGates(""), Linear("linear_2", middle // 2, hidden, bias=True),
         name="multi_modal_projector",
     )  # fmt: skip
-    one = isinstance(c.get("vision_feature_layer", -1), int)
-    images = _images(c, projector, tokens=grid(c.vision_config) // factor**2, scattered=one, **read)
+    images = _images(c, projector, tokens=grid(c.vision_config) // factor**2, scattered=True, **read)
     return image_text(c, images, tower(c.text_config, "language_model"), tie=tied(c))

@@ -88,8 +88,8 @@ class Images(Sequence):
     * `image` is (channels, height, width) of one image, empty where images may have any size, which `grid` or `crops` cut.
       `tokens` is how many tokens of the text one image becomes, 0 where that depends on its size.
     * `scattered` where the tower's steps are known: else, or where a batch has no images, the text runs without it.
-    * `feature` is which of the tower's hidden states is read, None where its output is; `without_first` leaves out its
-      class token. `copied` where the pixels are, without images that are padding (Idefics 3).
+    * `feature` is which of the tower's hidden states is read, None where its output is; several are read side by side.
+      `without_first` leaves out its class token. `copied` where the pixels are, without images that are padding (Idefics 3).
     * `shrinks` where images of any size are taken as they are: into how many times fewer rows and columns of tokens; one more
       token is their mean.
     * `listed` where what comes of each image is put together again by a copy, `masked` where a mask tells image tokens
@@ -103,7 +103,7 @@ class Images(Sequence):
 
     image: tuple[int, ...] = ()
     tokens: int = 0
-    feature: int | None = None
+    feature: int | tuple[int, ...] | None = None
     without_first: bool = False
     listed: bool = False
     masked: bool | Literal["windows"] = False
@@ -116,6 +116,11 @@ class Images(Sequence):
     returned: bool = True
     shrinks: int = 0
     outer: bool = False
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        """Which of the tower's hidden states are read; none where its output is."""
+        return self.feature if isinstance(self.feature, tuple) else () if self.feature is None else (self.feature,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ class Around:
         "distances",
         "each",
         "encoder",
-        "feature",
+        "features",
         "follows",
         "grid",
         "handed",
@@ -113,8 +113,8 @@ class Around:
         self.distances: Value | None = None
         self.padding: Value | None = None
         self.holds = False  # what is embedded, in a function that also runs the layers
-        self.feature: int | None = None  # which hidden state is read: 0 what the layers are given, -1 the last's
-        self.read: Value | None = None  # that state
+        self.features: tuple[int, ...] | None = None  # which hidden states are read: 0 what the layers are given, -1 the last's
+        self.read: dict[int, Value] = {}  # those, by how many layers they are behind
         self.asks = False  # a tower within a model of tokens
         self.keeps = False  # every layer's output until the model returns
         self.deep: list[Value] = []  # states of some of a tower's layers, merged, for the text's first layers

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # kinds of layers that are told apart by their place; the others' are numbers from 0 on, or far from these
 FAR = 2  # how many layers on from its own a thing may go that outlasts the next
-NOBODY, FIRST, SECOND, LAST_BUT_ONE, LAST, READ, SUMMED = range(-1, -8, -1)
+NOBODY, FIRST, SECOND, LAST_BUT_ONE, LAST, SUMMED = range(-1, -7, -1)
 
 
 class Plan(NamedTuple):
@@ -24,13 +24,13 @@ class Plan(NamedTuple):
 
     `passes` are the layers in the order in which they run, each with the pattern of its like, `samples` the numbers of
     those that are recorded, `order` which of the samples stands for each pass. `reads` is how many layers have run when
-    the hidden state that a tower's reader takes is there (None: it takes the output).
+    each of the hidden states that a tower's reader takes is there (none: it takes the output).
     """
 
     passes: list[tuple[Block, str]]
     samples: list[int]
     order: list[int]
-    reads: int | None
+    reads: tuple[int, ...]
 
 
 def planned(t: Tape, block: Stack, passes: list[tuple[Block, str]], around: Around) -> Plan:
@@ -52,7 +52,7 @@ def planned(t: Tape, block: Stack, passes: list[tuple[Block, str]], around: Arou
         beside, kinds = (-1, 1), [*kinds[:-1], LAST]  # a denoiser's layer hands on more than the stream to the next
     if beside and t.setting.offload_activations:
         kinds = _ends_apart(kinds)
-    reads = None if around.feature is None else around.feature % (len(kinds) + 1)
+    reads = tuple(at % (len(kinds) + 1) for at in around.features or ())
     kinds = _followed(_alone_of_its_kind(kinds, reads), around)
     kinds = _second_sum_apart(kinds) if around.adds else kinds
     plain = kinds if t.sharder is not None and beside == t.sharder.neighbours else None
@@ -126,9 +126,9 @@ def _kept(kinds: list[int], turns: list[int]) -> list[int]:
     return [2 * kind + (turn == 0) for kind, turn in zip(kinds, turns, strict=True)]
 
 
-def _alone_of_its_kind(kinds: list[int], reads: int | None) -> list[int]:
-    """The layer whose output is read told apart: no other's lives as long."""
-    return [*kinds[: reads - 1], READ, *kinds[reads:]] if reads else kinds
+def _alone_of_its_kind(kinds: list[int], reads: tuple[int, ...]) -> list[int]:
+    """The layers whose outputs are read told apart: no other's live as long."""
+    return [SUMMED - 1 - index if index + 1 in reads else kind for index, kind in enumerate(kinds)] if reads else kinds
 
 
 def _followed(kinds: list[int], around: Around) -> list[int]:

@@ -62,7 +62,7 @@ def _layered(t: Tape, block: Stack, given: list[Value], around: Around) -> Value
     marks = Layers(path, order)
     t.stacks.append(marks)
     first, before = x if around.after_first else None, None
-    around.read = x if reads == 0 else None
+    around.read = {0: x} if 0 in reads else {}
     for number, index in enumerate(samples):
         layer, name = passes[index]
         _capture(block, x, around)
@@ -76,7 +76,7 @@ def _layered(t: Tape, block: Stack, given: list[Value], around: Around) -> Value
             single_out(samples, order, index + 1)
         before, around.returned = around.returned, None
         x = _afterwards(around, index, first, x)
-        _hold(t, x, around, read=index + 1 == reads, last=index + 1 == len(passes))
+        _hold(t, x, around, read=index + 1 if index + 1 in reads else 0, last=index + 1 == len(passes))
         if not number:
             marks.shared = around.storages()
     _capture(block, x, around)
@@ -195,12 +195,12 @@ def _checkpoint(
     return partial(kept, _wrapped(t, stack, index, name, layer))
 
 
-def _hold(t: Tape, x: Value, around: Around, *, read: bool, last: bool) -> None:
-    """What the model holds of a layer's output; a tower of which a hidden state is read holds that and its last one."""
-    if around.keeps or (last and around.feature is not None):
+def _hold(t: Tape, x: Value, around: Around, *, read: int, last: bool) -> None:
+    """What the model holds of a layer's output; a tower of which hidden states are read holds those and its last one."""
+    if around.keeps or (last and around.features is not None):
         t.held.append(x)
     if read:
-        around.read = x
+        around.read[read] = x
 
 
 def _capture(block: Stack, x: Value, around: Around) -> None:
@@ -270,9 +270,9 @@ def _again(t: Tape, layer: Block, around: Around) -> Callable[..., Value]:
     if t.setting.reentrant and _alone(around) and not t.setting.offload_inputs:
         for name in names:  # which the checkpoint saves
             _give(given, name, None)
-    given.kept = given.read = given.images = given.each = None
+    given.kept = given.images = given.each = None
     given.again = True
-    given.named, given.deep, given.after, given.outputs = [], [], {}, []
+    given.named, given.deep, given.after, given.outputs, given.read = [], [], {}, [], {}
 
     def again(x: Value, *others: Value) -> Value:
         anew = not first

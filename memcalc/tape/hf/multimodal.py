@@ -6,7 +6,7 @@ from functools import partial
 from math import prod
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.multimodal import Images, Matrix, PackedCrops, PooledTokens, ReadsImages, SecondGates, Sounds
+from memcalc.blocks.multimodal import Images, Matrix, PackedCrops, PooledTokens, ReadsImages, SecondGates, Sounds, Unseen
 from memcalc.tape import functions as f
 from memcalc.tape.functions import maps
 from memcalc.tape.hf.combinators import sequence
@@ -37,16 +37,15 @@ def looked_at(t: Tape, block: Images, shape: tuple[int, ...], path: str, around:
     s, inner, outer = t.setting, Around(), t.held
     here, t.path, around.sight = t.path, path, None
     tower, *rest = block.blocks
-    last = -1 if block.grid else None
-    inner.feature, inner.asks, t.held = last if block.feature is None else block.feature, block.asks, []
+    inner.features, inner.asks, t.held = block.features or ((-1,) if block.grid else None), block.asks, []
     pixels = t.given(seen(block, s, shape[0] * s.images, inner), s.inputs or s.weights)
     y = run(t, tower, f.clone(pixels) if block.copied else f.to(pixels, s.weights), inner)
-    if block.feature is not None:
-        y = inner.read  # type: ignore[assignment]  # its layers have run
-    inner.read = None
+    states = list(inner.read.values()) if block.features else [y]  # its layers have run
+    inner.read = {}
     if block.without_first:
-        y = f.narrow(y, 1, y.shape[1] - 1)
-    around.grid, state = inner.grid, y
+        states = [f.narrow(state, 1, state.shape[1] - 1) for state in states]
+    y = state = f.cat(states) if isinstance(block.feature, tuple) else states[0]
+    around.grid = inner.grid
     for part in rest:
         y = run(t, part, y, around)
     y = f.reshape(y, y.shape[0], -1, y.shape[-1]) if len(y.shape) > 3 else y
@@ -117,6 +116,12 @@ def packed(crops: Crops, size: tuple[int, int], tiles: Value, newline: Value) ->
 def reads_images(t: Tape, block: ReadsImages, x: Value, around: Around) -> Value:
     """MllamaTextModel.forward: a batch of text alone passes by."""
     return sequence(t, block, x, around) if around.seen is not None else x
+
+
+@rule(Unseen)
+def unseen(_: Tape, __: Unseen, x: Value, ___: Around) -> Value:
+    """A batch of text alone, in a model that could see."""
+    return x
 
 
 @rule(Sounds)
