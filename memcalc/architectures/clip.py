@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
 
 
-@architecture("clip")
+@architecture("clip", "metaclip_2")
 def clip(c: Dimensions) -> Model:
     """Both towers, each pooled and projected to `projection_dim`; their cosines times a learned temperature."""
     text, vision = tower(c, "text_config"), tower(c, "vision_config")
     name = class_name(c)
-    if name.startswith("CLIPTextModel"):
+    if "TextModel" in name:
         return clip_text(text.but(architectures=[name]))
-    if name.startswith("CLIPVisionModel"):
+    if "VisionModel" in name:
         return clip_vision(vision.but(architectures=[name]))
     if name.endswith("ForImageClassification"):
         base = clip_vision_tower(vision, pooled=False)
@@ -53,7 +53,7 @@ def clip(c: Dimensions) -> Model:
         Linear("visual_projection", vision.hidden_size, c.projection_dim),
     )
     towers = Fork("", (sequence(*words), sequence(*pixels)))
-    return _both(c, sequence(towers, Raw("logit_scale", ())), text, vision)
+    return both(c, sequence(towers, Raw("logit_scale", ())), text.max_position_embeddings, vision)
 
 
 def tower(c: Dimensions, key: str) -> Dimensions:
@@ -63,13 +63,14 @@ def tower(c: Dimensions, key: str) -> Dimensions:
     return dimensions(inner.model_type, old) if old else inner
 
 
-def _both(c: Dimensions, body: Block, text: Dimensions, vision: Dimensions) -> Model:
+def both(c: Dimensions, body: Block, context: int, vision: Dimensions) -> Model:
+    """The model of both towers, for texts of up to so many tokens."""
     if not class_name(c).endswith("Model"):
         raise unknown_class(c)
-    return Model(body, "image-text", context=text.max_position_embeddings, image=_rows(vision) or image(vision))
+    return Model(body, "image-text", context=context, image=_rows(vision) or image(vision))
 
 
-@architecture("clip_text_model")
+@architecture("clip_text_model", "metaclip_2_text_model")
 def clip_text(c: Dimensions) -> Model:
     """CLIP's text tower: causal attention, the state of the last token pooled; with its projection where asked for."""
     body = sequence(*clip_text_tower(c))
@@ -78,7 +79,7 @@ def clip_text(c: Dimensions) -> Model:
     return Model(body, "encoder", context=c.max_position_embeddings)
 
 
-@architecture("clip_vision_model")
+@architecture("clip_vision_model", "metaclip_2_vision_model", "chinese_clip_vision_model", "altclip_vision_model")
 def clip_vision(c: Dimensions) -> Model:
     """CLIP's image tower: a ViT with a norm before its layers; with its projection where asked for."""
     body = sequence(*clip_vision_tower(c))
@@ -139,7 +140,8 @@ def siglip(c: Dimensions) -> Model:
         model = image_classifier(vision.but(num_labels=labels(c)), base, vision.hidden_size, "mean")
         return replace(model, image=_rows(vision) or model.image)
     towers = Fork("", (Sequence("text_model", siglip_text_tower(text)), tower))
-    return _both(c, sequence(towers, Raw("logit_scale", (1,)), Raw("logit_bias", (1,))), text, vision)
+    body = sequence(towers, Raw("logit_scale", (1,)), Raw("logit_bias", (1,)))
+    return both(c, body, text.max_position_embeddings, vision)
 
 
 @architecture("siglip_text_model", "siglip2_text_model")
