@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 from memcalc import __version__
 from memcalc.configs.bounded import PATIENCE, Wanted, fetch
 from memcalc.configs.checkpoint import described, mapping_of
-from memcalc.configs.hub_cache import is_repository
 from memcalc.configs.safetensors import Entry, header_length, parse_header
 from memcalc.dataclass import dataclass
 from memcalc.errors import UnreadableInput, UsageError, shorten
+from memcalc.models.hub_cache import is_repository
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -136,7 +136,7 @@ def _as_stored(run: Run, model: Model, notes: Notes) -> Run:
     """Under adapters the base stays packed as its repository's name says; a name that is a preset's says nothing."""
     if not (run.lora and model.notes and run.quantize is None and isinstance(run.model, str)):
         return run
-    from memcalc.configs.names import packing  # noqa: PLC0415 - few name a model so
+    from memcalc.models.names import packing  # noqa: PLC0415 - few name a model so
 
     stored = packing(run.model)
     if stored is None:

@@ -60,7 +60,7 @@ def _apart(told: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
 
 def _fetched(name: str) -> Any:  # noqa: ANN401 - dimensions
     """The config of a repository that nothing here knows, fetched; any other name as it is."""
-    from memcalc.configs.names import elsewhere  # noqa: PLC0415
+    from memcalc.models.names import elsewhere  # noqa: PLC0415
 
     if is_model_name(name) or _is_path(name) or elsewhere(name) is not None:
         return name
@@ -95,8 +95,8 @@ def _no_file(source: str | None, form: str) -> NoReturn:
 
 def _of_the_hub(source: str, said: Asked) -> Draft:
     """A repository by its name: on this machine, fetched where that was asked for, or read as a preset's."""
-    from memcalc.configs.names import elsewhere, listing  # noqa: PLC0415 - few name a model so
     from memcalc.configs.opening import fetched, opened  # noqa: PLC0415
+    from memcalc.models.names import elsewhere, listing  # noqa: PLC0415 - few name a model so
 
     found = elsewhere(source)
     if found is not None and is_dir(Path(found[0])):

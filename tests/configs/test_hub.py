@@ -13,9 +13,9 @@ import pytest
 from memcalc.__main__ import main
 from memcalc.configs import Asked, hub, read
 from memcalc.configs.hub import Repository, fetched, read_repository
-from memcalc.configs.hub_cache import cache_folder, is_repository, snapshot
 from memcalc.errors import UnreadableInput, UsageError
 from memcalc.models import load_model
+from memcalc.models.hub_cache import cache_folder, is_repository, snapshot
 from tests.configs.reader import document
 from tests.configs.test_checkpoint import LLAMA, PARAMETERS, tensors
 

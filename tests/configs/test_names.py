@@ -1,4 +1,4 @@
-"""Names of the hub, as presets: as they are, without what says how they are packed or tuned, or with the name inside."""
+"""Names of models that configs hold: what a run says for them, how their weights are packed, what is told of others."""
 
 from __future__ import annotations
 
@@ -7,63 +7,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from memcalc import estimate
-from memcalc.configs.names import alike, companion, contained, elsewhere, packing, unknown
+from memcalc.configs.names import companion, unknown
 from memcalc.configs.reading import Asked
 from memcalc.configs.table import Sheet
-from memcalc.errors import RunInvalid, UnknownName
-from memcalc.models import load_model
+from memcalc.errors import RunInvalid
+from memcalc.models.names import packing
 from tests.configs.reader import codes, document, reading
 from tests.configs.test_checkpoint import LLAMA
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-NAMES = [
-    ("unsloth/Llama-3.2-1B-Instruct-unsloth-bnb-4bit", "unsloth/Llama-3.2-1B-Instruct"),
-    ("unsloth/Llama-3.2-1B-bnb-4bit", "unsloth/Llama-3.2-1B"), ("TheBloke/Llama-2-7B-GPTQ", "Llama-2-7B"),
-    ("somebody/Mistral-7B-v0.1", "Mistral-7B-v0.1"), ("Llama 3 8B", "Llama-3-8B"), ("gpt-oss:20b", "gpt-oss-20b"),
-    ("Qwen2.5-7B-Instruct", "qwen/qwen2.5-7b-instruct"), ("qwen3-8b-instruct", "qwen3-8b"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "expected"), NAMES)
-def test_a_copy_is_read_as_what_it_copies_and_says_so(name: str, expected: str) -> None:
-    found = elsewhere(name)
-    assert found is not None
-    assert found[0] == expected
-    assert found[1].startswith(f"{name} is read as {expected}: ")
-    assert load_model(name).notes[-1] == found[1]
-
-
-@pytest.mark.parametrize(
-    ("name", "stored"), [("x/Llama-2-7B-GPTQ", "gptq"), ("x/Llama-2-7B-4bit", None), ("llama-2-7b", None)]
-)
-def test_a_run_with_adapters_leaves_the_base_as_its_name_says(name: str, stored: str | None) -> None:
-    found = estimate({"model": name, "lora": 8})
-    assert found.run["quantize"] == stored
-    assert ("stored" in {note.code for note in found.assumptions}) == bool(stored)
-    assert estimate({"model": name, "lora": 8, "quantize": "int8"}).run["quantize"] == "int8"
-
-
-@pytest.mark.parametrize("name", ["nosuch", "some body/model", "some/model"])
-def test_where_else_a_model_may_come_from(name: str) -> None:
-    with pytest.raises(UnknownName) as told:
-        load_model(name)
-    assert ("--hub" in str(told.value)) == (name == "some/model")
-
-
-def test_a_folder_comes_before_a_name_that_only_reads_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "qwen2.5-7b-instruct").mkdir()
-    (tmp_path / "qwen2.5-7b-instruct" / "config.json").write_text(json.dumps(LLAMA))
-    monkeypatch.chdir(tmp_path)
-    assert load_model("qwen2.5-7b-instruct").architecture == "llama"
-
-
-def test_the_surest_reading_comes_first() -> None:
-    names = [name for name, _ in alike("unsloth/Qwen2.5-7B-Instruct-bnb-4bit")]
-    assert names[:3] == ["unsloth/Qwen2.5-7B-Instruct", "Qwen2.5-7B-Instruct-bnb-4bit", "Qwen2.5-7B-Instruct"]
-
 
 PACKED = [
     ("unsloth/Llama-3.2-1B-bnb-4bit", "nf4-double"), ("TheBloke/Llama-2-7B-GPTQ", "gptq"), ("x/Llama-2-7B-AWQ", "awq"),
@@ -87,17 +40,6 @@ def test_adapters_leave_weights_as_a_folder_s_config_says(tmp_path: Path) -> Non
     found = reading("model_name_or_path: base\nmax_length: 64\nuse_peft: true\n", folder=tmp_path)
     assert found.run["model"] == str(tmp_path / "base")
     assert found.run["quantize"] == {"name": "gptq", "bits": 4, "group_size": 64}
-
-
-CONTAINED = [
-    ("teknium/OpenHermes-2.5-Mistral-7B", "mistral-7b"), ("x/SmolLM3-3B-checkpoints", "smollm3-3b"),
-    ("x/my-llama-2-7b-chat-tuned", "llama-2-7b"), ("x/mistral-large", None), ("x/OpenHermes", None), ("x/gpt2-thing", None),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "expected"), CONTAINED)
-def test_a_fine_tune_s_name_holds_its_base_and_size(name: str, expected: str | None) -> None:
-    assert contained(name) == expected
 
 
 def test_that_reading_is_a_warning() -> None:

@@ -40,7 +40,7 @@ def load_model(spec: str | Mapping[str, Any], beside: Path | None = None) -> Mod
     path = (beside / name) if beside else Path(name)
     if exists(path) or name.endswith((".json", ".yaml", ".yml")) or name.startswith((".", "/", "~")):
         return from_file(expanded(path))
-    from memcalc.configs.names import elsewhere, listing  # noqa: PLC0415 - only for names that are no presets
+    from memcalc.models.names import elsewhere, listing  # noqa: PLC0415 - only for names that are no presets
 
     found = elsewhere(name)
     if found is not None:
