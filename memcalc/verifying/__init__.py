@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.errors import UsageError
 from memcalc.units import parse_share
-from memcalc.verifying.measured import Measured, measured
-from memcalc.verifying.values import Figure, Verification
+from memcalc.verifying.measured import measured
+from memcalc.verifying.values import Figure, Measured, Verification
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

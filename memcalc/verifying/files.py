@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from memcalc.presets import find
 from memcalc.reading import STDIN, read_text, source_name
 from memcalc.units import parse_bytes
-from memcalc.verifying.measured import Measured
+from memcalc.verifying.values import Measured
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

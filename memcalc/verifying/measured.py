@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from memcalc.errors import UnreadableInput, UsageError, nearest_names, shorten
 from memcalc.paths import exists
 from memcalc.report import Components, Outside, Phases
 from memcalc.units import parse_bytes
+from memcalc.verifying.files import counters
+from memcalc.verifying.values import Measured
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,14 +23,6 @@ FIGURES: Final = (
 )  # fmt: skip
 ALSO: Final = {"max_memory_allocated": "peak_allocated", "allocated": "peak_allocated", "max_memory_reserved": "reserved",
                "nvidia_smi": "total"}  # fmt: skip
-
-
-class Measured(NamedTuple):
-    """Bytes that were measured of the figure at `path` (below a report's `memory`), and where that is written."""
-
-    path: str
-    bytes: int
-    where: str
 
 
 def measured(told: Iterable[str]) -> list[Measured]:
@@ -53,8 +47,6 @@ def _read(text: str) -> list[Measured]:
     name, equals, size = text.partition("=")
     if equals and not exists(Path(text)):
         return [Measured(_figure(name), _size(name, size), "as told")]
-    from memcalc.verifying.files import counters  # noqa: PLC0415 - only files need it
-
     found = counters(text)
     if not found:
         raise UnreadableInput(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memcalc.errors import UnreadableInput
-from memcalc.verifying.measured import Measured
+from memcalc.verifying.values import Measured
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
