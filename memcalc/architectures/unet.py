@@ -19,7 +19,7 @@ from memcalc.architectures.unet_conditions import conditions, time_width
 from memcalc.blocks.base import Block, Recomputed, Sequence, Stack, Sum, repeat, residual, sequence, stack
 from memcalc.blocks.basic import Activation, Linear, Norm
 from memcalc.blocks.image import Flatten, Join, Keep, Pad, Resample, Unflatten
-from memcalc.blocks.unet import BasicBlock
+from memcalc.blocks.unet import BasicBlock, SpatialTransformer
 from memcalc.errors import fault
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def _spatial_transformer(c: Dimensions, name: str, width: int, level: Level, dep
     inside = (
         (Flatten(""), into, blocks, out, Unflatten("")) if linear else (into, Flatten(""), blocks, Unflatten(""), out)
     )
-    return sequence(residual(group_norm("norm", width, c.norm_num_groups), *inside), name=name)
+    return sequence(SpatialTransformer("", (group_norm("norm", width, c.norm_num_groups), *inside)), name=name)
 
 
 def _transformer_block(width: int, level: Level) -> BasicBlock:

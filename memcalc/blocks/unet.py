@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memcalc.blocks.base import Block, Sequence, given
+from memcalc.blocks.base import Block, Residual, Sequence, given
 from memcalc.dataclass import dataclass
 
 
@@ -33,6 +33,11 @@ class ResBlock(Block):
 @dataclass(frozen=True, slots=True)
 class BasicBlock(Sequence):
     """Branches x + f(norm(x)), one after the other; what each but the last adds has the same name (BasicTransformerBlock)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpatialTransformer(Residual):
+    """x + a projection of what its stack makes of the pixels, which has a name meanwhile (Transformer2DModel)."""
 
 
 @dataclass(frozen=True, slots=True)

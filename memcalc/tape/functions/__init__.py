@@ -52,6 +52,7 @@ from memcalc.tape.functions.pointwise import (
     squared,
     tanh,
     where,
+    where_filled,
 )
 from memcalc.tape.functions.products import (
     addmm,
@@ -215,4 +216,5 @@ __all__ = [
     "view",
     "weight_norm",
     "where",
+    "where_filled",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from memcalc.tape.autograd import Formula, Gradients, Node, record, save
 from memcalc.tape.functions.arithmetic import binary, mul, result
 from memcalc.tape.functions.casts import upper
-from memcalc.tape.values import Value, broadcast, dense_like, promoted
+from memcalc.tape.values import Value, broadcast, dense_like, promoted, stretched
 
 
 def _of_input(formula: Formula, x: Value) -> Value:
@@ -240,6 +240,15 @@ def masked_fill_(x: Value, mask: Value) -> Value:
 def masked_fill(x: Value, mask: Value) -> Value:
     """x.masked_fill(mask, number), saving the mask: a contiguous clone, filled."""
     out = x.tape.new(broadcast(x.shape, mask.shape), x.dtype)
+    out.node = record(x.tape, _one_step, (x,), (mask,))
+    return out
+
+
+def where_filled(x: Value, mask: Value) -> Value:
+    """torch.where(mask, x, number), saving the mask: a new tensor, laid out as both of them are."""
+    shape = broadcast(x.shape, mask.shape)
+    strides = stretched(shape, (mask.shape, mask.strides), (x.shape, x.strides))
+    out = x.tape.new(shape, x.dtype, strides)
     out.node = record(x.tape, _one_step, (x,), (mask,))
     return out
 

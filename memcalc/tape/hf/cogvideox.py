@@ -35,7 +35,6 @@ def frame_patches(t: Tape, block: FramePatches, x: Value, around: Around) -> Val
     else:
         made = run(t, cut, f.clone(f.reshape(x, batch, -1, block.patch**2 * channels * block.frames)), around)
     row, length, count = f.cat((context, made), 1), context.shape[1], made.shape[1]
-    del made
     if block.placed:
         table = t.given((1, block.placed, row.shape[-1]), "fp64", "pos_embedding")  # as numpy left it
         new = table if table.shape[1] == row.shape[1] else t.new((1, *row.shape[1:]), "fp64")
@@ -43,6 +42,7 @@ def frame_patches(t: Tape, block: FramePatches, x: Value, around: Around) -> Val
     else:
         shape = (count, block.head_dim)
         around.scene.rotary = t.given(shape, "fp32", ".cos"), t.given(shape, "fp32", ".sin")
+    del made  # a local name of the patch embedding's
     row = f.dropout(row, block.dropout)
     around.encoder = f.narrow(row, 1, length)
     return f.narrow(row, 1, count)

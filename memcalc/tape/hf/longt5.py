@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def local(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """LongT5LocalAttention.forward."""
     q, k, v = (split(t, block, run(t, part, x, around)) for part in (block.q, block.k, block.v))
-    k, v = neighbours(k), neighbours(v)
+    k = neighbours(k)
+    v = neighbours(v)
     scores = f.einsum("bnqhd,bnkhd->bnhqk", q, k)
     mask = None
     if around.bias is None:
@@ -40,9 +41,11 @@ def transient_global(t: Tape, block: Attention, x: Value, around: Around) -> Val
     q, k, v = (run(t, part, x, around) for part in (block.q, block.k, block.v))
     side_k, side_v = run(t, block.k, summaries, around), run(t, block.v, summaries, around)
     q, k, v = (split(t, block, part) for part in (q, k, v))
-    k, v = neighbours(k), neighbours(v)
+    k = neighbours(k)
+    v = neighbours(v)
     side_k, side_v = (tiled(block, side, k.shape[1]) for side in (side_k, side_v))
-    k, v = f.cat((k, side_k), 2), f.cat((v, side_v), 2)
+    k = f.cat((k, side_k), 2)
+    v = f.cat((v, side_v), 2)
     scores = f.einsum("bnqhd,bnkhd->bnhqk", q, k)
     mask = local_mask(t, block, x)
     mask = t.new(mask.shape, "fp32")

@@ -35,9 +35,13 @@ def adalora(t: Tape, x: Value, out: Value) -> Value:
         out = f.clone(out)
     x = x if packed and t.autocast else f.to(x, first.dtype)
     added = f.linear(f.linear(f.dropout(x, t.setting.lora_dropout), f.mul(first, values)), up)
-    added = f.to(added, out.dtype) if packed and not t.autocast else added
-    added = f.div(f.scale(added), count)
-    return f.add(out, added) if integers else f.add_(out, added)
+    if packed:
+        added = added if t.autocast else f.to(added, out.dtype)
+        added = f.div(f.scale(added), count)
+        return f.add(out, added) if integers else f.add_(out, added)
+    added = f.scale(added)
+    added = f.div(added, count)
+    return f.add_(out, added)
 
 
 def loha(t: Tape, x: Value, out: Value) -> Value:

@@ -87,5 +87,5 @@ def biased_mask(t: Tape, bias: Value, mask: Value | None, *, causal: bool) -> Va
     if mask is None and causal:
         mask = t.new((1, 1, *bias.shape[-2:]), "bool")
     if mask is not None:
-        bias = f.masked_fill(bias, mask)
+        bias = f.where_filled(bias, mask)
     return f.contiguous(bias)

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
+from memcalc.blocks.base import Stack
 from memcalc.blocks.basic import Norm
 from memcalc.blocks.diffusion import Cut
 from memcalc.blocks.image import Join, Keep, Pad, PixelGroups, Resample, SamePad, Unflatten
 from memcalc.blocks.mlp import Mlp
-from memcalc.blocks.unet import BasicBlock, Divided, ResBlock
+from memcalc.blocks.unet import BasicBlock, Divided, ResBlock, SpatialTransformer
 from memcalc.tape import functions as f
 from memcalc.tape.functions import maps
 from memcalc.tape.hf.activations import activate
 from memcalc.tape.hf.attention import heads
-from memcalc.tape.rules import Around, rule, run
+from memcalc.tape.rules import Around, gone, rule, run
 
 if TYPE_CHECKING:
     from memcalc.blocks.base import Block
@@ -82,6 +83,19 @@ def join(_: Tape, block: Join, x: Value, around: Around) -> Value:
 def divided(_: Tape, block: Divided, x: Value, around: Around) -> Value:
     """sample / timesteps (UNet2DModel.forward)."""
     return f.scale(x)
+
+
+@rule(SpatialTransformer)
+def spatial_transformer(t: Tape, block: SpatialTransformer, x: Value, around: Around) -> Value:
+    """Transformer2DModel.forward: it holds on to the last block's output while another function projects that."""
+    y, last = x, None
+    for part in block.blocks:
+        y = run(t, part, y, around)
+        last = y if isinstance(part, Stack) else last
+    gone(around.handed)
+    out = f.add(x, y)
+    del y, last
+    return out
 
 
 @rule(Resample)
