@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, cast
 
 from memcalc.sharding.fsdp1 import KEEPING, RESHARDING
 from memcalc.sharding.groups import Group, Grouping
-from memcalc.sharding.handles import Handle
+from memcalc.sharding.handles import Handle, made, tried
+from memcalc.sharding.pairs import Pairs
 from memcalc.sharding.reducing import REDUCTIONS
 from memcalc.sharding.unsharding import GATHERS
 from memcalc.tape.earlier import Unreduced
-from memcalc.tape.values import ITEM, rounded
+from memcalc.tape.units import Visit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from memcalc.sharding.fsdp1 import Flattened
     from memcalc.sharding.groups import Groups
     from memcalc.tape.autograd import Leaf
@@ -44,7 +43,7 @@ class Flattening(Grouping):
 
     def __init__(self, tape: Tape, how: Flattened, groups: Groups) -> None:
         super().__init__(tape, groups)
-        self.how = how
+        self.how, self.pairs = how, Pairs()
         self.handles: dict[Group, list[Handle]] = {}
         self.order: list[Group] = []
         self.ahead: list[Value] = []
@@ -61,6 +60,19 @@ class Flattening(Grouping):
         members = (tensor for found in groups.layers.layers.values() for _, tensor in found)
         frozen = any(not tensor.trainable and not tensor.buffer for tensor in members)
         self.outlasts = how.forward_prefetch or frozen
+        if how.wrap == "layers":
+            groups.root.tensors = self.pairs.without(groups.root.tensors)
+
+    def layer(self, stack: str, index: int, name: str) -> Group | None:
+        """The layer's unit, without what is one of its own in it."""
+        found = super().layer(stack, index, name)
+        if found:
+            found.tensors = self.pairs.without(found.tensors)
+        return found
+
+    def adapter(self, leaf: Leaf) -> Visit | None:  # noqa: D102
+        own = self.pairs.of(leaf)
+        return Visit(own) if own else None
 
     def before_forward(self, unit: Unit) -> None:
         """_pre_forward."""
@@ -78,7 +90,7 @@ class Flattening(Grouping):
         group = cast("Group", unit)
         if self.how.word == "NO_SHARD" or (self.how.word in RESHARDING and group.kind != "root"):
             self._free(group)
-        if not self.returning:
+        if not self.returning and (group.kind != "adapter" or not group.turns):  # DoRA calls them twice
             group.turns.append(len(self.order))
             self.order.append(group)
         group.state = "idle"
@@ -104,15 +116,14 @@ class Flattening(Grouping):
         group = cast("Group", unit)
         if group.state == "reduced":
             return
-        if self.how.forward_prefetch and group.kind == "layer":
+        if self.how.forward_prefetch and group.kind == "layer" and any(handle.trainable for handle in self._of(group)):
             self.late = group
         else:
             self._reduced(group)
 
     def within(self) -> None:
         """Views are older than all that a reentrant checkpoint runs again: they come last in its own backward pass."""
-        group = next((group for group in self.groups.made.values() if group.state == "backward"), None)
-        if group:
+        for group in [group for group in self.groups.made.values() if group.state == "backward"][:1]:
             self._reduced(group)
 
     def _let_go(self) -> None:
@@ -138,19 +149,22 @@ class Flattening(Grouping):
                 handle.full = None
         if self.how.prefetch == "BACKWARD_POST":
             self._prefetch(group)
-        made = len(self.tape.sizes)
+        start = len(self.tape.sizes)
         if trained and flat:
             self._reduce(trained, flat)
             self._stand_in(group, trained)
-        self.reduced += range(made, len(self.tape.sizes))
+        self.reduced += range(start, len(self.tape.sizes))
         self.added = None
 
     def gradient(self, leaf: Leaf, gradient: Value) -> bool:
         """The gradient of a view waits for those of the others."""
         if leaf.unit is None:
             return False
-        cast("Group", leaf.unit).gradients[leaf] = gradient
+        own = self.pairs.of(leaf)
+        (own or cast("Group", leaf.unit)).gradients[leaf] = gradient
         self.tape.gradients.append(gradient.storage.id)
+        if own:
+            self.after_backward(own)
         return True
 
     def finish(self) -> None:
@@ -162,43 +176,27 @@ class Flattening(Grouping):
             if group.state != "reduced" and not (group.state == "idle" and self.how.forgets):
                 self.after_backward(group)
         self._let_go()
-        made = len(self.tape.sizes)
+        start = len(self.tape.sizes)
         for handles in self.handles.values():
             for handle in handles:
                 self._settle(handle)
-        self.reduced += range(made, len(self.tape.sizes))
+        self.reduced += range(start, len(self.tape.sizes))
 
     def laid(self, recording: Recording) -> Recording:
         """The recording; beside it what the first forward pass begins with, and what earlier micro batches do otherwise."""
-        sizes = list(self._tried())
+        every = (*self.groups.all(), *self.pairs.met.values())
+        ways = self.how.shards if self.how.word != "NO_SHARD" else 0
+        sizes = tried([handle for group in every for handle in self._of(group)], ways)
         reduced = frozenset() if self.how.sums else frozenset(self.reduced)
         how = Unreduced(frozenset(self.kept), reduced, (), frozenset(self.stays), frozenset(self.once))
         unreduced = how if self.kept else None
-        tried = tuple(move for number, size in enumerate(sizes) for move in (size, ~number))
-        return replace(recording, tried=tried, unreduced=unreduced)
-
-    def _tried(self) -> Iterator[int]:
-        """init_flat_param_attributes: every buffer is made once, and its storage given back until it is needed."""
-        for handle in (handle for group in self.groups.all() for handle in self._of(group)):
-            whole, narrow = handle.shard * self.how.shards, handle.kept != handle.seen
-            if narrow:
-                yield rounded(handle.shard * ITEM[handle.seen])
-            if self.how.word != "NO_SHARD":
-                yield rounded(whole * ITEM[handle.seen])
-            if self.how.word != "NO_SHARD" and narrow:
-                yield rounded(whole * ITEM[handle.kept])
+        moves = tuple(move for number, size in enumerate(sizes) for move in (size, ~number))
+        return replace(recording, tried=moves, unreduced=unreduced)
 
     def _of(self, group: Group) -> list[Handle]:
-        found = self.handles.get(group)
-        if found is None:
-            weights, setting = self.tape.weights, self.tape.setting
-            found = self.handles[group] = []
-            for flat in self.how.handles(group.tensors):
-                kept = weights.kept(flat)
-                seen = kept if setting.autocast and not self.how.param_dtype else weights.seen(flat)
-                shard = -(-flat.elements // self.how.shards)
-                found.append(Handle(flat.elements, shard, kept, seen, trainable=flat.trainable))
-        return found
+        if group not in self.handles:
+            self.handles[group] = made(self.how, group.tensors, self.tape)
+        return self.handles[group]
 
     def _unshard(self, group: Group) -> None:
         """_unshard: what is there, or was prefetched, is not gathered again."""

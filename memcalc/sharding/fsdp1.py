@@ -17,6 +17,7 @@ from memcalc.sharding.flat import ordered
 from memcalc.sharding.fsdp2 import FullyShard
 from memcalc.sharding.groups import paths
 from memcalc.sharding.originals import Stretch, Views, fullest
+from memcalc.sharding.pairs import alone
 from memcalc.sharding.strategy import Local
 from memcalc.tape.units import Wrapped
 from memcalc.tape.values import FLOATS
@@ -59,8 +60,8 @@ OPTIONS: dict[str, Reader] = {
 }
 
 
-# of a flat parameter: whether it learns, its dtype, whether it is an adapter's
-Kind: TypeAlias = "tuple[bool, str, bool]"
+# of a flat parameter: whether it learns, its dtype, whether it is an adapter's, its name where it is of that alone
+Kind: TypeAlias = "tuple[bool, str, bool, str]"
 
 
 def _learns(members: Sequence[Tensor]) -> bool:
@@ -173,13 +174,14 @@ class Flattened(FullyShard):
             found[key] = self._appended(found.get(key, 0), tensor)
         return [
             Tensor("_flat_param", (self._padded(elements),), 1, "parameter", trainable, dtype=dtype)
-            for (trainable, dtype, _), elements in found.items()
+            for (trainable, dtype, _, _), elements in found.items()
         ]
 
     def _kind(self, tensor: Tensor, learns: bool) -> Kind:
-        """What the tensors of a flat parameter have in common: whether it learns, its dtype, whether an adapter's."""
+        """What the tensors of a flat parameter have in common."""
         own = tensor.role == "adapter"
-        return tensor.trainable if own or not self.visible else learns, tensor.dtype, own
+        name = tensor.name if own and self.wrap == "layers" and alone(tensor) else ""
+        return tensor.trainable if own or not self.visible else learns, tensor.dtype, own, name
 
     def _appended(self, elements: int, tensor: Tensor) -> int:
         """The length of a flat parameter with these at its end, each beginning where it may."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from memcalc.tensors import Tensor
 
 
-Kind: TypeAlias = Literal["root", "layer", "experts", "embed", "head"]
+Kind: TypeAlias = Literal["root", "layer", "experts", "embed", "head", "adapter"]
 
 
 class Group(Unit):

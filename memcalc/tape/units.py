@@ -115,6 +115,10 @@ class Sharder:
         """A unit's output as what comes after it sees it."""
         return out
 
+    def adapter(self, leaf: Leaf) -> Visit | None:
+        """The unit of an adapter's matrix, which is called as a module of its own."""
+        return None
+
     def gradient(self, leaf: Leaf, gradient: Value) -> bool:
         """A parameter's gradient is complete; True where the strategy takes it, else it stays as the parameter's."""
         return False

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from memcalc.packing import UNPACKED
 from memcalc.tape import functions as f
+from memcalc.tape.autograd import Leaf
+from memcalc.tape.units import called
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +51,7 @@ def adapted(t: Tape, x: Value, out: Value, weight: Callable[[], Value] | None = 
     x = f.to(x, down.dtype) if converts else x
     if t.weights.adapter(t.path, "lora_magnitude_vector.default.weight"):
         return f.to(dora(t, x, out, (down, up), weight), dtype)
-    added = f.linear(f.linear(f.dropout(x, t.setting.lora_dropout), down), up)
+    added = _product(t, _product(t, f.dropout(x, t.setting.lora_dropout), down), up)
     if packing.casts == "product":
         added = f.to(added, dtype) if converts else added
         added = f.scale(added)
@@ -60,6 +62,12 @@ def adapted(t: Tape, x: Value, out: Value, weight: Callable[[], Value] | None = 
     whole = f.add(out, added)
     del added, out  # peft has let go of both summands before it casts, the nameless one first
     return f.to(whole, dtype) if converts else whole
+
+
+def _product(t: Tape, x: Value, weight: Value) -> Value:
+    """lora_A or lora_B: a module of its own, of which a sharding strategy may have made a unit."""
+    visit = t.sharder.adapter(weight.node) if t.sharder is not None and isinstance(weight.node, Leaf) else None
+    return f.linear(x, weight) if visit is None else called(t, visit, lambda rows: f.linear(rows, weight), x)
 
 
 def _other(t: Tape, x: Value, held: list[Value], weight: Callable[[], Value] | None, *, packed: bool) -> Value:
