@@ -18,6 +18,10 @@ from memcalc.dataclass import dataclass
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+_KEYS = {"model": "model", "GPU": "gpu", "optimizer": "optimizer", "precision recipe": "precision",
+         "quantisation": "quantize", "implementation": "implementation"}  # fmt: skip # kinds of names -> keys of a run
+_LONGEST = 100  # characters of several values that are worth repeating
+
 
 class MemcalcError(Exception):
     """Whatever memcalc says no to; the message is complete and meant for the user."""
@@ -37,7 +41,8 @@ class UnknownName(UsageError):  # noqa: N818 - reads as the sentence it prints
     def __init__(self, kind: str, name: str, known: Iterable[str], listing: str) -> None:
         self.kind, self.name, self.nearest = kind, name, nearest_names(name, known)
         hint = f" Did you mean {_either(self.nearest)}?" if self.nearest else ""
-        super().__init__(f"unknown {kind} {shorten(name)!r}.{hint} List them with: {listing}")
+        more = several(_KEYS.get(kind, ""), name)
+        super().__init__(f"unknown {kind} {shorten(name)!r}.{more or f'{hint} List them with: {listing}'}")
 
 
 class UnreadableInput(MemcalcError):  # noqa: N818
@@ -86,6 +91,19 @@ def nearest_names(name: str, known: Iterable[str], most: int = 3) -> list[str]:
     close = get_close_matches(wanted, lower, n=most, cutoff=0.6)
     within = sorted((k for k in lower if len(wanted) > 2 and wanted in k), key=len)
     return [lower[k] for k in dict.fromkeys([*close, *within])][:most]
+
+
+def several(key: str, text: str) -> str:
+    """What to do about several values where one is wanted, " …", where a text reads so; else nothing."""
+    values = text.split(",")
+    if (
+        not key
+        or len(values) == 1
+        or len(text) > _LONGEST
+        or not all(value and value.strip("[{( )}]") == value for value in values)
+    ):
+        return ""
+    return f" A run has one; to run each: memcalc compare --sweep {key}={text}"
 
 
 def shorten(text: str, most: int = 80) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Union, cast, get_args, get_origi
 from pydantic import TypeAdapter, ValidationError
 
 from memcalc.adapters.spec import Lora
-from memcalc.errors import Fault, RunInvalid, nearest_names, shorten
+from memcalc.errors import Fault, RunInvalid, nearest_names, several, shorten
 from memcalc.presets import Kind, names
 from memcalc.run import Parallel, Run, Sharding
 from memcalc.run.elsewhere import WITHOUT, own_word
@@ -165,7 +165,9 @@ def _faults(error: ValidationError) -> Iterator[Fault]:
         if where not in seen:
             seen.add(where)
             tell = _no_size if where == SIDES else _told
-            yield Fault(where or "model", tell(item["type"], item.get("ctx", {}), item.get("input"), where))
+            told, value = tell(item["type"], item.get("ctx", {}), item.get("input"), where), item.get("input")
+            more = several(where, value) if isinstance(value, str) and where != SIDES else ""
+            yield Fault(where or "model", f"{told}.{more}" if more else told)
 
 
 def _is_branch(part: object) -> bool:

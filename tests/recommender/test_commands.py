@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from memcalc.__main__ import main
 from memcalc.cli.asked import choices
 from memcalc.cli.recommend import Watcher
 from memcalc.recommender import Recommendation
@@ -21,24 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-Outcome = tuple[int, str, str]
+    from tests.conftest import Outcome
+
 RECOMMEND = "recommend gpt2 --gpu 8GiB --gpus 1 --keep attention --keep offload"
 MAX = "max batch_size seq_len gpt2 --gpu 8GiB --sweep seq_len=256,512"
 COMPARE = "compare gpt2 --gpu 8GiB --sweep optimizer=adamw,adamw-8bit"
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
-    """memcalc with these words: exit code, stdout, stderr."""
-    monkeypatch.delenv("COLUMNS", raising=False)
-    monkeypatch.delenv("MEMCALC_TRACEBACK", raising=False)
-
-    def call(*words: str) -> Outcome:
-        code = main(list(words))
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.mark.parametrize("line", [RECOMMEND, MAX, COMPARE])
@@ -95,36 +81,6 @@ def test_no_solution_exits_with_1_and_names_the_nearest_miss(run: Callable[..., 
     words = ("max", "batch_size", "llama-3-8b", "--gpu", "8GiB", "--format", "json", "--output", str(target))
     assert run(*words) == (1, "", "")
     assert json.loads(target.read_text("utf-8"))["rows"][0]["value"] is None
-
-
-WRONG: list[tuple[str, int, str]] = [
-    ("recommend llama-8x --gpu h100", 2, "Did you mean"),
-    ("recommend gpt2 --gpu h101", 2, "unknown GPU"),
-    ("recommend gpt2 --gpu h100 --method qlor", 2, "did you mean qlora?"),
-    ("recommend gpt2 --gpu h100 --task visoin", 2, "Did you mean vision"),
-    ("recommend gpt2 --gpu h100 --gpus 8..2", 3, "gpus"),
-    ("recommend gpt2 --gpu h100 --gpus many", 3, "a range (8..64)"),
-    ("recommend gpt2 --gpu h100 --keep optimzer", 2, "did you mean optimizer?"),
-    ("recommend gpt2 --gpu h100 --vary optimizer", 2, "write key=a,b"),
-    ("recommend gpt2 --gpu h100 --vary optimzer=adamw", 3, "optimizer"),
-    ("recommend gpt2 --gpu h100 --format html", 2, "this command knows"),
-    ("recommend", 2, "which model?"),
-    ("max gpt2 --gpu h100", 2, "max of what?"),
-    ("max batch_size gpt2 llama-2-7b --gpu h100", 2, "one model or file"),
-    ("max batch_size gpt2", 3, "Name a GPU"),
-    ("compare gpt2 --sweep optimizer", 2, "write key=a,b"),
-    ("compare gpt2 --sweep optimzer=adamw,lion", 3, "unknown key; did you mean optimizer?"),
-    ("max batch_sizee gpt2 --gpu h100", 2, "did you mean batch_size?"),
-    ("compare gpt2 ./nowhere.yaml", 4, "no such file"),
-]
-
-
-@pytest.mark.parametrize(("line", "expected", "said"), WRONG)
-def test_what_is_wrong_is_said_in_one_message(line: str, expected: int, said: str, run: Callable[..., Outcome]) -> None:
-    code, out, err = run(*line.split())
-    assert (code, out) == (expected, "")
-    assert said in err
-    assert "bug" not in err
 
 
 def test_a_run_file_and_flags(run: Callable[..., Outcome], tmp_path: Path) -> None:
