@@ -52,11 +52,11 @@ def qwen3_vl_moe_text(c: Dimensions) -> Model:
     return qwen3_moe(c.but(position_axes=3))
 
 
-def images(c: Dimensions, *, asks: bool = True) -> Images:
+def images(c: Dimensions, *, asks: bool = True, axes: bool = True) -> Images:
     """The tower of images and videos of any size; `asks` where its class names what embeds patches (_input_embed_layer)."""
     v = c.vision_config
     grid = Grid(pair(v.patch_size)[0], v.spatial_merge_size, _first(v.temporal_patch_size))
-    return Images("", (tower(v, "visual"),), scattered=True, grid=grid, asks=asks, axes=True, returned=False)
+    return Images("", (tower(v, "visual"),), scattered=True, grid=grid, asks=asks, axes=axes, returned=False)
 
 
 @architecture("qwen2_vl_vision")
@@ -67,7 +67,7 @@ def qwen2_vl_vision(c: Dimensions) -> Model:
     return _visual(v, (repeat("blocks", c.depth, layer), _merger(v, c.hidden_size, "layer")), bias=False)
 
 
-@architecture("qwen2_5_vl_vision", "qwen2_5_omni_vision_encoder")
+@architecture("qwen2_5_vl_vision", "qwen2_5_omni_vision_encoder", "exaone4_5_vision")
 def qwen2_5_vl_vision(c: Dimensions) -> Model:
     """RMSNorms, gated MLPs, attention within windows but for a few layers."""
     hidden, width = c.hidden_size, c.intermediate_size
@@ -115,12 +115,14 @@ def _first(value: int | list[int]) -> int:
 
 def _layer(c: Dimensions, feed: Block, norm: str, local: int = 0) -> Sequence:
     """norm1, attn (qkv fused but in Omni), norm2, mlp; attention among the patches of an image, or of a window of it."""
-    hidden, heads, apart = c.hidden_size, c.num_heads, c.traits.separate_qkv
+    hidden, heads, apart, few = c.hidden_size, c.num_heads, c.traits.separate_qkv, c.get("num_key_value_heads")
+    kv, dim = few or heads, hidden // heads
     q, k, v = (Linear(name, hidden, hidden, bias=True) if apart else None for name in "qkv")
     mixer = Attention(
-        "attn", heads, heads, hidden // heads, q, k, v,
-        qkv=None if apart else Linear("qkv", hidden, 3 * hidden, bias=True), out=Linear("proj", hidden, hidden, bias=True),
-        rotary_dim=hidden // heads, causal=False, window=local, formula="qwen-vision",
+        "attn", heads, kv, dim, q, k, v,
+        qkv=None if apart else Linear("qkv", hidden, hidden + 2 * kv * dim, bias=True),
+        out=Linear("proj", hidden, hidden, bias=True), rotary_dim=dim, causal=False, window=local,
+        formula="exaone-vision" if few else "qwen-vision",
     )  # fmt: skip
     first, second = Norm("norm1", hidden, norm), Norm("norm2", hidden, norm)  # type: ignore[arg-type]
     return sequence(residual(first, mixer), residual(second, feed))

@@ -65,3 +65,20 @@ class MeanOfFrames(Block):
     """Patches put in the order of squares of `merge` x `merge`, and averaged over frames: [squares, merge², width]."""
 
     merge: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class EachGrid(Sequence):
+    """Blocks that run for the patches of one image after the other, which lie in one row; a copy puts them together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Squares(Block):
+    """Patches of an image, row by row, put side by side by squares of `merge` x `merge` (PaddleOCR-VL)."""
+
+    merge: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ShrunkGrid(Block):
+    """Every image's patches as a map, resized to as many as its tokens are; all in one row again (VideoLLaMA 3)."""

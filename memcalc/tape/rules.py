@@ -113,7 +113,7 @@ class Around:
         self.distances: Value | None = None
         self.padding: Value | None = None
         self.holds = False  # what is embedded, in a function that also runs the layers
-        self.features: tuple[int, ...] | None = None  # which hidden states are read: 0 what the layers are given, -1 the last's
+        self.features: tuple[int, ...] | None = None  # hidden states to read: 0 what layers are given, -1 the last's
         self.read: dict[int, Value] = {}  # those, by how many layers they are behind
         self.asks = False  # a tower within a model of tokens
         self.keeps = False  # every layer's output until the model returns

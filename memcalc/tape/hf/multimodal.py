@@ -6,7 +6,16 @@ from functools import partial
 from math import prod
 from typing import TYPE_CHECKING
 
-from memcalc.blocks.multimodal import Images, Matrix, PackedCrops, PooledTokens, ReadsImages, SecondGates, Sounds, Unseen
+from memcalc.blocks.multimodal import (
+    Images,
+    Matrix,
+    PackedCrops,
+    PooledTokens,
+    ReadsImages,
+    SecondGates,
+    Sounds,
+    Unseen,
+)
 from memcalc.tape import functions as f
 from memcalc.tape.functions import maps
 from memcalc.tape.hf.combinators import sequence

@@ -165,11 +165,16 @@ def joined(t: Tape, deep: Value, x: Value) -> Value:
     return f.assign(x, part)
 
 
-@rule(Attention, "qwen-vision")
+@rule(Attention, "qwen-vision", "exaone-vision")
 def grid_attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
-    """Qwen2_5_VLVisionAttention.forward: every frame, or window of it, attends to itself alone."""
+    """Qwen2_5_VLVisionAttention.forward: every frame, or window of it, attends to itself alone (Exaone4_5_VisionAttention)."""
     patches = x.shape[0]
-    if block.q:
+    if block.formula == "exaone-vision":
+        widths = [count * block.head_dim for count in (block.heads, block.kv_heads, block.kv_heads)]
+        q, k, v = (
+            f.reshape(part, patches, -1, block.head_dim) for part in f.split(run(t, block.qkv, x, around), widths)
+        )
+    elif block.q:
         q, k, v = (f.reshape(run(t, part, x, around), patches, block.heads, -1) for part in (block.q, block.k, block.v))
     else:
         qkv = f.reshape(run(t, block.qkv, x, around), patches, 3, block.heads, block.head_dim)

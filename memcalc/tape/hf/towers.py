@@ -6,7 +6,16 @@ from math import isqrt
 from typing import TYPE_CHECKING, cast
 
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.towers import ComplexRotary, EachImage, FilledRows, UnfoldedPatches, WithoutLast
+from memcalc.blocks.towers import (
+    ComplexRotary,
+    EachGrid,
+    EachImage,
+    FilledRows,
+    ShrunkGrid,
+    Squares,
+    UnfoldedPatches,
+    WithoutLast,
+)
 from memcalc.tape import functions as f
 from memcalc.tape.functions import maps
 from memcalc.tape.hf.attention import attend, project
@@ -95,4 +104,38 @@ def each_image(t: Tape, block: EachImage, x: Value, around: Around) -> Value:
             one = run(t, part, one, around)
         found.append(f.reshape(one, -1, one.shape[-1]))
     t.held += found
+    return f.cat(found, 0)
+
+
+@rule(EachGrid)
+def each_grid(t: Tape, block: EachGrid, x: Value, around: Around) -> Value:
+    """PaddleOCRProjector.forward: a list of what comes of every image, and the copy that puts it together."""
+    assert around.grid  # noqa: S101 - a tower of this kind is given one
+    count, found = around.grid[0], []
+    for part in f.split(x, (x.shape[0] // count,) * count, 0):
+        one = part
+        for inner in block.blocks:
+            one = run(t, inner, one, around)
+        found.append(one)
+    return f.cat(found, 0)
+
+
+@rule(Squares)
+def squares(_: Tape, block: Squares, x: Value, around: Around) -> Value:
+    """PaddleOCRProjector.forward, of one image."""
+    assert around.grid  # noqa: S101 - as above
+    (frames, rows, columns), merge, width = around.grid[1:], block.merge, x.shape[-1]
+    x = f.reshape(x, frames, rows // merge, merge, columns // merge, merge, width)
+    return f.reshape(f.transpose(x, 2, 3), -1, merge**2 * width)
+
+
+@rule(ShrunkGrid)
+def shrunk_grid(_: Tape, block: ShrunkGrid, x: Value, around: Around) -> Value:
+    """VideoLlama3VisionModel.pixel_unshuffle, of images, none of whose patches are merged."""
+    assert around.grid  # noqa: S101 - as above
+    (count, frames, rows, columns), width, found = around.grid, x.shape[-1], []
+    for one in f.split(x, (x.shape[0] // count,) * count, 0):
+        picture = f.permute(f.view(one, frames, rows, columns, width), 0, 3, 1, 2)
+        picture = maps.interpolate(picture, (rows, columns))
+        found.append(f.reshape(f.permute(picture, 0, 2, 3, 1), -1, width))
     return f.cat(found, 0)
