@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 from memcalc.dtypes import BITS
-from memcalc.sharding.marks import Marking, events
+from memcalc.sharding.flat import Piece
+from memcalc.sharding.marks import Marking, by_place, places
+from memcalc.sharding.repeating import Repeats
 from memcalc.tape.laid import Laid, Stream
 from memcalc.tape.values import rounded
 from memcalc.timeline.overlay import alike
-from memcalc.timeline.slices import schedule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from memcalc.sharding.flat import Flat, Piece
-    from memcalc.sharding.marks import Mark
-    from memcalc.sharding.zero12 import Bf16Optimizer, ZeroOneTwo
+    from memcalc.sharding.flat import ByLayer, Flat
+    from memcalc.sharding.marks import Mark, Place
+    from memcalc.sharding.zero12 import ZeroOneTwo
     from memcalc.tape.laid import Part
     from memcalc.tape.recorder import Tape
     from memcalc.tape.step import Recording
 
+Found: TypeAlias = "tuple[Mark, ByLayer, list[Piece]]"  # with the gradients of each layer, or else these
 DOUBLE = 8  # bytes of an element of a norm
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
@@ -43,35 +46,50 @@ class Bucketing(Marking):
         reducer = Reducer(self.strategy, self.flat)
         overlay: dict[int, list[Laid]] = {}
         told = self.marks if self.strategy.reduces_at_once or reducer.widens else [*self._first(), self.marks[-1]]
-        named = self._named(recording, told)
-        for event in events(recording, told):
-            before = len(reducer.made)
-            if event.kind == "gradient":
-                name, around = named[event.name]
-                reducer.gradient(self.flat.found(name, event.layer, around))
-            elif event.kind == "end":
-                reducer.end()
-            here = reducer.made[before:]
-            if here:  # a gradient with storage of its own stays: its own death, the next event, is made good behind it
-                early = len(here) - (new_at_the_end(here) if event.kind == "gradient" and reducer.own else 0)
-                overlay.setdefault(event.number, []).extend(
-                    Laid(event.at + (index >= early), *item) for index, item in enumerate(here)
-                )
+        found, repeats = self._found(recording, told), Repeats[list[Laid]](reducer)
+        for number, (place, layer) in enumerate(places(recording)):
+            own = [(mark, by_layer.get(layer, every)) for mark, by_layer, every in found.get(place, ())]
+            if len(own) > 1:
+                pieces = [piece for _, pieces in own for piece in pieces]
+                laid = repeats.of(place, pieces, partial(_laid, reducer, own))
+            else:
+                laid = _laid(reducer, own)
+            if laid:
+                overlay[number] = laid
         sent = dict.fromkeys(nbytes for part, nbytes in reducer.made if part == "temporary" and nbytes > 0)
         moves = tuple(
             move for number, nbytes in enumerate(sent) for move in (nbytes, ~number)
         )  # each goes before the next
         return replace(recording, overlay=alike(overlay), pools=(Stream(moves),))
 
-    def _named(self, recording: Recording, marks: Iterable[Mark]) -> dict[str, tuple[str, int]]:
-        """For each name that is marked the tensor's own, and how many stacks are around the one that it is in."""
+    def _found(self, recording: Recording, marks: Iterable[Mark]) -> dict[Place, list[Found]]:
+        """The marks of each stretch of the record with the gradients that they may be of."""
         within = [stack.path for stack in recording.stacks if _NUMBER.search(stack.path)]
-        own = {mark.name: self.ties.get(mark.name, mark.name) for mark in marks}
-        return {name: (tensor, depth(tensor, within)) for name, tensor in own.items()}
+        own = {mark.name: self.ties.get(mark.name, mark.name) for mark in marks if mark.kind == "gradient"}
+        known = {name: self.flat.found(tensor, depth(tensor, within)) for name, tensor in own.items()}
+        nothing: tuple[ByLayer, list[Piece]] = {}, []
+        stretches = by_place(marks).items()
+        return {place: [(mark, *known.get(mark.name, nothing)) for mark in there] for place, there in stretches}
 
     def _first(self) -> list[Mark]:
         """When the first gradient is there: where the end of the backward pass is waited for the others say nothing."""
         return [mark for mark in self.marks if mark.kind == "gradient"][:1]
+
+
+def _laid(reducer: Reducer, own: Iterable[tuple[Mark, list[Piece]]]) -> list[Laid]:
+    """What the reducer makes of the marks of a slice, each with the gradients that are there."""
+    laid: list[Laid] = []
+    for mark, pieces in own:
+        before, at = len(reducer.made), mark.at
+        if mark.kind == "gradient":
+            reducer.gradient(pieces)
+        elif mark.kind == "end":
+            reducer.end()
+        here = reducer.made[before:]
+        # a gradient with storage of its own stays: its own death, the next event, is made good behind it
+        early = len(here) - (new_at_the_end(here) if mark.kind == "gradient" and reducer.own else 0)
+        laid += [Laid(at + (index >= early), *item) for index, item in enumerate(here)]
+    return laid
 
 
 def depth(name: str, stacks: list[str]) -> int:
@@ -88,23 +106,6 @@ def new_at_the_end(made: list[tuple[Part, int]]) -> int:
     return count
 
 
-class Casting(Marking):
-    """BF16_Optimizer's hook: the fp32 gradients of all parameters are sent in one piece, cast for it (allreduce_no_retain)."""
-
-    def __init__(self, tape: Tape, strategy: Bf16Optimizer, flat: Flat) -> None:
-        super().__init__(tape, takes=False)
-        self.strategy, self.flat = strategy, flat
-
-    def laid(self, recording: Recording) -> Recording:
-        """A copy at the end of the backward pass."""
-        if self.strategy.sent_dtype == "fp32":
-            return recording
-        nbytes = rounded(self.flat.size * BITS[self.strategy.sent_dtype] // 8)
-        last = len(schedule(recording)) - 1
-        both = [Laid(recording.end, "temporary", nbytes), Laid(recording.end, "temporary", -nbytes)]
-        return replace(recording, overlay={last: both})
-
-
 class Reducer:
     """What one rank allocates (+) and frees (-) while gradients come, as (part, bytes) in `made`."""
 
@@ -119,12 +120,28 @@ class Reducer:
         self.bucket: list[Piece] = []
         self.elements = self.own = 0  # of what waits in the bucket; bytes of gradients with storage of their own there
         self.compact, self.sent = strategy.compact, BITS[strategy.sent_dtype] // 8
-        self.started = self.placed = False
+        self.started: int = False
+        self.placed: int = False
         self.kept = 0  # bytes of gradients that stay to the end of the backward pass
         self.holds = (
             strategy.stage == 1 and strategy.accumulating
         )  # parameters have gradients from before, and a bucket
-        self.standing = self.compact and strategy.accumulating  # the partition's buffer is there from before
+        self.standing: int = self.compact and strategy.accumulating  # the partition's buffer is there from before
+
+    @property
+    def flags(self) -> tuple[int, ...]:
+        """What it decides by beside what waits in the bucket."""
+        return self.elements, self.own, self.started, self.placed, self.standing
+
+    def waiting(self, base: int) -> tuple[tuple[int, int], ...]:
+        """What waits in the bucket, where it begins as seen from there."""
+        return tuple([(start - base, elements) for start, elements in self.bucket])
+
+    def resume(self, base: int, waiting: Iterable[tuple[int, int]], flags: Iterable[int], kept: int) -> None:
+        """As it was with that bucket and those flags; so much more is kept."""
+        self.bucket = [Piece(base + start, elements) for start, elements in waiting]
+        self.elements, self.own, self.started, self.placed, self.standing = flags
+        self.kept += kept
 
     def lay(self, part: Part, nbytes: int) -> None:
         """Note bytes that come or go."""

@@ -32,6 +32,9 @@ class Piece(NamedTuple):
     elements: int
 
 
+ByLayer: TypeAlias = "dict[int, list[Piece]]"
+
+
 def flat_of(tensors: tuple[Tensor, ...], ranks: int, aligned: int = 1, *, round_robin: bool = False) -> Flat:
     """The trained ones of these tensors in their flat buffer."""
     trained = tuple(tensor for tensor in tensors if tensor.trainable and not tensor.buffer and not tensor.tied_to)
@@ -50,7 +53,6 @@ class Flat:
         self.ranks = ranks
         self.pieces: list[Piece] = []
         self.named: dict[str, list[tuple[tuple[int, ...], Piece]]] = {}  # with its number in each stack around it
-        self._found: dict[tuple[str, int], dict[int, list[Piece]]] = {}
         listed = ordered(tensors)
         if round_robin:
             listed = [entry for first in range(ranks) for entry in listed[first::ranks]]
@@ -75,27 +77,18 @@ class Flat:
         """Where each parameter starts."""
         return [piece.start for piece in self.pieces]
 
-    def found(self, name: str, layer: int, depth: int = 0) -> list[Piece]:
-        """The pieces of a tensor in a layer of the stack with `depth` others around it, or (-1) in all of them.
+    def found(self, name: str, depth: int = 0) -> tuple[ByLayer, list[Piece]]:
+        """The pieces of a tensor by its layer in the stack with `depth` others around it, and all of them.
 
         A single one's name stands for those listed with it.
         """
         name = name if name in self.named else self.listed.get(name, name)
-        there = self._by_layer(name, depth)
-        if layer in there:
-            return there[layer]
-        return [piece for _, piece in self.named.get(name, ())]
-
-    def _by_layer(self, name: str, depth: int) -> dict[int, list[Piece]]:
-        """The pieces of a tensor by its number in one of the stacks around it."""
-        key = name, depth
-        if key not in self._found:
-            there: dict[int, list[Piece]] = {}
-            for numbers, piece in self.named.get(name, ()):
-                if depth < len(numbers):
-                    there.setdefault(numbers[depth], []).append(piece)
-            self._found[key] = there
-        return self._found[key]
+        there: ByLayer = {}
+        own = self.named.get(name, [])
+        for numbers, piece in own:
+            if depth < len(numbers):
+                there.setdefault(numbers[depth], []).append(piece)
+        return there, [piece for _, piece in own]
 
     def overlapping(self, rank: int) -> list[Piece]:
         """The parameters of which a rank's partition has any."""

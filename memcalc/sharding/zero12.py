@@ -205,7 +205,7 @@ class Bf16Optimizer(ZeroOneTwo):
 
     def attach(self, tape: Tape, model: Model, tensors: tuple[Tensor, ...]) -> Sharder:  # noqa: ARG002
         """A hook on the end of the backward pass."""
-        from memcalc.sharding.buckets import Casting  # noqa: PLC0415 - only a step that is run needs it
+        from memcalc.sharding.casting import Casting  # noqa: PLC0415 - only a step that is run needs it
 
         return Casting(tape, self, self.flat(tensors))
 

@@ -43,9 +43,9 @@ def test_layers_of_stages() -> None:
     """named_parameters goes through a layer before it comes to the next, however deep the layers lie."""
     assert [numbers for _, numbers, _ in ordered(STAGES)] == [(0, 0), (0, 0), (0, 1), (0, 1), (1, 0), (1, 1), (1, 2)]
     flat = Flat(STAGES, 2)
-    assert flat.found("stages.0.layers.{0..1}.bias", 1, depth=1) == [Piece(5, 1)]
-    assert flat.found("stages.1.layers.{0..2}.weight", 1, depth=1) == [Piece(10, 4)]
-    assert flat.found("stages.1.layers.{0..2}.weight", 1) == [Piece(6, 4), Piece(10, 4), Piece(14, 4)]
+    assert flat.found("stages.0.layers.{0..1}.bias", 1)[0][1] == [Piece(5, 1)]
+    assert flat.found("stages.1.layers.{0..2}.weight", 1)[0][1] == [Piece(10, 4)]
+    assert flat.found("stages.1.layers.{0..2}.weight")[0][1] == [Piece(6, 4), Piece(10, 4), Piece(14, 4)]
 
 
 @pytest.mark.parametrize("strategy", ["zero1", "zero2"])
@@ -104,9 +104,9 @@ def test_aligned_parameters() -> None:
 
 def test_pieces_by_name() -> None:
     flat = Flat(TENSORS, 2)
-    assert flat.found("layers.{0..2}.up.bias", 1) == [Piece(54, 2)]
-    assert flat.found("layers.{0..2}.up.bias", -1) == [Piece(31, 2), Piece(54, 2), Piece(82, 2)]
-    assert len(flat.found("layers.1.experts.{0..3}.weight", 1)) == 4
+    assert flat.found("layers.{0..2}.up.bias")[0][1] == [Piece(54, 2)]
+    assert flat.found("layers.{0..2}.up.bias")[1] == [Piece(31, 2), Piece(54, 2), Piece(82, 2)]
+    assert len(flat.found("layers.1.experts.{0..3}.weight")[1]) == 4
 
 
 def test_llama_2_7b() -> None:
