@@ -50,6 +50,8 @@ class Model:
     `multi-label`; then `labels` is how many numbers each has for a label.
     `registered` names modules whose parents register them in another order than they run: in that order, behind the others.
     Where there are none, parameters of a module itself still come first, unless it is None: then all come as they run.
+    `units` are the modules that FSDP wraps where a model has stages of layers (the class' _no_split_modules, which accelerate
+    goes by).
     """
 
     body: Block
@@ -77,6 +79,7 @@ class Model:
     labels: int = 0
     rate: int = 0
     objects: int = 0
+    units: Literal["layers", "stages", "stages+layers"] = "layers"
 
     @property
     def latent(self) -> tuple[int, ...]:

@@ -70,7 +70,7 @@ def _nested(spec: str | Mapping[str, Any], key: str, given: Mapping[str, Any], s
 def model_of(c: Dimensions) -> Model:
     """The model of nested dimensions: a text or image tower. RunInvalid where no architecture has its type.
 
-    The card's `registered` are Model.registered, as the class' __init__ has them, its `tp_plan` and `rate` are the Model's.
+    The card's `registered` are Model.registered, as the class' __init__ has them, its `tp_plan`, `rate` and `units` the Model's.
     """
     card = find("architectures", c.model_type)
     _check_heads(c, whole=card.get("whole_heads", False))
@@ -80,6 +80,8 @@ def model_of(c: Dimensions) -> Model:
         model = replace(model, tp_plan=tuple(plan.items()))
     if rate := card.get("rate"):
         model = replace(model, rate=rate)
+    if units := card.get("units"):
+        model = replace(model, units=units)
     if c.traits.masks_of_both and (window := c.get("sliding_window")):
         model = replace(model, masks=(0, window))
     return model if registered is None else replace(model, registered=tuple(registered))

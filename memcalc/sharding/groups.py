@@ -113,8 +113,8 @@ def grouped(model: Model, tensors: tuple[Tensor, ...], wrap: str) -> Groups:
 
 
 def paths(model: Model, wrap: str) -> tuple[str, ...]:
-    """The stacks whose layers are units of their own: the model's outermost."""
-    return () if wrap == "none" else tuple(dict.fromkeys(stacks(model.body)))
+    """The stacks whose layers are units of their own: the model's outermost, or those of its stages (Model.units)."""
+    return () if wrap == "none" else tuple(dict.fromkeys(stacks(model.body, model.units)))
 
 
 def _apart(groups: Groups, rest: list[Tensor], model: Model, tensors: tuple[Tensor, ...]) -> list[Tensor]:

@@ -186,23 +186,27 @@ def _notice(node: Node, gradient: Value) -> Gradients:
     return (gradient,)
 
 
-def stacks(block: Block, path: str = "", *, inner: bool = False) -> Iterator[str]:
+def stacks(block: Block, units: str = "layers", path: str = "", *, inner: bool = False) -> Iterator[str]:
     """Paths of the stacks whose layers are wrapped one by one: the outermost, or those within its layers, where these are
     stages: no two alike, and each with a stack of its own, which is no list of norms, of linear layers or of experts (`inner`).
+
+    What `units` (Model.units) says of such stages: they are units themselves, or (stages+layers) around those of their layers.
     """  # noqa: D205 - one sentence
     path = f"{path}.{block.name}" if path and block.name else path or block.name
     if isinstance(block, Stack):
         if inner and not any(part.parts() for _, layer in block.groups() for part in layer.parts()):
             return
         within = [(indices, layer, list(stacks(layer, inner=True))) for indices, layer in block.groups()]
-        if len(within) < len(block.layers) or not all(below for _, _, below in within):
+        if units == "stages" or len(within) < len(block.layers) or not all(below for _, _, below in within):
             yield path
             return
         for indices, _, below in within:
             yield from (f"{path}.{index}.{inner}" for index in indices or () for inner in below)
+        if units != "layers":
+            yield path
         return
     for _, part in block.groups():
-        yield from stacks(part, path, inner=inner)
+        yield from stacks(part, units, path, inner=inner)
 
 
 class Wrapped:

@@ -65,10 +65,15 @@ def sharded(model: torch.nn.Module, run: Run, mesh: Any) -> torch.nn.Module:
 
 
 def layers_of(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """The layers of the model's stacks."""
+    """The layers of the model's stacks; where these are stages, what _no_split_modules names of them and of their layers."""
     lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
     inner = {id(other) for found in lists for layer in found for other in layer.modules()}
-    return [layer for found in lists if id(found) not in inner for layer in found]
+    layers = [layer for found in lists if id(found) not in inner for layer in found]
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    within = [
+        part for layer in layers for part in layer.modules() if part is not layer and type(part).__name__ in names
+    ]
+    return [*within, *(layer for layer in layers if type(layer).__name__ in names)] if within else layers
 
 
 def fully_sharded(model: torch.nn.Module, run: Run, how: Run, mesh: Any) -> torch.nn.Module:

@@ -8,9 +8,13 @@ import pytest
 
 from memcalc import estimate
 from memcalc.errors import RunInvalid
+from memcalc.pipeline import load
+from memcalc.resolve import resolve
 from memcalc.sharding.fsdp1 import Flattened
 from memcalc.sharding.fsdp2 import FullyShard, cut, from_options
+from memcalc.sharding.groups import paths
 from memcalc.tape.setting import Setting
+from memcalc.tape.units import Wrapped
 from memcalc.tensors import Tensor
 
 P, ROWS = 6_738_415_616, 32_000 * 4_096  # parameters of Llama 2 7B, and of its embedding
@@ -218,3 +222,15 @@ def test_peft_fails_with_original_parameters_under_dora() -> None:
         estimate({**run, "sharding": {**fsdp, "use_orig_params": True}})
     for how in ({}, {"use_orig_params": True, "sharding_strategy": "NO_SHARD"}):
         assert estimate({**run, "sharding": {**fsdp, **how}}).memory.peak_allocated
+
+
+@pytest.mark.parametrize(
+    ("type_", "stages", "layers"), [("swin", 4, 0), ("convnext", 3, 18), ("convnextv2", 0, 18), ("resnet", 0, 16)]
+)
+def test_stages_and_their_layers_are_units_as_no_split_modules_has_them(type_: str, stages: int, layers: int) -> None:
+    """SwinStage alone, ConvNextStage around ConvNextLayer (the first has nothing beside them); others name their layers."""
+    model = resolve(load({"model": {"model_type": type_}, "precision": "bf16"}).run).model
+    found = Wrapped(paths(model, "layers"), model.tensors)
+    units = {path: sum(len(numbers) for _, numbers in found.alike(path)) for path in found.layers}
+    within = sum(count for path, count in units.items() if path.split(".")[-2].isdigit())
+    assert (sum(units.values()) - within, within) == (stages, layers)
