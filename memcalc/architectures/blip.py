@@ -21,7 +21,7 @@ from memcalc.architectures.vision import (
     unknown_class,
 )
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.base import Block, Sequence, Sum, repeat, sequence, stack
+from memcalc.blocks.base import Block, Sequence, Sum, Unused, repeat, sequence, stack
 from memcalc.blocks.basic import Activation, Embedding, Linear, Norm, Raw
 from memcalc.blocks.image import Positions, Prefix
 from memcalc.blocks.mlp import Mlp
@@ -153,31 +153,34 @@ def blip(c: Dimensions) -> Model:
 
 @architecture("blip_text_model")
 def blip_text(c: Dimensions) -> Model:
-    """The decoder by itself."""
+    """The decoder by itself: without an image its cross attention is passed over (BlipTextLayer.forward)."""
     if not class_name(c).endswith("LMHeadModel"):
         raise unknown_class(c)
-    body = sequence(_text(c.but(add_cross_attention=True)), _text_head(c, tied=bool(c.tie_word_embeddings)))
+    body = sequence(_text(c.but(add_cross_attention=True), alone=True), _text_head(c, tied=bool(c.tie_word_embeddings)))
     return Model(body, "causal-lm", c.max_position_embeddings, loss_fp32=False)
 
 
-def _text(t: Dimensions) -> Sequence:
+def _text(t: Dimensions, *, alone: bool = False) -> Sequence:
     """BERT without token types, every layer with cross attention to the image's states."""
     words = Embedding("word_embeddings", t.vocab_size, t.hidden_size)
     places = Embedding("position_embeddings", t.max_position_embeddings, t.hidden_size, index="positions")
     start = sequence(
         Sum("", (words, places)), Norm("LayerNorm", t.hidden_size, "layer"), bert_dropout(t), name="embeddings"
     )
-    return sequence(start, sequence(repeat("layer", t.num_hidden_layers, _text_layer(t)), name="encoder"), name="bert")
+    return sequence(
+        start, sequence(repeat("layer", t.num_hidden_layers, _text_layer(t, alone=alone)), name="encoder"), name="bert"
+    )
 
 
-def _text_layer(t: Dimensions) -> Sequence:
+def _text_layer(t: Dimensions, *, alone: bool) -> Sequence:
     """A layer whose attentions are never fused, keys and values of the second of the image's width."""
     layer, wide = post_norm_layer(t, self_attention(t, **_EAGER)), t.encoder_hidden_size
     cross = self_attention(t, "crossattention", cross=True, **_EAGER)
     cross = replace(cross, k=Linear("self.key", wide, t.hidden_size, bias=True),
                     v=Linear("self.value", wide, t.hidden_size, bias=True))  # fmt: skip
     first, _, last = layer.blocks
-    return sequence(first, post_norm(t, cross, "crossattention.output.LayerNorm"), last)
+    crossed = post_norm(t, cross, "crossattention.output.LayerNorm")
+    return sequence(first, Unused("", (crossed,)) if alone else crossed, last)
 
 
 _EAGER: dict[str, Any] = {"eager_only": True, "formula": "rembert"}
