@@ -50,7 +50,9 @@ def adapted(t: Tape, x: Value, out: Value, weight: Callable[[], Value] | None = 
     )  # under autocast peft's own layers cast nothing
     x = f.to(x, down.dtype) if converts else x
     if t.weights.adapter(t.path, "lora_magnitude_vector.default.weight"):
-        return f.to(dora(t, x, out, (down, up), weight), dtype)
+        whole = dora(t, x, out, (down, up), weight)
+        del out  # which its sum has taken the name of
+        return f.to(whole, dtype)
     added = _product(t, _product(t, f.dropout(x, t.setting.lora_dropout), down), up)
     if packing.casts == "product":
         added = f.to(added, dtype) if converts else added
@@ -111,6 +113,7 @@ def dora(t: Tape, x: Value, out: Value, pair: tuple[Value, Value], weight: Calla
     elif bias:
         base = f.add(base, t.weight("bias", bias.shape))
     added = f.add(f.mul(f.shift(scale), base), f.scale(f.mul(scale, added)))
+    del base, x, update, whole, norm, scale  # the layer's forward has returned
     return f.add(out, added)
 
 
