@@ -88,8 +88,14 @@ def _laid(reducer: Reducer, own: Iterable[tuple[Mark, list[Piece]]]) -> list[Lai
         here = reducer.made[before:]
         # a gradient with storage of its own stays: its own death, the next event, is made good behind it
         early = len(here) - (new_at_the_end(here) if mark.kind == "gradient" and reducer.own else 0)
-        laid += [Laid(at + (index >= early), *item) for index, item in enumerate(here)]
+        laid += [*_at(at, here[:early]), *_at(at + 1, here[early:])]
     return laid
+
+
+def _at(at: int, made: list[tuple[Part, int]]) -> list[Laid]:
+    """What is made there, in order; the same of what comes again."""
+    known = {item: Laid(at, *item) for item in set(made)}
+    return [known[item] for item in made]
 
 
 def depth(name: str, stacks: list[str]) -> int:
@@ -120,8 +126,7 @@ class Reducer:
         self.bucket: list[Piece] = []
         self.elements = self.own = 0  # of what waits in the bucket; bytes of gradients with storage of their own there
         self.compact, self.sent = strategy.compact, BITS[strategy.sent_dtype] // 8
-        self.started: int = False
-        self.placed: int = False
+        self.started = self.placed = 0  # whether a gradient has come, whether the partition's buffer is there
         self.kept = 0  # bytes of gradients that stay to the end of the backward pass
         self.holds = (
             strategy.stage == 1 and strategy.accumulating
@@ -156,7 +161,7 @@ class Reducer:
     def gradient(self, pieces: list[Piece]) -> None:
         """Gradients of these parameters are there."""
         if not self.started:
-            self.started = True
+            self.started = 1
             self.lay("buffers", 0 if self.holds else rounded(self.zero.bucket_bytes))
         for piece in pieces if self.widens else ():
             self.widen(piece.elements)
@@ -210,7 +215,7 @@ class Reducer:
             self.own -= stays
             self.kept += stays
         elif not self.placed and self.mine():
-            self.placed = True
+            self.placed = 1
             self.kept += rounded(self.item * self.flat.whole(self.rank))
             self.lay("gradients", rounded(self.item * self.flat.whole(self.rank)))
 
@@ -272,15 +277,21 @@ class Reducer:
                 total = 0
         return [message for message in messages if message]
 
+    def given_away(self, pieces: Iterable[Piece]) -> list[tuple[Part, int]]:
+        """Gradients that parameters have kept come into the bucket; what is made of that."""
+        before = len(self.made)
+        for piece in pieces:
+            self.fill(piece)
+            self.lay("gradients", -rounded(self.item * piece.elements))
+        return self.made[before:]
+
     def end(self) -> None:
         """The end of the backward pass: stage 1 reduces what the parameters have kept; buckets go."""
         if not self.zero.reduces_at_once:
-            sizes = {
-                elements: -rounded(self.item * elements) for elements in {piece.elements for piece in self.flat.pieces}
-            }
-            for piece in self.flat.pieces:
-                self.fill(piece)
-                self.lay("gradients", sizes[piece.elements])
+            repeats: Repeats[list[tuple[Part, int]]] = Repeats(self)
+            for pieces in self.flat.layers:
+                before = len(self.made)
+                self.made[before:] = repeats.of("end", pieces, partial(self.given_away, pieces))
         self.send()
         if self.zero.accumulating and self.zero.stage == 2 and not self.compact:
             self.lay("gradients", -self.kept)  # added to those of the micro batches before

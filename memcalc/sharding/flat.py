@@ -56,6 +56,7 @@ class Flat:
         listed = ordered(tensors)
         if round_robin:
             listed = [entry for first in range(ranks) for entry in listed[first::ranks]]
+        self._numbers = [numbers for _, numbers, _ in listed]
         end = 0
         for tensor, numbers, elements in listed:
             start = end if aligned == 1 else -(-end // aligned) * aligned
@@ -66,6 +67,12 @@ class Flat:
         self.elements = end
         self.size = -(-end // (ALIGNMENT * ranks)) * ALIGNMENT * ranks
         self.partition = self.size // ranks
+
+    @cached_property
+    def layers(self) -> list[list[Piece]]:
+        """The parameters layer by layer: those that follow one another in a layer of the outermost stack, or outside."""
+        pieces = iter(self.pieces)
+        return [[next(pieces) for _ in alike] for _, alike in groupby(self._numbers, lambda numbers: numbers[:1])]
 
     @cached_property
     def listed(self) -> dict[str, str]:
