@@ -130,7 +130,7 @@ def _big_bird_attention(c: Dimensions, name: str) -> Attention:
         causal=bool(c.is_decoder) and not cross, cross=cross,
         dropout=float(c.attention_probs_dropout_prob), softmax="scores", eager_only=True,
         window=c.block_size if sparse else 0, group=c.num_random_blocks if sparse else 0,
-        padded=not sparse and not cross, formula="big-bird" if sparse else "rembert",
+        padded=not sparse and not cross, formula="big-bird" if sparse else "big-bird-full",
     )  # fmt: skip
 
 
@@ -142,7 +142,7 @@ def _big_bird_heads(c: Dimensions) -> Heads:
     beside = (Unused("", pooled),)
     order = sequence(*pooled, Linear("cls.seq_relationship", hidden, 2, bias=True))
     answers = sequence(
-        Dropout("", float(c.hidden_dropout_prob)), post_norm(c, feed_forward(c), "output.LayerNorm"),
+        post_norm(c, sequence(Dropout("", float(c.hidden_dropout_prob)), feed_forward(c)), "output.LayerNorm"),
         Linear("qa_outputs", hidden, 2, bias=True), name="qa_classifier",
     )  # fmt: skip
     return {

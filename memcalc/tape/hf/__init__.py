@@ -27,7 +27,7 @@ HOMES = {
     "beam": ("beam",),
     "layoutlmv3": ("layout",),
     "layout": ("layout", "lilt"),
-    "big-bird": ("bigbird",),
+    **dict.fromkeys(("big-bird", "big-bird-full"), ("bigbird",)),
     "prophetnet-streams": ("prophetnet",),
     "axk2": ("gated",),
     "gaussian": ("altup",),

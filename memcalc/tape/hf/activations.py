@@ -51,13 +51,19 @@ def activate(name: str, x: Value) -> Value:
 def gelu_new(x: Value) -> Value:
     """NewGELUActivation: 0.5 * x * (1 + tanh(c * (x + 0.044715 * x.pow(3))))."""
     half = f.scale(x)
-    return f.mul(half, f.shift(f.tanh(f.scale(f.add(x, f.scale(f.power(x)))))))
+    rest = f.shift(f.tanh(f.scale(f.add(x, f.scale(f.power(x))))))
+    out = f.mul(half, rest)
+    del half, rest  # as Python lets go of what it has multiplied: the left one first
+    return out
 
 
 def gelu_fast(x: Value) -> Value:
     """FastGELUActivation: 0.5 * x * (1 + tanh(x * c * (1 + 0.044715 * x * x)))."""
     half = f.scale(x)
-    return f.mul(half, f.shift(f.tanh(f.mul(f.scale(x), f.shift(f.mul(f.scale(x), x))))))
+    rest = f.shift(f.tanh(f.mul(f.scale(x), f.shift(f.mul(f.scale(x), x)))))
+    out = f.mul(half, rest)
+    del half, rest
+    return out
 
 
 def bloom_gelu(x: Value) -> Value:

@@ -10,7 +10,7 @@ from memcalc.tape import functions as f
 from memcalc.tape.hf.attention import separate
 from memcalc.tape.hf.attention_encoders import rembert
 from memcalc.tape.hf.masks import too_short
-from memcalc.tape.rules import Around, rule, run
+from memcalc.tape.rules import Around, gone, rule, run
 
 if TYPE_CHECKING:
     from memcalc.tape.recorder import Tape
@@ -41,14 +41,23 @@ class Blocked(NamedTuple):
 def block_sparse(t: Tape, block: Attention, x: Value, around: Around) -> Value:
     """BigBirdBlockSparseAttention.forward, or that of all tokens where a sequence is too short for it."""
     if too_short(block, x):
-        return rembert(t, replace(block, window=0, formula=""), x, around)
+        return full(t, replace(block, window=0, formula=""), x, around)
     s = Sizes(x.shape[0], block.heads, x.shape[1], x.shape[1] // block.window, block.window, block.group)
     names: list[Value] = []
     out = attended(t, s, block, x, names, around)
     _masks = names[:3]  # names of the function around it (BigBirdAttention.forward)
-    names.clear()
+    gone(names)
+    out = f.view(f.contiguous(out), s.batch, s.seq, -1)
     around.handed.append(out)
     return f.dropout(run(t, block.out, out, around), block.out_dropout)
+
+
+@rule(Attention, "big-bird-full")
+def full(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """BigBirdSelfAttention.forward; BigBirdLayer.forward keeps the weights it is handed to itself."""
+    out = rembert(t, block, x, around)
+    around.returned = None
+    return out
 
 
 def attended(t: Tape, s: Sizes, block: Attention, x: Value, names: list[Value], around: Around) -> Value:
@@ -65,7 +74,7 @@ def attended(t: Tape, s: Sizes, block: Attention, x: Value, names: list[Value], 
     del first, second, middle, others
     out = f.transpose(f.mul(f.view(out, s.batch, s.heads, s.seq, -1), mask), 1, 2)
     around.weights = t.new((s.batch, s.heads, s.seq, s.seq), out.dtype)
-    return f.view(f.contiguous(out), s.batch, s.seq, -1)
+    return out
 
 
 def blocked(t: Tape, s: Sizes, whole: tuple[Value, Value, Value], names: list[Value]) -> Blocked:

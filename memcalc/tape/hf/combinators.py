@@ -100,8 +100,9 @@ def post_norm(t: Tape, block: PostNorm, x: Value, around: Around) -> Value:
         y = run(t, part, y, around)
     out = f.add(y, x)
     if block.rebound:
-        del y
+        y = x
     out = run(t, block.norm, out, around) if block.norm else out
+    y = x  # the module's own name of f(x) goes before those that others hold
     gone(around.handed)
     return out
 

@@ -69,9 +69,10 @@ def _layered(t: Tape, block: Stack, given: list[Value], around: Around) -> Value
         _enter(t, path, name, f"/{number if block.shared == 1 else index // block.shared}")
         marks.mark(t)
         t.like, asks = order.count(number), x.node is not None
-        x = kept_or_run(t, block, (path, index, name), layer, x, around)
-        around.weights = around.normed = around.residual = None
+        made = [kept_or_run(t, block, (path, index, name), layer, x, around)]
+        around.weights = around.normed = around.residual = None  # the layer's own names go before what it was given
         gone(around.summed)
+        x = made.pop()
         if x.node is not None and (_unsaved(around) or (block.shared > 1 and not asks)):
             single_out(samples, order, index + 1)
         before, around.returned = around.returned, None
