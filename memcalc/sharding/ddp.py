@@ -196,9 +196,18 @@ class Reducing(Grouping):
         """mark_variable_ready_dense: with views the gradient goes once it is copied."""
         if leaf.spends is not None or leaf.unit is None:
             return False
-        cast("Group", leaf.unit).accumulated.pop(leaf.name, None)
-        self._communicate(self.fills.get(leaf.name, 0), gradient.dtype)
+        cast("Group", leaf.unit).accumulated.pop(self._listed(leaf), None)
+        self.added(leaf, gradient)
         return self.how.views
+
+    def added(self, leaf: Leaf, gradient: Value) -> None:
+        """The same of one that is in its bucket, or added to what no_sync left beside it."""
+        self._communicate(self.fills.get(self._listed(leaf), 0), gradient.dtype)
+
+    def _listed(self, leaf: Leaf) -> str:
+        """The name that a parameter is listed under, which is another's where it is tied to that."""
+        known = self.tape.weights.find(leaf.name)
+        return known.tied_to or known.name if known else leaf.name
 
     def _communicate(self, elements: int, dtype: str) -> None:
         """Reducer: a full bucket as its hook compresses it.

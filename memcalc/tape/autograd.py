@@ -104,12 +104,14 @@ class Leaf:
         if self.grad is not None:
             return
         copies = getrefcount(gradient) > ALONE or gradient.strides is not None
+        sharder = self.tape.sharder
         if self.held:
             self.tape.adds(self, gradient, copies=copies)
+            if sharder is not None and self.name:
+                sharder.added(self, gradient)
             return
         if copies:
             gradient = self.tape.new(gradient.shape, gradient.dtype)
-        sharder = self.tape.sharder
         if (
             sharder is not None and self.name and sharder.gradient(self, gradient)
         ):  # an input of a checkpoint has no name

@@ -123,6 +123,9 @@ class Sharder:
         """A parameter's gradient is complete; True where the strategy takes it, else it stays as the parameter's."""
         return False
 
+    def added(self, leaf: Leaf, gradient: Value) -> None:
+        """A parameter's gradient is complete, and has been added to what earlier micro batches left."""
+
     def finish(self) -> None:
         """The backward pass is over."""
 
