@@ -9,6 +9,7 @@ from memcalc.architectures.vision import class_name, drop_path, image_classifier
 from memcalc.blocks.base import Block, Sequence, residual, sequence, stack
 from memcalc.blocks.basic import Activation, Conv, Linear, Norm, Select
 from memcalc.blocks.image import Axes, ChannelScale, Flatten, Pool, ResponseNorm, Shortcut
+from memcalc.blocks.pooling import PooledTokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,4 +134,32 @@ def _convnext_layer(c: Dimensions, width: int, *, first: bool = False) -> Sequen
         ChannelScale("layer_scale_parameter", (width,)) if scaled else None,
         Axes("", (0, 3, 1, 2)),
         drop_path(c, first=first),
+    ))  # fmt: skip
+
+
+@architecture("dinov3_convnext")
+def dinov3_convnext(c: Dimensions) -> Model:
+    """ConvNeXt as a student of DINOv3: its stem is its first stage's, the mean of its map a token (Siméoni et al. 2025)."""
+    widths, depths = c.get("hidden_sizes") or [96, 192, 384, 768], c.get("depths") or [3, 3, 9, 3]
+    stages: list[Block] = []
+    for i, (before, width) in enumerate(zip([c.num_channels, *widths], widths, strict=False)):
+        side = 2 if i else 4
+        down = [Conv("", before, width, (side, side), side), _map_norm("", before if i else width)]
+        first, rest = _dinov3_layer(c, width, first=not i), _dinov3_layer(c, width)
+        layers = stack("layers", [first, *[rest] * (depths[i] - 1)], "never")
+        stages.append(sequence(stack("downsample_layers", down[::-1] if i else down, "never"), layers))
+    end = PooledTokens(""), Norm("layer_norm", widths[-1], "layer")
+    backbone = class_name(c).endswith("Backbone")
+    body = sequence(sequence(stack("stages", stages, "never"), name="model"), *(() if backbone else end))
+    if not (backbone or class_name(c).endswith("Model")):
+        raise unknown_class(c)
+    return made(c, body, "encoder")
+
+
+def _dinov3_layer(c: Dimensions, width: int, *, first: bool = False) -> Sequence:
+    return sequence(residual(
+        Conv("depthwise_conv", width, width, (7, 7), 1, width, padding=3), Axes("", (0, 2, 3, 1)),
+        Norm("layer_norm", width, "layer"), Linear("pointwise_conv1", width, 4 * width, bias=True),
+        Activation("", c.hidden_act), Linear("pointwise_conv2", 4 * width, width, bias=True),
+        ChannelScale("gamma", (width,)), Axes("", (0, 3, 1, 2)), drop_path(c, first=first),
     ))  # fmt: skip

@@ -59,6 +59,14 @@ def unfold(x: Value, shape: Shape) -> Value:
     return out
 
 
+def fold(x: Value, shape: Shape) -> Value:
+    """nn.functional.fold: patches put together to a map; the gradient is unfolded again."""
+    x = contiguous(x)
+    out = x.tape.new(shape, x.dtype)
+    out.node = record(x.tape, _resized_backward, (x,))
+    return out
+
+
 def _resized_backward(node: Node, g: Value) -> Gradients:
     _saved = node.load()
     return (g.tape.new(node.shape(0), g.dtype),)

@@ -69,6 +69,7 @@ HOMES = {
     "refiner": ("hunyuan",),
     "wan": ("video",),
     **dict.fromkeys(("segformer", "mobilevit"), ("vision",)),
+    **dict.fromkeys(("pvt", "pvt_v2"), ("pooling",)),
     **dict.fromkeys(("davit-window", "davit-channel"), ("davit",)),
     "mllama-cross": ("tiles",),
     "ltx": ("lean_dit",),

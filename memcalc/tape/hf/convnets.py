@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.basic import Norm
 from memcalc.blocks.image import Axes, Excite, Local, PixelGroups, Pool, ResponseNorm, Shortcut
+from memcalc.blocks.pooling import Unfold
 from memcalc.tape import functions as f
 from memcalc.tape.functions import maps
 from memcalc.tape.hf.activations import activate
@@ -40,8 +41,9 @@ def local(t: Tape, block: Local, x: Value, around: Around) -> Value:
     try:
         for part in block.blocks:
             y = run(t, part, x, around)
-            if isinstance(part, PixelGroups):
+            if isinstance(part, (PixelGroups, Unfold)):
                 _features = y if part.back else x
+                _patches = x if isinstance(part, Unfold) else None
             x = y
     finally:
         around.scene.used = before
