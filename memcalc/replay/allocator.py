@@ -8,7 +8,7 @@ neighbours merge; nothing goes back to the device.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -47,7 +47,7 @@ class Wholes(dict[int, Block]):
 
 
 class Pool:
-    """The segments of small, or of large requests: `waiting` are their free blocks by size, of each the newest first.
+    """The segments of small, or of large requests: `waiting` are their free blocks by size, of each the newest last.
 
     `sizes` are all that are waited in, or have been, in order; `least` must be left over for a block to be split. `wholes`
     stand for segments in one piece, by size.
@@ -68,7 +68,7 @@ class Pool:
         while at < len(sizes):
             alike = waiting[sizes[at]]
             if alike:
-                block = alike.pop()
+                block = alike.pop(0)
                 block.free = False
                 break
             del waiting[sizes.pop(at)]
@@ -86,7 +86,7 @@ class Pool:
         """So many blocks wait that have no neighbours."""
         blocks = [self.wholes[size]] * count
         if size in self.waiting:
-            self.waiting[size][:0] = blocks
+            self.waiting[size] += blocks
         else:
             self.waiting[size] = blocks
             insort(self.sizes, size)
@@ -126,7 +126,7 @@ class Pool:
             self.waiting[block.size] = [block]
             insort(self.sizes, block.size)
         else:
-            alike.insert(0, block)
+            alike.append(block)
 
     def drop(self, block: Block) -> None:
         """A block waits no more."""
@@ -146,14 +146,14 @@ class Pool:
                 size = sizes[move]
                 alike = waiting.get(size)
                 if alike:
-                    alive[move] = block = alike.pop()
+                    alive[move] = block = alike.pop(0)
                     block.free = False
                     continue
-                at = bisect_left(known, size)
+                at = bisect_right(known, size)
                 while at < len(known):
                     alike = waiting[known[at]]
                     if alike:
-                        block = alike.pop()
+                        block = alike.pop(0)
                         break
                     del waiting[known.pop(at)]
                 else:
@@ -174,28 +174,29 @@ class Pool:
             else:
                 block = alive[~move]
                 size, before, behind = block.size, block.before, block.behind
-                if behind.free:
-                    waiting[behind.size].remove(behind)
-                    spare.append(behind)
-                    size += behind.size
-                    block.behind = behind = behind.behind
-                    behind.before = block
-                if before.free:
-                    waiting[before.size].remove(before)
-                    spare.append(block)
-                    size += before.size
-                    before.behind = behind
-                    behind.before = block = before
-                if size != block.size and behind is block.before:
-                    spare.append(block)
-                    block = self.wholes[size]
+                if before is not behind:
+                    if behind.free:
+                        waiting[behind.size].remove(behind)
+                        spare.append(behind)
+                        size += behind.size
+                        block.behind = behind = behind.behind
+                        behind.before = block
+                    if before.free:
+                        waiting[before.size].remove(before)
+                        spare.append(block)
+                        size += before.size
+                        before.behind = behind
+                        behind.before = block = before
+                    if behind is block.before:
+                        spare.append(block)
+                        block = self.wholes[size]
             block.free, block.size = True, size
             alike = waiting.get(size)
             if alike is None:
                 waiting[size] = [block]
                 insort(known, size)
             else:
-                alike.insert(0, block)
+                alike.append(block)
 
 
 END = Block(Pool(0), 0, None, None)  # type: ignore[arg-type]  # nothing is beyond it

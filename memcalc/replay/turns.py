@@ -52,7 +52,7 @@ def _hold(pool: Pool, size: int) -> None:
         if rest.free:
             rest.before = END
             if rest.behind is END:
-                waiting[rest.size][0] = pool.wholes[rest.size]
+                waiting[rest.size][-1] = pool.wholes[rest.size]
         return
     taken = segment(size)
     pool.reserved += taken
