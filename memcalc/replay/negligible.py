@@ -7,7 +7,7 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from memcalc.tape.recorder import Layers
     from memcalc.tape.step import Recording
@@ -23,16 +23,12 @@ class Below(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """Of all storages of a size: births and deaths, bytes that outlive the forward pass, bytes that outlive the step.
-
-    `passing` are the bytes there at once, at the most, of those that go in the layer and direction they are made in.
-    """
+    """Of all storages of a size: births and deaths, bytes that outlive the forward pass, bytes that outlive the step."""
 
     size: int
     moves: int
     forward: int
     step: int
-    passing: int
 
 
 def below(recording: Recording, persistent: int, most: int) -> Below:
@@ -42,10 +38,17 @@ def below(recording: Recording, persistent: int, most: int) -> Below:
     """
     sizes = by_size(recording)
     whole = persistent + max(sum(kept.forward for kept in sizes), sum(kept.step for kept in sizes))
-    moves, found, forward, step, passing = sum(kept.moves for kept in sizes), Below(0, 0), 0, 0, 0
+    moves = sum(kept.moves for kept in sizes)
+    candidates = _out(sizes, {}, whole, moves, most)
+    return _out(sizes, passing(recording, candidates.floor), whole, moves, most) if candidates.floor else candidates
+
+
+def _out(sizes: Sequence[Kept], passing: Mapping[int, int], whole: int, moves: int, most: int) -> Below:
+    """What is left out if those of each size that go where they are made hold that much at once."""
+    found, forward, step, brief = Below(0, 0), 0, 0, 0
     for kept in sizes:
-        forward, step, passing = forward + kept.forward, step + kept.step, passing + kept.passing
-        nbytes = max(forward, step) + passing
+        forward, step, brief = forward + kept.forward, step + kept.step, brief + passing.get(kept.size, 0)
+        nbytes = max(forward, step) + brief
         if (SHARE if moves > most else LITTLE) * nbytes > whole:
             break
         moves, found = moves - kept.moves, Below(kept.size, nbytes)
@@ -54,37 +57,36 @@ def below(recording: Recording, persistent: int, most: int) -> Below:
 
 def by_size(recording: Recording) -> list[Kept]:
     """What there is of each size, the smallest first."""
-    moves: dict[int, int] = defaultdict(int)
-    passing: dict[int, int] = defaultdict(int)
+    sizes, events, deaths = recording.sizes, recording.events, recording.deaths
+    moves, forward, step = (defaultdict[int, int](int) for _ in range(3))
     for start, stop, times in stretches(recording):
-        for size, signs in _signs(recording, start, stop).items():
-            moves[size] += 2 * times * signs.count(1)
-            passing[size] = max(passing[size], size * max(accumulate(signs)))
-    forward, step = _outliving(recording)
-    return [Kept(size, moves[size], forward[size], step[size], passing[size]) for size in sorted(moves) if moves[size]]
+        later, end = (step, recording.end) if start >= recording.forward_end else (forward, recording.forward_end)
+        for event in events[start:stop]:
+            if event >= 0:
+                size = sizes[event]
+                moves[size] += 2 * times
+                if deaths.get(event, end) >= end:
+                    later[size] += size * times
+    return [Kept(size, moves[size], forward[size], step[size]) for size in sorted(moves)]
 
 
-def _signs(recording: Recording, start: int, stop: int) -> dict[int, list[int]]:
-    """The births (1) and deaths (-1) of each size in a stretch of the log, in turn."""
-    sizes = recording.sizes
-    found: dict[int, list[int]] = defaultdict(list)
-    for event in recording.events[start:stop]:
-        if event >= 0:
-            found[sizes[event]].append(1)
-        else:
-            found[sizes[~event]].append(-1)
+def passing(recording: Recording, most: int) -> dict[int, int]:
+    """Of each size up to `most`: the bytes there at once, at the most, that go in the layer and direction they are made in."""
+    found: dict[int, int] = defaultdict(int)
+    for start, stop, _ in stretches(recording):
+        for size, signs in _signs(recording, start, stop, most).items():
+            found[size] = max(found[size], size * max(accumulate(signs)))
     return found
 
 
-def _outliving(recording: Recording) -> tuple[dict[int, int], dict[int, int]]:
-    """Bytes of each size that outlive the forward pass they are made in, and of the others those that outlive the step."""
-    sizes, events, deaths = recording.sizes, recording.events, recording.deaths
-    found: tuple[dict[int, int], dict[int, int]] = defaultdict(int), defaultdict(int)
-    for start, stop, times in stretches(recording):
-        later, end = (1, recording.end) if start >= recording.forward_end else (0, recording.forward_end)
-        for event in events[start:stop]:
-            if event >= 0 and deaths.get(event, end) >= end:
-                found[later][sizes[event]] += sizes[event] * times
+def _signs(recording: Recording, start: int, stop: int, most: int) -> dict[int, list[int]]:
+    """The births (1) and deaths (-1) of each size up to `most` in a stretch of the log, in turn."""
+    sizes = recording.sizes
+    found: dict[int, list[int]] = defaultdict(list)
+    for event in recording.events[start:stop]:
+        size = sizes[event if event >= 0 else ~event]
+        if size <= most:
+            found[size].append(1 if event >= 0 else -1)
     return found
 
 

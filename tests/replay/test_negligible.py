@@ -10,7 +10,7 @@ import pytest
 from memcalc import estimate
 from memcalc.known import forget
 from memcalc.replay import negligible
-from memcalc.replay.negligible import LITTLE, SHARE, below, by_size, stretches
+from memcalc.replay.negligible import LITTLE, SHARE, below, by_size, passing, stretches
 from memcalc.timeline.slices import schedule
 
 if TYPE_CHECKING:
@@ -70,13 +70,13 @@ def test_the_smallest_are_left_out_until_few_remain(recording: Recording, monkey
 def test_what_is_left_out_holds_a_small_part(recording: Recording) -> None:
     for persistent in (0, 10 * MIB, 1000 * MIB):
         found = below(recording, persistent, 0)
-        held = [(kept.forward, kept.step, kept.passing) for kept in by_size(recording) if kept.size <= found.floor]
-        forward, step, passing = (sum(part) for part in zip(*held, strict=True)) if held else (0, 0, 0)
-        assert found.nbytes == max(forward, step) + passing
+        held = [(kept.forward, kept.step) for kept in by_size(recording) if kept.size <= found.floor]
+        forward, step = (sum(part) for part in zip(*held, strict=True)) if held else (0, 0)
+        assert found.nbytes == max(forward, step) + sum(passing(recording, found.floor).values())
         everything = sum(kept.forward + kept.step for kept in by_size(recording))
         assert SHARE * found.nbytes <= persistent + everything
 
 
 def test_what_layers_that_run_again_make_is_no_less_for_going_at_once(recording: Recording) -> None:
     """Passing blocks count: a checkpointed layer keeps nothing but its input, and yet needs all of them."""
-    assert sum(kept.passing for kept in by_size(recording)) > 16 * MIB
+    assert sum(passing(recording, max(recording.sizes)).values()) > 16 * MIB
