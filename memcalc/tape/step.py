@@ -120,7 +120,7 @@ def record_step(
         _stood_for(tape)
     if tape.sharder:
         tape.sharder.finish()  # in a callback of the backward pass: what the graph holds is there yet
-    if outputs is None:
+    if outputs is None and loss.node:
         take_apart(loss)
     del loss
     kept, held = 0, -1
@@ -219,7 +219,9 @@ def sharded(tape: Tape, model: Model) -> tuple[Value, Value]:
 
 
 def walk_back(tape: Tape, loss: Value) -> None:
-    """The backward pass, noting where it passes from layer to layer."""
+    """The backward pass, noting where it passes from layer to layer; none where all that is followed is frozen."""
+    if loss.node is None:
+        return
     turns = sorted(
         ((boundary, stack) for stack in tape.stacks for boundary in stack.sequences), key=lambda pair: pair[0]
     )
