@@ -38,6 +38,9 @@ def _counted() -> int:
 ALONE = _counted()
 
 
+NONE: list[Any] = []  # of a node's values while its formula does not run
+
+
 class Edge:
     """Where the gradient of an input goes, and what it must look like: that input's own shape and dtype."""
 
@@ -57,7 +60,7 @@ class Node:
         tape.sequence = self.sequence = tape.sequence + 1
         self.formula, self.edges, self.meta = formula, edges, meta
         self.saved: list[Value | Holder | Away | None] = []
-        self.loaded: list[Any] = []
+        self.loaded = NONE
         self.owner, self.width = tape.owner, 1
         self.flattens = False  # whether its gradient goes through a view first, which copies what lies otherwise
 
@@ -161,8 +164,12 @@ def save(tape: Tape, node: Node | None, x: Value | None) -> None:
         node.saved.append(x.detach() if hook is None else hook(x.detach()))
 
 
-def backward(tape: Tape, roots: list[tuple[Value, Value]], watch: Callable[[int], None] | None = None) -> None:
-    """Run the graph below (output, gradient) pairs; `watch` hears each node's sequence number before it runs."""
+def backward(tape: Tape, roots: list[tuple[Value, Value]], watch: Callable[[int], int] | None = None) -> list[Node]:
+    """Run the graph below (output, gradient) pairs; its nodes, the latest first.
+
+    `watch` hears the first node's sequence number before it runs, and that of the next one which is not above the number
+    that it returns.
+    """
     enabled, tape.grad_enabled = tape.grad_enabled, False
     engine = Engine(tape, [value.node for value, _ in roots])
     while roots:
@@ -171,11 +178,11 @@ def backward(tape: Tape, roots: list[tuple[Value, Value]], watch: Callable[[int]
         del value, gradient
     engine.run(watch)
     tape.grad_enabled = enabled
+    return engine.nodes
 
 
-def take_apart(root: Value) -> None:
+def take_apart(root: Value, nodes: list[Node]) -> None:
     """Let go of a graph that has run, the latest node first; how deep deallocations nest is the interpreter's own affair."""
-    nodes = _below([root.node])[0]
     root.node = None
     nodes.reverse()
     while nodes:
@@ -194,21 +201,23 @@ class Engine:
         self.buffers: dict[Any, list[Value | None]] = {}
         self.leaves: list[Leaf] = []
 
-    def run(self, watch: Callable[[int], None] | None) -> None:
+    def run(self, watch: Callable[[int], int] | None) -> None:
         """Node after node; parameters whose gradients are complete come before any other node."""
+        awaited = self.nodes[0].sequence if self.nodes else 0
+        tape, buffers, leaves, evaluate, deliver = self.tape, self.buffers, self.leaves, self.evaluate, self.deliver
         for node in self.nodes:
-            if watch:
-                watch(node.sequence)
-            self.tape.owner = node.owner
-            outputs = self.evaluate(node, self.buffers.pop(node))
+            if watch and node.sequence <= awaited:
+                awaited = watch(node.sequence)
+            tape.owner = node.owner
+            outputs = evaluate(node, buffers.pop(node))
             for i, edge in enumerate(node.edges):
                 if edge is not None:
                     gradient, outputs[i] = outputs[i], None
-                    self.deliver(edge.node, edge.slot, gradient)
+                    deliver(edge.node, edge.slot, gradient)
                     del gradient
             outputs.clear()
-            while self.leaves:
-                self.accumulate(self.leaves.pop(0))
+            while leaves:
+                self.accumulate(leaves.pop(0))
 
     def deliver(self, node: Any, slot: int, gradient: Value | None) -> None:  # noqa: ANN401 - Node or Leaf
         """Put a gradient into the buffer of its node; two that meet are summed into a new tensor (InputBuffer::add).
@@ -244,7 +253,7 @@ class Engine:
                 grads[0] = self.tape.new(gradient.shape, gradient.dtype)
             del gradient
         outputs = list(node.formula(node, *grads))
-        node.loaded = []
+        node.loaded = NONE
         for i, edge in enumerate(node.edges):
             gradient = outputs[i]
             if gradient is not None and edge is not None:
@@ -256,8 +265,9 @@ class Engine:
         if len(grads) > 1:
             grads.reverse()
         grads.clear()
-        node.saved.reverse()
-        node.saved = []
+        if node.saved:
+            node.saved.reverse()
+            node.saved = []
         return outputs
 
     def accumulate(self, leaf: Leaf) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from memcalc.model import Model
+    from memcalc.tape.autograd import Node
     from memcalc.tape.earlier import Unreduced
     from memcalc.tape.laid import Overlay, Stream
     from memcalc.tape.recorder import Added
@@ -113,7 +114,7 @@ def record_step(
     loss, outputs, earlier = forward_pass(tape, model)
     forward_end, forward_storages = len(tape.events), len(tape.sizes)
     aside = gone_since(tape, tape.aside) if tape.aside else 0
-    walk_back(tape, loss)
+    nodes = walk_back(tape, loss)
     if hook:
         hook.back.clear()
     if setting.adapter and not tape.sharder:
@@ -121,7 +122,8 @@ def record_step(
     if tape.sharder:
         tape.sharder.finish()  # in a callback of the backward pass: what the graph holds is there yet
     if outputs is None and loss.node:
-        take_apart(loss)
+        take_apart(loss, nodes)
+    nodes.clear()
     del loss
     kept, held = 0, -1
     if outputs is not None:
@@ -218,24 +220,29 @@ def sharded(tape: Tape, model: Model) -> tuple[Value, Value]:
     return sharder.given(unit, loss), sharder.given(unit, outputs)
 
 
-def walk_back(tape: Tape, loss: Value) -> None:
-    """The backward pass, noting where it passes from layer to layer; none where all that is followed is frozen."""
+def walk_back(tape: Tape, loss: Value) -> list[Node]:
+    """The backward pass, noting where it passes from layer to layer: the nodes that have run, the latest first.
+
+    None where all that is followed is frozen.
+    """
     if loss.node is None:
-        return
+        return []
     turns = sorted(
         ((boundary, stack) for stack in tape.stacks for boundary in stack.sequences), key=lambda pair: pair[0]
     )
 
-    def watch(sequence: int) -> None:
+    def watch(sequence: int) -> int:
         while turns and sequence <= turns[-1][0]:
             turns.pop()[1].turn(tape)
+        return turns[-1][0] if turns else -1
 
     one = tape.new(loss.shape, loss.dtype)
-    backward(tape, [(loss, one)], watch)
+    nodes = backward(tape, [(loss, one)], watch)
     del one
     tape.spending.finish()
     while turns:
         turns.pop()[1].turn(tape)
+    return nodes
 
 
 def _stood_for(tape: Tape) -> None:

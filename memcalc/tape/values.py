@@ -42,10 +42,11 @@ class Storage:
     __slots__ = ("events", "id")
 
     def __init__(self, tape: Tape, nbytes: int) -> None:
-        self.events, self.id = tape.events, len(tape.sizes)
-        tape.sizes.append(nbytes)
+        events, sizes = tape.events, tape.sizes
+        self.events, self.id = events, (number := len(sizes))
+        sizes.append(nbytes)
         tape.owners.append(tape.owner)
-        tape.events.append(self.id)
+        events.append(number)
 
     def __del__(self) -> None:
         self.events.append(~self.id)
