@@ -225,8 +225,6 @@ def walk_back(tape: Tape, loss: Value) -> list[Node]:
 
     None where all that is followed is frozen.
     """
-    if loss.node is None:
-        return []
     turns = sorted(
         ((boundary, stack) for stack in tape.stacks for boundary in stack.sequences), key=lambda pair: pair[0]
     )
@@ -236,9 +234,11 @@ def walk_back(tape: Tape, loss: Value) -> list[Node]:
             turns.pop()[1].turn(tape)
         return turns[-1][0] if turns else -1
 
-    one = tape.new(loss.shape, loss.dtype)
-    nodes = backward(tape, [(loss, one)], watch)
-    del one
+    nodes: list[Node] = []
+    if loss.node:
+        one = tape.new(loss.shape, loss.dtype)
+        nodes = backward(tape, [(loss, one)], watch)
+        del one
     tape.spending.finish()
     while turns:
         turns.pop()[1].turn(tape)
