@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcalc.architectures.heads import labels, task
-from memcalc.blocks.base import Block, Sequence, Stack, sequence, stack
+from memcalc.blocks.base import Block, Sequence, Stack, sequence
 from memcalc.blocks.basic import Activation, Conv, Dropout, Linear, Norm, Raw, Select
 from memcalc.blocks.seq2seq import Aside, Fork
-from memcalc.blocks.speech import ChannelsFirst, Frames, LayerSum, Quantizer, Statistics
+from memcalc.blocks.speech import ChannelsFirst, LayerSum, Quantizer, Statistics, TimeDelay
 
 if TYPE_CHECKING:
     from memcalc.architectures.heads import Heads
@@ -58,14 +58,16 @@ def _x_vector(c: Dimensions) -> tuple[Block, ...]:
     """Time-delay layers, statistics, two linear layers; the loss has a matrix of its own (AMSoftmaxLoss)."""
     widths = c.tdnn_dim
     layers: list[Block] = [
-        sequence(Frames("", size, dilation), Linear("kernel", before * size, after, bias=True), Activation("", "relu"))
+        sequence(
+            TimeDelay("", Linear("kernel", before * size, after, bias=True), size, dilation), Activation("", "relu")
+        )
         for before, after, size, dilation in zip(
             (widths[0], *widths), widths, c.tdnn_kernel, c.tdnn_dilation, strict=False
         )
     ]
-    out = c.xvector_output_dim
+    out, tdnn = c.xvector_output_dim, Stack("tdnn", tuple(layers), recompute="never", resizing=True)
     return (
-        Linear("projector", c.hidden_size, widths[0], bias=True), stack("tdnn", layers), Statistics(""),
+        Linear("projector", c.hidden_size, widths[0], bias=True), tdnn, Statistics(""),
         Linear("feature_extractor", 2 * widths[-1], out, bias=True), Linear("classifier", out, out, bias=True),
         Raw("objective.weight", (out, labels(c))),
     )  # fmt: skip

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Block, Param, Residual, Sequence, given
-from memcalc.blocks.basic import Conv, Raw
+from memcalc.blocks.basic import Conv, Linear, Raw
 from memcalc.dataclass import dataclass
 
 if TYPE_CHECKING:
@@ -118,11 +118,15 @@ class Statistics(Block):
 
 
 @dataclass(frozen=True, slots=True)
-class Frames(Block):
-    """Each frame with its neighbours, `size` of them `dilation` apart, side by side (nn.Unfold; a TDNN layer)."""
+class TimeDelay(Block):
+    """Each frame with its neighbours, `size` of them `dilation` apart, through one linear layer: a TDNN's."""
 
+    kernel: Linear | None = None
     size: int = 1
     dilation: int = 1
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return given(self.kernel)
 
 
 @dataclass(frozen=True, slots=True)

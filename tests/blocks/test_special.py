@@ -7,7 +7,7 @@ from memcalc.blocks.basic import Embedding, Linear, Norm
 from memcalc.blocks.disentangled import DisentangledAttention, FirstLayerConv
 from memcalc.blocks.seq2seq import Decoder, Encoder, Fork, LogitsBias, Shared, Sinusoids, Unembed
 from memcalc.blocks.sparse import LocalGlobalAttention
-from memcalc.blocks.speech import Frames, GatedBiasAttention, Quantizer, Statistics, WeightNormConv
+from memcalc.blocks.speech import GatedBiasAttention, Quantizer, Statistics, WeightNormConv
 from memcalc.tensors import tensors
 
 
@@ -41,7 +41,7 @@ def test_a_bias_of_the_logits_is_a_buffer() -> None:
 
 
 def test_what_only_moves_values_has_no_tensors() -> None:
-    for block in (Sinusoids("embed_positions", 10, 8), Statistics(""), Frames("", 3, 2)):
+    for block in (Sinusoids("embed_positions", 10, 8), Statistics("")):
         assert tensors(block) == ()
 
 

@@ -200,7 +200,7 @@ def conv(x: Value, weight: Value, bias: Value | None, out_size: tuple[int, ...])
     last = channels_last(x)
     shape = (x.shape[0], weight.shape[0], *out_size)
     flops = 2 * prod(shape) * prod(weight.shape[1:])
-    node = record(x.tape, _conv_backward, (x, weight, bias), (x, weight), (flops, last))
+    node = record(x.tape, _conv_backward, (x, weight, bias), (x, weight), (flops, last, weight.strides))
     x.tape.multiplied(flops)
     out = x.tape.new(shape, x.dtype, with_channels_last(shape) if last else None)
     out.node = node
@@ -218,9 +218,10 @@ def _too_small(size: Shape, kernel: Shape) -> RunInvalid:
 
 def _conv_backward(node: Node, g: Value) -> Gradients:
     _saved = node.load()
-    flops, last = node.meta
+    flops, last, laid = node.meta
     g.tape.multiplied(flops * (bool(node.edges[0]) + bool(node.edges[1])))
     layouts = [with_channels_last(edge.shape) if edge and last and len(edge.shape) > 1 else None for edge in node.edges]
+    layouts[1] = layouts[1] or laid  # a weight that is a view of another's has its gradient laid out alike
     return tuple(
         g.tape.new(edge.shape, g.dtype, layout) if edge else None
         for edge, layout in zip(node.edges, layouts, strict=True)

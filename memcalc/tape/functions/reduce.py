@@ -48,6 +48,25 @@ def _variance_backward(node: Node, g: Value) -> Gradients:
     return (out,)
 
 
+def deviation(x: Value, axis: int) -> Value:
+    """x.std(axis): saves x and itself; the gradient is that of the variance, of grad divided by twice the deviation."""
+    node = record(x.tape, _deviation_backward, (x,), (x,), axis)
+    out = x.tape.new(_kept(x.shape, (axis,), keep=False), x.dtype)
+    save(x.tape, node, out)
+    out.node = node
+    return out
+
+
+def _deviation_backward(node: Node, g: Value) -> Gradients:
+    x, _deviation = node.load()
+    scaled = g.tape.new(g.shape, g.dtype)
+    mean = g.tape.new(g.shape, x.dtype)
+    centred = result(x, None)
+    grad = result(x, None)
+    del scaled, centred, mean
+    return (grad,)
+
+
 def total(x: Value, *axes: int, keep: bool = False, dtype: str = "") -> Value:
     """x.sum(axes), in a `dtype` of its own: the gradient is a view that repeats."""
     x = upper(x)

@@ -14,6 +14,8 @@ from memcalc.blocks.speech import (
     LocalPositions,
     OddFrames,
     Squeezed,
+    Statistics,
+    TimeDelay,
     WeightNormConv,
 )
 from memcalc.tape import functions as f
@@ -166,6 +168,24 @@ def multi_head(t: Tape, block: Attention, x: Value, bias: Value, around: Around)
     out = f.view(out, s, b, width)
     around.weights = f.mean(f.view(weights, b, block.heads, s, s), 1, keep=False)
     return f.transpose(out, 0, 1)
+
+
+@rule(TimeDelay)
+def time_delay(t: Tape, block: TimeDelay, x: Value, _: Around) -> Value:
+    """TDNNLayer.forward: F.conv1d by the weight of its linear layer, read as [outputs, inputs, size]."""
+    kernel = block.kernel
+    assert kernel  # noqa: S101 - every layer has one
+    weight, bias = own(t, kernel, "weight", kernel.outputs, kernel.inputs), own(t, kernel, "bias", kernel.outputs)
+    weight = f.transpose(f.view(weight, kernel.outputs, block.size, -1), 1, 2)
+    length = x.shape[1] - (block.size - 1) * block.dilation
+    return f.transpose(f.conv(f.transpose(x, 1, 2), weight, bias, (length,)), 1, 2)
+
+
+@rule(Statistics)
+def statistics(_: Tape, block: Statistics, x: Value, around: Around) -> Value:
+    """Wav2Vec2ForXVector.forward: statistic_pooling of sequences that are told of no padding."""
+    mean = f.mean(x, 1, keep=False)
+    return f.cat((mean, f.deviation(x, 1)), -1)
 
 
 def own(t: Tape, part: Block, name: str, *shape: int) -> Value:
