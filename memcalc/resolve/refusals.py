@@ -46,13 +46,20 @@ def _undivided(run: Run) -> Iterator[Fault]:
         yield Fault(
             "parallel.expert", "Combining token dispatch with pipeline parallelism is not supported/tested yet."
         )
-    elif p.expert > 1 and not (fully and (own or planned)):
+    elif p.expert > 1 and not (fully and (own or planned)) and not (planned and not own and _beside_tensor(run)):
         yield Fault("parallel.expert", "expert parallelism is modelled with modules of Megatron-LM or torchtitan (implementation: "
-                                       "megatron), and with FSDP2, as transformers has it (fsdp; tp_plan: auto)")  # fmt: skip
+                                       "megatron), and with FSDP2, as transformers has it (fsdp; tp_plan: auto), or over all "
+                                       "ranks of its own tensor parallelism")  # fmt: skip
     if own and p.expert > 1 and p.expert_tensor not in (None, 1, p.tensor):
         yield Fault("parallel.expert_tensor", "Currently we only support ETP=TP or ETP=1")
     if run.parallel.schedule == "dualpipe":
         yield Fault("parallel.schedule", "DualPipe is modelled with implementation: megatron")
+
+
+def _beside_tensor(run: Run) -> bool:
+    """Whether experts are dealt out over all ranks, which share the rest by a plan of transformers' own: fsdp_size is 1."""
+    p = run.parallel
+    return run.gpus == p.tensor == p.expert and not (run.sharding and run.sharding.strategy != "none")
 
 
 def _cut_magnitudes(run: Run) -> Iterator[Fault]:

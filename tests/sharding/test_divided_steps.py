@@ -4,7 +4,8 @@
 2.13.0 and transformers 5.23.0: Llama with ColwiseParallel, RowwiseParallel, SequenceParallel and loss_parallel as torchtitan's
 parallelize_llama applies them; `tp_plan: auto` is transformers' apply_tensor_parallelism of a model's own plan; mixtures with
 apply_expert_parallelism (AllToAllEP, every rank getting as many tokens as it sends) under fully_shard of experts over efsdp,
-layers and the rest over all ranks; beside a tensor degree on the mesh of dense layers, with plans as transformers resolves
+layers and the rest over all ranks; or without FSDP, over the ranks of the model's own plan (ep_size is tp_size, the batch is
+theirs together); beside a tensor degree on the mesh of dense layers, with plans as transformers resolves
 them; models that read images have their text divided as its own plan says, the tower whole
 (recorded on text alone). With `sharding: fsdp` and a tensor degree fully_shard is around what torchtitan's plan has
 divided, on a mesh of both. The gradient of a divided table has the rows of all ranks until the optimizer, or FSDP, sums it.
@@ -105,6 +106,8 @@ def test_a_plan_that_is_not_known_is_said() -> None:
     ({"sharding": "fsdp", "parallel": {"expert": 8, "tensor": 2}}, "FSDP2, as transformers"),
     ({"sharding": "fsdp", "parallel": {"expert": 2, "tensor": 4, "tp_plan": "auto"}}, "must be a multiple of `tp_size`"),
     ({"sharding": "fsdp", "parallel": {"expert": 2, "pipeline": 2}}, "Combining token dispatch with pipeline"),
+    ({"parallel": {"expert": 4, "tensor": 8, "tp_plan": "auto"}}, "ranks of its own tensor parallelism"),
+    ({"sharding": "ddp", "parallel": {"expert": 8, "tensor": 8, "tp_plan": "auto"}}, "ranks of its own tensor parallelism"),
 ])  # fmt: skip
 def test_what_expert_parallelism_does_not_go_with(run: dict[str, Any], message: str) -> None:
     base = {"model": "mixtral-8x7b", "gpus": 16, "seq_len": 512, "parallel": {"expert": 8}}
