@@ -70,9 +70,8 @@ def layers_of(model: torch.nn.Module) -> list[torch.nn.Module]:
     inner = {id(other) for found in lists for layer in found for other in layer.modules()}
     layers = [layer for found in lists if id(found) not in inner for layer in found]
     names = set(getattr(model, "_no_split_modules", None) or ())
-    within = [
-        part for layer in layers for part in layer.modules() if part is not layer and type(part).__name__ in names
-    ]
+    parts = [layer for found in lists if id(found) in inner for layer in found]
+    within = [part for part in parts if type(part).__name__ in names]
     return [*within, *(layer for layer in layers if type(layer).__name__ in names)] if within else layers
 
 
