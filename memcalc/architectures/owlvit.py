@@ -79,8 +79,8 @@ def _words(c: Dimensions) -> tuple[Block, ...]:
 
 
 def _pooled(c: Dimensions) -> tuple[Block, ...]:
-    """What it makes of its first token."""
-    return clip_vision_tower(c)[3:]
+    """What it makes of its first token, an output that the loss doesn't read."""
+    return clip_vision_tower(c, pooled=False)[3:]
 
 
 def _boxes(name: str, width: int, outputs: int) -> Sequence:
