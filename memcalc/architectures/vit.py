@@ -206,8 +206,8 @@ def beit(c: Dimensions) -> Model:
     """ViT with relative position biases and LayerScale, pre-trained on masked visual tokens (Bao et al. 2022)."""
     mask = (mask_token(c, 1, 1),) if c.use_mask_token else ()
     begin = embeddings(c, prefix={"cls_token": 1}, extra=mask, positions=c.use_absolute_position_embeddings)
-    shared = Sequence("shared_position_bias", (_relative_bias(c),))
-    table = SharedBias("", (), shared, _map(c)) if c.use_shared_relative_position_bias else None
+    shared = Sequence("shared_position_bias", (relative_bias(c),))
+    table = SharedBias("", (), shared, patch_map(c)) if c.use_shared_relative_position_bias else None
     first, later = _beit_layer(c, first=True), _beit_layer(c)
     layers = stack("layers", [first, *[later] * (c.num_hidden_layers - 1)])
     norm = None if c.use_mean_pooling else Norm("layernorm", c.hidden_size, "layer")
@@ -222,12 +222,13 @@ def beit(c: Dimensions) -> Model:
     return image_model(c, "beit", body, end)
 
 
-def _relative_bias(c: Dimensions) -> Raw:
-    rows, columns = _map(c)
+def relative_bias(c: Dimensions) -> Raw:
+    """A row for every distance of two patches, and three for the class token."""
+    rows, columns = patch_map(c)
     return Raw("relative_position_bias_table", ((2 * rows - 1) * (2 * columns - 1) + 3, c.num_attention_heads))
 
 
-def _map(c: Dimensions) -> tuple[int, int]:
+def patch_map(c: Dimensions) -> tuple[int, int]:
     """Rows and columns of patches."""
     high, wide = (size // pair(c.patch_size)[0] for size in pair(c.image_size))
     return high, wide
@@ -236,8 +237,8 @@ def _map(c: Dimensions) -> tuple[int, int]:
 def _beit_layer(c: Dimensions, *, first: bool = False) -> Sequence:
     """A pre-norm layer, with biases of relative positions where the config asks for them."""
     if c.use_relative_position_bias:
-        table = Sequence("relative_position_bias", (_relative_bias(c),))
-        return BiasedLayer("", _beit_blocks(c, first=first), table, _map(c))
+        table = Sequence("relative_position_bias", (relative_bias(c),))
+        return BiasedLayer("", _beit_blocks(c, first=first), table, patch_map(c))
     return sequence(*_beit_blocks(c, first=first))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memcalc.blocks.base import Block, Sequence, given
+from memcalc.blocks.base import Block, Sequence, Stray, given
 from memcalc.blocks.basic import Raw
 from memcalc.blocks.image import ChannelScale
 from memcalc.dataclass import dataclass
@@ -62,3 +62,14 @@ class Unfold(Block):
 
     patch: int = 2
     back: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPool(Stray):
+    """A learned token attends to all others; what it finds is projected (k_proj, v_proj, output_proj), for nobody here (AIMv2)."""
+
+    token: tuple[int, ...] = ()
+    heads: int = 1
+
+    def parts(self) -> tuple[Block, ...]:  # noqa: D102
+        return (Raw("cls_token", self.token), *self.blocks)

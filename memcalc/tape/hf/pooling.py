@@ -13,6 +13,7 @@ from memcalc.blocks.pooling import (
     PoolMixer,
     Pyramid,
     StretchedPositions,
+    TokenPool,
     Unfold,
 )
 from memcalc.tape import functions as f
@@ -113,9 +114,21 @@ def unfold(_: Tape, block: Unfold, x: Value, around: Around) -> Value:
     """MobileViTV2Layer.unfolding and folding."""
     area = block.patch**2
     if block.back:
-        batch, channels, _, squares = x.shape
-        return maps.fold(f.reshape(x, batch, channels * area, squares), (batch, channels, *around.scene.map))
+        size: tuple[int, int] = around.scene.map
+        return maps.fold(f.reshape(x, x.shape[0], x.shape[1] * area, -1), (*x.shape[:2], *size))
     batch, channels, rows, columns = x.shape
-    around.scene.map = rows, columns
+    around.scene.map = (rows, columns)
     squares = (rows // block.patch) * (columns // block.patch)
     return f.reshape(maps.unfold(x, (batch, channels * area, squares)), batch, channels, area, squares)
+
+
+@rule(TokenPool)
+def token_pool(t: Tape, block: TokenPool, x: Value, around: Around) -> Value:
+    """Aimv2AttentionPoolingHead.forward."""
+    to_key, to_value, to_out = block.blocks
+    batch, _, width = x.shape
+    token = f.expand(t.weight("cls_token", block.token), batch, 1, width)
+    k, v = heads(run(t, to_key, x, around), block.heads), heads(run(t, to_value, x, around), block.heads)
+    found = f.attention(heads(token, block.heads), k, v)
+    found = f.reshape(f.transpose(found, 1, 2), batch, 1, width)
+    return run(t, to_out, f.mean(found, 1, keep=False), around)
