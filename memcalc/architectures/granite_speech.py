@@ -14,7 +14,7 @@ from memcalc.blocks.basic import Activation, Conv, Dropout, Embedding, Linear, N
 from memcalc.blocks.mlp import Mlp
 from memcalc.blocks.multimodal import Sounds
 from memcalc.blocks.querying import ShiftedLogits
-from memcalc.blocks.speech import ConformerConvolution
+from memcalc.blocks.speech import ConformerConvolution, HeardSoFar
 from memcalc.model import Model
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def granite_speech_encoder(c: Dimensions) -> Model:
         Linear("out", c.hidden_dim, c.output_dim, bias=True),
         Linear("out_mid", c.output_dim, c.hidden_dim, bias=True),
     )
-    return Model(sequence(start, repeat("layers", c.num_layers, _layer(c)), letters, back), "encoder")
+    layers = repeat("layers", c.num_layers, _layer(c))
+    return Model(HeardSoFar("", (start, layers, letters, back), frames=c.input_dim), kind="speech", loss_fp32=False)
 
 
 def _layer(c: Dimensions) -> Sequence:
@@ -68,7 +69,7 @@ def _attention(c: Dimensions) -> Block:
     width = heads * head
     mixer = Attention(
         "", heads, heads, head, Linear("to_q", hidden, width), Linear("to_kv", hidden, 2 * width),
-        out=Linear("to_out", width, hidden, bias=True), causal=False, window=c.context_size, scores_bias=True,
+        out=Linear("to_out", width, hidden, bias=True), causal=False, group=c.context_size, scores_bias=True,
         bias_table=Embedding("rel_pos_emb", 2 * c.max_pos_emb + 1, head, index="distances"), formula="granite-speech",
     )  # fmt: skip
     return sequence(layer_norm("pre_norm", hidden), mixer, Dropout("", float(c.dropout)), name="attn")
@@ -79,8 +80,8 @@ def _convolution(c: Dimensions) -> Block:
     width = hidden * c.conv_expansion_factor
     blocks = (
         layer_norm("norm", hidden), Conv("up_conv", hidden, 2 * width),
-        Conv("depth_conv.conv", width, width, (size,), conv_groups=width, bias=False, padding=size // 2),
+        Conv("depth_conv.conv", width, width, (size,), conv_groups=width, bias=False),
         Norm("batch_norm", width, "batch", "batch"), Activation("", "silu"), Conv("down_conv", width, hidden),
         Dropout("", float(c.dropout)),
     )  # fmt: skip
-    return ConformerConvolution("conv", blocks, turned=False)
+    return ConformerConvolution("conv", blocks, turned=False, ahead=size - 1)

@@ -130,6 +130,16 @@ class TimeDelay(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class HeardSoFar(Sequence):
+    """A stack of layers behind a projection; behind half of them the letters heard so far are added to the stream.
+
+    What it reads are frames of `frames` channels.
+    """
+
+    frames: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Squeezed(Sequence):
     """Layers over the means of every `factor` frames, to which a `places` convolution of that stride adds positions.
 

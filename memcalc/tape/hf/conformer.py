@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.basic import Conv
-from memcalc.blocks.speech import ConformerConvolution, Subsampled
+from memcalc.blocks.speech import ConformerConvolution, HeardSoFar, Subsampled
 from memcalc.tape import functions as f
 from memcalc.tape.hf.attention import attend, heads, project, separate
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:
+    from memcalc.blocks.base import Stack
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
 
@@ -151,3 +152,57 @@ def shifted(scores: Value) -> Value:
     b, n, rows, columns = scores.shape
     scores = f.view(f.pad(scores, -1, 1), b, n, columns + 1, rows)
     return f.view(f.narrow(scores, 2, columns), b, n, rows, columns)
+
+
+@rule(Attention, "granite-speech")
+def granite_speech(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """GraniteSpeechConformerAttention.forward: among blocks of frames, the last of them padded and masked."""
+    batch, frames, size = *x.shape[:2], block.group
+    rest = frames % size
+    x = f.pad(x, 1, size - rest) if rest else x
+    q, (k, v) = run(t, block.q, x, around), f.chunk(run(t, block.k, x, around), 2)
+    q, k, v = (f.transpose(f.reshape(part, -1, size, block.heads, block.head_dim), 1, 2) for part in (q, k, v))
+    places = run(t, block.bias_table, t.given((size, size), "int64", ".attention_dists"), Around())
+    bias = f.scale(f.einsum("bhcd,crd->bhcr", q, places))
+    if rest:
+        bias = f.masked_fill_(bias, t.new((size, size), "bool"))
+    given = [f.lower(part) for part in (q, k, v, bias)]
+    before, t.autocast = t.autocast, ""  # the kernel's own products are cast no further
+    out = by_products(*given)
+    t.autocast = before
+    out = f.reshape(f.transpose(out, 1, 2), batch, x.shape[1], -1)
+    return run(t, block.out, f.narrow(out, 1, frames), around)
+
+
+def by_products(q: Value, k: Value, v: Value, bias: Value) -> Value:
+    """_scaled_dot_product_attention_math: in fp32 where what it is given is narrower; queries and keys scaled, both."""
+    narrow = q.dtype
+    q, k, v = (f.to(part, "fp32") for part in (q, k, v))
+    scaled = f.scale(q)
+    scores = f.matmul(scaled, f.scale(f.swap(k)))
+    scores = f.add(scores, bias)
+    weights = f.softmax(scores)
+    del scores
+    handed = f.to(weights, narrow)
+    out = f.to(f.matmul(weights, v), narrow)
+    del scaled, v, k, q, handed
+    return out
+
+
+@rule(HeardSoFar)
+def heard_so_far(t: Tape, block: HeardSoFar, x: Value, around: Around) -> Value:
+    """GraniteSpeechCTCEncoder.forward: hidden_states += out_mid(softmax(out(hidden_states.clone())))."""
+    start, layers, letters, back = block.blocks
+    x, path = run(t, start, x, around), t.path
+
+    def heard(x: Value) -> Value:
+        t.path, before = path, t.path
+        said = f.softmax(run(t, letters, f.clone(x), Around()))
+        x = f.add_(x, run(t, back, said, Around()))
+        t.path = t.owner = before
+        return x
+
+    around.after = {len(cast("Stack", layers).layers) // 2 - 1: heard}
+    x = run(t, layers, x, around)
+    around.after = {}
+    return x
