@@ -66,6 +66,16 @@ def blip2(c: Dimensions) -> Model:
 
     InstructBLIP's read the instruction, too (Dai et al. 2023).
     """
+    return _queried(c, scattered=True)
+
+
+@architecture("instructblipvideo")
+def instructblipvideo(c: Dimensions) -> Model:
+    """InstructBLIP on the frames of a video, the tokens of each behind those of the last."""
+    return _queried(c, scattered=False)
+
+
+def _queried(c: Dimensions, *, scattered: bool) -> Model:
     if not class_name(c).endswith("ForConditionalGeneration"):
         raise unknown_class(c)
     v, q, t = c.vision_config, c.qformer_config, c.text_config
@@ -73,7 +83,7 @@ def blip2(c: Dimensions) -> Model:
     former = tower(q.but(encoder_hidden_size=v.hidden_size, queries=c.num_query_tokens), "qformer")
     project = Linear("language_projection", q.hidden_size, t.get("hidden_size") or t.d_model, bias=True)
     parts = (tower(v, "vision_model"), queries, former, project)
-    images = QueriedImages("", parts, image(v), c.num_query_tokens, scattered=True)
+    images = QueriedImages("", parts, image(v), c.num_query_tokens, scattered=scattered)
     head = t.traits.causal_class or "ForConditionalGeneration"
     language = model_of(t.but(architectures=[head]))
     kind = "causal-lm" if t.traits.causal_class else "seq2seq"

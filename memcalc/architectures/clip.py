@@ -192,12 +192,16 @@ def siglip_vision_tower(c: Dimensions) -> tuple[Block, ...]:
 
 def pooling_head(c: Dimensions) -> Sequence:
     """One learned query attends over all tokens (nn.MultiheadAttention), then a residual MLP."""
-    hidden, heads = c.hidden_size, c.num_attention_heads
-    mixer = Attention(
-        "attention", heads, heads, hidden // heads,
-        out=Linear("out_proj", hidden, hidden, bias=True),
-        extra=(Param("in_proj_weight", (3 * hidden, hidden)), Param("in_proj_bias", (3 * hidden,))),
-        causal=False, cross=True, formula="torch-multihead",
-    )  # fmt: skip
+    hidden = c.hidden_size
+    mixer = multihead("attention", hidden, c.num_attention_heads)
     feed = Residual("", (Norm("layernorm", hidden, "layer"), mlp(c)))
     return sequence(Raw("probe", (1, 1, hidden)), mixer, feed, name="head")
+
+
+def multihead(name: str, width: int, heads: int) -> Attention:
+    """torch.nn.MultiheadAttention of queries that read other tokens."""
+    return Attention(
+        name, heads, heads, width // heads, out=Linear("out_proj", width, width, bias=True),
+        extra=(Param("in_proj_weight", (3 * width, width)), Param("in_proj_bias", (3 * width,))),
+        causal=False, cross=True, formula="torch-multihead",
+    )  # fmt: skip

@@ -13,7 +13,8 @@ from memcalc.blocks.base import Block, Sequence, Sum, residual, sequence
 from memcalc.blocks.basic import Activation, Embedding, Linear, Norm, Raw, Scale, Softcap
 from memcalc.blocks.image import ChannelScale
 from memcalc.blocks.mlp import LinearRouter, Moe
-from memcalc.blocks.multimodal import Images, PerLayerEmbeddings, PerLayerInput, Sounds
+from memcalc.blocks.multimodal import Images, MaskedAlways, PerLayerEmbeddings, PerLayerInput, Sounds
+from memcalc.blocks.towers import AxesTable, Unfilled
 
 if TYPE_CHECKING:
     from memcalc.blocks.attention import Attention
@@ -47,6 +48,45 @@ def _images(c: Dimensions, *, masked: Literal["windows", False]) -> Images:
     v = c.vision_config
     rows = TOKENS * v.pooling_kernel_size**2
     return Images("", (), (rows, 3 * v.patch_size**2), TOKENS, scattered=True, masked=masked, listed=True)
+
+
+@architecture("gemma4_unified")
+def gemma4_unified(c: Dimensions) -> Model:
+    """The text alone sees and hears: squares of pixels, and pieces of sound, normed and projected (Google 2026)."""
+    heard = (Sounds("", (_embedder(c, c.audio_config, "embed_audio"),)),) if _present(c, "audio") else ()
+    masked = (MaskedAlways(""),) if c.text_config.get("use_bidirectional_attention") == "vision" else ()
+    images = _squares(c, masked=bool(masked)) if _present(c, "vision") else sequence()
+    return image_text(c, images, tower(c.text_config, "language_model"), tie=bool(c.tie_word_embeddings),
+                      extra=(*masked, *heard), logits=_cap(c.text_config))  # fmt: skip
+
+
+@architecture("gemma4_unified_text")
+def gemma4_unified_text(c: Dimensions) -> Model:
+    """Gemma 4's layers without embeddings of their own, and without experts."""
+    return gemma4_text(c.but(hidden_size_per_layer_input=0, enable_moe_block=False))
+
+
+def _squares(c: Dimensions, *, masked: bool) -> Images:
+    """Each token's square of pixels, normed on both sides of a linear layer, at its place on two axes."""
+    v = c.vision_config
+    pixels, wide = 3 * (v.patch_size * v.pooling_kernel_size) ** 2, v.mm_embed_dim
+    norms = [
+        Norm(name, width, "layer") for name, width in (("patch_ln1", pixels), ("patch_ln2", wide), ("pos_norm", wide))
+    ]
+    dense, places = (
+        Linear("patch_dense", pixels, wide, bias=True),
+        AxesTable("pos_embedding", (v.mm_posemb_size, 2, wide)),
+    )
+    parts = norms[0], dense, norms[1], places, norms[2], _embedder(c, v, "multimodal_embedder"), Unfilled("")
+    return Images(
+        "", (Sequence("embed_vision", parts),), (TOKENS, pixels), TOKENS, scattered=True, masked=masked, listed=True
+    )
+
+
+def _embedder(c: Dimensions, d: Dimensions, name: str) -> Sequence:
+    width = d.get("output_proj_dims") or d.audio_embed_dim
+    project = Linear("embedding_projection", width, c.text_config.hidden_size)
+    return sequence(Norm("", width, "rms-no-weight", "gemma4"), project, name=name)
 
 
 TOKENS = 280  # max_soft_tokens of the image processor (image_processing_gemma4.py)

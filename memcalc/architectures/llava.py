@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from memcalc.architectures import architecture
 from memcalc.architectures.multimodal import image_text, tied, tower
 from memcalc.architectures.vision import grid, image, pair
-from memcalc.blocks.base import Sequence, Stack, Stray, sequence
+from memcalc.blocks.base import Sequence, Stack, Stray, Unused, sequence
 from memcalc.blocks.basic import Activation, Linear, Norm, Raw
 from memcalc.blocks.image import MergeNeighbours
 from memcalc.blocks.multimodal import (
@@ -46,9 +46,19 @@ def vipllava(c: Dimensions) -> Model:
     """Some of CLIP's hidden states side by side, normed, through a two-layer projector (Cai et al. 2023)."""
     inputs = c.vision_config.hidden_size * _features(c)
     layers = Norm("projector_layernorm", inputs, "layer"), *_two_layers(c, inputs)
-    read = {"feature": _feature(c, -2), "scattered": True, "without_first": True}
-    images = _images(c, Sequence("multi_modal_projector", layers), **read)
+    project = Sequence("multi_modal_projector", layers)
+    images = _images(c, project, feature=_feature(c, -2), scattered=True, without_first=True)
     return image_text(c, images, tower(c.text_config, "language_model"), tie=bool(c.tie_word_embeddings))
+
+
+@architecture("video_llava")
+def video_llava(c: Dimensions) -> Model:
+    """LLaVA with a second tower, for videos, which batches of images leave alone (Lin et al. 2023)."""
+    first = c.get("vision_feature_select_strategy", "default") == "default"
+    images = _images(c, _projector(c), name="image_tower", feature=_feature(c, -2), scattered=True, without_first=first)
+    videos = Unused("", (tower(c.vision_config, "video_tower"),))
+    text = tower(c.text_config, "language_model")
+    return image_text(c, images, text, tie=bool(c.tie_word_embeddings), extra=(videos,))
 
 
 def _feature(c: Dimensions, default: int) -> int | tuple[int, ...]:

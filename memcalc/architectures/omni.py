@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from memcalc.dimensions import Dimensions
 
 
-@architecture("audioflamingo3")
+@architecture("audioflamingo3", "musicflamingo")
 def audioflamingo3(c: Dimensions) -> Model:
     """Whisper's encoder, pooled two by two, through two layers before Qwen 2 (Goel et al. 2025)."""
     a, hidden, bias = c.audio_config, c.text_config.hidden_size, bool(c.projector_bias)

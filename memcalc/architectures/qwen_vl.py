@@ -56,7 +56,8 @@ def images(c: Dimensions, *, asks: bool = True, axes: bool = True) -> Images:
     """The tower of images and videos of any size; `asks` where its class names what embeds patches (_input_embed_layer)."""
     v = c.vision_config
     grid = Grid(pair(v.patch_size)[0], v.spatial_merge_size, _first(v.temporal_patch_size))
-    return Images("", (tower(v, "visual"),), scattered=True, grid=grid, asks=asks, axes=axes, returned=False)
+    return Images("", (tower(v, "visual"),), scattered=True, grid=grid, asks=asks, axes=axes, returned=False,
+                  copied=bool(c.get("pads_images")))  # fmt: skip
 
 
 @architecture("qwen2_vl_vision")

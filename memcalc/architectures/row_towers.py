@@ -10,8 +10,9 @@ from memcalc.architectures.qwen_vl import images as row_images
 from memcalc.architectures.vision import attention, encoder_layer, grid, layer_norms, mlp, pair
 from memcalc.blocks.base import repeat, sequence
 from memcalc.blocks.basic import Activation, Conv, Linear, Norm
+from memcalc.blocks.image import MergeNeighbours
 from memcalc.blocks.multimodal import ConvTokens, Grid, GridPositions, GridRotary, Images
-from memcalc.blocks.towers import EachGrid, ShrunkGrid, Squares
+from memcalc.blocks.towers import AxesRotary, EachGrid, ShrunkGrid, Squares
 from memcalc.model import Model
 
 if TYPE_CHECKING:
@@ -82,6 +83,38 @@ def paddleocr_vl_text(c: Dimensions) -> Model:
     return decoder.decoder(c, repeat("layers", c.num_hidden_layers, layer))
 
 
+@architecture("minimax_m3_vl")
+def minimax_m3_vl(c: Dimensions) -> Model:
+    """CLIP's layers rotated on three axes, each patch through two layers, squares of four through two more (MiniMax 2026)."""
+    v, hidden, middle = c.vision_config, c.text_config.hidden_size, c.projector_hidden_size
+    merged, act = hidden * v.spatial_merge_size**2, Activation("", "gelu")
+    first, second = Linear("linear_1", v.hidden_size, middle, bias=True), Linear("linear_2", middle, hidden, bias=True)
+    third, last = (
+        Linear("merge_linear_1", merged, middle, bias=True),
+        Linear("merge_linear_2", middle, hidden, bias=True),
+    )
+    merge = MergeNeighbours("", v.spatial_merge_size)
+    project = sequence(first, act, second, merge, third, act, last, name="multi_modal_projector")
+    cut = Grid(v.patch_size, v.spatial_merge_size, v.temporal_patch_size)
+    seen = Images(
+        "", (tower(v, "vision_tower"), project), scattered=True, grid=cut, asks=False, listed=True, returned=False
+    )
+    return image_text(c, seen, tower(c.text_config, "language_model"), tie=tied(c))
+
+
+@architecture("minimax_m3_vl_vision")
+def minimax_m3_vl_vision(c: Dimensions) -> Model:
+    """Patches of two frames, a norm, CLIP's layers, which see all frames of a video at once."""
+    kernel = (c.temporal_patch_size, c.patch_size, c.patch_size)
+    conv = Conv("proj", c.num_channels, c.hidden_size, kernel, kernel, bias=False)
+    rotary = AxesRotary("", c.hidden_size // c.num_attention_heads)
+    norm = Norm("pre_layrnorm", c.hidden_size, "layer")
+    return Model(
+        sequence(sequence(ConvTokens("", conv), name="embeddings"), rotary, norm, _layers(c, "minimax-vision")),
+        "encoder",
+    )
+
+
 def _images(c: Dimensions, seen: Sequence, project: Block, *, merge: int, **more: Any) -> Images:  # noqa: ANN401 - of Images
     cut = Grid(pair(c.vision_config.patch_size)[0], merge)
     more = {"asks": False, "returned": False, **more}
@@ -93,9 +126,8 @@ def _patches(c: Dimensions) -> ConvTokens:
     return ConvTokens("", Conv("patch_embedding", c.num_channels, c.hidden_size, kernel, kernel))
 
 
-def _layers(c: Dimensions) -> Block:
-    mixer = attention(
-        c, "self_attn", out="out_proj", rotary_dim=c.hidden_size // c.num_attention_heads, formula="qwen-vision"
-    )
+def _layers(c: Dimensions, formula: str = "qwen-vision") -> Block:
+    dim = c.hidden_size // c.num_attention_heads
+    mixer = attention(c, "self_attn", out="out_proj", rotary_dim=dim, formula=formula)
     norms = layer_norms(c, "layer_norm1", "layer_norm2")
     return repeat("layers", c.num_hidden_layers, encoder_layer(mixer, mlp(c), norms))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from memcalc.blocks.base import Block, Sequence, Stack, Unused
+from memcalc.blocks.base import Block, Param, Sequence, Stack, Unused
 from memcalc.blocks.basic import Embedding, Raw
 from memcalc.dataclass import dataclass
 
@@ -134,6 +134,31 @@ class PooledTokens(Block):
 @dataclass(frozen=True, slots=True)
 class SecondGates(Block):
     """The first half of the channels times silu of the second (Aya Vision)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedAlways(Block):
+    """Every layer of the text has a mask, also where a batch holds no images (Gemma 4 unified)."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitRows(Block):
+    """Every token divided by its length (ColPali)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probabilities(Block):
+    """A softmax over the channels, of tokens that are to be words (Ovis 2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class VisualWords(Raw):
+    """A table [words, width] of whose rows every token is a mixture; the last `marks` rows stand around images (Ovis 2)."""
+
+    marks: int = 0
+
+    def own(self) -> tuple[Param, ...]:  # noqa: D102
+        return (Param("weight", self.shape),)
 
 
 @dataclass(frozen=True, slots=True)

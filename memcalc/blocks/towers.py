@@ -68,6 +68,13 @@ class MeanOfFrames(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class AxesRotary(Block):
+    """Tables that rotate patches by frames, rows and columns: of a head's `dim` channels a third each (MiniMax M3)."""
+
+    dim: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class EachGrid(Sequence):
     """Blocks that run for the patches of one image after the other, which lie in one row; a copy puts them together."""
 
@@ -80,5 +87,22 @@ class Squares(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class FilledSquares(Block):
+    """Tokens of a square map, filled up to a multiple, of which `stride` x `stride` become one, side by side (Ovis 2)."""
+
+    stride: int = 2
+
+
+@dataclass(frozen=True, slots=True)
 class ShrunkGrid(Block):
     """Every image's patches as a map, resized to as many as its tokens are; all in one row again (VideoLLaMA 3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class AxesTable(Raw):
+    """A table [places, 2, width]: to each patch the rows of its two places are added, to what fills up none (Gemma 4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unfilled(Block):
+    """The tokens of all images without those that fill up, picked out by a copy."""

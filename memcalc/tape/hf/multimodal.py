@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.multimodal import (
     Images,
+    MaskedAlways,
     Matrix,
     PackedCrops,
     PooledTokens,
+    Probabilities,
     ReadsImages,
     SecondGates,
     Sounds,
+    UnitRows,
     Unseen,
+    VisualWords,
 )
 from memcalc.tape import functions as f
 from memcalc.tape.functions import maps
@@ -144,6 +148,35 @@ def second_gates(_: Tape, block: SecondGates, x: Value, around: Around) -> Value
     """AyaVisionMultiModalProjector.forward: act(gate) * x."""
     first, gate = f.chunk(x, 2)
     return f.mul(f.silu(gate), first)
+
+
+@rule(Probabilities)
+def probabilities(_: Tape, __: Probabilities, x: Value, around: Around) -> Value:
+    """Ovis2VisionModel.forward, tokenize_function softmax."""
+    return f.softmax(x)
+
+
+@rule(VisualWords)
+def visual_words(t: Tape, block: VisualWords, x: Value, around: Around) -> Value:
+    """Ovis2Model.get_image_features: zeros for the words around images, whose rows are looked up, too, for its output."""
+    table = t.weight("weight", block.shape)
+    x = f.cat((x, t.new((*x.shape[:-1], block.marks), x.dtype)))
+    out = f.matmul(x, table)
+    t.held.append(f.embedding(t.new((block.marks,), "int64"), table))
+    return out
+
+
+@rule(MaskedAlways)
+def masked_always(_: Tape, __: MaskedAlways, x: Value, around: Around) -> Value:
+    """Gemma4UnifiedModel.forward: which tokens are of one image is told, if only that none is."""
+    around.sighted = True
+    return x
+
+
+@rule(UnitRows)
+def unit_rows(_: Tape, __: UnitRows, x: Value, around: Around) -> Value:
+    """ColPaliForRetrieval.forward: embeddings / embeddings.norm(dim=-1, keepdim=True)."""
+    return f.div(x, f.vector_norm(x, -1))
 
 
 @rule(Matrix)

@@ -71,7 +71,7 @@ def masks(t: Tape, mixers: list[Attention | Mla], x: Value, seq: int, around: Ar
     if around.sighted:
         eagerly = attention == "eager"
         made = [window for window in around.masks if window or around.sighted != "windows"]
-        around.masks |= {window: built(t, batch, seq, seq, x.dtype, eager=eagerly) for window in made}
+        around.masks |= {window: _of_each(t, built(t, batch, seq, seq, x.dtype, eager=eagerly)) for window in made}
     if formula in _BLOCKED and isinstance(first, Attention):
         around.masks[0] = _BLOCKED[formula](t, first, x)
     if formula == "fsmt" and isinstance(first, Attention):
@@ -80,6 +80,11 @@ def masks(t: Tape, mixers: list[Attention | Mla], x: Value, seq: int, around: Ar
         around.masks[0] = triangle(t, first, x)
     if isinstance(first, Attention) and first.padded and not around.masks[first.window]:
         around.masks[first.window] = made_anyway(t, first, x, seq)
+
+
+def _of_each(t: Tape, mask: Value) -> Value:
+    """A mask that differs from sequence to sequence, by where their images are (blockwise_overlay)."""
+    return t.new(mask.shape, mask.dtype)
 
 
 _BLOCKED = {"longt5-local": local_mask, "big-bird": block_mask}  # masks of blocks, made once for all layers

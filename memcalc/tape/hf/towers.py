@@ -7,21 +7,27 @@ from typing import TYPE_CHECKING, cast
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.towers import (
+    AxesRotary,
+    AxesTable,
     ComplexRotary,
     EachGrid,
     EachImage,
     FilledRows,
+    FilledSquares,
     ShrunkGrid,
     Squares,
+    Unfilled,
     UnfoldedPatches,
     WithoutLast,
 )
 from memcalc.tape import functions as f
 from memcalc.tape.functions import maps
-from memcalc.tape.hf.attention import attend, project
+from memcalc.tape.hf.attention import attend, flash, project
 from memcalc.tape.hf.basic import asking
 from memcalc.tape.hf.latent import complex_rotated
 from memcalc.tape.hf.masks import filled_mask
+from memcalc.tape.hf.pictures import apart
+from memcalc.tape.hf.rotary import rotate_half
 from memcalc.tape.rules import Around, inside, rule, run
 
 if TYPE_CHECKING:
@@ -129,6 +135,17 @@ def squares(_: Tape, block: Squares, x: Value, around: Around) -> Value:
     return f.reshape(f.transpose(x, 2, 3), -1, merge**2 * width)
 
 
+@rule(FilledSquares)
+def filled_squares(_: Tape, block: FilledSquares, x: Value, around: Around) -> Value:
+    """Ovis2VisionModel.forward: zeros behind the tokens, a copy also where there are none, as many more as a side lacks."""
+    images, tokens, width = x.shape
+    side, stride = isqrt(tokens), block.stride
+    whole = -(-side // stride) * stride
+    x = f.clone(x) if whole == side else f.pad(x, 1, whole**2 - tokens)
+    x = f.reshape(x, images, whole // stride, stride, whole // stride, stride, width)
+    return f.reshape(f.permute(x, 0, 1, 3, 2, 4, 5), images, -1, stride**2 * width)
+
+
 @rule(ShrunkGrid)
 def shrunk_grid(_: Tape, block: ShrunkGrid, x: Value, around: Around) -> Value:
     """VideoLlama3VisionModel.pixel_unshuffle, of images, none of whose patches are merged."""
@@ -139,3 +156,58 @@ def shrunk_grid(_: Tape, block: ShrunkGrid, x: Value, around: Around) -> Value:
         picture = maps.interpolate(picture, (rows, columns))
         found.append(f.reshape(f.permute(picture, 0, 2, 3, 1), -1, width))
     return f.cat(found, 0)
+
+
+@rule(AxesTable)
+def axes_table(t: Tape, block: AxesTable, x: Value, around: Around) -> Value:
+    """Gemma4UnifiedVisionEmbedder.forward: both axes' rows of every patch, times whether it is there, summed."""
+    (_rows, axes, width), (images, patches) = block.shape, x.shape[:2]
+    table = t.weight("", block.shape)
+    where, there = t.new((images, patches, axes), "int64"), t.new((images, patches, axes, 1), table.dtype)
+    found = f.index(table, where, (images, patches, axes, width))
+    places = f.total(f.mul(found, there), -2)
+    x = f.add(x, places)
+    del where, there, found
+    return x
+
+
+@rule(Unfilled)
+def unfilled(t: Tape, _: Unfilled, x: Value, around: Around) -> Value:
+    """Gemma4UnifiedModel.get_image_features: pooler_output[non_pad_mask]."""
+    count = x.shape[0] * x.shape[1]
+    return f.index(x, t.new((count, 2), "int64"), (count, x.shape[2]))
+
+
+@rule(AxesRotary)
+def axes_rotary(t: Tape, block: AxesRotary, x: Value, around: Around) -> Value:
+    """MiniMaxM3VLVisionRotaryEmbedding.forward: tables [patches, 6 * (dim // 6)], cast to the dtype of the patches."""
+    patches, sixth = x.shape[0], block.dim // 6
+    around.named.append(t.new((patches, 3), "int64"))
+    with t.no_grad():
+        angles = f.mul(t.new((patches, 3, 1), "fp32"), t.given((1, 1, sixth), "fp32", ".inv_freq"))
+        halves = [f.reshape(f.scale(f.scale(angles)), patches, 3 * sixth) for _ in range(2)]
+        cos, sin = (f.cat([half] * 2) for half in halves)
+        around.rotary = f.to(cos, x.dtype), f.to(sin, x.dtype)
+    return x
+
+
+@rule(Attention, "minimax-vision")
+def minimax_attention(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """MiniMaxM3VLVisionAttention.forward: rotated without a cast, joined by a copy to the channels that are not."""
+    patches = x.shape[0]
+    q, k, v = (f.reshape(run(t, part, x, around), patches, block.heads, -1) for part in (block.q, block.k, block.v))
+    assert around.rotary and around.grid  # noqa: S101, PT018 - its tower has made them
+    q, k = _partly_turned(q, k, around.rotary)
+    q, k, v = (f.unsqueeze(f.transpose(part, 0, 1), 0) for part in (q, k, v))
+    out = flash(t, q, k, v) if t.setting.attention == "flash" else f.cat(apart(t, block, (q, k, v), around), 1)
+    return run(t, block.out, f.contiguous(f.reshape(out, patches, -1)), around)
+
+
+def _partly_turned(q: Value, k: Value, tables: tuple[Value, Value]) -> tuple[Value, Value]:
+    """apply_rotary_pos_emb_vision (modeling_minimax_m3_vl.py)."""
+    cos, sin = (f.unsqueeze(table, 1) for table in tables)
+    width, rest = cos.shape[-1], q.shape[-1] - cos.shape[-1]
+    (q_rot, q_pass), (k_rot, k_pass) = f.split(q, (width, rest)), f.split(k, (width, rest))
+    q_rot = f.add(f.mul(q_rot, cos), f.mul(rotate_half(q_rot), sin))
+    k_rot = f.add(f.mul(k_rot, cos), f.mul(rotate_half(k_rot), sin))
+    return f.cat((q_rot, q_pass)), f.cat((k_rot, k_pass))
