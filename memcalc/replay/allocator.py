@@ -241,17 +241,27 @@ class CachingAllocator:
 
     def several(self, sizes: Iterable[int]) -> list[Block]:
         """A block for each, one after the other."""
-        return [self.malloc(size) for size in sizes]
+        wanted = list(sizes)
+        if len(wanted) < MANY:
+            return [self.malloc(size) for size in wanted]
+        made = [END] * len(wanted)
+        self.follow(parted(list(range(len(wanted))), wanted), wanted, made)
+        return made
 
     def free(self, *blocks: Block) -> None:
         """Give blocks back, one after the other."""
-        alike = Counter(blocks) if len(blocks) >= MANY else {}
-        if alike and all(block.pool.wholes.get(block.size) is block for block in alike):
+        if len(blocks) < MANY:
+            for block in blocks:
+                block.pool.give(block)
+            return
+        alike = Counter(blocks)
+        if all(block.pool.wholes.get(block.size) is block for block in alike):
             for block, count in alike.items():
                 block.pool.lay(block.size, count)
             return
-        for block in blocks:
-            block.pool.give(block)
+        pools = [block.pool for block in blocks]
+        deaths = [[~number for number, own in enumerate(pools) if own is pool] for pool in (self.small, self.large)]
+        self.follow(Parted(*deaths), (), list(blocks))
 
     def follow(self, moves: Parted, sizes: Sequence[int], alive: list[Block]) -> None:
         """Births and deaths, in turn within each pool."""

@@ -98,11 +98,12 @@ class Record:
         numbers, lanes = self.numbers, self.lanes
         for event in events:
             storage = event if event >= 0 else ~event
-            if storage in numbers:
-                run[lanes[storage]].append(numbers[storage] if event >= 0 else ~numbers[storage])
-            else:
+            number = numbers.get(storage)
+            if number is None:
                 found.append((run, storage))
                 run = defaultdict(list)
+            else:
+                run[lanes[storage]].append(number if event >= 0 else ~number)
         return [*found, (run, -1)]
 
     @property

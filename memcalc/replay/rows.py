@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from memcalc.replay.allocator import Pool
@@ -151,7 +152,7 @@ class Lines:
     def flat(self) -> dict[Lane, list[int]]:
         """All moves of each lane."""
         self.cut()
-        return {lane: [move for row in rows for move in row.all] for lane, rows in self.rows.items()}
+        return {lane: list(chain.from_iterable(row.all for row in rows)) for lane, rows in self.rows.items()}
 
     def streams(self, *, once: bool) -> dict[int, Stream]:
         """The rows of each stream; `once` if of the deaths of a birth the first alone counts."""
