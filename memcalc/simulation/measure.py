@@ -20,7 +20,7 @@ from memcalc.tape.weights import Weights
 from memcalc.timeline import Timeline, timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Container, Iterable
 
     from memcalc.model import Model
     from memcalc.optimizers import Optimizer
@@ -130,9 +130,9 @@ class _Step:
 def _told(step: _Step, recording: Recording, always: int) -> Replay:
     """What the allocator is replayed from, with `always` bytes there all along."""
     strategy, setting, inner, local = step.strategy, step.setting, step.inner, step.local
-    learning = [] if "optimizer_states" in strategy.offloaded else layer_by_layer(_trained(local.states))
+    weights, learning = _in_layers(local, strategy.offloaded)
     trained = [held(tensor, step.optimizer, setting) for tensor in learning]
-    there, grows = _there(local, setting, strategy, recording.inputs), setting.expandable_segments
+    there, grows = _there(local, weights, setting, strategy, recording.inputs), setting.expandable_segments
     adds = inner.accumulating and local.accumulated is None
     earlier = _earlier(recording, lambda: step.recorded(replace(inner, accumulating=False)), adds=adds)
     opening = step.recorded(replace(inner, starting=True)) if inner.spends else None
@@ -183,12 +183,18 @@ def _begun(strategy: Strategy, local: Local, stored: Callable[[Tensor], str], re
     )
 
 
+def _in_layers(local: Local, offloaded: Container[str]) -> tuple[list[Tensor], list[Tensor]]:
+    """The weights that a rank keeps, layer by layer, and what it steps over on the device: often the same."""
+    kept, states = layer_by_layer(local.weights), [] if "optimizer_states" in offloaded else _trained(local.states)
+    return kept, kept if states == list(local.weights) else layer_by_layer(states)
+
+
 def _there(
-    local: Local, setting: Setting, strategy: Strategy, inputs: Iterable[tuple[int, int]]
+    local: Local, kept: list[Tensor], setting: Setting, strategy: Strategy, inputs: Iterable[tuple[int, int]]
 ) -> list[tuple[int, int]]:
     """What the allocator holds before the strategy begins: (bytes of a tensor, how many like it), the inputs last."""
     stored, offloaded = storage(setting), strategy.offloaded
-    weights = [] if "weights" in offloaded else _each_of(layer_by_layer(local.weights), stored)
+    weights = [] if "weights" in offloaded else _each_of(kept, stored)
     masters = [] if "master_weights" in offloaded else _masters(local.states, setting)
     own = local.accumulated is not None and not strategy.rebuilt(local, stored)[0]
     gradients = _accumulated(local, setting) if own else []
