@@ -108,7 +108,7 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # it unwraps itself; its local operations come back here
-        if func is torch.ops._c10d_functional.wait_tensor.default:
+        if func is torch.ops._c10d_functional.wait_tensor.default:  # noqa: SLF001 - its only name
             return args[0]  # on a device it is the same tensor
         out = func(*args, **(kwargs or {}))
         for leaf in () if self.paused else tree_iter(out):
