@@ -55,6 +55,11 @@ class SetDetector(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class TableDetector(SetDetector):
+    """The same that makes positions for every map anew, and holds on to them all (Table Transformer)."""
+
+
+@dataclass(frozen=True, slots=True)
 class LooksFinite(Block):
     """A look whether all of x is finite."""
 
