@@ -22,7 +22,7 @@ from memcalc.errors import RunInvalid
         ("deformable_detr", {"decoder_layers": 0}, "one at least"),
         ("detr", {"position_embedding_type": "learned"}, "sinusoids"),
         ("table-transformer", {"position_embedding_type": "learned"}, "sinusoids"),
-        ("table-transformer", {"decoder_attention_heads": 7}, "must be divisible by num_heads (got 256 and 7)"),
+        ("table-transformer", {"decoder_attention_heads": 7}, "embed_dim must be divisible by num_heads"),
         ("pvt_v2", {"linear_attention": True}, "linear attention"),
         ("rt_detr_v2", {"decoder_method": "discrete"}, "bilinearly"),
         ("rt_detr", {"backbone_config": {"model_type": "swin"}}, "a backbone of the type 'swin'"),
