@@ -59,7 +59,7 @@ def ernie4_5_vl_moe_vision(c: Dimensions) -> Model:
 def ernie4_5_vl_moe_text(c: Dimensions) -> Model:
     """ERNIE 4.5's layers with two mixtures each, of which a batch of text alone meets the first, and one shared MLP."""
     bias = bool(c.use_bias)
-    mixer = attention(c.but(position_axes=3), bias=bias, dropout=0.0, rotation="pairs-fp32", rotary_fp32=True)
+    mixer = attention(c.but(position_axes=3), bias=bias, dropout=0.0, rotation="spread", rotary_fp32=True)
     feeds = {"sparse": _mixture(c), "dense": gated_mlp(c, bias=bias)}
     kinds = per_layer(c, "mlp_layer_types", ["dense", *["sparse"] * (c.num_hidden_layers - 1)])
     return decoder(c, interleaved("layers", kinds, lambda kind: pre_norm_layer(c, mixer, feeds[kind])))

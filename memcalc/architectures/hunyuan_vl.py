@@ -31,7 +31,7 @@ def hunyuan_vl_text(c: Dimensions) -> Model:
     """Hunyuan's dense decoder, rotated in fp32."""
     q, k = rms("query_layernorm", head_dim(c)), rms("key_layernorm", head_dim(c))
     mixer = attention(
-        c.but(position_axes=4), bias=bool(c.attention_bias), q_norm=q, k_norm=k, rotation="fp32", formula="hunyuan"
+        c.but(position_axes=4), bias=bool(c.attention_bias), q_norm=q, k_norm=k, rotation="fp32-all", formula="hunyuan"
     )
     return decoder(c, repeat("layers", c.num_hidden_layers, pre_norm_layer(c, mixer, gated_mlp(c))))
 

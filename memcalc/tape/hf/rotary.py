@@ -73,6 +73,8 @@ def rotate(block: Attention, q: Value, k: Value, tables: Tables) -> tuple[Value,
             return by_pairs_spread(q, k, tables)
         case "fp32":
             return rotated_in_fp32(q, k, tables)
+        case "fp32-all":
+            return rotated_all_in_fp32(q, k, tables)
         case "joined":
             return rotated_part(q, k, tables, block.rotary_dim, lasting=True)
         case _:
@@ -113,6 +115,14 @@ def rotated_in_fp32(q: Value, k: Value, tables: Tables) -> tuple[Value, Value]:
     """ModernBERT's apply_rotary_pos_emb: queries and keys in fp32, cast for each product (modeling_modernbert.py)."""
     cos, sin = (f.unsqueeze(table, 1) for table in tables)
     q_embed, k_embed = (f.add(f.mul(f.to(x, "fp32"), cos), f.mul(rotate_half(f.to(x, "fp32")), sin)) for x in (q, k))
+    return f.to(q_embed, q.dtype), f.to(k_embed, k.dtype)
+
+
+def rotated_all_in_fp32(q: Value, k: Value, tables: Tables) -> tuple[Value, Value]:
+    """HunyuanVL's apply_rotary_pos_emb: queries, keys and tables in fp32, cast once (modeling_hunyuan_vl.py)."""
+    wide = f.to(q, "fp32"), f.to(k, "fp32")
+    cos, sin = (f.to(f.unsqueeze(table, 1), "fp32") for table in tables)
+    q_embed, k_embed = (f.add(f.mul(x, cos), f.mul(rotate_half(x), sin)) for x in wide)
     return f.to(q_embed, q.dtype), f.to(k_embed, k.dtype)
 
 
