@@ -14,19 +14,46 @@ from memcalc.tape.values import SMALL
 @pytest.mark.parametrize("times", [1, 2, 3, 57, 1000])
 def test_turns_that_come_again_take_as_much(sizes: list[int], times: int) -> None:
     requests = [size * MIB for size in sizes]
-    one, all_of = (Segments(requests, SMALL, [4 * MIB]) for _ in range(2))
+    one, all_of = (Segments(requests, SMALL, {4 * MIB: 1}) for _ in range(2))
     for size in requests * times:
         one.take(size)
     all_of.turns(times)
     assert all_of.reserved == one.reserved
-    assert all_of.rests == one.rests
+    assert all_of.there == one.there
+
+
+@pytest.mark.parametrize("sizes", [[6, 6, 3, 3], [12, 12, 6, 6], [3, 2], [7], [19], [9, 5, 2, 11], [5, 5, 26, 26, 26]])
+@pytest.mark.parametrize("waiting", [{5: 300, 26: 40}, {12: 9, 13: 70}, {2: 1, 3: 400, 6: 11, 40: 33}, {100: 60}])
+def test_what_waits_is_taken_until_it_gives_out(sizes: list[int], waiting: dict[int, int]) -> None:
+    requests, pieces = [size * MIB for size in sizes], {size * MIB: count for size, count in waiting.items()}
+    one, all_of = (Segments(requests, SMALL, pieces) for _ in range(2))
+    for size in requests * 200:
+        one.take(size)
+    all_of.turns(200)
+    assert all_of.reserved == one.reserved
+    assert all_of.there == one.there
+
+
+def test_turns_that_take_of_the_same_sizes_are_one() -> None:
+    """126 turns of 2 of 128 MiB and 3 of 416: two turns show what all but the last do."""
+    taken = []
+
+    class Watched(Segments):
+        def take(self, size: int) -> None:
+            taken.append(size)
+            super().take(size)
+
+    segments = Watched([128 * MIB] * 2 + [416 * MIB] * 3, SMALL, {208 * MIB: 506, 416 * MIB: 378, 512 * MIB: 2})
+    segments.turns(126)
+    assert (segments.reserved, segments.there) == (0, {208 * MIB: 254, 80 * MIB: 252, 512 * MIB: 2})
+    assert len(taken) == 3 * 5
 
 
 def test_three_blocks_of_six_in_a_segment_of_twenty() -> None:
-    segments = Segments([6 * MIB], SMALL, [])
+    segments = Segments([6 * MIB], SMALL, {})
     segments.turns(301)
     assert segments.reserved == 101 * 20 * MIB
-    assert segments.rests == {2 * MIB: 100, 14 * MIB: 1}
+    assert segments.there == {2 * MIB: 100, 14 * MIB: 1}
 
 
 @pytest.mark.parametrize("kind", [CachingAllocator, ExpandableAllocator])
