@@ -25,7 +25,8 @@ class Attention(Block):
       (layers of different bases have their own; "each …": one for every sequence), left in fp32 where `rotary_fp32`.
       `rotation` is how: by halves, or so in fp32 ('fp32-all': the tables, too); by neighbouring pairs, with the tables
       spread out for every use ('pairs', GLM; 'pairs-whole' where no other channels are joined to them, Helium;
-      'pairs-joined' with tables made so, GLM-4V), all of it in fp32 ('pairs-fp32', Ernie) or with tables made so and in fp32 ('spread', Cohere); by halves,
+      'pairs-joined' with tables made so, GLM-4V), all of it in fp32 ('pairs-fp32', Ernie) or with tables made so and in
+      fp32 ('spread', Cohere); by halves,
       joined by a copy to the other channels even where there are none ('joined', Nemotron); by tables that every layer
       keeps for itself ('own', GPT-J).
     * What a query sees: `window` limits how far. `cross` reads keys and values from another sequence. `padded` where it is
