@@ -110,6 +110,8 @@ def _check_heads(c: Dimensions, *, whole: bool) -> None:
 
 def build(model_type: str, given: Mapping[str, Any], source: str = "the model") -> Model:
     """The model that a config.json of this type describes; UnknownName where no architecture has the type."""
+    if model_type in ELSEWHERE:
+        raise fault("model.model_type", f"{model_type}: {ELSEWHERE[model_type]}")
     if not has("architectures", model_type):
         raise UnknownName("architecture", model_type, model_types(), _OTHERWISE)
     known = dimensions(model_type, given, source)
@@ -143,6 +145,10 @@ def type_of_class(name: str) -> str | None:
 
 _HEAD = re.compile(r"(for[a-z]+|lmheadmodel|doubleheadsmodel|encodermodel|withprojection|model)+$", re.IGNORECASE)
 
+
+# types whose modules another library has, and what to give in their place
+_TIMM = "timm has its own modules, which are not followed; transformers' class of the same network is: vit, deit, convnext, …"
+ELSEWHERE = {"timm_wrapper": _TIMM, "timm_backbone": _TIMM}
 
 _OTHERWISE = "memcalc models --architectures; or describe the model inline, as model: {blocks: [...]}"
 

@@ -23,6 +23,7 @@ from memcalc.errors import RunInvalid
         ("detr", {"position_embedding_type": "learned"}, "sinusoids"),
         ("table-transformer", {"position_embedding_type": "learned"}, "sinusoids"),
         ("table-transformer", {"decoder_attention_heads": 7}, "embed_dim must be divisible by num_heads"),
+        ("timm_wrapper", {"architecture": "resnet50"}, "timm has its own modules"),
         ("pvt_v2", {"linear_attention": True}, "linear attention"),
         ("rt_detr_v2", {"decoder_method": "discrete"}, "bilinearly"),
         ("rt_detr", {"backbone_config": {"model_type": "swin"}}, "a backbone of the type 'swin'"),
