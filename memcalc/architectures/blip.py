@@ -47,7 +47,10 @@ def blip2_vision(c: Dimensions) -> Model:
 def _vision(c: Dimensions, formula: str) -> Model:
     table = Positions("position_embedding", (1, grid(c) + 1, c.hidden_size))
     start = sequence(
-        patches(c, "patch_embedding"), Prefix("class_embedding", (1, 1, c.hidden_size)), table, name="embeddings"
+        patches(c, "patch_embedding", looked=1),
+        Prefix("class_embedding", (1, 1, c.hidden_size)),
+        table,
+        name="embeddings",
     )
     hidden, heads = c.hidden_size, c.num_attention_heads
     mixer = Attention(

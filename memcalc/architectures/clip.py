@@ -116,7 +116,7 @@ def clip_text_tower(c: Dimensions) -> tuple[Block, ...]:
 def clip_vision_tower(c: Dimensions, *, pooled: bool = True) -> tuple[Block, ...]:
     """Patches, a class token, positions, a norm, layers; the class token pooled and normed, for nobody where not `pooled`."""
     start = sequence(
-        patches(c, "patch_embedding", bias=False),
+        patches(c, "patch_embedding", bias=False, looked=1),
         Prefix("class_embedding", (c.hidden_size,)),
         Embedding("position_embedding", grid(c) + 1, c.hidden_size, index="positions"),
         name="embeddings",
@@ -185,7 +185,7 @@ def siglip_vision_tower(c: Dimensions) -> tuple[Block, ...]:
         start: Block = FilledRows("embeddings", (cut, Embedding("position_embedding", c.num_patches, c.hidden_size)))
     else:
         places = Embedding("position_embedding", grid(c), c.hidden_size, index="positions")
-        start = sequence(patches(c, "patch_embedding"), places, name="embeddings")
+        start = sequence(patches(c, "patch_embedding", looked=1), places, name="embeddings")
     after = Norm("post_layernorm", c.hidden_size, "layer")
     return (start, layers(c), after, *((pooling_head(c),) if c.get("vision_use_head", True) else ()))
 

@@ -57,7 +57,7 @@ def git(c: Dimensions) -> Model:
 def git_vision(c: Dimensions) -> Model:
     """CLIP's image tower, whose last norm is of every token."""
     start = sequence(
-        patches(c, "patch_embedding", bias=False), Prefix("class_embedding", (c.hidden_size,)),
+        patches(c, "patch_embedding", bias=False, looked=1), Prefix("class_embedding", (c.hidden_size,)),
         Embedding("position_embedding", grid(c) + 1, c.hidden_size, index="positions"), name="embeddings",
     )  # fmt: skip
     mixer = attention(c, "self_attn", out="out_proj", cut="all", eager_only=True)  # as the text around it

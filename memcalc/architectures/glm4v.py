@@ -66,7 +66,7 @@ def glm4v_vision(c: Dimensions) -> Model:
     """Patches of two frames, a norm, sampled positions, layers, a convolution of squares, a gated merger."""
     hidden, wide, merge = c.hidden_size, c.out_hidden_size, c.spatial_merge_size
     kernel = (c.temporal_patch_size, *pair(c.patch_size))
-    conv = Conv("proj", c.in_channels, hidden, kernel, kernel)
+    conv = Conv("proj", c.in_channels, hidden, kernel, kernel, looked=1)
     side = c.image_size // pair(c.patch_size)[0]
     squares = Conv("downsample", hidden, wide, (merge, merge), merge)
     body = sequence(
@@ -96,7 +96,7 @@ def glm_ocr_vision(c: Dimensions) -> Model:
     hidden, wide, merge = c.hidden_size, c.out_hidden_size, c.spatial_merge_size
     kernel = (c.temporal_patch_size, *pair(c.patch_size))
     conv, squares = (
-        Conv("proj", c.in_channels, hidden, kernel, kernel),
+        Conv("proj", c.in_channels, hidden, kernel, kernel, looked=1),
         Conv("downsample", hidden, wide, (merge, merge), merge),
     )
     body = sequence(

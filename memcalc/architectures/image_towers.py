@@ -53,7 +53,8 @@ def _rms(c: Dimensions, name: str) -> Norm:
 def internvl_vision(c: Dimensions) -> Model:
     """ViT with LayerScale, without biases on queries, keys and values."""
     mask = (mask_token(c, 1, 1),) if c.use_mask_token else ()
-    begin = embeddings(c, prefix={"cls_token": 1}, extra=mask, positions=c.use_absolute_position_embeddings)
+    absolute = c.use_absolute_position_embeddings
+    begin = embeddings(c, prefix={"cls_token": 1}, extra=mask, positions=absolute, looked=1)
     kind: NormKind = "rms" if c.norm_type == "rms_norm" else "layer"
     norms = Norm("layernorm_before", c.hidden_size, kind), Norm("layernorm_after", c.hidden_size, kind)
     mixer = attention(c, "attention", bias=bool(c.attention_bias), out="projection_layer", softmax="scores")

@@ -63,7 +63,7 @@ def mllama_vision(c: Dimensions) -> Model:
     local, far = _layer(c), _layer(c, gated=True)
     places = TilePatchPositions("gated_positional_embedding", ratios + 1, c.max_num_tiles, grid(c) + 1, hidden)
     body = TiledTower("", (
-        patches(c, "patch_embedding", bias=False), _tile_positions(c, "pre", ratios),
+        patches(c, "patch_embedding", bias=False, looked=1), _tile_positions(c, "pre", ratios),
         Prefix("class_embedding", (hidden,)), places, Norm("layernorm_pre", hidden, "layer"),
         sequence(stack("layers", [local] * c.num_hidden_layers, "never"), name="transformer"),
         Norm("layernorm_post", hidden, "layer"), _tile_positions(c, "post", ratios),

@@ -67,7 +67,7 @@ def _patches(c: Dimensions) -> tuple[Block, ...]:
     """The image tower up to its last layer."""
     start, before, layers, *_ = clip_vision_tower(c)
     _, *rest = start.parts()
-    cut = patches(c, "patch_embedding", bias=False, embeds=False)
+    cut = patches(c, "patch_embedding", bias=False, embeds=False, looked=2)
     return Sequence("embeddings", (cut, *rest)), replace(before, name="pre_layernorm"), layers
 
 

@@ -105,7 +105,7 @@ def _deep_visual(c: Dimensions, name: str, deep: Block, merger: Block) -> Model:
 def _visual(c: Dimensions, layers: tuple[Block | None, ...], *, bias: bool, places: Block | None = None) -> Model:
     """Patches of two frames, the layers, and the merger that makes tokens of the text."""
     kernel = (_first(c.temporal_patch_size), *pair(c.patch_size))
-    conv = Conv("proj", c.in_channels, c.hidden_size, kernel, kernel, bias=bias)
+    conv = Conv("proj", c.in_channels, c.hidden_size, kernel, kernel, bias=bias, looked=1)
     cut = sequence(ConvTokens("", conv), name="patch_embed")
     return Model(sequence(cut, places, GridRotary("", c.hidden_size // c.num_heads), *layers), "encoder")
 

@@ -46,7 +46,7 @@ def _embeddings(c: Dimensions) -> PairedImages:
         Sum("", (words, kinds, places)), Norm("LayerNorm", hidden, "layer"), dropout(c), name="text_embeddings"
     )
     parts = (
-        text, Raw("cls_token", (1, 1, hidden)), sequence(patches(c, "projection").blocks[0], name="patch_embeddings"),
+        text, Raw("cls_token", (1, 1, hidden)), sequence(patches(c, "projection", looked=1).blocks[0], name="patch_embeddings"),
         Raw("position_embeddings", (1, grid(c) + 1, hidden)),
         Embedding("token_type_embeddings", c.modality_type_vocab_size, hidden, index="types"),
         *given(dropout(c)),

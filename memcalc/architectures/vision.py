@@ -36,21 +36,26 @@ def image(c: Dimensions) -> tuple[int, ...]:
     return (c.get("num_channels") or 3, *pair(c.image_size)) if "image_size" in c else ()
 
 
-def patches(c: Dimensions, name: str, width: int = 0, *, bias: bool = True, embeds: bool = True) -> Sequence:
+def patches(
+    c: Dimensions, name: str, width: int = 0, *, bias: bool = True, embeds: bool = True, looked: int = 0
+) -> Sequence:
     """The image cut into patches by a convolution of stride = kernel = patch size, each patch a token."""
-    kernel = pair(c.patch_size)
-    conv = Conv(name, c.get("num_channels") or 3, width or c.hidden_size, kernel, kernel, bias=bias, embeds=embeds)
+    kernel, inputs = pair(c.patch_size), c.get("num_channels") or 3
+    conv = Conv(name, inputs, width or c.hidden_size, kernel, kernel, bias=bias, embeds=embeds, looked=looked)
     return sequence(conv, Flatten(""))
 
 
 def embeddings(
-    c: Dimensions, *, prefix: dict[str, int], extra: tuple[Block, ...] = (), positions: bool = True
+    c: Dimensions, *, prefix: dict[str, int], extra: tuple[Block, ...] = (), positions: bool = True, looked: int = 0
 ) -> Sequence:
-    """ViT's embeddings: patches, `prefix` ({name: how many} learned tokens before them), positions for them all."""
+    """ViT's embeddings: patches, `prefix` ({name: how many} learned tokens before them), positions for them all.
+
+    `looked` is that of their convolution.
+    """
     count = grid(c) + sum(prefix.values())
     tokens = [Prefix(name, (1, number, c.hidden_size)) for name, number in prefix.items()]
     table = Positions("position_embeddings", (1, count, c.hidden_size)) if positions else None
-    cut = sequence(patches(c, "projection"), name="patch_embeddings")
+    cut = sequence(patches(c, "projection", looked=looked), name="patch_embeddings")
     return sequence(cut, *extra, *tokens, table, dropout(c), name="embeddings")
 
 

@@ -64,7 +64,9 @@ def _vit(c: Dimensions, prefix: str, tokens: dict[str, int], pooled: Sequence | 
     masked = class_name(c).endswith("ForMaskedImageModeling")
     mask = (MaskedPatches("mask_token", (1, 1, c.hidden_size)),) if masked else ()
     layers = repeat("layers", c.num_hidden_layers, vit_layer(c))
-    body = sequence(embeddings(c, prefix=tokens, extra=mask), layers, Norm("layernorm", c.hidden_size, "layer"))
+    body = sequence(
+        embeddings(c, prefix=tokens, extra=mask, looked=3), layers, Norm("layernorm", c.hidden_size, "layer")
+    )
     if masked:
         return pixel_decoder(c, Sequence(prefix, body.blocks), around=(1, len(tokens) - 1))
     if class_name(c) == "DeiTForImageClassificationWithTeacher":
@@ -151,7 +153,7 @@ def dinov2(c: Dimensions) -> Model:
     """ViT with LayerScale, and with registers in the later release (Oquab et al. 2023; Darcet et al. 2024)."""
     registers = int(c.get("num_register_tokens") or 0)
     mask = (mask_token(c, 1),) if c.get("use_mask_token", True) else ()
-    begin = embeddings(c, prefix={"cls_token": 1}, extra=mask)
+    begin = embeddings(c, prefix={"cls_token": 1}, extra=mask, looked=1)
     if "num_register_tokens" in c:  # put between class and patches, after the positions
         begin = Sequence("embeddings", (*begin.blocks, Prefix("register_tokens", (1, registers, c.hidden_size))))
     layer = encoder_layer(
@@ -180,7 +182,7 @@ def gated(c: Dimensions, width: int, activation: str, *, bias: bool) -> Mlp:
 def dinov3(c: Dimensions) -> Model:
     """ViT with rotary positions, registers and LayerScale (Siméoni et al. 2025)."""
     begin = sequence(
-        mask_token(c, 1, 1), patches(c, "patch_embeddings"),
+        mask_token(c, 1, 1), patches(c, "patch_embeddings", looked=2),
         Prefix("cls_token", (1, 1, c.hidden_size)),
         Prefix("register_tokens", (1, c.num_register_tokens, c.hidden_size)), name="embeddings",
     )  # fmt: skip

@@ -115,7 +115,8 @@ class Conv(Block):
     """A convolution with weight [outputs, inputs / groups, *kernel] over 1, 2 or 3 axes.
 
     `transposed` enlarges the map (nn.ConvTranspose2d): weight [inputs, outputs / groups, *kernel]. `embeds` where the
-    library takes it for the input embedding, whose output adapters under checkpointing make ask for a gradient.
+    library takes it for the input embedding, whose output adapters under checkpointing make ask for a gradient. `looked` is
+    how many modules further out the one is whose forward looks at its weight before it runs (0: none does).
     """
 
     role: ClassVar[str] = "conv"
@@ -129,6 +130,7 @@ class Conv(Block):
     dilation: int = 1
     transposed: bool = False
     embeds: bool = False
+    looked: int = 0
 
     def own(self) -> tuple[Param, ...]:  # noqa: D102
         first, second = (self.inputs, self.outputs) if self.transposed else (self.outputs, self.inputs)

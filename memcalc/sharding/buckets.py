@@ -6,110 +6,22 @@ reduce_ipg_grads, average_tensor, allreduce_and_scatter, copy_grads_in_partition
 
 from __future__ import annotations
 
-import re
-from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from memcalc.dtypes import BITS
 from memcalc.sharding.flat import Piece
-from memcalc.sharding.marks import Marking, by_place, places
 from memcalc.sharding.repeating import Repeats
-from memcalc.tape.laid import Laid, Stream
 from memcalc.tape.values import rounded
-from memcalc.timeline.overlay import alike
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
-    from memcalc.sharding.flat import ByLayer, Flat
-    from memcalc.sharding.marks import Mark, Place
+    from memcalc.sharding.flat import Flat
     from memcalc.sharding.zero12 import ZeroOneTwo
     from memcalc.tape.laid import Part
-    from memcalc.tape.recorder import Tape
-    from memcalc.tape.step import Recording
 
-Found: TypeAlias = "tuple[Mark, ByLayer, list[Piece]]"  # with the gradients of each layer, or else these
 DOUBLE = 8  # bytes of an element of a norm
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
-
-
-class Bucketing(Marking):
-    """Notes when gradients are there; what the buckets make of them is laid over the log. `ties`: names that share another's."""
-
-    def __init__(self, tape: Tape, strategy: ZeroOneTwo, flat: Flat, ties: Mapping[str, str]) -> None:
-        super().__init__(tape, takes=strategy.reduces_at_once)
-        self.strategy, self.flat, self.ties = strategy, flat, ties
-
-    def laid(self, recording: Recording) -> Recording:
-        """The step's gradients through the buckets, one after the other."""
-        reducer = Reducer(self.strategy, self.flat)
-        overlay: dict[int, list[Laid]] = {}
-        told = self.marks if self.strategy.reduces_at_once or reducer.widens else [*self._first(), self.marks[-1]]
-        found, repeats = self._found(recording, told), Repeats[list[Laid]](reducer)
-        for number, (place, layer) in enumerate(places(recording)):
-            own = [(mark, by_layer.get(layer, every)) for mark, by_layer, every in found.get(place, ())]
-            if len(own) > 1:
-                pieces = [piece for _, pieces in own for piece in pieces]
-                laid = repeats.of(place, pieces, partial(_laid, reducer, own))
-            else:
-                laid = _laid(reducer, own)
-            if laid:
-                overlay[number] = laid
-        sent = dict.fromkeys(nbytes for part, nbytes in reducer.made if part == "temporary" and nbytes > 0)
-        moves = tuple(
-            move for number, nbytes in enumerate(sent) for move in (nbytes, ~number)
-        )  # each goes before the next
-        return replace(recording, overlay=alike(overlay), pools=(Stream(moves),))
-
-    def _found(self, recording: Recording, marks: Iterable[Mark]) -> dict[Place, list[Found]]:
-        """The marks of each stretch of the record with the gradients that they may be of."""
-        within = [stack.path for stack in recording.stacks if _NUMBER.search(stack.path)]
-        own = {mark.name: self.ties.get(mark.name, mark.name) for mark in marks if mark.kind == "gradient"}
-        known = {name: self.flat.found(tensor, depth(tensor, within)) for name, tensor in own.items()}
-        nothing: tuple[ByLayer, list[Piece]] = {}, []
-        stretches = by_place(marks).items()
-        return {place: [(mark, *known.get(mark.name, nothing)) for mark in there] for place, there in stretches}
-
-    def _first(self) -> list[Mark]:
-        """When the first gradient is there: where the end of the backward pass is waited for the others say nothing."""
-        return [mark for mark in self.marks if mark.kind == "gradient"][:1]
-
-
-def _laid(reducer: Reducer, own: Iterable[tuple[Mark, list[Piece]]]) -> list[Laid]:
-    """What the reducer makes of the marks of a slice, each with the gradients that are there."""
-    laid: list[Laid] = []
-    for mark, pieces in own:
-        before, at = len(reducer.made), mark.at
-        if mark.kind == "gradient":
-            reducer.gradient(pieces)
-        elif mark.kind == "end":
-            reducer.end()
-        here = reducer.made[before:]
-        # a gradient with storage of its own stays: its own death, the next event, is made good behind it
-        early = len(here) - (new_at_the_end(here) if mark.kind == "gradient" and reducer.own else 0)
-        laid += [*_at(at, here[:early]), *_at(at + 1, here[early:])]
-    return laid
-
-
-def _at(at: int, made: list[tuple[Part, int]]) -> list[Laid]:
-    """What is made there, in order; the same of what comes again."""
-    known = {item: Laid(at, *item) for item in set(made)}
-    return [known[item] for item in made]
-
-
-def depth(name: str, stacks: list[str]) -> int:
-    """How many stacks are around the one of these that a tensor is in."""
-    around = next((path for path in stacks if name.startswith(f"{path}.")), "")
-    return len(_NUMBER.findall(around))
-
-
-def new_at_the_end(made: list[tuple[Part, int]]) -> int:
-    """How many gradients come last, after all that goes."""
-    count = 0
-    while count < len(made) and made[-1 - count][0] == "gradients" and made[-1 - count][1] > 0:
-        count += 1
-    return count
 
 
 class Reducer:
@@ -123,11 +35,14 @@ class Reducer:
         self.widens = self.item > self.given and not strategy.reduces_at_once
         self.size = strategy.settings.reduce_bucket_size
         self.contiguous = strategy.settings.contiguous_gradients or strategy.offloads
+        self.delays = strategy.stage == 2 and strategy.overlaps and not self.contiguous
         self.bucket: list[Piece] = []
         self.elements = self.own = 0  # of what waits in the bucket; bytes of gradients with storage of their own there
         self.compact, self.sent = strategy.compact, BITS[strategy.sent_dtype] // 8
         self.started = self.placed = 0  # whether a gradient has come, whether the partition's buffer is there
         self.kept = 0  # bytes of gradients that stay to the end of the backward pass
+        self.before = 0  # of those that were reduced, and stay until the next are
+        self.lasting = 0  # of those that parameters have until all are reduced, and that are nobody's afterwards
         self.holds = (
             strategy.stage == 1 and strategy.accumulating
         )  # parameters have gradients from before, and a bucket
@@ -136,17 +51,24 @@ class Reducer:
     @property
     def flags(self) -> tuple[int, ...]:
         """What it decides by beside what waits in the bucket."""
-        return self.elements, self.own, self.started, self.placed, self.standing
+        return self.elements, self.own, self.started, self.placed, self.standing, self.before
+
+    @property
+    def totals(self) -> tuple[int, int]:
+        """Bytes that have been added up."""
+        return self.kept, self.lasting
 
     def waiting(self, base: int) -> tuple[tuple[int, int], ...]:
         """What waits in the bucket, where it begins as seen from there."""
         return tuple([(start - base, elements) for start, elements in self.bucket])
 
-    def resume(self, base: int, waiting: Iterable[tuple[int, int]], flags: Iterable[int], kept: int) -> None:
-        """As it was with that bucket and those flags; so much more is kept."""
+    def resume(
+        self, base: int, waiting: Iterable[tuple[int, int]], flags: Iterable[int], added: tuple[int, int]
+    ) -> None:
+        """As it was with that bucket and those flags; so much is added to its totals."""
         self.bucket = [Piece(base + start, elements) for start, elements in waiting]
-        self.elements, self.own, self.started, self.placed, self.standing = flags
-        self.kept += kept
+        self.elements, self.own, self.started, self.placed, self.standing, self.before = flags
+        self.kept, self.lasting = self.kept + added[0], self.lasting + added[1]
 
     def lay(self, part: Part, nbytes: int) -> None:
         """Note bytes that come or go."""
@@ -185,23 +107,53 @@ class Reducer:
             self.send()
         self.bucket.append(piece)
         self.elements += piece.elements
-        if not self.contiguous or piece.elements > self.size:
-            own = rounded(self.item * piece.elements)
-            self.own += own
-            self.lay("gradients", own)
+        own = self.alone(piece)
+        self.own += own
+        self.lay("gradients", own)
 
     def send(self) -> None:
         """Reduce what the bucket holds: this rank's part of it is kept, the rest let go."""
         if not self.bucket:
             return
+        self.forget()
         self.place_compactly()
         self.passing(self.copied())
         if self.zero.offloads:
             self.moved_to_the_host()
-        elif not self.compact:
+        elif self.contiguous and not self.compact:
             self.keep()
-        self.lay("gradients", -self.own)
+        if self.own:
+            self.leave()
         self.bucket, self.elements, self.own = [], 0, 0
+
+    def forget(self) -> None:
+        """Let go of what the message before has reduced (_clear_previous_reduced_grads)."""
+        self.lay("gradients", -self.before)
+        self.before = 0
+
+    def leave(self) -> None:
+        """What becomes of reduced gradients with storage of their own: this rank's are copied, or stay as they are.
+
+        Those of other ranks go, with overlap when the next message does; parameters of stage 1 have them to the end.
+        """
+        inside = 0 if self.contiguous and self.zero.stage == 2 else sum(map(self.alone, self.mine()))
+        outside = self.own - inside
+        if self.contiguous:
+            self.lay("gradients", -inside)
+        elif self.compact:
+            self.lasting += inside
+        else:
+            self.kept += inside
+        if self.zero.stage == 1:
+            self.lasting += outside
+        elif self.delays:
+            self.before = outside
+        else:
+            self.lay("gradients", -outside)
+
+    def alone(self, piece: Piece) -> int:
+        """Bytes of a gradient's own storage in the bucket; none where it was copied to the contiguous one."""
+        return 0 if self.contiguous and piece.elements <= self.size else rounded(self.item * piece.elements)
 
     def mine(self) -> list[Piece]:
         """The gradients in the bucket of which this rank's partition has any."""
@@ -210,11 +162,7 @@ class Reducer:
 
     def keep(self) -> None:
         """Copy this rank's gradients to a buffer for all of them, made when the first comes."""
-        if not self.contiguous:
-            stays = sum(rounded(self.item * piece.elements) for piece in self.mine())
-            self.own -= stays
-            self.kept += stays
-        elif not self.placed and self.mine():
+        if not self.placed and self.mine():
             self.placed = 1
             self.kept += rounded(self.item * self.flat.whole(self.rank))
             self.lay("gradients", rounded(self.item * self.flat.whole(self.rank)))
@@ -293,6 +241,8 @@ class Reducer:
                 before = len(self.made)
                 self.made[before:] = repeats.of("end", pieces, partial(self.given_away, pieces))
         self.send()
+        self.forget()
+        self.lay("gradients", -self.lasting)
         if self.zero.accumulating and self.zero.stage == 2 and not self.compact:
             self.lay("gradients", -self.kept)  # added to those of the micro batches before
         if self.started or self.holds:

@@ -45,8 +45,7 @@ class Coordinator:
         self.before = [0]  # elements of all modules before each call
         self.below = [0]  # the same with those of all that is in them, where there are leaf modules
         self.holding: dict[int, list[int]] = {}  # calls of modules around leaf modules, by their layer (-1: around all)
-        self.at, self.made = 0, list[Laid]()
-        self.pool = Pool()
+        self.at, self.made, self.pool = 0, list[Laid](), Pool()
         self.queue: deque[tuple[Whole, int]] = deque()
         self.calls: dict[int, tuple[list[tuple[int, tuple[int, ...]]], list[int]]] = {}  # of each script, by identity
         self.starts: dict[int, int] = {}  # the first call of each slice
@@ -102,11 +101,13 @@ class Coordinator:
         self.made.append(Laid(self.at, "buffers", nbytes))
 
     def called(self, calls: Iterable[Call], own: Sequence[Whole], owner: str) -> None:
-        """Hooks of modules of a slice with those parameters: each one's before it, and the one behind it where it ends at once."""
+        """Hooks of modules of a slice with those parameters: each one's before it, one behind it where it ends at once."""
         for call in calls:
             if owner:
                 self.own([own[place] for place in call.needed], owner)
             self.fetch()
+            for place in call.seen:
+                own[place].looked = True
             if call.ends:
                 self.release([own[place] for place in call.needed])
 
@@ -219,19 +220,16 @@ class Coordinator:
         if chosen:
             self.gather(list(chosen))
 
-    def release(self, params: Iterable[Whole], *, saved: bool = False) -> None:
-        """Let go of what is not used again soon enough.
-
-        Experts are slices of a stacked parameter: where autograd has `saved` them, their memory stays to the backward pass.
-        """
+    def release(self, params: Iterable[Whole], *, saved: bool = False, packed: bool = False) -> None:
+        """Let go of what is not used soon; memory of `saved` experts, and of what checkpoints keep (`packed`), stays till then."""
         for param in params:
             if param.sliced and not saved:
                 param.sliced = False
                 self.slices -= param.nbytes
                 self.lay(-param.nbytes)
-            if param.state == THERE and param.handle is None and not param.owner and not self.soon(param):
+            if param.state == THERE and param.handle is None and not param.kept and not self.soon(param):
                 self.drop(param)
-                if saved and param.stacked:
+                if (saved and param.stacked) or (packed and param.saved):
                     param.sliced = True
                     self.slices += param.nbytes
                     self.lay(param.nbytes)

@@ -132,7 +132,9 @@ def followed(acts: Iterable[Act], own: Sequence[Whole], coordinator: Coordinator
             stops.append(len(made))
             coordinator.finish()
         else:
-            coordinator.release([own[place] for place in act.released], saved=act.saves)
+            for place in act.unseen:
+                own[place].looked = False
+            coordinator.release([own[place] for place in act.released], saved=act.saves, packed=act.packs)
     return Gathered(made, stops)
 
 
@@ -152,8 +154,8 @@ def named(marks: Sequence[Mark], naming: Naming) -> Iterator[Mark]:
     paths = {mark.name for mark in marks if mark.kind not in GRADIENTS}
     hooked = {path: name for path in paths if not naming.hookless(name := naming.of(path))}
     for mark in marks:
-        place, at, kind, path, saves = mark
+        place, at, kind, path, *saves = mark
         if kind in GRADIENTS:
             yield mark
-        elif path in hooked:
-            yield Mark(place, at, kind, hooked[path], saves)
+        elif path in hooked and (kind != "after" or hooked[path] not in naming.tables):
+            yield Mark(place, at, kind, hooked[path], *saves)

@@ -33,7 +33,7 @@ _LAYER = re.compile(r"(\d+|\{[^{}]*\})(?:\.|$)")
 class Mark(NamedTuple):
     """`place` is the stretch of the record it is in: (whether going back, boundaries between layers passed so far).
 
-    `saves` where autograd is on.
+    `saves` where autograd is on, `packs` where a checkpoint that runs again keeps what it saves, detached.
     """
 
     place: Place
@@ -41,6 +41,7 @@ class Mark(NamedTuple):
     kind: Kind
     name: str
     saves: bool
+    packs: bool = False
 
 
 class Event(NamedTuple):
@@ -118,8 +119,9 @@ class Marking(Sharder):
     def _note(self, kind: Kind, name: str) -> None:
         tape = self.tape
         place = (True, tape.returned) if self.back else (False, tape.passed)
+        packs = tape.grad_enabled and self.back and tape.saving is not None
         saves = tape.grad_enabled and (self.back or tape.saving is None)
-        self.marks.append(Mark(place, len(tape.events), kind, name, saves))
+        self.marks.append(Mark(place, len(tape.events), kind, name, saves, packs))
 
 
 def events(recording: Recording, marks: Iterable[Mark]) -> Iterator[Event]:
@@ -170,6 +172,7 @@ class Roster:
                     own.insert(0, self.named[tensor.tied_to])
                 else:
                     own.append(tensor)
+        self.looked = self._looked(tensors)
         self._known: dict[tuple[str, int, tuple[str, ...]], tuple[Param, ...]] = {}
         self._layers: dict[str, tuple[frozenset[int], int]] = {}
         self._numbers: dict[str, frozenset[int]] = {}  # that a pattern stands for
@@ -194,6 +197,16 @@ class Roster:
             around = around.rpartition(".")[0]
         return around or name
 
+    def _looked(self, tensors: Iterable[Tensor]) -> dict[str, list[Tensor]]:
+        """The weights that modules look at before those run that own them: they are gathered for both (ZeROOrderedDict)."""
+        found: dict[str, list[Tensor]] = {}
+        for tensor in tensors:
+            if tensor.name.endswith(".weight") and tensor.role != "adapter":
+                looker = self.naming.looker(tensor.module)
+                if looker is not None:
+                    found.setdefault(looker, []).append(self.named.get(tensor.tied_to, tensor))
+        return found
+
     def find(self, name: str) -> Tensor | None:
         """The tensor of that name, or the one it shares; a single one's name stands for those listed with it."""
         tensor = self.named.get(name) or (None if "{" in name else self._listed.get(name))
@@ -215,9 +228,16 @@ class Roster:
         """The parameters that a module owns, in that layer."""
         key = module, layer, stacks
         if key not in self._known:
-            found = (self.param(tensor, layer, stacks) for tensor in self.modules.get(module, ()))
-            self._known[key] = tuple(param for param in found if param)
+            self._known[key] = self._params(self.modules.get(module, ()), layer, stacks)
         return self._known[key]
+
+    def seen(self, module: str, layer: int, stacks: tuple[str, ...]) -> tuple[Param, ...]:
+        """Those of other modules that it looks at."""
+        return self._params(self.looked[module], layer, stacks) if module in self.looked else ()
+
+    def _params(self, tensors: Iterable[Tensor], layer: int, stacks: tuple[str, ...]) -> tuple[Param, ...]:
+        found = [self.param(tensor, layer, stacks) for tensor in tensors]
+        return tuple([param for param in found if param])
 
     def below(self, module: str, layer: int, stacks: tuple[str, ...]) -> int:
         """Elements of all parameters in a module: in that layer, where it is in one."""
@@ -238,7 +258,10 @@ class Roster:
         """Each set of layers that has a parameter that is marked, or of the modules that are."""
         told = frozenset([(mark.name, mark.kind == "gradient") for mark in marks])
         if told not in self._sets:
-            named = [tensor for name, single in told if not single for tensor in self.modules.get(name, ())]
+            named = [
+                tensor for name, single in told if not single
+                for tensor in (*self.modules.get(name, ()), *self.looked.get(name, ()))
+            ]  # fmt: skip
             named += [tensor for name, single in told if single and (tensor := self.find(name))]
             self._sets[told] = list({self._range(tensor, stacks)[0] for tensor in named} - {frozenset()})
         return self._sets[told]

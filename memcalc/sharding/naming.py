@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Stack, Unused
+from memcalc.blocks.basic import Embedding
 from memcalc.blocks.mla import Mla
 from memcalc.blocks.mlp import Experts, Mlp, Moe
 from memcalc.blocks.seq2seq import Shared
@@ -40,8 +41,10 @@ class Naming:
         self.experts: set[str] = set()  # stacked ones, whose module has that of their activation
         self.leaves: list[str] = []
         self.uncalled: set[str] = set()  # modules whose forward does not run
+        self.tables: set[str] = set()  # embeddings, whose inputs ask for no gradient: their backward pass has no end
         self.called: frozenset[str] = frozenset()  # modules that are marked
         self.turning: dict[str, set[str]] = {}  # by list: the kinds of rotary tables that a module makes for its layers
+        self._looked: dict[str, int] = {}  # modules whose weight one so far out looks at before they run
         self._known: dict[str, str] = {}
         self._named: dict[str, tuple[str, str]] = {"": ("", "")}
         self._walk(body, "", "")
@@ -49,6 +52,7 @@ class Naming:
     def _walk(self, block: Block, path: str, outer: str) -> None:
         """Note what is in a block; `outer` is the path of the outermost list it is in."""
         path = f"{path}.{block.name}" if path and block.name else path or block.name
+        self._look(block, path)
         if isinstance(block, Mlp) and (first := block.gate or block.up) and first.name:
             self.acting.add(f"{path}.{first.name}" if path else first.name)
         elif isinstance(block, Moe) and block.whole:
@@ -57,6 +61,8 @@ class Naming:
             not param.name for param in block.own()
         ):  # a parameter of that name
             self.uncalled.add(path)
+        elif isinstance(block, Embedding):
+            self.tables.add(path)
         elif isinstance(block, Experts):
             self.experts.add(path)
         elif isinstance(block, Stack):
@@ -67,6 +73,13 @@ class Naming:
             self.turning.setdefault(outer, set()).add(block.rotary_kind)
         for _, part in block.groups():
             self._walk(part, path, outer)
+
+    def _look(self, block: Block, path: str) -> None:
+        """Note if another module looks at the dtype of this one's weight, or this one at that of a linear layer in it."""
+        if outwards := getattr(block, "looked", 0):
+            self._looked[path] = outwards
+        elif isinstance(block, Mlp) and block.widens and block.down:
+            self._looked[f"{path}.{block.down.name}"] = 1
 
     def of(self, path: str) -> str:
         """The name of a module: numbers of recorded layers and of other lists are #, those of stages and names stay."""
@@ -89,6 +102,12 @@ class Naming:
     def _stage(self, path: str) -> bool:
         """Whether what is numbered there are stages, with stacks within them."""
         return path not in self.stacks and any(stack.startswith(f"{path}.") for stack in self.stacks)
+
+    def looker(self, path: str) -> str | None:
+        """The name of the module that looks at the weight of this one's before it runs, if one does."""
+        name, general = self._name(_PATTERN.sub(NUMBER, path))
+        outwards = self._looked.get(general)
+        return None if outwards is None else ".".join(name.split(".")[:-outwards])
 
     def hookless(self, name: str) -> bool:
         """Whether no hook of the module ever runs: it is inside of a leaf, or nobody calls it."""

@@ -18,7 +18,7 @@ class Repeats(Generic[MadeT]):
 
     def __init__(self, reducer: Reducer) -> None:
         self.reducer = reducer
-        self._known: dict[Hashable, tuple[MadeT, tuple[tuple[int, int], ...], tuple[int, ...]]] = {}
+        self._known: dict[Hashable, tuple[MadeT, tuple[tuple[int, int], ...], tuple[int, ...], tuple[int, int]]] = {}
 
     def of(self, kind: Hashable, pieces: Sequence[Piece], make: Callable[[], MadeT]) -> MadeT:
         """What is made of these parameters, a layer's of that `kind`; the reducer is left as if it had made it."""
@@ -28,12 +28,13 @@ class Repeats(Generic[MadeT]):
             return make()
         found, base = self._known.get(key), pieces[0].start
         if found is None:
-            kept = reducer.kept
+            kept, lasting = reducer.totals
             made = make()
-            self._known[key] = made, reducer.waiting(base), (*reducer.flags, reducer.kept - kept)
+            added = reducer.kept - kept, reducer.lasting - lasting
+            self._known[key] = made, reducer.waiting(base), reducer.flags, added
             return made
-        made, waiting, (*flags, kept) = found
-        reducer.resume(base, waiting, flags, kept)
+        made, waiting, flags, added = found
+        reducer.resume(base, waiting, flags, added)
         return made
 
     def _key(self, kind: Hashable, pieces: Sequence[Piece]) -> Hashable:

@@ -25,7 +25,8 @@ class Call(NamedTuple):
     """A module that is called: the parameters it needs, by their places in the script, and elements of all its own.
 
     `ends` where it ends before anything else begins. `below` are the elements of all that is in it, where the model has
-    leaf modules; `holds` says if it is one of them, or those in its layer are in it, or all of the model's.
+    leaf modules; `holds` says if it is one of them, or those in its layer are in it, or all of the model's. `seen` are those
+    it needs because it looks at what is another's.
     """
 
     needed: tuple[int, ...]
@@ -33,13 +34,15 @@ class Call(NamedTuple):
     ends: bool = False
     below: int = 0
     holds: Literal["", "leaf", "layer", "model"] = ""
+    seen: tuple[int, ...] = ()
 
 
 class Act(NamedTuple):
     """What happens when the log has `at` events: modules are called, one lets go of what it needed, a gradient is there.
 
-    `saves` where autograd has saved what is let go of; `ends` where the step is over. `owner` is the module whose backward
-    pass has a checkpoint run again what is called, `freed` the one that ends and had it do so.
+    `saves` where autograd has saved what is let go of, `packs` where a checkpoint keeps that; `ends` where the step is over.
+    `owner` is the module whose backward pass has a checkpoint run again what is called, `freed` the one that ends and had it
+    do so. `unseen` are those of what is let go of that were gathered because the module looks at them.
     """
 
     at: int
@@ -50,6 +53,8 @@ class Act(NamedTuple):
     ends: bool = False
     owner: str = ""
     freed: str = ""
+    unseen: tuple[int, ...] = ()
+    packs: bool = False
 
 
 class Script(NamedTuple):
@@ -67,12 +72,13 @@ class Script(NamedTuple):
 class Owned(NamedTuple):
     """A module's parameters, their places in the script, and the calls of modules that begin with it, if always the same.
 
-    These are its own, and that of what peft puts around the model.
+    These are its own, and that of what peft puts around the model. `seen` are those among them that it only looks at.
     """
 
     params: tuple[Param, ...]
     placed: tuple[int, ...]
     calls: tuple[Call, ...]
+    seen: tuple[int, ...] = ()
 
 
 SILENT = Call(())
@@ -112,6 +118,7 @@ class Writer:
     def __init__(self, roster: Roster, stacks: tuple[str, ...], small: int) -> None:
         self.roster, self.naming, self.stacks, self.small = roster, roster.naming, stacks, small
         self.adapted = any(tensor.role == "adapter" for tensor in roster.named.values())
+        self._outside = Beside(self.naming)  # of stacks: what is around several of them begins once
         self._known: dict[object, Script] = {}
         self._layers: dict[Place, tuple[list[frozenset[int]], frozenset[int]]] = {}  # sets that differ; in all of them
         self._places: dict[Param, int] = {}
@@ -138,7 +145,7 @@ class Writer:
     def _acts(self, marks: Sequence[Mark], layer: int, returning: frozenset[str]) -> Iterator[Act]:
         """What the marks stand for; a module that has a checkpoint run again waits for that with the rest of its calls."""
         rest: Act | None = None
-        beside = Beside(self.naming)
+        beside = self._outside if layer < 0 else Beside(self.naming)
         for mark, following in zip_longest(marks, marks[1:]):
             if rest and mark.kind not in AGAIN:
                 yield Act(mark.at, (), rest.released)
@@ -185,7 +192,8 @@ class Writer:
         freed = name if kind == "after" and name in self._owners else ""
         if not own.placed and not freed:
             return None
-        return Act(at, (), own.placed, 0, kind == "leave" and mark.saves, freed=freed)
+        saves, packs = (kind == "leave" and told for told in (mark.saves, mark.packs))
+        return Act(at, (), own.placed, 0, saves, freed=freed, unseen=own.seen, packs=packs)
 
     def _owner(self, mark: Mark) -> str:
         """The module whose backward pass has the one run again that begins (the last of __active_backward_submodules)."""
@@ -201,13 +209,14 @@ class Writer:
 
     def _met(self, name: str, layer: int) -> Owned:
         """What a module owns, looked up once in a script."""
-        params = self.roster.of(name, layer, self.stacks)
-        call = self._call(params)
+        params, others = (found(name, layer, self.stacks) for found in (self.roster.of, self.roster.seen))
+        seen = self._placed(others)
+        call = self._call((*params, *others))._replace(seen=seen)
         several = (call,) + (SILENT,) * (name in self.naming.experts or (self.adapted and name == ROOT))
         single = name == ROOT or name in self.naming.leaves
         adapted = self.adapted and not single and any(param.role == "adapter" for param in params)
         several = tuple([self._around(name, one, layer) for one in several]) if self.naming.leaves else several
-        own = self._owned[name] = Owned(params, call.needed, () if adapted else several)
+        own = self._owned[name] = Owned(params, call.needed, () if adapted else several, seen)
         return own
 
     def _around(self, name: str, call: Call, layer: int) -> Call:

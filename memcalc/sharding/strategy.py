@@ -40,7 +40,8 @@ class Local(NamedTuple):
 
     `buffers` are the strategy's own, there all along (DDP's buckets): in a dtype of their own, or as the weights are kept.
     `accumulated` is what is there of gradients when a step begins, whatever the run (None: the gradients, where earlier
-    micro batches have left some). Where nothing is shared out the first three are the same tuple.
+    micro batches have left some). Where nothing is shared out the first three are the same tuple. `normed` are the elements
+    of the largest gradient that a norm is taken of.
     """
 
     weights: tuple[Tensor, ...]
@@ -48,6 +49,7 @@ class Local(NamedTuple):
     states: tuple[Tensor, ...]
     buffers: tuple[Tensor, ...] = ()
     accumulated: tuple[Tensor, ...] | None = None
+    normed: int = 0
 
 
 class Hosted(NamedTuple):

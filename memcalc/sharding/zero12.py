@@ -132,7 +132,7 @@ class ZeroOneTwo(Zero):
 
     def attach(self, tape: Tape, model: Model, tensors: tuple[Tensor, ...]) -> Sharder:
         """Hooks on gradients alone."""
-        from memcalc.sharding.buckets import Bucketing  # noqa: PLC0415 - only a step that is run needs it
+        from memcalc.sharding.bucketing import Bucketing  # noqa: PLC0415 - only a step that is run needs it
 
         ties = {tensor.name: tensor.tied_to for tensor in model.tensors if tensor.tied_to}
         return Bucketing(tape, self, self.flat(tensors), ties)

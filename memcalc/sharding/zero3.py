@@ -16,7 +16,7 @@ from memcalc.replay.reserve import Staged
 from memcalc.sharding.flat import sizes
 from memcalc.sharding.strategy import Local
 from memcalc.sharding.zero import Zero
-from memcalc.sharding.zero12 import LOW, WIDE, piece, pieces
+from memcalc.sharding.zero12 import DOUBLE, LOW, WIDE, piece, pieces
 from memcalc.tape.values import FLOATS, rounded
 from memcalc.tensors import Tensor
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 
 SMALL = "small parameters"
+LONE = "sub-group of one parameter"
 
 
 class Shards(NamedTuple):
@@ -96,10 +97,13 @@ class ZeroThree(Zero):
         parts = self.shards(tensors)
         groups = self.subgroups(parts.trained)
         there = groups[: self.staying(len(groups))] if self.partly else groups
-        states = tuple(Tensor("sub-group", (elements,), dtype=LOW) for elements in there)
+        single = frozenset(parts.trained)  # a group as large as a parameter is one: each ends where it is large enough
+        states = tuple(
+            Tensor(LONE if elements in single else "sub-group", (elements,), dtype=LOW) for elements in there
+        )
         weights = (*piece("shards", sum(parts.trained), self.dtype), *self.rest(tensors))
         gradients = self.gradients(sum(parts.trained), sum(there))
-        return Local(weights, gradients, states, self.buffers(tensors), gradients)
+        return Local(weights, gradients, states, self.buffers(tensors), gradients, max(single, default=0))
 
     def gradients(self, whole: int, there: int) -> tuple[Tensor, ...]:
         """Partitions of gradients; on the host with the optimizer, but in fp32 for what is stepped on the GPU."""
@@ -176,23 +180,29 @@ class ZeroThree(Zero):
         return Fetching(tape, self, model, tensors)
 
     def step(self, plain: int, local: Local, optimizer: Optimizer, setting: Setting) -> int:  # noqa: ARG002
-        """One sub-group at a time: its gradients flattened and cast, then what the optimizer needs; what is gathered goes."""
-        group = max((tensor.elements for tensor in local.states), default=0)
-        alone = optimizer_peak(optimizer, group, setting)
+        """Norms in fp64 one gradient at a time; then one sub-group after the other; what is gathered is not there."""
         if self.settings.offload_optimizer.device != "none":
-            return alone if self.partly else 0
-        item, wide = self.accumulated_item, rounded(4 * group)
-        flattened = rounded(item * group) if item != 4 else 0
+            group = max((tensor.elements for tensor in local.states), default=0)
+            return optimizer_peak(optimizer, group, setting) if self.partly else 0
         gone = sum(rounded(self.item * t.elements) * t.count for t in local.buffers if t.name == SMALL)
-        return max(flattened + wide - gone, wide + alone - gone, 0)  # what stays gathered comes back at the end
+        needs = [self.stepping(group, optimizer, setting) for group in dict.fromkeys(local.states)]
+        return max(rounded(DOUBLE * local.normed) - gone, max(needs, default=0) - gone, 0)  # it comes back at the end
+
+    def stepping(self, group: Tensor, optimizer: Optimizer, setting: Setting) -> int:
+        """A sub-group's gradients, flattened and cast, and then what the optimizer needs; one alone is flat as it is."""
+        item, lone = self.accumulated_item, group.name == LONE
+        wide = rounded(WIDE * group.elements) if item != WIDE or not lone else 0
+        flattened = rounded(item * group.elements) if item != WIDE and not lone else 0
+        return wide + max(flattened, optimizer_peak(optimizer, group.elements, setting))
 
     def staged(self, local: Local, optimizer: Optimizer, setting: Setting) -> Staged:  # noqa: ARG002
         """The gradients of the largest sub-group: flat, then in fp32."""
         if self.settings.offload_optimizer.device != "none":
             return Staged()
         group = max((tensor.elements for tensor in local.states), default=0)
-        item = self.accumulated_item
-        return Staged(flat=rounded(item * group) if item < WIDE else 0, wide=rounded(WIDE * group))
+        item, lone = self.accumulated_item, all(tensor.name == LONE for tensor in local.states)
+        flat = rounded(item * group) if item < WIDE and not lone else 0
+        return Staged(flat=flat, wide=rounded(WIDE * group) if item < WIDE or not lone else 0)
 
     def stepped(self, trained: list[Held]) -> list[Held]:
         """Sub-groups are stepped one by one: temporaries of the largest alone."""

@@ -3,7 +3,8 @@
 `deepspeed_steps.jsonl` was recorded with DeepSpeed 0.19.8, torch 2.13.0, transformers 5.23.0 and peft 0.21.2 on a CPU: one rank
 of a process group that only pretends the others exist (torch.testing._internal.distributed.fake_pg) ran three real steps of
 a small model, and every storage was counted from its birth to its death in the last of them, in multiples of 512 bytes.
-`rank` is whose; `run` is in the words of a run file. Steps under offload count host memory, too, which pins nothing.
+`rank` is whose; `run` is in the words of a run file; `after_step` is without the inputs. Steps under offload count host
+memory, too, which pins nothing.
 Unlike memcalc, they count the 512 bytes of each optimizer `step` scalar and of the flags and norms that an engine keeps.
 """
 

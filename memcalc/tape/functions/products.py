@@ -24,7 +24,9 @@ def linear(x: Value, weight: Value, bias: Value | None = None) -> Value:
         saved[::-1] if bias is None else saved
     )  # mm(x, weight) has its factors the other way round, addmm as they come
     flops = 2 * x.elements * weight.shape[0]
-    node = record(x.tape, _linear_backward if bias is None else _biased_backward, (x, weight, bias), saved, flops)
+    formula = _linear_backward if bias is None else _biased_backward if x.tape.setting.keeps_inputs else _added_backward
+    inputs = (bias, x, weight) if formula is _added_backward else (x, weight, bias)
+    node = record(x.tape, formula, inputs, saved, flops)
     x.tape.multiplied(flops)
     shape = (*x.shape[:-1], weight.shape[0])
     if node:
@@ -53,6 +55,7 @@ def _linear_backward(node: Node, g: Value) -> Gradients:
 
 
 def _biased_backward(node: Node, g: Value) -> Gradients:
+    """LinearFunctionForZeroStage3.backward: the weight's gradient is there before the bias's (deepspeed/runtime/zero/linear.py)."""
     _saved = node.load()
     _multiplied(node, g)
     first, second = (g.tape.new(edge.shape, g.dtype) if edge else None for edge in node.edges[:2])
@@ -64,7 +67,7 @@ def addmm(x: Value, weight: Value, bias: Value) -> Value:
     bias, x, weight = lower(bias), lower(x), lower(weight)
     saved = (x if weight.node else None, weight if x.node else None)
     flops = 2 * x.elements * weight.shape[1]
-    node = record(x.tape, _biased_backward, (x, weight, bias), saved, flops)
+    node = record(x.tape, _added_backward, (bias, x, weight), saved, flops)
     x.tape.multiplied(flops)
     out = x.tape.new((x.shape[0], weight.shape[1]), x.dtype)
     out.node = node
@@ -140,14 +143,15 @@ def baddbmm(bias: Value, a: Value, b: Value, *, scaled: bool = False) -> Value:
     a, b = lower(a), lower(b)
     flops = 2 * a.elements * b.shape[2]
     saved = (a if b.node else None, b if a.node else None)
-    node = record(a.tape, _scaled_backward if scaled else _baddbmm_backward, (bias, a, b), saved, flops)
+    node = record(a.tape, _scaled_backward if scaled else _added_backward, (bias, a, b), saved, flops)
     a.tape.multiplied(flops)
     out = a.tape.new((a.shape[0], a.shape[1], b.shape[2]), a.dtype)
     out.node = node
     return out
 
 
-def _baddbmm_backward(node: Node, g: Value) -> Gradients:
+def _added_backward(node: Node, g: Value) -> Gradients:
+    """What addmm and baddbmm have in common: what is added comes first, and has its gradient first; it may be summed up for it."""
     _saved = node.load()
     _multiplied(node, g, 1)
     made = [g.tape.new(edge.shape, g.dtype) if edge else None for edge in node.edges[1:]]

@@ -55,6 +55,8 @@ def encoder(t: Tape, block: Encoder, x: Value, around: Around) -> Value:
 def decoder(t: Tape, block: Decoder, x: Value, around: Around) -> Value:
     """T5Stack.forward over the target, the labels shifted by one."""
     inner = Around()
+    if t.target is not None and around.encoder is not None and x.storage is around.encoder.storage:
+        around.encoder = x  # as the encoder's module has put it out
     inner.encoder, inner.follows, inner.holds = around.encoder, around.encoder is not None, True
     t.prefix, t.waiting = t.waiting or t.prefix, []
     return through(t, block, t.target or x, inner)
