@@ -116,11 +116,11 @@ class Replicated(Strategy):
         Rebuilt, the buckets are in the order in which gradients come; those that stay as they are made in the parameters'.
         """
         elements, limit, item = 0, self.first, ITEM.get(dtype or trained[0].dtype if trained else "", 4)
-        order = list(_backwards(trained))
+        order, sizes = list(_backwards(trained)), {id(tensor): tensor.elements for tensor in trained}
         last = trained[:1]
         for tensor in reversed(order) if self.searches else order:
             last = [tensor] if self.searches and not elements else last
-            elements += tensor.elements
+            elements += sizes[id(tensor)]
             if elements * item >= limit:
                 yield elements, last[0] if self.searches else tensor
                 elements, limit = 0, self.cap
@@ -231,9 +231,9 @@ def _messages(tensors: Iterable[Tensor], stored: Callable[[Tensor], str]) -> Ite
     """Bytes of each flat message that broadcasts tensors (_broadcast_coalesced)."""
     under_way: dict[str, int] = {}
     for tensor in tensors:
-        dtype = stored(tensor)
+        own = nbytes(tensor.elements, dtype := stored(tensor))
         for _ in range(tensor.count):
-            under_way[dtype] = under_way.get(dtype, 0) + nbytes(tensor.elements, dtype)
+            under_way[dtype] = under_way.get(dtype, 0) + own
             if under_way[dtype] >= MESSAGE:
                 yield rounded(under_way.pop(dtype))
     yield from map(rounded, under_way.values())
