@@ -126,7 +126,7 @@ class Segments:
     def _again(self, past: Turn, more: int) -> int:
         """What has come and gone since an earlier turn, so many times more."""
         self.reserved += more * (self.reserved - past.reserved)
-        for size, count in self.there.items():
+        for size, count in self.there.items() if more else ():
             self.there[size] += more * (count - past.there.get(size, 0))
         return more
 
