@@ -213,7 +213,11 @@ class Engine:
             for i, edge in enumerate(node.edges):
                 if edge is not None:
                     gradient, outputs[i] = outputs[i], None
-                    deliver(edge.node, edge.slot, gradient)
+                    target = edge.node
+                    if target.__class__ is Node and target.width == 1 and target not in buffers:
+                        buffers[target] = [gradient]  # the first to come, as most are the only one
+                    else:
+                        deliver(target, edge.slot, gradient)
                     del gradient
             outputs.clear()
             while leaves:
