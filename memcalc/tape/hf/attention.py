@@ -231,7 +231,7 @@ def with_sinks(t: Tape, block: Attention, weights: Value, values: Value, around:
     columns = weights.shape[-1]
     scores = f.cat((weights, sink_column(t, weights)))
     scores = f.subtract(scores, f.largest(scores))
-    scores = f.narrow(f.softmax(scores, scores.dtype), -1, columns)
+    scores = f.narrow(f.softmax(scores, "fp32" if block.formula == "privacy" else scores.dtype), -1, columns)
     weights = around.weights = f.to(f.dropout(scores, block.dropout), values.dtype)
     out = f.matmul(weights, values)
     out = f.contiguous(f.transpose(out, 1, 2))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
 from memcalc.tape import functions as f
-from memcalc.tape.hf.attention import flash, project, repeat_kv, separate
+from memcalc.tape.hf.attention import eager, flash, project, repeat_kv, separate
 from memcalc.tape.hf.rotary import rotate
 from memcalc.tape.rules import Around, rule
 
@@ -44,3 +44,24 @@ def sunk(t: Tape, block: Attention, q: Value, k: Value, v: Value, around: Around
     del scores
     weights = around.weights = f.dropout(weights, block.dropout)
     return f.contiguous(f.transpose(f.matmul(weights, values), 1, 2))
+
+
+@rule(Attention, "privacy")
+def privacy(t: Tape, block: Attention, x: Value, around: Around) -> Value:
+    """OpenAIPrivacyFilterAttention.forward: rotated by pairs, queries and keys scaled apart (modeling_openai_privacy_filter.py)."""
+    q, k, v = separate(t, block, x, around)
+    tables = around.tables(block.rotary_kind)
+    q, k = (f.scale(_paired(part, tables) if tables else part) for part in (q, k))
+    if t.setting.attention == "flash":
+        return project(t, block, flash(t, q, k, v), around)
+    return project(t, block, eager(t, block, q, k, v, around.mask(block.window), around), around)
+
+
+def _paired(x: Value, tables: tuple[Value, Value]) -> Value:
+    """_apply_rotary_emb: even channels with odd ones, put side by side again by a copy."""
+    half = x.shape[-1] // 2
+    cos, sin = (f.narrow(f.unsqueeze(table, 1), -1, half) for table in tables)
+    first, second = f.narrow(x, -1, half), f.narrow(x, -1, half)
+    one = f.subtract(f.mul(first, cos), f.mul(second, sin))
+    other = f.add(f.mul(second, cos), f.mul(first, sin))
+    return f.reshape(f.stack((one, other), -1), *x.shape)

@@ -231,8 +231,8 @@ def expert_linear(
     return f.add_(out, bias) if bias else out
 
 
-TRANSPOSED = frozenset({"gpt_oss", "aria"})
-CLAMPED = frozenset({"gpt_oss", "minimax_m3", "deepseek_v4", "step"})
+TRANSPOSED = frozenset({"gpt_oss", "aria", "privacy"})
+CLAMPED = frozenset({"gpt_oss", "minimax_m3", "deepseek_v4", "step", "privacy"})
 
 
 @rule(Mlp, "gpt_oss")

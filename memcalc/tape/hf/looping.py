@@ -29,19 +29,25 @@ def looped(t: Tape, block: Experts, x: Value, weights: Value, chosen: Value) -> 
 
     def one(out: Value, *, identity: bool = False) -> Value:
         where = t.new((share, 2), "int64")
-        states = f.index(x, where, (share, x.shape[1]))
+        states = _wide(block, f.index(x, where, (share, x.shape[1])))
         if not identity:
-            states = expert(
-                block, states, [f.select(each, 0) for each in stacks], [f.select(each, 0) for each in biases]
-            )
+            own = ([_wide(block, f.select(each, 0)) for each in of] for of in (stacks, biases))
+            states = expert(block, states, *own)
         states = f.mul(states, f.index(weights, where, (share, 1)))
-        return f.index_add_(out, where, f.to(states, x.dtype))
+        return f.index_add_(out, where, f.to(states, out.dtype))
 
-    out = loop(t, real, one, t.new(x.shape, x.dtype))
+    out = loop(t, real, one, t.new(x.shape, "fp32" if block.formula in WIDE else x.dtype))
     for _ in range(count - real):
         out = one(out, identity=True)
     del mask, hit
-    return out
+    return f.to(out, x.dtype)
+
+
+WIDE = frozenset({"privacy"})  # experts that run in fp32, on copies of their weights (OpenAIPrivacyFilterExperts)
+
+
+def _wide(block: Experts, x: Value) -> Value:
+    return f.to(x, "fp32") if block.formula in WIDE else x
 
 
 def parameters(t: Tape, block: Experts) -> tuple[list[Value], list[Value]]:
