@@ -200,7 +200,8 @@ class Flattening(Grouping):
 
     def _unshard(self, group: Group) -> None:
         """_unshard: what is there, or was prefetched, is not gathered again."""
-        ahead, self.ahead = self.ahead, []
+        ahead = [] if group.kind == "adapter" else self.ahead
+        self.ahead = self.ahead if group.kind == "adapter" else []
         for handle in self._of(group):
             if handle.full is None and ahead:
                 handle.full = ahead.pop(0)

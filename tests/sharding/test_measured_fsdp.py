@@ -25,13 +25,16 @@ OFFLOADED: dict[str, Any] = {
     "batch_size": 2, "seq_len": 2048, "checkpointing": "full", "loss": "chunked",
     "sharding": {"strategy": "fsdp", "wrap": "layers+embed+head", "cpu_offload": True},
 }  # fmt: skip
+# what transformers 4.38 has beside (modeling_llama.py): a mask of all positions as booleans (register_buffer), and in bf16
+# through the step (_update_causal_mask); where the loss is the peak, fp32 logits once more (shift_logits.contiguous())
+MASKS, COPY = 3 * 4096**2, 4 * 2048 * 32_000
 MEASURED = [
-    ({**QLORA, "seq_len": 512}, 8.28, 0.02),
-    ({**QLORA, "seq_len": 2048}, 9.16, 0.02),
-    (OFFLOADED, 13.9, 0.05),
+    ({**QLORA, "seq_len": 512}, MASKS, 8.28, 0.02),
+    ({**QLORA, "seq_len": 2048}, MASKS + COPY, 9.16, 0.02),
+    (OFFLOADED, 0, 13.9, 0.05),
 ]
 
 
-@pytest.mark.parametrize(("run", "measured", "within"), MEASURED)
-def test_allocated(run: dict[str, Any], measured: float, within: float) -> None:
-    assert estimate(run).memory.peak_allocated / GIB == pytest.approx(measured, rel=within)
+@pytest.mark.parametrize(("run", "beside", "measured", "within"), MEASURED)
+def test_allocated(run: dict[str, Any], beside: int, measured: float, within: float) -> None:
+    assert (estimate(run).memory.peak_allocated + beside) / GIB == pytest.approx(measured, rel=within)
