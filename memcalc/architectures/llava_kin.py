@@ -135,4 +135,4 @@ def ovis2_vision(c: Dimensions) -> Model:
 def shieldgemma2(c: Dimensions) -> Model:
     """Gemma 3 under a name of its own, whose last token's logits of two words are its answer (Zeng et al. 2025)."""
     inner = gemma3(c.but(architectures=["Gemma3ForConditionalGeneration"]))
-    return replace(inner, body=under("model", inner.body))
+    return replace(inner, body=sequence(under("model", inner.body)))
