@@ -25,15 +25,14 @@ def linear(x: Value, weight: Value, bias: Value | None = None) -> Value:
     )  # mm(x, weight) has its factors the other way round, addmm as they come
     flops = 2 * x.elements * weight.shape[0]
     shape, ours = (*x.shape[:-1], weight.shape[0]), x.tape.setting.keeps_inputs
-    out = x.tape.new(shape, x.dtype) if ours else None  # setup_context saves when the output is there
+    made = x.tape.new(shape, x.dtype) if ours else None  # setup_context saves when the output is there
     formula = _linear_backward if bias is None else _biased_backward if ours else _added_backward
     inputs = (bias, x, weight) if formula is _added_backward else (x, weight, bias)
     node = record(x.tape, formula, inputs, saved, flops)
     x.tape.multiplied(flops)
     if node:
         node.flattens = len(x.shape) > 2
-    if out is None:
-        out = output(x.tape, "mm", shape, x.dtype) if bias is None else x.tape.new(shape, x.dtype)
+    out = made or (output(x.tape, "mm", shape, x.dtype) if bias is None else x.tape.new(shape, x.dtype))
     out.node = node
     return out
 
