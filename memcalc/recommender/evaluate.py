@@ -176,11 +176,11 @@ def outside(card: Gpu, gpus: int) -> int:
 
 
 def _heights(step: Timeline, recording: Recording) -> Heights:
-    base = sum(step.base.values())
+    base = sum(step.base.values()) - recording.views
     phases = step.phases
     return Heights(
         phases["forward"] - base, phases["backward"] - base, phases["optimizer"] - base - step.step_temporaries,
-        step.gradients - step.base.get("gradients", 0),
+        step.gradients - step.base.get("gradients", 0) + recording.views,
         step.after_forward - base,
         step.pinned, work(recording),
     )  # fmt: skip

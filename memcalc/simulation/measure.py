@@ -77,7 +77,7 @@ def _measured(step: _Step) -> Timeline:
     """What the step is made of, as its recorder runs it."""
     optimizer, setting, strategy = step.optimizer, step.setting, step.strategy
     recording = step.recorded(step.inner)
-    sizes = standing(step.local, optimizer, setting)
+    sizes = standing(step.local, optimizer, setting, recording.views)
     base = {name: size for name, size in sizes.items() if name not in strategy.offloaded}
     plain = step_temporaries(step.local.states, optimizer, setting)
     taken = strategy.step(plain, step.local, optimizer, setting)
@@ -206,8 +206,8 @@ def _each_of(tensors: Iterable[Tensor], stored: Callable[[Tensor], str]) -> list
     return [(nbytes(tensor.elements, stored(tensor)), tensor.count) for tensor in tensors]
 
 
-def standing(local: Local, optimizer: Optimizer, setting: Setting) -> dict[str, int]:
-    """What is there all along, by component, in bytes as the allocator counts them."""
+def standing(local: Local, optimizer: Optimizer, setting: Setting, views: int = 0) -> dict[str, int]:
+    """What is there all along, by component, in bytes as the allocator counts them; gradients with what `views` hold beside."""
     stored, trained = storage(setting), _trained(local.states)
     base = {
         "weights": sum(_bytes(tensor, stored(tensor)) for tensor in local.weights),
@@ -217,7 +217,7 @@ def standing(local: Local, optimizer: Optimizer, setting: Setting) -> dict[str, 
     }
     left = _accumulated(local, setting)
     if left:
-        base["gradients"] = sum(rounded(nbytes) * count for nbytes, count in left)
+        base["gradients"] = sum(rounded(nbytes) * count for nbytes, count in left) + views
     return base
 
 

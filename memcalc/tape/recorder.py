@@ -33,7 +33,7 @@ RESIDENT: Storage = Resident()  # type: ignore[assignment]  # a storage without 
 class Added(NamedTuple):
     """A gradient that is added to one that is there, when the log has `at` events and `returned` boundaries are behind.
 
-    `copy` are the bytes of a copy, where the gradient could not have been kept itself.
+    `copy` are the bytes of a copy, where the gradient could not have been kept itself; `own` those of its elements.
     """
 
     at: int
@@ -41,6 +41,7 @@ class Added(NamedTuple):
     storage: int
     copy: int
     owner: str
+    own: int = 0
 
 
 class Tape:
@@ -133,8 +134,8 @@ class Tape:
 
     def adds(self, leaf: Leaf, gradient: Value, *, copies: bool) -> None:
         """A gradient is added to one that an earlier micro batch left: the first of these kept it, or a copy of it."""
-        copy = nbytes(gradient.shape, gradient.dtype) if copies else 0
-        there = Added(len(self.events), self.returned, gradient.storage.id, copy, self.owner)
+        own = nbytes(gradient.shape, gradient.dtype)
+        there = Added(len(self.events), self.returned, gradient.storage.id, own if copies else 0, self.owner, own)
         self.added.setdefault(leaf, there)
 
     def accumulated(self, shape: Shape, dtype: str) -> Value:

@@ -13,6 +13,7 @@ from memcalc.tape.hf.programs import whole
 from memcalc.tape.offload import Offloading, Tracking
 from memcalc.tape.recorder import Layers, Tape
 from memcalc.tape.units import noticed
+from memcalc.tape.values import rounded
 from memcalc.undisturbed import undisturbed
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ class Recording:
     * `overlay` is what a strategy has beside the log, `pools` the births and deaths on streams of its own, with which
       memcalc.replay.cycles.pooled replays the allocator.
     * `tried` is what a strategy makes and lets go of before the first step: bytes for a birth, ~n for the n-th born's death.
-    * `added` are the gradients that it adds to those of earlier micro batches, if what these are like follows from them.
+    * `added` are the gradients that it adds to those of earlier micro batches, if what these are like follows from them;
+      `views` the bytes that these hold beside their own.
     * `unreduced` is what an earlier micro batch does otherwise, where a strategy reduces the last one's gradients alone.
     * `in_flight` is how many micro batches a pipeline stage holds: numerator and denominator, the latter above 1 where
       their layers are counted in chunks. `once` are bytes that are there but once when the forward pass ends.
@@ -84,6 +86,7 @@ class Recording:
     aside: int = 0
     inputs: tuple[tuple[int, int], ...] = ()
     added: tuple[Added, ...] | None = None
+    views: int = 0
     unreduced: Unreduced | None = None
     turned: int = 0
 
@@ -137,6 +140,7 @@ def record_step(
         relays=frozenset(tape.relays), streams=tape.streams, fanned=tape.fanned, pieces=frozenset(tape.pieces),
         in_flight=setting.ways.in_flight if setting.ways else (1, 1), once=tape.once, aside=aside, inputs=tuple(tape.given_sizes),
         added=None if tape.sharder or setting.spends else tuple(tape.added.values()), turned=tape.aside,
+        views=_beside(tape) if tape.added and not tape.sharder else 0,
     )  # fmt: skip
     del hook  # which holds on to things until here
     tape.leaves.clear()  # they hold the tape, and it holds them
@@ -243,6 +247,18 @@ def walk_back(tape: Tape, loss: Value) -> list[Node]:
     while turns:
         turns.pop()[1].turn(tape)
     return nodes
+
+
+def _beside(tape: Tape) -> int:
+    """Bytes that gradients which earlier micro batches left hold beside their own: a view is kept with all it is a view of.
+
+    A class token's is one where a batch has one image: nothing is summed (torch/csrc/autograd/functions/accumulate_grad.h).
+    """
+    own: Counter[int] = Counter()
+    for one in tape.added.values():
+        if not one.copy:
+            own[one.storage] += rounded(one.own)
+    return sum(max(tape.sizes[storage] - size, 0) for storage, size in own.items())
 
 
 def _stood_for(tape: Tape) -> None:

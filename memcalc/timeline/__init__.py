@@ -100,7 +100,7 @@ def timeline(
     compose = partial(_composed, walk, base, step_temporaries)
     return Timeline(
         base, phases, phases[phase], phase, compose(phase),
-        recording.resident + walk.after_forward - between + others, ground + walk.after_forward + others,
+        recording.resident + recording.views + walk.after_forward - between + others, ground + walk.after_forward + others,
         ground + walk.after_backward,
         walk.gradients + base.get("gradients", 0), step_temporaries, highest + base.get("buffers", 0),
         recording.unmodelled, recording.pinned, others, recording.aside, recording.resident,
