@@ -46,7 +46,7 @@ def _elsewhere() -> list[Summary]:
     return [
         Summary("torchtitan, Llama 3.1", "H100 96GB", "reserved", [torchtitan.error(row) for row in torchtitan.ROWS]),
         Summary("answer.ai, FSDP and QLoRA", "RTX 3090, 4090", "allocated",
-                [estimate(run).memory.peak_allocated / GIB / measured - 1 for run, measured, _ in fsdp.MEASURED[:2]]),
+                [estimate(run).memory.peak_allocated / GIB / measured - 1 for run, _, measured, _ in fsdp.MEASURED[:2]]),
         Summary("BigScience, Megatron-DeepSpeed", "A100 80GB", "total",
                 [bigscience.error(number) for number in range(len(bigscience.ROWS))]),
         Summary("SimuMax, Megatron-LM", "B200", "allocated",

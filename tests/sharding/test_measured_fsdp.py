@@ -25,8 +25,9 @@ OFFLOADED: dict[str, Any] = {
     "batch_size": 2, "seq_len": 2048, "checkpointing": "full", "loss": "chunked",
     "sharding": {"strategy": "fsdp", "wrap": "layers+embed+head", "cpu_offload": True},
 }  # fmt: skip
-# what transformers 4.38 has beside (modeling_llama.py): a mask of all positions as booleans (register_buffer), and in bf16
-# through the step (_update_causal_mask); where the loss is the peak, fp32 logits once more (shift_logits.contiguous())
+# what the transformers of that time (4.38, modeling_llama.py) has beside what 5.23 has: a mask of all positions as booleans
+# (register_buffer), and in bf16 through the step (_update_causal_mask); where the loss is the peak, fp32 logits once more
+# (shift_logits.contiguous())
 MASKS, COPY = 3 * 4096**2, 4 * 2048 * 32_000
 MEASURED = [
     ({**QLORA, "seq_len": 512}, MASKS, 8.28, 0.02),
