@@ -41,6 +41,13 @@ class PickedPositions(Raw):
 
 
 @dataclass(frozen=True, slots=True)
+class PlacedRow(Block):
+    """Text and image in one row, plus fixed positions of the image's in a square of `side` tokens; then apart (CogView3)."""
+
+    side: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Registers(Raw):
     """Learned tokens [1, n, width] put before the text's, copied for every sample and in its dtype (AuraFlow)."""
 

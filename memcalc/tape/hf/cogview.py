@@ -1,14 +1,14 @@
-"""CogView4: one row of text and image tokens for the attention, tables of angles on the host (transformer_cogview4.py)."""
+"""CogView: one row of text and image for the attention (transformer_cogview3plus.py, transformer_cogview4.py)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
-from memcalc.blocks.joint import HostAngles, JointBlock
+from memcalc.blocks.joint import HostAngles, JointBlock, PlacedRow
 from memcalc.tape import functions as f
 from memcalc.tape.hf.attention import heads
-from memcalc.tape.hf.dit import modulated, norm, text, through, vectors
+from memcalc.tape.hf.dit import clipped, modulated, norm, text, through, vectors
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:
@@ -21,6 +21,49 @@ def host_angles(_: Tape, block: HostAngles, x: Value, around: Around) -> Value:
     """CogView4RotaryPosEmbed.forward, whose tensors name no device: here the channels of the tables that it makes."""
     around.scene.turns = block.dim
     return x
+
+
+@rule(PlacedRow)
+def placed_row(t: Tape, block: PlacedRow, x: Value, around: Around) -> Value:
+    """CogView3PlusPatchEmbed.forward behind its projections; the model cuts the row apart and holds both parts."""
+    rows, columns = around.scene.sizes[-1]
+    context, width = text(around), x.shape[-1]
+    length, row = context.shape[1], f.cat((context, x), 1)
+    table = t.given((block.side, block.side, width), "fp32", "pos_embed")
+    image = table if columns == block.side else t.new((rows * columns, width), "fp32")
+    _text = t.new((length, width), "fp32")
+    places = t.new((1, length + rows * columns, width), "fp32")
+    row = f.to(f.add(row, places), row.dtype)
+    del image, _text
+    around.encoder = f.narrow(row, 1, length)
+    return f.narrow(row, 1, x.shape[1])
+
+
+@rule(JointBlock, "cogview3")
+def early_block(t: Tape, block: JointBlock, x: Value, around: Around) -> Value:
+    """CogView3PlusTransformerBlock.forward."""
+    assert block.modulation and block.attention  # noqa: S101, PT018 - it has both
+    context = text(around)
+    length, size = context.shape[1], x.shape[1]
+    made = vectors(t, block.modulation, x, around)
+    own, other = made[:6], made[6:]
+    del made
+    y, z = norm(x), norm(context)
+    y, z = modulated(y, own[1], own[0]), modulated(z, other[1], other[0])
+    around.encoder = z
+    row, around.encoder = run(t, block.attention, y, around), None
+    context_attended, attended = f.split(row, (length, size), 1)
+    del row
+    x = f.add(x, f.mul(own[2], attended))
+    context = f.add(context, f.mul(other[2], context_attended))
+    y = modulated(norm(x), own[4], own[3])
+    z = modulated(norm(context), other[4], other[3])
+    y = f.cat((z, y), 1)
+    fed = through(t, block.mlp, y, around)
+    out = f.add(x, f.mul(own[5], f.narrow(fed, 1, size)))
+    around.encoder = clipped(f.add(context, f.mul(other[5], f.narrow(fed, 1, length))))
+    del y, z, attended, context_attended, fed
+    return clipped(out)
 
 
 @rule(JointBlock, "cogview4")
