@@ -9,7 +9,7 @@ neighbours merge; nothing goes back to the device.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcalc.tape.values import SMALL
@@ -259,9 +259,11 @@ class CachingAllocator:
             for block, count in alike.items():
                 block.pool.lay(block.size, count)
             return
-        pools = [block.pool for block in blocks]
-        deaths = [[~number for number, own in enumerate(pools) if own is pool] for pool in (self.small, self.large)]
-        self.follow(Parted(*deaths), (), list(blocks))
+        deaths: dict[Pool, list[int]] = defaultdict(list)  # those of other streams have pools of their own
+        for number, block in enumerate(blocks):
+            deaths[block.pool].append(~number)
+        for pool, own in deaths.items():
+            pool.follow(own, (), list(blocks))
 
     def follow(self, moves: Parted, sizes: Sequence[int], alive: list[Block]) -> None:
         """Births and deaths, in turn within each pool."""

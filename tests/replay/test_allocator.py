@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from memcalc.replay.allocator import END, MIB, Block, CachingAllocator, Parted, parted
+from memcalc.replay.allocator import END, MANY, MIB, Block, CachingAllocator, Parted, parted
 from memcalc.replay.expandable import ExpandableAllocator
 
 
@@ -71,6 +71,20 @@ def test_moves_are_followed_as_they_are_made_one_by_one(kind: type[CachingAlloca
     followed.follow(parted(moves, sizes), sizes, [END] * len(sizes))
     assert followed.reserved == one.reserved
     assert one.reserved >= max(accumulate(sizes[move] if move >= 0 else -sizes[~move] for move in moves))
+
+
+@pytest.mark.parametrize("kind", [CachingAllocator, ExpandableAllocator])
+@pytest.mark.parametrize("count", [MANY - 1, MANY])
+def test_many_blocks_go_as_each_does_whichever_streams_pools_they_are_from(
+    kind: type[CachingAllocator], count: int
+) -> None:
+    pools, size = (kind(), kind()), 700 * 2**10
+    blocks = [pools[number % 2].malloc(size) for number in range(2 * count)]
+    taken = [pool.reserved for pool in pools]
+    pools[0].free(*blocks)
+    for pool in pools:
+        pool.several([size] * count)
+    assert [pool.reserved for pool in pools] == taken  # from what was given back
 
 
 @pytest.mark.parametrize(
