@@ -10,6 +10,7 @@ from memcalc.blocks.base import Stack
 from memcalc.blocks.basic import Embedding, Linear, Norm
 from memcalc.blocks.diffusion import Condition, Modulate, Sample
 from memcalc.blocks.hidream import LayerTexts
+from memcalc.blocks.leading import LeadingRow
 from memcalc.blocks.mochi import PooledTime
 from memcalc.blocks.sounding import StreamTexts
 from memcalc.blocks.streams import PaddedTokens, TokenRefiner
@@ -123,6 +124,8 @@ def _text_widths(block: Block) -> Iterator[int]:
         yield block.widths[0]
     elif isinstance(block, LayerTexts):
         yield block.widths[1]
+    elif isinstance(block, LeadingRow):
+        yield block.text
     elif isinstance(block, PooledTime) and isinstance(block.caption, Linear):
         yield block.caption.inputs
     elif isinstance(block, Attention) and block.cross and isinstance(block.k, Linear):
