@@ -9,7 +9,7 @@ from memcalc.explanation.values import Made
 from memcalc.optimizers import Parameter
 from memcalc.optimizers.step import peak
 from memcalc.simulation import setting_of
-from memcalc.simulation.measure import state_dtype
+from memcalc.simulation.stepped import state_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -29,6 +29,7 @@ class StepTemporaries:
     names hold which only a matrix's turn gives to something else. `turn` are the acts of a
     parameter's turn in their order, where that is known: what is bound to a name, `-name` for one that is let go of,
     `name=other` for one that takes another's tensor over, `states` where these are made (memcalc/replay/stepping.py has the rest).
+    `stacked` are such acts of a turn that all parameters of one shape (the first one's) have at once, shape after shape.
     """
 
     together: tuple[StateTensor, ...] = ()
@@ -37,6 +38,7 @@ class StepTemporaries:
     lasting: tuple[StateTensor, ...] = ()
     turn: tuple[StateTensor, ...] = ()
     before: tuple[StateTensor, ...] = ()
+    stacked: tuple[StateTensor, ...] = ()
 
     @cached_property
     def bytes(self) -> tuple[int, int, int, int]:
@@ -61,16 +63,22 @@ class StepRules:
     lasting: tuple[Rule, ...] = ()
     turn: tuple[Rule, ...] = ()
     before: tuple[Rule, ...] = ()
+    stacked: tuple[Rule, ...] = ()
 
     def of(self, scene: Scene) -> StepTemporaries:
         """The temporaries of one parameter."""
-        kinds = (self.together, self.each, self.held, self.lasting, self.turn, self.before)
+        kinds = (self.together, self.each, self.held, self.lasting, self.turn, self.before, self.stacked)
         return StepTemporaries(*(tuple(apply(rules, scene)) for rules in kinds))
 
 
 def total(tensors: Iterable[StateTensor]) -> int:
     """Bytes on the GPU of all of them."""
     return sum(tensor.bytes for tensor in tensors if tensor.device == "gpu")
+
+
+def shape_of(stacked: tuple[StateTensor, ...]) -> tuple[int, ...]:
+    """What parameters that are stacked have in common."""
+    return stacked[0].shape if stacked else ()
 
 
 class Turn(NamedTuple):
@@ -91,7 +99,7 @@ def peak(group: Sequence[Turn]) -> int:
     `group` lists the parameters in their order. Those of one layer follow each other, and begin again with the next one.
     """
     together = sum(turn.temporaries.bytes[0] * turn.times for turn in group)
-    if any(turn.temporaries.turn for turn in group):
+    if any(turn.temporaries.turn or turn.temporaries.stacked for turn in group):
         return together + _acted(group)
     most, before, lasting, names = 0, 0, 0, ()  # type: int, int, int, tuple[int, ...]
     for turn in _in_order(group):
@@ -125,9 +133,16 @@ def _acted(group: Sequence[Turn]) -> int:
     memory = Counted()
     names = stepping.Names(memory)
     for turn in _in_order(group):
-        acts = tuple(stepping.Act(act.name, act.bytes) for act in turn.temporaries.turn)
-        names.take(stepping.Turn(acts, (), 1), first=False)
+        names.take(stepping.Turn(acts_of(turn.temporaries.turn), (), 1), first=False)
+    stacks = [(turn.temporaries.stacked, turn.times) for turn in group]
+    for merged in stepping.stacked((shape_of(acts), acts_of(acts), times) for acts, times in stacks):
+        names.take(merged, first=False)
     return memory.most
+
+
+def acts_of(turn: Iterable[StateTensor]) -> tuple[stepping.Act, ...]:
+    """The acts of a turn, in bytes as they are asked for."""
+    return tuple(stepping.Act(act.name, act.bytes) for act in turn)
 
 
 def _in_turn(before: int, names: tuple[int, ...], own: tuple[int, ...], whole: int) -> int:

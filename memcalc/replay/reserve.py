@@ -16,7 +16,7 @@ from memcalc.replay.expandable import ExpandableAllocator
 from memcalc.replay.moves import Moves
 from memcalc.replay.negligible import below
 from memcalc.replay.outliving import numbers
-from memcalc.replay.stepping import Turn, loop, makes_states
+from memcalc.replay.stepping import Turn, loop, makes_states, stacked
 from memcalc.replay.turns import keep
 from memcalc.tape.values import rounded
 from memcalc.undisturbed import undisturbed
@@ -36,7 +36,7 @@ class Held(NamedTuple):
     """What is held for each of `times` like trained tensors: bytes of states, and of temporaries of the optimizer step.
 
     Of those of `each` tensor alone so many of the last stay until the next one's are there. `acts` are a turn's in their
-    order, where that is known.
+    order, where that is known; `stacked` those of a turn that all tensors of its `shape` have at once.
     """
 
     times: int
@@ -45,6 +45,8 @@ class Held(NamedTuple):
     each: tuple[int, ...]
     stay: int = 0
     acts: tuple[Act, ...] = ()
+    stacked: tuple[Act, ...] = ()
+    shape: tuple[int, ...] = ()
 
 
 class Staged(NamedTuple):
@@ -83,19 +85,26 @@ class Steps:
     def __init__(self, allocator: CachingAllocator, trained: list[Held], floor: int) -> None:
         self.allocator, self.trained, self.floor = allocator, trained, floor
         self.turns = [Turn(held.acts, held.states, held.times) for held in trained if held.acts]
+        self.shapes = stacked((held.shape, held.stacked, held.times) for held in trained)
         self.together = _kind_by_kind(trained, floor)
 
     def first(self) -> None:
-        """States for good, temporaries that go again."""
-        made = [(held.states, held.times) for held in self.trained if not makes_states(held.acts)]
-        _keep(self.allocator, _in_turn(made, self.floor))
+        """States for good, temporaries that go again; a group that is stacked steps before the others have states."""
+        self._states(stacked=True)
+        loop(self.allocator, self.shapes, self.floor, first=True)
+        self._states(stacked=False)
         temporaries = self.allocator.several(size for sizes, times in self.together for size in sizes * times)
         last = _each(self.allocator, self.trained, self.floor)
         loop(self.allocator, self.turns, self.floor, first=True)
         self.allocator.free(*last, *reversed(temporaries))
 
+    def _states(self, *, stacked: bool) -> None:
+        group = [held for held in self.trained if bool(held.stacked) is stacked and not makes_states(held.acts)]
+        _keep(self.allocator, _in_turn([(held.states, held.times) for held in group], self.floor))
+
     def later(self) -> None:
         """Temporaries; nothing comes behind them."""
+        loop(self.allocator, self.shapes, self.floor, first=False)
         _keep(self.allocator, self.together)
         _each(self.allocator, self.trained, self.floor)
         loop(self.allocator, self.turns, self.floor, first=False)

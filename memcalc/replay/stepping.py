@@ -9,11 +9,14 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
+from memcalc.tape.values import rounded
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from memcalc.replay.allocator import CachingAllocator
 
+STACK = "stack"  # the tensors of several parameters as one
 STATES = "states"  # where in a turn a parameter's states are made, the first time
 FIRST, LATER, ALWAYS = "first", "later", "always"  # in which steps the acts come that stand behind it
 FEW = 2  # turns of a kind that show what all take, once there are states
@@ -22,7 +25,7 @@ FEW = 2  # turns of a kind that show what all take, once there are states
 class Act(NamedTuple):
     """What a turn does: `name` is bound to a new tensor, `-name` let go of, `name=other` bound to the other name's tensor.
 
-    `+name` is made for good.
+    `+name` is made for good; what `>name` holds then stays until the step returns, under no name that is bound again.
     """
 
     name: str
@@ -66,6 +69,8 @@ class Names(Generic[BlockT]):
                 self._made((nbytes,))
             elif name[0] == "-":
                 self._gone(self.held.pop(name[1:], []))
+            elif name[0] == ">":
+                self.held.setdefault("", []).extend(self.held.pop(name[1:], []))
             elif "=" in name:
                 to, _, other = name.partition("=")
                 self._bind(to, self.held.pop(other, []))
@@ -99,6 +104,26 @@ def loop(allocator: CachingAllocator, turns: Iterable[Turn], floor: int, *, firs
             for turn in layer:
                 names.take(turn, first=first)
     names.leave()
+
+
+def stacked(alike: Iterable[tuple[tuple[int, ...], tuple[Act, ...], int]]) -> list[Turn]:
+    """A turn for all parameters of a shape at once, shape after shape: (shape, acts of one, how many), in their order.
+
+    A tensor of the turn is as large as those of all of them; one alone is no `stack`.
+    """
+    found: dict[tuple[tuple[int, ...], tuple[str, ...]], list[tuple[tuple[Act, ...], int]]] = {}
+    for shape, acts, count in alike:
+        if acts:
+            found.setdefault((shape, tuple(act.name for act in acts)), []).append((acts, count))
+    return [Turn(tuple(_merged(several)), (), 1) for several in found.values()]
+
+
+def _merged(several: list[tuple[tuple[Act, ...], int]]) -> Iterator[Act]:
+    """The acts of parameters that take them at once: (acts of one, how many)."""
+    times = [count for _, count in several]
+    for same in zip(*(acts for acts, _ in several), strict=True):
+        whole = sum(act.nbytes * count for act, count in zip(same, times, strict=True))
+        yield Act(same[0].name, 0 if same[0].name == STACK and sum(times) == 1 else rounded(whole))
 
 
 def makes_states(acts: tuple[Act, ...]) -> bool:

@@ -207,7 +207,7 @@ class ZeroThree(Zero):
     def stepped(self, trained: list[Held]) -> list[Held]:
         """Sub-groups are stepped one by one: temporaries of the largest alone."""
         largest = max(trained, key=lambda held: sum(held.states), default=None)
-        return [held if held is largest else held._replace(together=(), each=(), acts=()) for held in trained]
+        return [held if held is largest else held._replace(together=(), each=(), acts=(), stacked=()) for held in trained]
 
     def hosted(self, books: Books) -> Hosted:
         """What the offload keeps in one rank's host memory."""

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from memcalc.dtypes import nbytes
 from memcalc.known import Known
-from memcalc.optimizers.values import Parameter, StateTensor
-from memcalc.replay.reserve import Begun, Held, Replay, reserved
-from memcalc.replay.stepping import Act
+from memcalc.optimizers.values import Parameter
+from memcalc.replay.reserve import Begun, Replay, reserved
 from memcalc.sharding.strategy import Strategy
-from memcalc.tape.spending import Spent
+from memcalc.simulation.stepped import held, spent, state_dtype
 from memcalc.tape.step import record_step
 from memcalc.tape.succession import layer_by_layer
 from memcalc.tape.values import rounded
@@ -221,30 +220,6 @@ def standing(local: Local, optimizer: Optimizer, setting: Setting, views: int = 
     return base
 
 
-def held(tensor: Tensor, optimizer: Optimizer, setting: Setting) -> Held:
-    """What an optimizer holds for each tensor of a group, in bytes as the allocator counts them."""
-    dtype = state_dtype(tensor, setting)
-    states = optimizer.states(tensor.shape, dtype, tensor.role, tensor.name)
-    if setting.spends:
-        return Held(tensor.count, _gpu(states), (), ())
-    temporaries = optimizer.temporaries(tensor.shape, dtype, tensor.role, tensor.name)
-    together, each, stay = (_gpu(group) for group in (temporaries.together, temporaries.each, temporaries.held))
-    acts = tuple(Act(act.name, rounded(act.bytes)) for act in temporaries.turn)
-    return Held(tensor.count, _gpu(states), together, () if acts else each, 0 if acts else len(stay), acts)
-
-
-def spent(tensor: Tensor, optimizer: Optimizer, setting: Setting, *, starting: bool = False) -> Spent:
-    """What a step with one parameter alone allocates; its states where it is `starting`."""
-    given = tensor.shape, state_dtype(tensor, setting), tensor.role, tensor.name
-    temporaries = optimizer.temporaries(*given)
-    states = _gpu(optimizer.states(*given)) if starting else ()
-    return Spent(_gpu((*temporaries.together, *temporaries.each)), states)
-
-
-def _gpu(tensors: Iterable[StateTensor]) -> tuple[int, ...]:
-    return tuple(rounded(tensor.bytes) for tensor in tensors if tensor.device == "gpu")
-
-
 def _masters(tensors: Iterable[Tensor], setting: Setting) -> list[tuple[int, int]]:
     if not setting.master:
         return []
@@ -264,11 +239,6 @@ def _gradient(tensor: Tensor, setting: Setting) -> int:
     if not setting.ways or tensor.role != "embedding":
         return tensor.elements
     return tensor.elements // tensor.shape[0] * setting.ways.left_rows(tensor.shape[0])
-
-
-def state_dtype(tensor: Tensor, setting: Setting) -> str:
-    """The dtype the optimizer sees as the parameter's."""
-    return setting.states or setting.master or tensor.dtype or setting.weights
 
 
 def storage(setting: Setting) -> Callable[[Tensor], str]:

@@ -78,7 +78,7 @@ def _rules(card: Mapping[str, Any]) -> Iterator[Any]:
     for key in ("states", "group", "once"):
         yield from card.get(key, ())
     for temporaries in card.get("step", {}).values():
-        assert set(temporaries) <= {"together", "before", "each", "held", "lasting", "turn"}
+        assert set(temporaries) <= {"together", "before", "each", "held", "lasting", "turn", "stacked"}
         for rules in temporaries.values():
             yield from rules
 
