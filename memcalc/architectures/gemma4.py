@@ -15,11 +15,11 @@ from memcalc.blocks.image import ChannelScale
 from memcalc.blocks.mlp import LinearRouter, Moe
 from memcalc.blocks.multimodal import Images, MaskedAlways, PerLayerEmbeddings, PerLayerInput, Sounds
 from memcalc.blocks.towers import AxesTable, Unfilled
+from memcalc.model import Model
 
 if TYPE_CHECKING:
     from memcalc.blocks.attention import Attention
     from memcalc.dimensions import Dimensions
-    from memcalc.model import Model
 
 
 class Kind(NamedTuple):
@@ -108,6 +108,14 @@ def _projection(c: Dimensions, d: Dimensions) -> Linear:
     return Linear("embedding_projection", d.get("output_proj_dims") or d.hidden_size, c.text_config.hidden_size)
 
 
+@architecture("embedding_gemma2")
+def embedding_gemma2(c: Dimensions) -> Model:
+    """EmbeddingGemma 2 with Gemma 4's towers, as many as its config names."""
+    extra = (_read(c, "audio", Sounds("")),) if _present(c, "audio") else ()
+    images = _read(c, "vision", _images(c, masked=False)) if _present(c, "vision") else sequence()
+    return image_text(c, images, tower(c.text_config, "language_model"), tie=False, extra=extra)
+
+
 REGISTERED = ("layers", "norm", "embed_tokens_per_layer", "per_layer_model_projection", "per_layer_projection_norm")
 
 
@@ -120,6 +128,37 @@ def gemma4_text(c: Dimensions) -> Model:
         c, embed, _per_layer(c) if c.hidden_size_per_layer_input else None, layers, _norm(c, "norm"),
         tie="embed_tokens", logits=_cap(c), registered=REGISTERED,
     )  # fmt: skip
+
+
+@architecture("embedding_gemma2_text")
+def embedding_gemma2_text(c: Dimensions) -> Model:
+    """Gemma 4's layers as an encoder, their own embeddings made of the token's alone; each token projected at the end."""
+    embed = Embedding("embed_tokens", c.vocab_size, c.hidden_size, scaled=True)
+    width, hidden, count = c.hidden_size_per_layer_input, c.hidden_size, c.num_hidden_layers
+    project = Linear("per_layer_model_projection", hidden, count * width)
+    own = PerLayerEmbeddings("ple", (project, _norm(c, "per_layer_projection_norm", width)))
+    few = c.get("num_global_key_value_heads", 1)  # of keys and values, in layers that see all
+    d = c.but(num_kv_shared_layers=0, attention_k_eq_v=True, num_global_key_value_heads=few)
+    layers = interleaved("layers", _kinds(d), lambda kind: _encoding_layer(c, kind))
+    body = embed, own, layers, _norm(c, "norm"), Linear("embedding_projection", hidden, c.embedding_dim)
+    return Model(sequence(*body), "encoder", c.max_position_embeddings)
+
+
+def _encoding_layer(c: Dimensions, kind: Kind) -> Sequence:
+    """EmbeddingGemma2EncoderLayer: `sliding_window` is how far a local layer sees to either side."""
+    dim = kind.head_dim
+    mixer = attention(
+        c.but(head_dim=dim, num_key_value_heads=kind.kv_heads), bias=bool(c.attention_bias),
+        window=window(c) + 1 if kind.local else 0, causal=False, rotary_dim=dim, heads_first=True,
+        rotary_kind="local" if kind.local else "global", q_norm=_norm(c, "q_norm", dim), k_norm=_norm(c, "k_norm", dim),
+        v_norm=Norm("v_norm", dim, "rms-no-weight", "gemma4"),
+    )  # fmt: skip
+    return sequence(
+        residual(_norm(c, "input_layernorm"), mixer, _norm(c, "post_attention_layernorm")),
+        residual(_norm(c, "pre_feedforward_layernorm"), gated_mlp(c), _norm(c, "post_feedforward_layernorm")),
+        sequence(_own_embedding(c), name="ple_block"),
+        ChannelScale("layer_scalar", (1,), buffer=True),
+    )
 
 
 def _cap(c: Dimensions) -> Softcap | None:

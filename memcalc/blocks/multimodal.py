@@ -254,7 +254,8 @@ class ReadsImages(Sequence):
 class PerLayerEmbeddings(Sequence):
     """Made once, before the layers: every token's embedding for each layer, [batch, seq, layers, width].
 
-    A table read by token ids, plus a projection of the token's embedding under a norm (Gemma 3n and 4).
+    A table read by token ids, plus a projection of the token's embedding under a norm (Gemma 3n and 4); or, where there
+    is no table, that projection alone (EmbeddingGemma 2).
     """
 
 

@@ -75,6 +75,7 @@ def headed(t: Tape, block: Attention, x: Value, around: Around) -> tuple[Value, 
     q, k, v = heads(q, block.heads), heads(k, block.kv_heads), heads(v, block.kv_heads)
     q = run(t, block.q_norm, q, around) if block.q_norm else q
     k = run(t, block.k_norm, k, around) if block.k_norm else k
+    v = run(t, block.v_norm, v, around) if block.v_norm else v
     return q, k, v
 
 

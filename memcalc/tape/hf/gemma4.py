@@ -77,10 +77,14 @@ def mixture(t: Tape, block: Moe, x: Value, around: Around) -> Value:
 @rule(PerLayerEmbeddings)
 def per_layer_embeddings(t: Tape, block: PerLayerEmbeddings, x: Value, around: Around) -> Value:
     """get_per_layer_inputs and project_per_layer_inputs: [batch, seq, layers, width], and x as it was."""
-    table, projection, normed = block.blocks
+    *table, projection, normed = block.blocks
     assert isinstance(normed, Norm)  # noqa: S101 - the architecture has made it so
     b, s = x.shape[:2]
-    own = f.reshape(run(t, table, around.tokens or t.given((b, s), "int64"), around), b, s, -1, normed.width)
+    if not table:  # EmbeddingGemma2TextPLE.forward
+        made = f.reshape(f.scale(run(t, projection, x, around)), b, s, -1, normed.width)
+        around.per_layer = run(t, normed, made, around)
+        return x
+    own = f.reshape(run(t, table[0], around.tokens or t.given((b, s), "int64"), around), b, s, -1, normed.width)
     made = f.reshape(f.scale(run(t, projection, x, around)), *own.shape)
     around.per_layer = f.scale(f.add(run(t, normed, made, around), own))
     return x
@@ -89,4 +93,4 @@ def per_layer_embeddings(t: Tape, block: PerLayerEmbeddings, x: Value, around: A
 @rule(PerLayerInput)
 def per_layer_input(_: Tape, block: PerLayerInput, x: Value, around: Around) -> Value:
     """x times the layer's slice."""
-    return f.mul(x, f.select(around.per_layer, 2)) if around.per_layer else x
+    return f.mul(x, around.per_layer) if around.per_layer else x

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from memcalc.blocks.base import Block, Recomputed, Sequence, Stack, Stage
+from memcalc.tape import functions as f
 from memcalc.tape.checkpoint import checkpointed
 from memcalc.tape.hf.alike import named, planned, single_out, told_apart
 from memcalc.tape.hf.combinators import sequence
@@ -69,7 +70,11 @@ def _layered(t: Tape, block: Stack, given: list[Value], around: Around) -> Value
         _enter(t, path, name, f"/{number if block.shared == 1 else index // block.shared}")
         marks.mark(t)
         t.like, asks = order.count(number), x.node is not None
+        every = around.per_layer
+        if every is not None:  # per_layer_inputs[:, :, i, :], ahead of the layer (Gemma4TextModel.forward)
+            around.per_layer = f.select(every, 2)
         made = [kept_or_run(t, block, (path, index, name), layer, x, around)]
+        around.per_layer = every
         around.weights = around.normed = around.residual = None  # the layer's own names go before what it was given
         gone(around.summed)
         x = made.pop()
