@@ -49,7 +49,7 @@ class Flattening(Grouping):
         self.ahead: list[Value] = []
         self.late: Group | None = None
         self.frozen: list[Handle] = []
-        self.added: Value | None = None
+        self.addend: Value | None = None
         self.returning = False
         self.kept: list[int] = []
         self.reduced: list[int] = []
@@ -154,7 +154,7 @@ class Flattening(Grouping):
             self._reduce(trained, flat)
             self._stand_in(group, trained)
         self.reduced += range(start, len(self.tape.sizes))
-        self.added = None
+        self.addend = None
 
     def gradient(self, leaf: Leaf, gradient: Value) -> bool:
         """The gradient of a view waits for those of the others."""
@@ -246,7 +246,7 @@ class Flattening(Grouping):
             del group.gradients[leaf]  # in the order of the views
         if handle.accumulated:
             self.kept.append(flat.storage.id)
-            self.added = flat  # AccumulateGrad holds what it adds until its hooks, of which this is one, have run
+            self.addend = flat  # AccumulateGrad holds what it adds until its hooks, of which this is one, have run
             flat, handle.accumulated = handle.accumulated, None
         return flat
 
