@@ -39,8 +39,9 @@ class Modulation(Block):
     """Shifts, scales and gates for a block: linear(silu(condition)), `chunks` vectors of the stream's width.
 
     Adaptive layer norm (Peebles & Xie 2023). `condition` are blocks of its own that make the vector first (DiT embeds
-    time and class in every block). `silu` False where the condition comes activated. `shared` where the vectors are
-    those of all blocks (PixArt); a `table` [chunks, width] in place of the linear is added to the condition itself.
+    time and class in every block). `silu` False where the condition comes activated, by another `activation` in Krea 2.
+    `shared` where the vectors are those of all blocks (PixArt); a `table` [chunks, width] in place of the linear is added
+    to the condition itself.
     `borrowed` is the path of the module whose parameters make the condition, where they are not its own.
     """
 
@@ -51,6 +52,7 @@ class Modulation(Block):
     shared: bool = False
     table: Raw | None = None
     borrowed: str = ""
+    activation: str = "silu"
 
     def parts(self) -> tuple[Block, ...]:  # noqa: D102
         return given(None if self.borrowed else self.condition, self.linear, self.table)

@@ -55,6 +55,7 @@ HOMES = {
     "segmenting": ("segmenting", "sam"),
     "diffusion": ("dit", "unet", "lean_dit"),
     **dict.fromkeys(("cogview3", "cogview4"), ("cogview",)),
+    "fusing": ("krea2",),
     **dict.fromkeys(("leading", "ernie-image"), ("ernie_image",)),
     "hidream": ("hidream",),
     "cosmos": ("cosmos",),

@@ -9,6 +9,7 @@ from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Stack
 from memcalc.blocks.basic import Embedding, Linear, Norm
 from memcalc.blocks.diffusion import Condition, Modulate, Sample
+from memcalc.blocks.fusing import FusedTexts
 from memcalc.blocks.hidream import LayerTexts
 from memcalc.blocks.leading import LeadingRow
 from memcalc.blocks.mochi import PooledTime
@@ -124,7 +125,7 @@ def _text_widths(block: Block) -> Iterator[int]:
         yield block.widths[0]
     elif isinstance(block, LayerTexts):
         yield block.widths[1]
-    elif isinstance(block, LeadingRow):
+    elif isinstance(block, FusedTexts | LeadingRow):
         yield block.text
     elif isinstance(block, PooledTime) and isinstance(block.caption, Linear):
         yield block.caption.inputs

@@ -15,6 +15,7 @@ from memcalc.blocks.diffusion import (
 )
 from memcalc.blocks.joint import JointAttention, JointBlock
 from memcalc.tape import functions as f
+from memcalc.tape.hf.activations import activate
 from memcalc.tape.hf.attention import heads
 from memcalc.tape.rules import Around, gone, rule, run
 
@@ -49,7 +50,7 @@ def modulation(t: Tape, block: Modulation, x: Value, around: Around) -> Value:
         scene.chunks = list(f.chunk(f.add(table, f.unsqueeze(vector, 1)), block.chunks, 1))
         return x
     assert block.linear  # noqa: S101 - it has one or the other
-    made = run(t, block.linear, f.silu(vector) if block.silu else vector, around)
+    made = run(t, block.linear, activate(block.activation, vector) if block.silu else vector, around)
     if block.shared:
         scene.shared = scene.made[block.name] = made
     else:
