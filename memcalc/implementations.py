@@ -47,6 +47,8 @@ def _parted(block: Block) -> Block | None:
     if not isinstance(block, Experts):
         return None
     count, *sides = block.params[-1].shape
-    hidden, width = reversed(sides) if block.formula == "llama4" else sides  # whose weights are transposed
+    hidden, width = reversed(sides) if block.transposed else sides
     shapes = {"w1": (count, width, hidden), "w3": (count, width, hidden), "w2": (count, hidden, width)}
-    return replace(block, params=tuple(Param(name, shape) for name, shape in shapes.items()), formula="")
+    return replace(
+        block, params=tuple(Param(name, shape) for name, shape in shapes.items()), formula="", transposed=False
+    )

@@ -47,7 +47,7 @@ def stacked_experts(
     if bias:
         params += [Param(f"{name}_bias", (e, o)) for name, (e, o, _) in shapes.items()]
     act, how = activation or activation_of(c), str(c.get("experts_implementation") or "")
-    return Experts("experts", count, width, tuple(params), gated, act, formula, how)
+    return Experts("experts", count, width, tuple(params), gated, act, formula, how, transposed)
 
 
 def router(c: Dimensions, count: int, name: str = "gate", **more: Any) -> Router:  # noqa: ANN401 - fields of Router

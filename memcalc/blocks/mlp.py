@@ -52,7 +52,8 @@ class Experts(Block):
     """Routed experts as stacked 3-D parameters (transformers 5): (name, shape) of each, as the library lays them out.
 
     `experts` MLPs of `width`; the tape reads `gated`, `activation` and how they are run: `implementation` is the
-    config's `experts_implementation` ('': the class's own).
+    config's `experts_implementation` ('': the class's own). Weights are [experts, outputs, inputs], `transposed` ones
+    [experts, inputs, outputs].
     """
 
     role: ClassVar[str] = "expert"
@@ -63,6 +64,7 @@ class Experts(Block):
     activation: str = "silu"
     formula: str = ""
     implementation: str = ""
+    transposed: bool = False
 
     def own(self) -> tuple[Param, ...]:  # noqa: D102
         return self.params

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from memcalc.ways import Ways
 
 
-TRANSPOSED = frozenset({"gpt_oss", "aria", "llama4"})  # families that stack [experts, inputs, outputs]
-
-
 def experts_tensor(run: Run) -> int:
     """Ranks that share each expert's channels: all tensor-parallel ones, none of them under expert parallelism.
 
@@ -72,8 +69,7 @@ def _part(block: Experts, param: Param, ways: Ways) -> Param:
     if param.name.endswith("bias"):
         rest = [rest[0] // ways.expert_tensor] if inward else rest
     else:
-        transposed = block.formula in TRANSPOSED
-        axis = (1 if transposed else 0) if inward else (0 if transposed else 1)
+        axis = int(block.transposed) if inward else int(not block.transposed)
         rest[axis] //= ways.expert_tensor
     return replace(param, shape=(first // ways.expert, *rest))
 

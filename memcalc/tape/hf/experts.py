@@ -146,7 +146,7 @@ def row_weights(t: Tape, block: Experts, which: int, expert: Value) -> tuple[Val
 
 def batched_linear(block: Experts, x: Value, weight: Value, bias: Value | None) -> Value:
     """_batched_linear."""
-    if block.formula in TRANSPOSED:
+    if block.transposed:
         out = f.squeeze(f.bmm(*(f.lower(part) for part in (f.unsqueeze(x, 1), weight))), 1)
     else:
         out = f.squeeze(f.bmm(*(f.lower(part) for part in (weight, f.unsqueeze(x, -1)))), -1)
@@ -224,14 +224,12 @@ def expert_linear(
     t: Tape, block: Experts, which: int, x: Value, offsets: Value, bias: Value | None, merged: list[Value]
 ) -> Value:
     """_grouped_linear: the product, and every row's bias added in place; the weight is among `merged` from then on."""
-    param, transposed = weight_of(block, which), block.formula in TRANSPOSED
-    weight = adapted_weight(t, expert_weight(t, param))
+    weight = adapted_weight(t, expert_weight(t, weight_of(block, which)))
     merged.append(weight)
-    out = f.grouped_mm(f.to(x, weight.dtype), weight if transposed else f.swap(weight), offsets)
+    out = f.grouped_mm(f.to(x, weight.dtype), weight if block.transposed else f.swap(weight), offsets)
     return f.add_(out, bias) if bias else out
 
 
-TRANSPOSED = frozenset({"gpt_oss", "aria", "privacy"})
 CLAMPED = frozenset({"gpt_oss", "minimax_m3", "deepseek_v4", "step", "privacy"})
 
 

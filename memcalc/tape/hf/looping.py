@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from memcalc.tape import functions as f
 from memcalc.tape.hf.activations import activate
 from memcalc.tape.hf.adapters import adapted_weight
-from memcalc.tape.hf.experts import TRANSPOSED, expert_weight, gate
+from memcalc.tape.hf.experts import expert_weight, gate
 from memcalc.tape.loops import loop
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def expert(block: Experts, x: Value, weights: list[Value], biases: list[Value]) 
         first, second, last = weights
         states = f.mul(activate(block.activation, f.linear(x, first)), f.linear(x, second))
         return f.linear(states, f.swap(last))
-    first, last = (f.swap(weight) if block.formula in TRANSPOSED else weight for weight in weights)
+    first, last = (f.swap(weight) if block.transposed else weight for weight in weights)
     out = f.linear(x, first)
     out = f.add(out, biases[0]) if biases else out
     out = gate(block, out) if block.gated else activate(block.activation, out)
