@@ -37,14 +37,18 @@ def data_parallel(run: Run) -> int:
 
 
 def legal(shape: Run, base: Run) -> bool:
-    """Whether frameworks run such a shape at all; what one of them refuses for reasons of its own, `resolve` says."""
+    """Whether frameworks run such a shape at all; what one of them refuses for reasons of its own, `resolve` says.
+
+    The kernels and the loss of `base` go together: a trainer chose them (LLaMA-Factory, Axolotl and TRL with Liger's).
+    """
     strategy = shape.sharding.strategy if shape.sharding else "ddp" if shape.gpus > 1 else "none"
     one = degrees(shape)
     if shape.gpus % one or (shape.gpus > 1 and strategy == "none" and one < shape.gpus):
         return False
     if one > 1 and strategy not in WITH_PARALLEL and shape.sharding != base.sharding:
         return False
-    if shape.implementation == "hf-liger" and shape.loss.kind != "standard" and shape != base:
+    own = (shape.implementation, shape.loss) == (base.implementation, base.loss)
+    if shape.implementation == "hf-liger" and shape.loss.kind != "standard" and not own:
         return False  # its kernels have a loss of their own
     if shape.offload.startswith("optimizer") and shape.gpus > 1 and strategy not in OFFLOADING:
         return False

@@ -155,6 +155,14 @@ def test_nothing_fits_names_the_nearest_miss() -> None:
     assert "more than there is on rtx-4090" in answer.lacks
 
 
+def test_kernels_and_a_loss_that_a_trainer_put_together_are_searched_around() -> None:
+    """As LLaMA-Factory's `enable_liger_kernel` is read; whatever the micro batch."""
+    run = {"model": "llama-3.2-1b", "gpu": "rtx-4090", "implementation": "hf-liger", "loss": "fused-linear", "batch_size": 2}
+    answer = recommend(run, gpus="1", keep=["optimizer", "precision", "offload", "attention"])
+    assert answer.search.legal
+    assert answer.recommendations
+
+
 def test_a_method_that_was_asked_for_is_not_left() -> None:
     answer = recommend({"model": "llama-3-8b", "gpu": "rtx-4090"}, method="full", gpus="1", keep=["offload"])
     assert all(choice.run["lora"] is None for choice in answer.recommendations)
