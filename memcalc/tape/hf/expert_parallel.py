@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from memcalc.tape import functions as f
 from memcalc.tape.autograd import record
 from memcalc.tape.hf.activations import activate
+from memcalc.tape.hf.stacked_experts import expert_bias, expert_linear, gate
 from memcalc.tape.units import called
 
 if TYPE_CHECKING:
@@ -89,8 +90,6 @@ def _sent_back(_: Node, g: Value) -> Gradients:
 
 def _local(t: Tape, block: Experts, x: Value, expert_ids: Value, ones: Value) -> Value:
     """grouped_mm_experts_forward with a single expert a row, and rows of other ranks' experts masked."""
-    from memcalc.tape.hf.experts import expert_bias, expert_linear, gate  # noqa: PLC0415 - that file imports this one
-
     copies, hidden = x.shape
     order, permutation = t.new((copies,), "int64"), t.new((copies,), "int64")
     selected = f.index(x, f.scale(permutation), (copies, hidden))

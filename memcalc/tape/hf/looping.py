@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from memcalc.tape import functions as f
 from memcalc.tape.hf.activations import activate
 from memcalc.tape.hf.adapters import adapted_weight
-from memcalc.tape.hf.experts import expert_weight, gate
+from memcalc.tape.hf.stacked_experts import expert_weight, gate
 from memcalc.tape.loops import loop
 
 if TYPE_CHECKING:
