@@ -114,3 +114,14 @@ class SampleRows(Block):
     """Text and image of each sample put into one row; or (`back`) the image's tokens cut out again (Lumina)."""
 
     back: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MeanCaption(Sequence):
+    """The mean of the text's states that no mask hides, through these blocks and added to the vector (Lumina-Next).
+
+    Tables of `dim` channels for squares of up to `side` tokens are given, of which the image's corner is cut.
+    """
+
+    dim: int = 0
+    side: int = 384
