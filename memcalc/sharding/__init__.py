@@ -52,7 +52,7 @@ def _made(name: str, options: Mapping[str, Any], ranks: int, run: Run, model: Mo
                 )
             return Strategy("none", ranks, offloaded)
         case "zero0" | "zero1" | "zero2" | "zero3":
-            from memcalc.sharding.zero import deepspeed  # noqa: PLC0415 - one module a run
+            from memcalc.sharding.deepspeed import deepspeed  # noqa: PLC0415 - one module a run
 
             return deepspeed(name, options, ranks, run, model)
         case "ddp":

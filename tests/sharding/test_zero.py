@@ -13,8 +13,9 @@ from memcalc.resolve import resolve
 from memcalc.run import Run
 from memcalc.run.spelling import spelled_out
 from memcalc.run.validation import parse_run
+from memcalc.sharding.deepspeed import deepspeed
 from memcalc.sharding.scatter import Reducer
-from memcalc.sharding.zero import Zero, deepspeed
+from memcalc.sharding.zero import Zero
 from memcalc.sharding.zero3 import ZeroThree
 from memcalc.sharding.zero12 import Bf16Optimizer, ZeroOneTwo
 from memcalc.sharding.zero_options import Settings

@@ -19,9 +19,10 @@ from memcalc.models import from_preset
 from memcalc.optimizers import resolve
 from memcalc.precision import recipe
 from memcalc.run import Run
+from memcalc.sharding.deepspeed import deepspeed
 from memcalc.sharding.flat import Flat
 from memcalc.sharding.strategy import books
-from memcalc.sharding.zero import Zero, deepspeed
+from memcalc.sharding.zero import Zero
 from memcalc.tensors import Tensor
 
 if TYPE_CHECKING:
