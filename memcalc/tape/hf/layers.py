@@ -11,7 +11,8 @@ from memcalc.tape import functions as f
 from memcalc.tape.checkpoint import checkpointed
 from memcalc.tape.hf.alike import named, planned, single_out, told_apart
 from memcalc.tape.hf.combinators import sequence
-from memcalc.tape.hf.surroundings import handed_to, prepare
+from memcalc.tape.hf.handing import again, alone, beside, given_to
+from memcalc.tape.hf.surroundings import prepare
 from memcalc.tape.recorder import Layers
 from memcalc.tape.rules import Around, gone, rule, run
 from memcalc.tape.units import Visit, called
@@ -110,9 +111,10 @@ def kept_or_run(t: Tape, block: Stack, place: tuple[str, int, str], layer: Block
     setting = t.setting
     turn = t.counted + place[1] // block.shared  # transformers counts through the whole model (every_n_layers)
     if setting.checkpoint and turn % setting.every == 0 and block.recompute != "never":
-        kept = partial(checkpointed, t, reentrant=setting.reentrant, alone=_alone(around))
-        out = _checkpoint(t, *place, kept, _again(t, layer, around))(x, *_given(around).values())
-        for name, value in zip(_beside(around), t.beside, strict=False):
+        kept = partial(checkpointed, t, reentrant=setting.reentrant, alone=alone(around))
+        before = around.encoder
+        out = _checkpoint(t, *place, kept, again(t, layer, around))(x, *given_to(around).values())
+        for name, value in zip(beside(around, before), t.beside, strict=False):
             setattr(around, name, value)
         t.beside = ()
         return out
@@ -159,7 +161,7 @@ def _inner(t: Tape, block: Stack, passes: list[tuple[Block, str]], given: list[V
     for index, (layer, name) in enumerate(passes):
         _enter(t, path, name, f"{outer}/{index}" if outer or kinds[name] > 1 else "")
         if t.setting.checkpoint and (block.recompute == "always" or (block.recompute == "outermost" and not t.within)):
-            x = _checkpoint(t, path, index, name, partial(checkpointed, t), _again(t, layer, around))(x)
+            x = _checkpoint(t, path, index, name, partial(checkpointed, t), again(t, layer, around))(x)
         else:
             x = _plain(t, (path, index, name), layer, x, around)
         if not outer:  # else the layer around them has names of its own
@@ -174,7 +176,8 @@ def recomputed(t: Tape, block: Recomputed, x: Value, around: Around) -> Value:
     if not t.setting.checkpoint:
         return sequence(t, block, x, around)
     before, t.instance = t.instance, t.instance or "/0"  # layers within are no stack of their own
-    out = checkpointed(t, _again(t, Sequence("", block.blocks), around), x, reentrant=t.setting.reentrant)
+    layer, given = again(t, Sequence("", block.blocks), around), given_to(around).values()
+    out = checkpointed(t, layer, x, *given, reentrant=t.setting.reentrant, alone=alone(around))
     t.instance = before
     return out
 
@@ -222,77 +225,3 @@ def _afterwards(around: Around, index: int, given: Value | None, x: Value) -> Va
     if around.each:
         x = around.each(index, x)
     return around.after_first(given, x) if given is not None and not index and around.after_first else x
-
-
-# what layers are called with beside their input, and gradients go back to
-GIVEN = ("original", "per_layer", "bias", "encoder", "cross_bias")
-
-
-def _alone(around: Around) -> bool:
-    """Whether that is all beside its input that a layer's gradient goes back to.
-
-    No bias by keyword, no second stream, no vector that all layers are conditioned by.
-    """
-    biased = any(mask is not None and mask.node is not None for mask in around.masks.values())
-    vector = around.scene.shared or around.scene.vector if around.scene else None
-    alone = (around.encoder is None or around.follows) and (vector is None or vector.node is None)
-    return alone and (around.bias is None or around.slopes or around.hands) and not biased
-
-
-def _given(around: Around) -> dict[str | int, Value]:
-    """What a layer is called with beside its input by position, which a checkpoint saves.
-
-    Masks (by their windows), too, where an encoder's states come behind them.
-    """
-    found = {name: getattr(around, name) for name in GIVEN}
-    given: dict[str | int, Value] = {
-        name: value for name, value in found.items() if value is not None and value.node is not None
-    }
-    masks = around.masks if around.follows else {}
-    given.update({window: mask for window, mask in masks.items() if mask is not None})
-    return given
-
-
-def _give(around: Around, name: str | int, value: Value | None) -> None:
-    if isinstance(name, int):
-        around.masks = {**around.masks, name: value}
-    else:
-        setattr(around, name, value)
-
-
-def _beside(around: Around) -> dict[str, Value]:
-    """What a layer returns beside its output: weights of its attention, or the biases for the next (T5Block.forward)."""
-    names = ("bias", "cross_bias") if around.hands else ("returned",)
-    found = {name: getattr(around, name) for name in names}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _again(t: Tape, layer: Block, around: Around) -> Callable[..., Value]:
-    """The layer as a function of its input: the first time as part of the model, later with what it was given then.
-
-    Or with others in its place, as a re-entrant checkpoint has them.
-    """
-    first, given, names = [around], handed_to(layer, around), tuple(_given(around))
-    if t.setting.reentrant and _alone(around) and not t.setting.offload_inputs:
-        for name in names:  # which the checkpoint saves
-            _give(given, name, None)
-    given.kept = given.images = given.each = None
-    given.again = True
-    given.named, given.deep, given.after, given.outputs, given.read = [], [], {}, [], {}
-
-    def again(x: Value, *others: Value) -> Value:
-        anew = not first
-        now = given.copy() if anew else first.pop()
-        for name, value in zip(names, others, strict=False):
-            _give(now, name, value)
-        within, t.within = t.within, True
-        try:
-            out = run(t, layer, x, now)
-        finally:
-            t.within = within
-        t.beside = tuple(_beside(now).values())
-        if anew:  # the stack sees to it the first time
-            gone(now.summed)
-        return out
-
-    return again
