@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from memcalc.tape import functions as f
 from memcalc.tape.hf.alike import named
-from memcalc.tape.hf.detection import beside, inverse_sigmoid, matched, small_mask
+from memcalc.tape.hf.boxes import beside, inverse_sigmoid, matched, small_mask
 from memcalc.tape.hf.diffusion import Scene
 from memcalc.tape.hf.layers import under_name
 from memcalc.tape.hf.programs import measured

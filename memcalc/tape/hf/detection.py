@@ -10,8 +10,8 @@ from memcalc.blocks.detection import ConditionalDecoder, FrozenConv, FrozenNorm,
 from memcalc.blocks.masking import MapFinder, MaskSegmenter
 from memcalc.blocks.refining import RefiningDetector
 from memcalc.tape import functions as f
-from memcalc.tape.functions import maps
 from memcalc.tape.hf.attention import attend, heads, project
+from memcalc.tape.hf.boxes import beside, inverse_sigmoid, matched, small_mask
 from memcalc.tape.hf.masks import bidirectional_mask
 from memcalc.tape.hf.programs import measured
 from memcalc.tape.hf.vision import conv
@@ -52,26 +52,6 @@ def detect(t: Tape, model: Model) -> tuple[Value, Value]:
     return matched(t, logits, found), x
 
 
-def matched(t: Tape, logits: Value, boxes: Value) -> Value:
-    """A loss of the classes of all queries, and of all boxes."""
-    labels = t.given(logits.shape[:2], "int64")
-    classes = f.cross_entropy(f.reshape(logits, -1, logits.shape[-1]), labels)
-    return f.add(classes, f.mean(boxes, 0, 1, 2, keep=False))
-
-
-def inverse_sigmoid(x: Value) -> Value:
-    """log(x / (1 - x)), between bounds."""
-    x = f.clamp(x)
-    first = f.clamp(x)
-    second = f.clamp(f.subtract(x.tape.new((), x.dtype), x))
-    return f.log(f.div(first, second))
-
-
-def beside(boxes: Value, places: Value) -> Value:
-    """boxes[..., :2] += places."""
-    return f.assign(boxes, f.add_(f.narrow(boxes, -1, 2), places))
-
-
 @rule(SetDetector)
 def set_detector(t: Tape, block: SetDetector, x: Value, around: Around) -> Value:
     """DetrModel.forward."""
@@ -102,12 +82,6 @@ def set_detector(t: Tape, block: SetDetector, x: Value, around: Around) -> Value
     t.outputs.append(states)
     del kept, masks, projected, tokens  # names of the function
     return y
-
-
-def small_mask(seen: Value, one: Value) -> Value:
-    """The mask of pixels at a map's size: by way of floats, as booleans."""
-    wide = f.unsqueeze(f.to(seen, "fp32"), 0)
-    return f.to(maps.interpolate(wide, one.shape[2:]), "bool")
 
 
 def sinusoids(t: Tape, found: Value, width: int, dtype: str) -> Value:

@@ -8,8 +8,8 @@ from memcalc.blocks.refining import CrossStage, HybridEncoder, RefiningDecoder, 
 from memcalc.tape import functions as f
 from memcalc.tape.functions import maps
 from memcalc.tape.hf.alike import named
+from memcalc.tape.hf.boxes import small_mask
 from memcalc.tape.hf.combinators import sequence
-from memcalc.tape.hf.detection import small_mask
 from memcalc.tape.hf.diffusion import Scene
 from memcalc.tape.hf.layers import kept_or_run
 from memcalc.tape.hf.programs import measured

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.detection import TableDetector
 from memcalc.tape import functions as f
-from memcalc.tape.hf.detection import small_mask
+from memcalc.tape.hf.boxes import small_mask
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:
