@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from memcalc.configs.engines import Told, around, settings
 from memcalc.configs.follow import find, follow, laid_over
 from memcalc.configs.jobs import LONGEST, Job, job_of
-from memcalc.configs.launch import NAME, TITLE, recognises
 from memcalc.configs.launching import Launch, is_file_name, launched, mapping, processes
 from memcalc.configs.reading import Asked, Origin, Reading, Remark
 from memcalc.configs.shell import Word, commands
+from memcalc.configs.starting import NAME, TITLE, recognises
 from memcalc.configs.table import Sheet
 from memcalc.configs.trl import COMMAND
 from memcalc.errors import UnreadableInput, shorten
