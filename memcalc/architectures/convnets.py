@@ -9,7 +9,7 @@ from memcalc.architectures.vision import class_name, drop_path, image_classifier
 from memcalc.blocks.base import Block, Sequence, residual, sequence, stack
 from memcalc.blocks.basic import Activation, Conv, Linear, Norm, Select
 from memcalc.blocks.image import Axes, ChannelScale, Flatten, Pool, ResponseNorm, Shortcut
-from memcalc.blocks.pooling import PooledTokens
+from memcalc.blocks.pooling import MeanToken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,7 +148,7 @@ def dinov3_convnext(c: Dimensions) -> Model:
         first, rest = _dinov3_layer(c, width, first=not i), _dinov3_layer(c, width)
         layers = stack("layers", [first, *[rest] * (depths[i] - 1)], "never")
         stages.append(sequence(stack("downsample_layers", down[::-1] if i else down, "never"), layers))
-    end = PooledTokens(""), Norm("layer_norm", widths[-1], "layer")
+    end = MeanToken(""), Norm("layer_norm", widths[-1], "layer")
     backbone = class_name(c).endswith("Backbone")
     body = sequence(sequence(stack("stages", stages, "never"), name="model"), *(() if backbone else end))
     if not (backbone or class_name(c).endswith("Model")):

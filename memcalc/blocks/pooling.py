@@ -34,7 +34,7 @@ class StretchedPositions(Raw):
 
 
 @dataclass(frozen=True, slots=True)
-class PooledTokens(Block):
+class MeanToken(Block):
     """A map as tokens, the mean of them all put before them (DINOv3's ConvNeXt)."""
 
 

@@ -9,7 +9,7 @@ from memcalc.blocks.pooling import (
     KeptTokens,
     LinearMixer,
     MapScale,
-    PooledTokens,
+    MeanToken,
     PoolMixer,
     Pyramid,
     StretchedPositions,
@@ -66,8 +66,8 @@ def stretched_positions(t: Tape, block: StretchedPositions, x: Value, around: Ar
     return f.add(x, made)
 
 
-@rule(PooledTokens)
-def pooled_tokens(_: Tape, block: PooledTokens, x: Value, around: Around) -> Value:
+@rule(MeanToken)
+def mean_token(_: Tape, block: MeanToken, x: Value, around: Around) -> Value:
     """DINOv3ConvNextModel.forward."""
     mean = f.transpose(f.reshape(f.mean(x, 2, 3), *x.shape[:2], 1), 1, 2)
     return f.cat((mean, f.transpose(f.reshape(x, *x.shape[:2], -1), 1, 2)), 1)
