@@ -13,6 +13,7 @@ from memcalc.blocks.fusing import FusedTexts
 from memcalc.blocks.hidream import LayerTexts
 from memcalc.blocks.leading import LeadingRow
 from memcalc.blocks.mochi import PooledTime
+from memcalc.blocks.prior import PriorRow
 from memcalc.blocks.sounding import StreamTexts
 from memcalc.blocks.streams import PaddedTokens, TokenRefiner
 from memcalc.tape import functions as f
@@ -125,7 +126,7 @@ def _text_widths(block: Block) -> Iterator[int]:
         yield block.widths[0]
     elif isinstance(block, LayerTexts):
         yield block.widths[1]
-    elif isinstance(block, FusedTexts | LeadingRow):
+    elif isinstance(block, FusedTexts | LeadingRow | PriorRow):
         yield block.text
     elif isinstance(block, PooledTime) and isinstance(block.caption, Linear):
         yield block.caption.inputs
