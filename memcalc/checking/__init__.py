@@ -15,14 +15,14 @@ from memcalc.pipeline import estimate_run
 from memcalc.run.asking import question_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from memcalc.checking.budgets import BudgetFile
     from memcalc.report import Report
     from memcalc.run import Budget
     from memcalc.run.question import Question
 
-__all__ = ["Asked", "Check", "Fix", "Held", "Largest", "Result", "check", "checked"]
+__all__ = ["Asked", "Check", "Fix", "Held", "Largest", "Result", "check", "checked", "opened"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,25 +68,27 @@ def checked(named: Iterable[str], asked: Asked, file: str | None = None) -> Chec
 def _checked(source: str, asked: Asked, file: BudgetFile | None) -> Result:
     """One config; what is wrong with it is told in its result, so that the others are checked all the same."""
     try:
-        question = _opened(source, asked, file)
+        question = opened(source, asked.said, file)
         wanted = _wanted(source, question, asked, file)
         return question.answer(lambda run, beside: _result(source, wanted, estimate_run(run, beside), question))
     except MemcalcError as error:
         return Result(name=_name(source), source=source, passed=False, error=str(error), code=error.exit_code)
 
 
-def _opened(source: str, asked: Asked, file: BudgetFile | None) -> Question:
-    """A config, with what the budget file sets where it says nothing itself."""
-    settings = tuple(file.settings_of(Path(source)).items()) if file else ()
+def opened(
+    source: str, said: Sequence[tuple[str, Any]], file: BudgetFile | None, within: Path | None = None
+) -> Question:
+    """A config, with what the budget file sets where it says nothing itself; `within` is where it lies for the file's patterns."""
+    settings = tuple(file.settings_of(within or Path(source)).items()) if file else ()
     if not settings:
-        return question_of(source, asked.said)
-    whole = question_of(source, (*settings, *asked.said))
+        return question_of(source, said)
+    whole = question_of(source, (*settings, *said))
     try:
-        alone = question_of(source, asked.said)
+        alone = question_of(source, said)
     except MemcalcError:  # it needs what is set: a DeepSpeed file names no model
         return whole
     unsaid = tuple(item for item in settings if not alone.says(item[0]))
-    return question_of(source, (*unsaid, *asked.said)) if len(unsaid) < len(settings) else whole
+    return question_of(source, (*unsaid, *said)) if len(unsaid) < len(settings) else whole
 
 
 def _wanted(source: str, question: Question, asked: Asked, file: BudgetFile | None) -> Limits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +14,9 @@ from memcalc.errors import MemcalcError, UsageError
 from memcalc.paths import exists
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from memcalc.checking.budgets import BudgetFile
     from memcalc.differing import Difference, Version
     from memcalc.run.question import Question
 
@@ -47,6 +49,8 @@ def main(
 ) -> None:
     """Each component before and after, and the key of the run that did it. With --base and no config: those of memcalc.yaml.
 
+    What memcalc.yaml sets for configs that do not say it (`set`) holds here too, on both sides.
+
     Examples: memcalc diff a.yaml b.yaml; memcalc diff --base main train/*.yaml --format markdown
     """
     from memcalc.cli.asked import said  # noqa: PLC0415 - not for --help
@@ -62,11 +66,13 @@ def main(
 
 
 def _between(configs: Sequence[str], told: list[tuple[str, Any]]) -> Difference:
+    from memcalc.checking.budgets import find  # noqa: PLC0415
     from memcalc.differing import Version, compared  # noqa: PLC0415
 
     if len(configs) != 2:
         raise UsageError(f"diff compares two configs, and {len(configs)} are named; or name --base REV to compare with")
-    before, after = (Version(config, lambda config=config: _question(config, told)) for config in configs)  # type: ignore[misc]
+    file = find(Path.cwd())
+    before, after = (Version(config, lambda config=config: _question(config, told, file)) for config in configs)  # type: ignore[misc]
     return compared([(configs[1], before, after)], alone=True)
 
 
@@ -77,18 +83,21 @@ def _since(base: str, configs: Sequence[str], told: list[tuple[str, Any]]) -> Di
     from memcalc.differing.revisions import checked_out  # noqa: PLC0415
 
     with ExitStack() as stack:
-        paths = opened(configs, None if configs else find(Path.cwd()))
+        file = find(Path.cwd())
+        paths = opened(configs, file)
         old, root = stack.enter_context(checked_out(base, Path(paths[0])))
+        asked = partial(_question, told=told, file=file)
         sides: list[tuple[str, Version, Version]] = []
         for config in paths:
             inside = Path(config).resolve()
             if root.resolve() not in inside.parents:
                 raise UsageError(f"{config} is not in the repository {root}")
             then = old / inside.relative_to(root.resolve())
+            earlier = _asks(partial(asked, str(then), within=inside), old, f"{base}:")
             sides.append((
                 config,
-                Version(f"{base}:{config}", _asks(then, told, old, f"{base}:") if exists(then) else None),
-                Version(config, _asks(Path(config), told) if exists(Path(config)) else None),
+                Version(f"{base}:{config}", earlier if exists(then) else None),
+                Version(config, partial(asked, config) if exists(Path(config)) else None),
             ))  # fmt: skip
         for config, before, after in sides:
             if before.ask is None and after.ask is None:
@@ -96,13 +105,13 @@ def _since(base: str, configs: Sequence[str], told: list[tuple[str, Any]]) -> Di
         return compared(sides, alone=len(sides) == 1)
 
 
-def _asks(path: Path, told: list[tuple[str, Any]], hidden: Path | None = None, shown: str = "") -> Any:  # noqa: ANN401 - a function
+def _asks(asked: Callable[[], Question], hidden: Path, shown: str) -> Callable[[], Question]:
+    """The question of a revision, whose folder `hidden` is called `shown` in what is wrong with it."""
+
     def ask() -> Question:
         try:
-            return _question(str(path), told)
+            return asked()
         except MemcalcError as error:
-            if hidden is None:
-                raise
             raise type_of(error)(str(error).replace(f"{hidden}/", shown)) from None
 
     return ask
@@ -119,10 +128,12 @@ class _Invalid(MemcalcError):  # noqa: N818 - reads as the sentence it prints
     exit_code = 3
 
 
-def _question(config: str, told: list[tuple[str, Any]]) -> Question:
-    from memcalc.run.asking import question_of  # noqa: PLC0415
+def _question(
+    config: str, told: Sequence[tuple[str, Any]], file: BudgetFile | None, within: Path | None = None
+) -> Question:
+    from memcalc.checking import opened  # noqa: PLC0415
 
-    return question_of(config, told)
+    return opened(config, told, file, within)
 
 
 def _grown(answer: Difference, most: str) -> bool:

@@ -109,6 +109,19 @@ def test_against_a_revision(run: Callable[..., Outcome]) -> None:
     assert {change["name"] for change in document["changes"]} == {"a.yaml", "new.yaml", "gone.yaml"}
 
 
+def test_what_the_budget_file_sets_holds_on_both_sides_as_in_a_check(run: Callable[..., Outcome]) -> None:
+    wrote(a=A, memcalc="configs: [a.yaml]\nbudgets: [{configs: [a.yaml], set: {optimizer: lion, seq_len: 64}}]\n")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    wrote(a=A.replace("512", "1024"))
+    document = json.loads(run("diff", "--base", "HEAD", "--format", "json")[1])
+    checked = json.loads(run("check", "--max-total", "1GiB", "--format", "json")[1])
+    assert [side["run"]["optimizer"] for side in document["runs"]] == ["lion", "lion"]
+    assert [side["run"]["seq_len"] for side in document["runs"]] == [512, 1024]  # the config's own wins
+    assert document["runs"][1]["memory"]["total"] == checked["results"][0]["total"]
+
+
 def test_files_that_a_config_names_are_those_of_the_revision(run: Callable[..., Outcome]) -> None:
     config: dict[str, Any] = {"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 2, "vocab_size": 1000}
     wrote(a="model: ./config.json\nprecision: fp32\nseq_len: 64\n")
