@@ -157,7 +157,13 @@ def test_nothing_fits_names_the_nearest_miss() -> None:
 
 def test_kernels_and_a_loss_that_a_trainer_put_together_are_searched_around() -> None:
     """As LLaMA-Factory's `enable_liger_kernel` is read; whatever the micro batch."""
-    run = {"model": "llama-3.2-1b", "gpu": "rtx-4090", "implementation": "hf-liger", "loss": "fused-linear", "batch_size": 2}
+    run = {
+        "model": "llama-3.2-1b",
+        "gpu": "rtx-4090",
+        "implementation": "hf-liger",
+        "loss": "fused-linear",
+        "batch_size": 2,
+    }
     answer = recommend(run, gpus="1", keep=["optimizer", "precision", "offload", "attention"])
     assert answer.search.legal
     assert answer.recommendations
