@@ -265,6 +265,20 @@ class PerLayerInput(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class MarkedEmbedding(Embedding):
+    """A table of tokens and, apart from it, the row of the token that ends an image (T5Gemma 2).
+
+    `tied_to` is the module of such a pair whose memory both share.
+    """
+
+    def own(self) -> tuple[Param, ...]:  # noqa: D102
+        names = "weight", "eoi_embedding"
+        shapes = (self.rows, self.width), (self.width,)
+        tied = [f"{self.tied_to}.{name}" if self.tied_to else "" for name in names]
+        return tuple(Param(*each[:2], True, each[2]) for each in zip(names, shapes, tied, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
 class Sounds(Sequence):
     """Reads the recordings of a sequence; what it yields takes the place of the audio tokens among the embeddings."""
 

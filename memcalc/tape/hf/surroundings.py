@@ -56,6 +56,11 @@ def masks(t: Tape, mixers: list[Attention | Mla], x: Value, seq: int, around: Ar
     first, batch, attention = mixers[0] if mixers else None, x.shape[0], t.setting.attention
     formula = first.formula if isinstance(first, Attention) else ""
     dtype = bare(t, x) if formula == "bloom" else made_for(t, first, x)
+    if formula == "merged":
+        from memcalc.tape.hf.merged import merged_masks  # noqa: PLC0415 - few models have them
+
+        around.masks = merged_masks(t, dict.fromkeys(sees(mixer) for mixer in mixers), x, around)
+        return
     seen = dict.fromkeys((window, True, eager_only(first, attention)) for window in t.masks) if first else {}
     seen |= dict.fromkeys((sees(mixer), mixer.causal, eager_only(mixer, attention)) for mixer in mixers)
     for window, causal, eager in () if formula in UNMASKED else seen:
