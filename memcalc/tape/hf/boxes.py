@@ -6,10 +6,23 @@ from typing import TYPE_CHECKING
 
 from memcalc.tape import functions as f
 from memcalc.tape.functions import maps
+from memcalc.tape.rules import Around, run
 
 if TYPE_CHECKING:
+    from memcalc.blocks.detection import SetDetector
     from memcalc.tape.recorder import Tape
     from memcalc.tape.values import Value
+
+
+def backbone(t: Tape, block: SetDetector, x: Value) -> tuple[Value, list[Value], list[Value]]:
+    """What the encoder is given of a backbone's maps, those that are kept, and the masks of these."""
+    seen = t.given((x.shape[0], *x.shape[2:]), "int64")
+    inner = Around()
+    inner.ready = True
+    found = run(t, block.backbone, x, inner)
+    kept = inner.outputs[-block.maps :]
+    inner.outputs.clear()
+    return found, kept, [small_mask(seen, one) for one in kept]
 
 
 def small_mask(seen: Value, one: Value) -> Value:

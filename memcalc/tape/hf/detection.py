@@ -11,7 +11,7 @@ from memcalc.blocks.masking import MapFinder, MaskSegmenter
 from memcalc.blocks.refining import RefiningDetector
 from memcalc.tape import functions as f
 from memcalc.tape.hf.attention import attend, heads, project
-from memcalc.tape.hf.boxes import beside, inverse_sigmoid, matched, small_mask
+from memcalc.tape.hf.boxes import backbone, beside, inverse_sigmoid, matched
 from memcalc.tape.hf.masks import bidirectional_mask
 from memcalc.tape.hf.programs import measured
 from memcalc.tape.hf.vision import conv
@@ -56,13 +56,7 @@ def detect(t: Tape, model: Model) -> tuple[Value, Value]:
 def set_detector(t: Tape, block: SetDetector, x: Value, around: Around) -> Value:
     """DetrModel.forward."""
     batch, path = x.shape[0], t.path
-    seen = t.given((batch, *x.shape[2:]), "int64")
-    inner = Around()
-    inner.ready = True
-    found = run(t, block.backbone, x, inner)
-    kept = inner.outputs[-block.maps :]
-    inner.outputs.clear()
-    masks = [small_mask(seen, one) for one in kept]
+    found, kept, masks = backbone(t, block, x)
     projected = run(t, block.project, found, around)
     tokens = f.transpose(f.reshape(projected, batch, block.width, -1), 1, 2)
     places = sinusoids(t, found, block.width, x.dtype)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.detection import TableDetector
 from memcalc.tape import functions as f
-from memcalc.tape.hf.boxes import small_mask
+from memcalc.tape.hf.boxes import backbone
 from memcalc.tape.rules import Around, rule, run
 
 if TYPE_CHECKING:
@@ -19,13 +19,7 @@ if TYPE_CHECKING:
 def table_detector(t: Tape, block: TableDetector, x: Value, around: Around) -> Value:
     """TableTransformerModel.forward."""
     batch, path = x.shape[0], t.path
-    seen = t.given((batch, *x.shape[2:]), "int64")
-    inner = Around()
-    inner.ready = True
-    found = run(t, block.backbone, x, inner)
-    kept = inner.outputs[-block.maps :]
-    inner.outputs.clear()
-    masks = [small_mask(seen, one) for one in kept]
+    found, kept, masks = backbone(t, block, x)
     places = [sinusoids(t, one, block.width) for one in kept]
     projected = run(t, block.project, found, around)
     tokens = f.transpose(f.reshape(projected, batch, block.width, -1), 1, 2)
