@@ -109,7 +109,10 @@ def _check_heads(c: Dimensions, *, whole: bool) -> None:
 
 
 def build(model_type: str, given: Mapping[str, Any], source: str = "the model") -> Model:
-    """The model that a config.json of this type describes; UnknownName where no architecture has the type."""
+    """The model that a config.json of this type describes.
+
+    UnknownName where no architecture has the type, RunInvalid where its modules are another library's.
+    """
     if model_type in ELSEWHERE:
         raise fault("model.model_type", f"{model_type}: {ELSEWHERE[model_type]}")
     if not has("architectures", model_type):

@@ -140,6 +140,7 @@ def _convnext_layer(c: Dimensions, width: int, *, first: bool = False) -> Sequen
 @architecture("dinov3_convnext")
 def dinov3_convnext(c: Dimensions) -> Model:
     """ConvNeXt as a student of DINOv3: its stem is its first stage's, the mean of its map a token (Siméoni et al. 2025)."""
+    # a null is the tiny one's (DINOv3ConvNextConfig.__post_init__)
     widths, depths = c.get("hidden_sizes") or [96, 192, 384, 768], c.get("depths") or [3, 3, 9, 3]
     stages: list[Block] = []
     for i, (before, width) in enumerate(zip([c.num_channels, *widths], widths, strict=False)):

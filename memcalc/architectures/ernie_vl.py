@@ -66,7 +66,7 @@ def ernie4_5_vl_moe_text(c: Dimensions) -> Model:
 
 
 def _mixture(c: Dimensions) -> Block:
-    width, other = c.get("moe_intermediate_size") or (1536, 512)
+    width, other = c.get("moe_intermediate_size") or (1536, 512)  # Ernie4_5_VLMoeTextConfig.__post_init__
     beside = c.moe_num_shared_experts
     shared = gated_mlp(c, "shared_experts", width * beside, bias=bool(c.use_bias)) if beside else None
     words = mixture(c, _router(c, "text_moe.gate"), width, shared=shared, shared_first=True, prefix="text_moe.")

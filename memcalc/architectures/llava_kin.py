@@ -88,6 +88,7 @@ def fuyu(c: Dimensions) -> Model:
 def aria(c: Dimensions) -> Model:
     """SigLIP's tokens read by learned queries, as many as its dictionary says; Aria's mixture (Li et al. 2024)."""
     v, hidden = c.vision_config, c.text_config.hidden_size
+    # queries of so many patches (AriaConfig.__post_init__)
     wide, counts = v.hidden_size, c.get("projector_patch_to_query_dict") or {1225: 128, 4900: 256}
     read = (
         Norm("layer_norm", wide, "layer"), Linear("q_proj", wide, wide), Norm("layer_norm_kv", wide, "layer"),

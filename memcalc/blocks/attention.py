@@ -26,9 +26,8 @@ class Attention(Block):
       `rotation` is how: by halves, or so in fp32 ('fp32-all': the tables, too); by neighbouring pairs, with the tables
       spread out for every use ('pairs', GLM; 'pairs-whole' where no other channels are joined to them, Helium;
       'pairs-joined' with tables made so, GLM-4V), all of it in fp32 ('pairs-fp32', Ernie) or with tables made so and in
-      fp32 ('spread', Cohere); by halves,
-      joined by a copy to the other channels even where there are none ('joined', Nemotron); by tables that every layer
-      keeps for itself ('own', GPT-J).
+      fp32 ('spread', Cohere); by halves, joined by a copy to the other channels even where there are none ('joined',
+      Nemotron); by tables that every layer keeps for itself ('own', GPT-J).
     * What a query sees: `window` limits how far. `cross` reads keys and values from another sequence. `padded` where it is
       always given a mask of padding, so that a mask is made for every sequence (BART's decoder), or one of every key alone
       ('rows', LayoutLM). `sharing` is whether its keys and values are those that later layers take, or it takes them itself
