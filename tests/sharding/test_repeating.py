@@ -57,5 +57,5 @@ def test_layers_that_are_alike(flat: Flat, bucket: int, *, contiguous: bool) -> 
 
     for pieces in layers(flat):
         assert repeats.of("layer", pieces, lambda own=pieces: looked(own)) == made(plain, pieces)  # type: ignore[misc]
-        assert (known.bucket, known.flags, known.kept) == (plain.bucket, plain.flags, plain.kept)
+        assert (known.bucket, known.flags, known.totals) == (plain.bucket, plain.flags, plain.totals)
     assert bucket > 2500 or looks < LAYERS
