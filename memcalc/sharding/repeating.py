@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Sequence
 
-    from memcalc.sharding.buckets import Reducer
-    from memcalc.sharding.flat import Piece
+    from memcalc.sharding.flat import Flat, Piece
 
 MadeT = TypeVar("MadeT")
+
+
+class Resumed(Protocol):
+    """Buckets that can be put into a state that was found before (memcalc.sharding.buckets.Reducer)."""
+
+    flat: Flat
+    rank: int
+    bucket: list[Piece]
+
+    @property
+    def flags(self) -> tuple[int, ...]:
+        """What decides beside what waits in the bucket."""
+
+    @property
+    def totals(self) -> tuple[int, int]:
+        """Bytes that have been added up."""
+
+    def waiting(self, base: int) -> tuple[tuple[int, int], ...]:
+        """What waits in the bucket: where it begins as seen from `base`, and its elements."""
+
+    def resume(
+        self, base: int, waiting: Iterable[tuple[int, int]], flags: Iterable[int], added: tuple[int, int]
+    ) -> None:
+        """As it was with that bucket and those flags; so much is added to its totals."""
 
 
 class Repeats(Generic[MadeT]):
     """What a reducer has made of the parameters of a layer, for the next ones that find it in the same state."""
 
-    def __init__(self, reducer: Reducer) -> None:
+    def __init__(self, reducer: Resumed) -> None:
         self.reducer = reducer
         self._known: dict[Hashable, tuple[MadeT, tuple[tuple[int, int], ...], tuple[int, ...], tuple[int, int]]] = {}
 
@@ -30,7 +53,7 @@ class Repeats(Generic[MadeT]):
         if found is None:
             kept, lasting = reducer.totals
             made = make()
-            added = reducer.kept - kept, reducer.lasting - lasting
+            added = reducer.totals[0] - kept, reducer.totals[1] - lasting
             self._known[key] = made, reducer.waiting(base), reducer.flags, added
             return made
         made, waiting, flags, added = found
