@@ -52,16 +52,15 @@ def _flash_backward(node: Node, g: Value) -> Gradients:
 def flash_attn(q: Value, k: Value, v: Value) -> Value:
     """flash_attn_func of [batch, heads, tokens, channels] views, for which no mask is ever made (flash-attn 2.8, flash_api.cpp).
 
-    Saves q, k, v, its output [batch, tokens, heads, channels], a log-sum-exp a row and the random state; dropout is drawn
-    again in the backward pass. Of packed sequences it is told where each begins (flash_attn_varlen_func).
+    Saves q, k, v, its output, which lies in memory like q (torch::empty_like), a log-sum-exp a row and the random state;
+    dropout is drawn again in the backward pass. Of packed sequences it is told where each begins (flash_attn_varlen_func).
     """
     node = record(q.tape, _flash_attn_backward, (q, k, v), (q, k, v))
     q.tape.multiplied(_attended(q, k, v), kernel=True)
-    b, h, s, d = q.shape
-    out = output(q.tape, "attention", q.shape, q.dtype, dense_like(q.shape, (s * h * d, d, h * d, 1)))
+    out = output(q.tape, "attention", q.shape, q.dtype, dense_like(q.shape, q.strides))
     out.node = node
     save(q.tape, node, out)
-    save(q.tape, node, output(q.tape, "attention", (b, h, s), "fp32"))
+    save(q.tape, node, output(q.tape, "attention", q.shape[:3], "fp32"))
     save(q.tape, node, output(q.tape, "attention", (2,), "int64"))
     if q.tape.setting.packed:
         save(q.tape, node, q.tape.new((q.tape.setting.packed + 1,), "int32"))
@@ -75,7 +74,7 @@ def _flash_attn_backward(node: Node, g: Value) -> Gradients:
     """
     q, k, v, *_ = node.load()
     q.tape.multiplied(5 * _attended(q, k, v) // 2, kernel=True)
-    made = [q.tape.new(x.shape, x.dtype, dense_like(x.shape, _by_tokens(x.shape))) for x in (q, k, v)]
+    made = [q.tape.new(x.shape, x.dtype, dense_like(x.shape, x.strides)) for x in (q, k, v)]
     b, h, s, d = q.shape
     step, sequences = 32 if d <= 128 else 64, q.tape.setting.packed
     rows, channels = s + 128 * sequences if sequences else -(-s // 128) * 128, -(-d // step) * step
