@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from memcalc.tape.laid import Part
 
 DOUBLE = 8  # bytes of an element of a norm
+WIDE = 4  # of what is added up in fp32
 
 
 class Reducer:
@@ -32,7 +33,7 @@ class Reducer:
         self.partition = self.rank * flat.partition, (self.rank + 1) * flat.partition  # where it begins and ends
         self.made: list[tuple[Part, int]] = []
         self.item, self.given = BITS[strategy.kept_dtype] // 8, BITS[strategy.dtype] // 8
-        self.widens = self.item > self.given and not strategy.reduces_at_once
+        self.widens = self.item > self.given
         self.size = strategy.settings.reduce_bucket_size
         self.contiguous = strategy.settings.contiguous_gradients or strategy.offloads
         self.delays = strategy.stage == 2 and strategy.overlaps and not self.contiguous
@@ -46,7 +47,9 @@ class Reducer:
         self.holds = (
             strategy.stage == 1 and strategy.accumulating
         )  # parameters have gradients from before, and a bucket
-        self.standing: int = self.compact and strategy.accumulating  # the partition's buffer is there from before
+        self.viewed = strategy.lingers and strategy.viewed(flat)  # whether gradients keep the bucket to the step
+        # whether the partition's buffer is there from before
+        self.standing: int = self.compact and strategy.accumulating and strategy.stage == 2
 
     @property
     def flags(self) -> tuple[int, ...]:
@@ -94,11 +97,12 @@ class Reducer:
                 self.fill(piece)
 
     def widen(self, elements: int) -> None:
-        """A copy takes the place of a gradient, or is added to the one before and goes (_fill_param_grad_accum_attribute)."""
-        if self.holds:
+        """A copy takes the gradient's place, or both go when it is added to the one before (_fill_param_grad_accum_attribute)."""
+        if self.holds or self.zero.reduces_at_once:
             self.passing(rounded(self.item * elements))
         else:
             self.lay("gradients", rounded(self.item * elements))
+        if not self.zero.reduces_at_once:
             self.lay("gradients", -rounded(self.given * elements))
 
     def fill(self, piece: Piece) -> None:
@@ -175,27 +179,29 @@ class Reducer:
 
     def moved_to_the_host(self) -> None:
         """This rank's gradients one by one: the norm in fp64, then a copy in fp32 on its way."""
+        self.passing(rounded(DOUBLE * max(self.clipped(), default=0)))
+
+    def clipped(self) -> list[int]:
+        """Elements of the gradients in the bucket that this rank's partition has."""
         first, stop = self.partition
-        mine = [min(piece.start + piece.elements, stop) - max(piece.start, first) for piece in self.mine()]
-        self.passing(rounded(DOUBLE * max(mine, default=0)))
+        return [min(piece.start + piece.elements, stop) - max(piece.start, first) for piece in self.mine()]
 
     def copied(self) -> int:
-        """Bytes of the flat copies of what is sent: none where it goes to one rank, in the dtype it is in."""
+        """Bytes of the flat copies of what is sent: none where it goes to one rank, in the dtype it is in.
+
+        What is added up in fp32 is cast back slice by slice, beside what was sent.
+        """
         cast = self.sent if self.sent != self.item else 0
-        if self.contiguous and not self.zero.settings.reduce_scatter:
-            return rounded(cast * self.elements)
-        if not self.contiguous:
-            return (
-                rounded((self.item + cast) * self.elements) if len(self.bucket) > 1 else rounded(cast * self.elements)
-            )
+        wide = WIDE if self.compact and self.sent != WIDE else 0
+        if not self.contiguous or not self.zero.settings.reduce_scatter:
+            several = not self.contiguous and len(self.bucket) > 1
+            return _passed(self.elements, self.item * several, cast, wide * max(self.clipped(), default=0))
         if self.within():
             return rounded(cast * self.elements) if cast else 0
         most = 0
         for slices in self.messages():
-            elements = sum(slices)
-            most = max(
-                most, rounded(self.item * elements) * (len(slices) > 1) + (rounded(cast * elements) if cast else 0)
-            )
+            elements, own = sum(size for size, _ in slices), max(size * mine for size, mine in slices)
+            most = max(most, _passed(elements, self.item * (len(slices) > 1), cast, wide * own))
         return most
 
     def within(self) -> bool:
@@ -204,21 +210,24 @@ class Reducer:
         end = max([piece.start + piece.elements for piece in self.bucket])
         return end <= (rank + 1) * self.flat.partition and not (self.compact and rank == self.rank)
 
-    def messages(self) -> list[list[int]]:
-        """The slices of each message: neighbours for one rank are one slice, a message ends when it is as large as a bucket."""
-        slices: list[int] = []
+    def messages(self) -> list[list[tuple[int, bool]]]:
+        """The slices of each message, and if they are added up here: neighbours for one rank are one slice, others apart.
+
+        A message ends when it is as large as a bucket.
+        """
+        slices: list[tuple[int, bool]] = []
         before, apart = -1, self.rank if self.compact else -1
         for piece in self.bucket:
             for rank, elements in self.flat.owners(piece):
                 if rank == before != apart:
-                    slices[-1] += elements
+                    slices[-1] = slices[-1][0] + elements, False
                 else:
-                    slices.append(elements)
+                    slices.append((elements, rank == apart))
                 before = rank
-        messages: list[list[int]] = [[]]
+        messages: list[list[tuple[int, bool]]] = [[]]
         total = 0
-        for elements in slices:
-            messages[-1].append(elements)
+        for elements, mine in slices:
+            messages[-1].append((elements, mine))
             total += elements
             if total > self.size:
                 messages.append([])
@@ -242,8 +251,14 @@ class Reducer:
                 self.made[before:] = repeats.of("end", pieces, partial(self.given_away, pieces))
         self.send()
         self.forget()
-        self.lay("gradients", -self.lasting)
+        self.lay("gradients", 0 if self.zero.lingers else -self.lasting)
         if self.zero.accumulating and self.zero.stage == 2 and not self.compact:
             self.lay("gradients", -self.kept)  # added to those of the micro batches before
-        if self.started or self.holds:
+        if (self.started or self.holds) and not self.viewed:
             self.lay("buffers", -rounded(self.zero.bucket_bytes))
+
+
+def _passed(elements: int, flat: int, cast: int, own: int) -> int:
+    """The most of a message: a flat copy (bytes an element) and a cast, or then what was sent and `own` bytes cast back."""
+    whole, sent, back = (rounded(nbytes) if nbytes else 0 for nbytes in (flat * elements, cast * elements, own))
+    return max(whole + sent, (sent or whole) + back)

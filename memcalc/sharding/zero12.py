@@ -34,6 +34,7 @@ ALIGNED = 16  # bytes at a multiple of which parameters begin, where they are al
 WIDE = 4  # bytes of an element of what the optimizer steps
 LOW = "bf16"  # of a partition whose master copy is separate, whatever the model's dtype
 OUTSIDE = "gradient outside the partition"
+VIEWED = "reduction bucket that gradients keep"
 DOUBLE = 8  # bytes of an element in the norm of a gradient (zero/utils.py, get_norm_dtype)
 
 
@@ -81,7 +82,7 @@ class ZeroOneTwo(Zero):
     @property
     def keeps_gradients(self) -> bool:
         """Whether autograd finds a parameter's gradient of an earlier micro batch."""
-        return not self.reduces_at_once
+        return not self.reduces_at_once and not self.compact  # which are kept beside it (grad_accum)
 
     @property
     def reduces_at_once(self) -> bool:
@@ -90,14 +91,42 @@ class ZeroOneTwo(Zero):
 
     def gradients(self, flat: Flat) -> tuple[Tensor, ...]:
         """What is left of the gradients when the backward pass is over: of the partition, parameters at its ends whole."""
-        if self.compact and self.stage == 2:
-            return pieces((clipped for _, clipped in flat.inside(flat.fullest)), "fp32")
+        if self.lingers or (self.compact and self.stage == 2):
+            own = pieces((clipped for _, clipped in flat.inside(flat.fullest)), "fp32")
+            return (*own, *(pieces(self.left_over(flat), "fp32", OUTSIDE) if self.lingers else ()))
         if self.offloads:
             return ()
         inside = flat.inside(flat.fullest)
         outside = (one.elements - elements for one, elements in inside if one.elements > elements)
         return (*pieces((min(one.elements, elements) for one, elements in inside), self.gradient_dtype),
                 *pieces(outside, self.gradient_dtype, OUTSIDE))  # fmt: skip
+
+    @property
+    def lingers(self) -> bool:
+        """Whether gradients added up in fp32 are let go of in the step alone: stage 1's outside the partition."""
+        return self.compact and self.stage == 1 and not self.offloads
+
+    def left_over(self, flat: Flat) -> list[int]:
+        """Elements of what those gradients keep to the step beside the partition.
+
+        Contiguous ones are views of a bucket; those too large for it, and all where none is contiguous, are their own.
+        """
+        if not self.settings.contiguous_gradients:
+            return [piece.elements for piece in flat.pieces]
+        most = self.settings.reduce_bucket_size
+        own = [elements for elements in self.outside(flat) if elements > most]
+        once = self.viewed(flat) and not self.accumulating  # else the bucket is there all along
+        return [*own, *([most] * (2 if self.overlaps else 1) if once else [])]
+
+    def viewed(self, flat: Flat) -> bool:
+        """Whether any gradient outside the partition is a view of a bucket."""
+        most = self.settings.reduce_bucket_size
+        return self.settings.contiguous_gradients and any(elements <= most for elements in self.outside(flat))
+
+    def outside(self, flat: Flat) -> list[int]:
+        """Elements of each parameter of which the partition has none."""
+        mine = set(flat.overlapping(flat.fullest))
+        return [piece.elements for piece in flat.pieces if piece not in mine]
 
     def accumulated(self, tensors: tuple[Tensor, ...], flat: Flat) -> tuple[Tensor, ...]:
         """What earlier micro batches leave: stage 1 keeps every parameter's own gradient."""
@@ -119,7 +148,11 @@ class ZeroOneTwo(Zero):
             largest = max((one.elements for one in flat.pieces), default=0)
             held = piece("temp_grad_buffer_for_gpu_offload", largest, self.dtype)
         if self.stage == 1 and self.accumulating:
-            held += piece("reduction bucket", self.bucket_bytes // BITS[LOW] * 8, LOW)
+            held += piece(
+                VIEWED if self.lingers and self.viewed(flat) else "reduction bucket",
+                self.bucket_bytes // BITS[LOW] * 8,
+                LOW,
+            )
         return held
 
     @property
@@ -149,7 +182,9 @@ class ZeroOneTwo(Zero):
         slices = [tensor.elements for tensor in local.gradients if tensor.name != OUTSIDE]
         norm = rounded(DOUBLE * max(slices, default=0)) if self.settings.compute_grad_norm else 0
         if self.compact:
-            return max(norm, plain)
+            going = sum(rounded(WIDE * one.elements) * one.count for one in local.gradients if one.name == OUTSIDE)
+            going += sum(rounded(BITS[LOW] // 8 * one.elements) for one in local.buffers if one.name == VIEWED)
+            return max(norm, plain - going)
         left = sum(rounded(item * tensor.elements * tensor.count) for tensor in local.gradients)
         flattened = rounded(item * partition) if self.gradient_dtype != "fp32" else 0  # else it is what is used
         return max(norm, flattened + used, used + plain - left)

@@ -158,7 +158,7 @@ class ZeroThree(Zero):
         Those of what is trained are made in a step's first micro batch, and stay to its end.
         """
         bucket = self.settings.reduce_bucket_size if self.settings.contiguous_gradients else 0
-        small = pieces(self.persistent(tensors), self.dtype, SMALL)
+        small = pieces(map(self.whole, self.persistent(tensors)), self.dtype, SMALL)
         standing, twice = self.accumulating, self.settings.zero_hpz_partition_size > 1
         kept = (elements for elements, trainable in listed(tensors) if standing or not trainable)
         second = sum(map(self.second, kept)) if twice else 0
@@ -167,6 +167,10 @@ class ZeroThree(Zero):
             *small,
             *piece("secondary shards", second, self.dtype),
         )
+
+    def whole(self, elements: int) -> int:
+        """Elements of a parameter that is gathered: every shard as it is, where each is gathered by itself."""
+        return -(-elements // self.ways) * self.ways if self.settings.stage3_allgather_sequential else elements
 
     def second(self, elements: int) -> int:
         """Elements of a parameter's second shard, within a node (ZeRO++'s hpZ); none where there is no such group."""
@@ -207,7 +211,9 @@ class ZeroThree(Zero):
     def stepped(self, trained: list[Held]) -> list[Held]:
         """Sub-groups are stepped one by one: temporaries of the largest alone."""
         largest = max(trained, key=lambda held: sum(held.states), default=None)
-        return [held if held is largest else held._replace(together=(), each=(), acts=(), stacked=()) for held in trained]
+        return [
+            held if held is largest else held._replace(together=(), each=(), acts=(), stacked=()) for held in trained
+        ]
 
     def hosted(self, books: Books) -> Hosted:
         """What the offload keeps in one rank's host memory."""
