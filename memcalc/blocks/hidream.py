@@ -29,6 +29,13 @@ class TurnTables(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class PatchTurns(Block):
+    """The same of an image's tokens alone, for heads that lie one after the other (PRX)."""
+
+    axes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TextLayers(Block):
     """Layers of which each reads its own states of the text: `joint` ones in a stream beside the image's, then in one `row`."""
 

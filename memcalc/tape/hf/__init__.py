@@ -57,7 +57,7 @@ HOMES = {
     **dict.fromkeys(("cogview3", "cogview4"), ("cogview",)),
     "fusing": ("krea2",),
     **dict.fromkeys(("leading", "ernie-image"), ("ernie_image",)),
-    "hidream": ("hidream",),
+    "hidream": ("hidream", "prx"),
     "cosmos": ("cosmos",),
     "mochi": ("mochi",),
     **dict.fromkeys(("sounding", "ltx2"), ("ltx2",)),
