@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from memcalc.optimizers import resolve
+from memcalc.optimizers.step import Counted
 from memcalc.replay.allocator import MIB, CachingAllocator
-from memcalc.replay.stepping import ALWAYS, FIRST, LATER, STATES, Act, Names, Turn, in_step, loop, makes_states
+from memcalc.replay.stepping import ALWAYS, FIRST, LATER, STATES, Act, Names, Turn, in_step, loop, makes_states, stacked
 
 SIZE = 16 * MIB
 BOUND = Turn((Act("update", SIZE),), (), 1)
@@ -127,3 +128,16 @@ def test_soap_steps_nothing_the_first_time() -> None:
     assert "norm_grad=grad" not in first
     assert "norm_grad=grad" in later
     assert [name for name in first if name[0] == "+"] == ["+exp_avg", "+exp_avg_sq", "+GG[0]", "+GG[1]", "+Q", "+Q"]
+
+
+def test_matrices_of_a_shape_are_stacked_and_their_updates_stay() -> None:
+    """pytorch_optimizer scion.py _spectral_directions: torch.stack of several, one as it is; the list of updates is whole."""
+    acts = (Act("stack", 4 * MIB), Act("next", 2 * MIB), Act(">next", 0))
+    many, lone = stacked([((8, 4), acts, 2), ((4, 8), acts, 1), ((8, 4), acts, 1)])
+    assert [act.nbytes for act in many.acts[:2]] == [12 * MIB, 6 * MIB]
+    assert [act.nbytes for act in lone.acts[:2]] == [0, 2 * MIB]
+    memory = Counted()
+    names = Names(memory)
+    for turn in (many, lone):
+        names.take(turn, first=False)
+    assert (memory.most, memory.now) == (18 * MIB, 8 * MIB)
