@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _KEYS = {"model": "model", "GPU": "gpu", "optimizer": "optimizer", "precision recipe": "precision",
          "quantisation": "quantize", "implementation": "implementation"}  # fmt: skip # kinds of names -> keys of a run
+_FAMILY = 5  # letters and digits that tell a family of names
 _LONGEST = 100  # characters of several values that are worth repeating
 
 
@@ -83,14 +84,29 @@ def fault(where: str, what: str) -> RunInvalid:
 
 
 def nearest_names(name: str, known: Iterable[str], most: int = 3) -> list[str]:
-    """Up to `most` of the `known` names that read like `name`, nearest first."""
-    from difflib import get_close_matches  # noqa: PLC0415 - only on the way to an error
-
+    """Up to `most` of the `known` names that read like `name`: of its family (gemma4, gemma-4-31b) first, then the nearest."""
     lower = {k.lower(): k for k in known}
     wanted = name.lower()[:100]
-    close = get_close_matches(wanted, lower, n=most, cutoff=0.6)
+    family = _bare(wanted)
+    kin = sorted((k for k in lower if len(family) >= _FAMILY and _bare(k).startswith(family)), key=len)
     within = sorted((k for k in lower if len(wanted) > 2 and wanted in k), key=len)
-    return [lower[k] for k in dict.fromkeys([*close, *within])][:most]
+    return [lower[k] for k in dict.fromkeys([*kin, *_alike(wanted, lower, most, 0.6), *within])][:most]
+
+
+def likely_name(name: str, known: Iterable[str]) -> str:
+    """The one of the `known` names that `name` is most likely a misspelling of; '' where none is spelt so nearly."""
+    return next(iter(_alike(name[:100], known, 1, 0.85)), "")
+
+
+def _alike(wanted: str, known: Iterable[str], most: int, least: float) -> list[str]:
+    from difflib import get_close_matches  # noqa: PLC0415 - only on the way to an error
+
+    return get_close_matches(wanted, list(known), n=most, cutoff=least)
+
+
+def _bare(name: str) -> str:
+    """Letters and digits alone."""
+    return "".join(filter(str.isalnum, name))
 
 
 def several(key: str, text: str) -> str:

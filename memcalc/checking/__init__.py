@@ -70,7 +70,7 @@ def _checked(source: str, asked: Asked, file: BudgetFile | None) -> Result:
     try:
         question = opened(source, asked.said, file)
         wanted = _wanted(source, question, asked, file)
-        return question.answer(lambda run, beside: _result(source, wanted, estimate_run(run, beside), question))
+        return _result(source, wanted, question.answer(estimate_run), question)
     except MemcalcError as error:
         return Result(name=_name(source), source=source, passed=False, error=str(error), code=error.exit_code)
 

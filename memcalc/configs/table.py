@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from memcalc.configs.reading import Asked, Origin, Reading, Remark
 from memcalc.configs.words import same
 from memcalc.dataclass import dataclass
-from memcalc.errors import Fault, RunInvalid, shorten
+from memcalc.errors import Fault, RunInvalid, likely_name, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -187,11 +187,18 @@ class Sheet:
             self.warnings.append(Remark("key-repeated", fault.where, f"{fault.what}: the last one counts"))
         left = self.unread(ignored)
         if left:
-            named = ", ".join(f"{shorten(key)}{_on(self.document.where(key)[1])}" for key in left[:NAMED])
+            named = ", ".join(
+                f"{shorten(key)}{_on(self.document.where(key)[1], self._like(key))}" for key in left[:NAMED]
+            )
             more = f" and {len(left) - NAMED} more" if len(left) > NAMED else ""
             self.warnings.append(Remark("keys-not-read", left[0], f"not understood, and not counted: {named}{more}"))
         return Reading(self.format, self.title, self.document.source, self.run, self.origins,
                        tuple(dict.fromkeys(self.warnings)), tuple(dict.fromkeys(self.assumptions)))  # fmt: skip
+
+    def _like(self, key: str) -> str:
+        """The key that is read, is not in the document, and is spelt so nearly like this one that it is likely meant."""
+        absent = (known for known in self._seen if known not in self.document.data and "*" not in known)
+        return likely_name(key, sorted(absent))
 
     def _leave_packed(self) -> None:
         """Set `quantize` where adapters are trained on a checkpoint whose name says how it is packed."""
@@ -257,8 +264,9 @@ def _outermost(data: dict[str, Any], known: _Known, path: str = "") -> Iterator[
             yield here
 
 
-def _on(line: int | None) -> str:
-    return f" (line {line})" if line else ""
+def _on(line: int | None, meant: str = "") -> str:
+    said = [*([f"line {line}"] if line else []), *([f"is it {meant}?"] if meant else [])]
+    return f" ({'; '.join(said)})" if said else ""
 
 
 def _positive(value: Any) -> int | None:  # noqa: ANN401

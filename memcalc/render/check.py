@@ -61,13 +61,18 @@ def story(result: Result, page: Page) -> Iterator[str]:
     if result.error:
         yield from result.error.splitlines()
         return
-    broken = [limit for limit in result.limits if not limit.passed]
     if not result.limits:
         yield f"{page.size(result.total or 0)}; no limit holds for it, and no GPU is named"
     if result.passed:
         yield from (kept(limit, page) for limit in result.limits[:1])
-        return
-    yield from (exceeded(limit, page) for limit in broken)
+    else:
+        yield from _broken(result, page)
+    yield from (f"warning: {warning}" for warning in result.warnings)
+
+
+def _broken(result: Result, page: Page) -> Iterator[str]:
+    """The limits that do not hold, what takes the most, and what would do."""
+    yield from (exceeded(limit, page) for limit in result.limits if not limit.passed)
     if result.largest:
         part = result.largest
         yield f"largest: {TITLES[part.component]}, {page.size(part.bytes)}, {100 * part.share:.0f} % of the peak"

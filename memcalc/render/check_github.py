@@ -33,9 +33,8 @@ def _result(result: Result, page: Page) -> Iterator[str]:
     for limit in result.limits:
         if not limit.passed:
             yield _command("error", *_place(limit, result), f"memcalc: {result.source}", _message(limit, result, page))
-    if result.passed:
-        for warning in result.warnings:
-            yield _command("warning", result.source, None, f"memcalc: {result.source}", warning)
+    for warning in result.warnings:
+        yield _command("warning", result.source, None, f"memcalc: {result.source}", warning)
 
 
 def _message(limit: Held, result: Result, page: Page) -> str:

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def render(answer: Check, page: Page) -> str:
-    """A heading, one row per config, and the story of each that failed."""
+    """A heading, one row per config, and the story of each that failed or has something not read."""
     lines = [f"### memcalc: {summary(answer)}", "", "| | config | total | tightest limit |", "|---|---|---:|---|"]
     lines += [_row(result, page) for result in answer.results]
     for result in answer.results:
-        if not result.passed:
+        if not result.passed or result.warnings:
             lines += ["", f"**{result.source}**", "", *(f"- {escaped(text)}" for text in story(result, page))]
     return "\n".join(lines) + "\n"
 
@@ -45,15 +45,17 @@ def _strain(limit: Held) -> float:
 
 
 def story(result: Result, page: Page) -> Iterator[str]:
-    """What failed, the largest part, the fix."""
+    """What failed, the largest part, the fix, and what was not understood."""
     if result.error:
         yield " ".join(result.error.split())
         return
     yield from (exceeded(limit, page) for limit in result.limits if not limit.passed)
-    if result.largest:
+    if result.largest and not result.passed:
         part = result.largest
         yield f"largest: {TITLES[part.component]}, {page.size(part.bytes)} ({100 * part.share:.0f} % of the peak)"
-    yield remedy(result.fix, page)
+    if not result.passed:
+        yield remedy(result.fix, page)
+    yield from (f"warning: {warning}" for warning in result.warnings)
 
 
 def escaped(text: str) -> str:

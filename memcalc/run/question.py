@@ -103,12 +103,15 @@ def _notes(remarks: Iterable[Remark]) -> tuple[Note, ...]:
 def _told(answer: Any, reading: Reading) -> Any:  # noqa: ANN401 - any kind of answer
     """The answer with the origins of the run's values, and with what was noted when they were read.
 
-    That a value is a default of ours is no longer an assumption where the config says it.
+    An answer without origins (a recommendation) is told the warnings alone. That a value is a default of ours is no
+    longer an assumption where the config says it.
     """
     from memcalc.report import Origin, Source  # noqa: PLC0415 - few runs come from another tool's config
 
-    if "origins" not in {field.name for field in fields(answer)}:
-        return answer
+    known = {field.name for field in fields(answer)}
+    if "origins" not in known:
+        left = _notes(reading.warnings) if "warnings" in known else ()
+        return replace(answer, warnings=(*left, *answer.warnings)) if left else answer
     said = {path.split(".")[0] for path in reading.origins}
     own = tuple(n for n in answer.assumptions if n.code != "default" or n.path not in said)
     return replace(

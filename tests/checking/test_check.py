@@ -95,6 +95,22 @@ def test_what_is_set_is_for_what_a_config_does_not_say(run: Callable[..., Outcom
     assert [r["error"] for r in results] == ["", "", ""]
 
 
+@pytest.mark.parametrize("most", ["1MiB", "90GiB"])
+def test_keys_that_were_not_understood_are_told_whether_it_passes_or_not(
+    most: str, run: Callable[..., Outcome]
+) -> None:
+    wrote(
+        {"c.yaml": "base_model: gpt2\nmicro_batch_size: 1\nsequence_lenght: 128\ndatasets: [{path: x, type: alpaca}]\n"}
+    )
+    asked = ("check", "c.yaml", "--max-total", most)
+    warning = answer(run(*asked, "--format", "json"))["results"][0]["warnings"][-1]
+    assert "not counted: sequence_lenght (line 3; is it sequence_len?)" in warning
+    for form in ("table", "markdown", "github"):
+        assert warning in " ".join(run(*asked, "--format", form)[1].split())
+    answered = json.loads(run("recommend", "c.yaml", "--gpu", "rtx-4090", "--keep", "optimizer", "--format", "json")[1])
+    assert warning in [note["message"] for note in answered["warnings"]]
+
+
 def test_flags_win_over_every_budget(run: Callable[..., Outcome]) -> None:
     wrote({"a.yaml": SMALL + "budget: {max_total: 1MiB}\n"})
     assert run("check", "a.yaml", "--max-total", "9GiB")[0] == 0
