@@ -21,7 +21,7 @@ from memcalc.recommender.tasks import advised, task_of
 from memcalc.recommender.values import Recommendation, Searched
 from memcalc.recommender.wishes import Wishes, by_method, cards_of, counts_of, method_of, methods, numbers, suited
 from memcalc.report import Note
-from memcalc.resolve import resolve, resolved_run
+from memcalc.resolve import resolve, resolved_run, settled
 from memcalc.run import Parallel
 from memcalc.run.varying import varied
 
@@ -70,7 +70,7 @@ def recommend_run(
 ) -> Recommendation:  # fmt: skip
     """The recommendation for a validated Run; `progress` hears (done, all) as shapes are scored."""
     asked = suited(by_method(run, wishes.method), beside) if wishes.method else run
-    asked = replace(asked, gpu=gpu(asked.gpu).name) if asked.gpu else asked
+    asked = settled(replace(asked, gpu=gpu(asked.gpu).name) if asked.gpu else asked)
     model = resolve(replace(asked, gpu=None, gpus=1, sharding=None, parallel=Parallel()), beside)
     task = task_of(wishes.task, asked, model.model)
     evaluator, last = Evaluator(beside), None

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 def resolve(run: Run, beside: Path | None = None) -> Plan:
     """Look everything up; UnknownName or RunInvalid where something does not exist or does not go together."""
     notes = Notes()
-    run = _settled(run, notes)
+    run = settled(run, notes)
     model = pictured(load_model(run.model, beside), run)
     run = _as_stored(run, model, notes)
     if run.implementation.startswith("torchtitan"):
@@ -118,8 +118,9 @@ def divides(run: Run) -> bool:
     )
 
 
-def _settled(run: Run, notes: Notes) -> Run:
+def settled(run: Run, notes: Notes | None = None) -> Run:
     """Megatron-LM's data parallelism comes with its modules, and the other way round."""
+    notes = Notes() if notes is None else notes
     strategy = run.sharding.strategy if run.sharding else ""
     if strategy == "megatron" and run.implementation == "hf":
         notes.assume("implementation", "default", "Megatron-LM's own modules: sharding megatron comes with them")
@@ -194,7 +195,9 @@ def _trained_tensors(
         tensors = adapted.tensors
         notes.assume_all("lora", adapted.notes)
         notes.warn_all("lora", adapted.warnings)
-        notes.assume("lora", "frozen-base", f"the base model is frozen and stored in {run.quantize or chosen.frozen}")
+        stored = run.quantize or chosen.frozen
+        name = stored if isinstance(stored, str) else stored.get("name", stored)
+        notes.assume("lora", "frozen-base", f"the base model is frozen and stored in {name}")
     elif run.quantize:
         from memcalc.quantization.storage import scheme  # noqa: PLC0415
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memcalc.__main__ import main
+from memcalc.errors import nearest_names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,3 +56,8 @@ def test_recommend_takes_the_number_of_gpus_from_their_name(capsys: pytest.Captu
     assert main(["recommend", "gpt2", "--gpu", "2xt4", "--keep", "optimizer", "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)["recommendations"]
     assert {(one["gpu"]["name"], one["gpu"]["count"]) for one in found} == {("t4", 2)}
+
+
+@pytest.mark.parametrize(("name", "meant"), [("gemma4", "gemma-4-31b"), ("qwen-3.5", "qwen3.5-2b")])
+def test_a_family_without_a_size_is_answered_with_its_models(name: str, meant: str) -> None:
+    assert meant in nearest_names(name, ["gemma-3-4b", "gemma-4-31b", "gemma-2b", "gemma-7b", "qwen3.5-2b", "qwen3-2b"])

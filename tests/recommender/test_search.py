@@ -169,6 +169,14 @@ def test_kernels_and_a_loss_that_a_trainer_put_together_are_searched_around() ->
     assert answer.recommendations
 
 
+def test_the_modules_that_come_with_megatrons_sharding_are_searched_around() -> None:
+    run = {"model": "llama-3-8b", "gpu": "h100-80gb", "gpus": 8, "sharding": "megatron", "precision": "megatron-bf16",
+           "parallel": {"tensor": 2}}  # fmt: skip
+    answer = recommend(run, keep=["optimizer", "checkpointing", "offload"])
+    assert answer.recommendations
+    assert answer.asked["implementation"] == "megatron"
+
+
 def test_a_method_that_was_asked_for_is_not_left() -> None:
     answer = recommend({"model": "llama-3-8b", "gpu": "rtx-4090"}, method="full", gpus="1", keep=["offload"])
     assert all(choice.run["lora"] is None for choice in answer.recommendations)
