@@ -195,8 +195,8 @@ def _trained_tensors(
         tensors = adapted.tensors
         notes.assume_all("lora", adapted.notes)
         notes.warn_all("lora", adapted.warnings)
-        stored = run.quantize or chosen.frozen
-        name = stored if isinstance(stored, str) else stored.get("name", stored)
+        kept = run.quantize or chosen.frozen
+        name = kept if isinstance(kept, str) else kept.get("name", kept)
         notes.assume("lora", "frozen-base", f"the base model is frozen and stored in {name}")
     elif run.quantize:
         from memcalc.quantization.storage import scheme  # noqa: PLC0415
