@@ -17,13 +17,13 @@ from memcalc.explanation.kinds import Kinds
 from memcalc.gpus import communicator_bytes
 from memcalc.model import OF_IMAGES
 from memcalc.recommender.heights import Family, Ground, Grounds, Heights, Standing, Steps
-from memcalc.recommender.legality import degrees, divided, named
+from memcalc.recommender.legality import degrees, divided, fewest, named
 from memcalc.recommender.loads import load
 from memcalc.recommender.work import Work, by_kind, work
 from memcalc.resolve import resolve
 from memcalc.run import Checkpointing, Loss
 from memcalc.simulation import RUNNABLE, setting_of, simulate
-from memcalc.simulation.measure import standing, step_temporaries
+from memcalc.simulation.measuring import standing, step_temporaries
 from memcalc.tape.step import Recording, record_step
 
 if TYPE_CHECKING:
@@ -80,9 +80,9 @@ class Evaluator:
         return self._families[key]
 
     def _family(self, shape: Run, spec: Spec) -> Family | None:
-        one = degrees(shape)
         megatron = shape.implementation == "megatron"
-        single = replace(shape, gpus=one, sharding=shape.sharding if megatron else None, offload=_kept_on_gpu(shape.offload),
+        few = fewest(shape) if megatron else degrees(shape)
+        single = replace(shape, gpus=few, sharding=shape.sharding if megatron else None, offload=_kept_on_gpu(shape.offload),
                          grad_accum=flying(shape))  # fmt: skip
         first, second = (self.heights(replace(single, batch_size=batch), spec) for batch in (1, 2))
         return Family(first, second) if first and second else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from math import lcm
 from typing import TYPE_CHECKING
 
 from memcalc.optimizers import resolve
@@ -24,6 +25,12 @@ OFFLOADING = frozenset({"zero1", "zero2", "zero3", "fsdp", "hsdp"})
 def degrees(run: Run) -> int:
     """How many GPUs hold one replica of the model between them."""
     return run.parallel.tensor * run.parallel.pipeline * run.parallel.context
+
+
+def fewest(run: Run) -> int:
+    """The least number of GPUs on which Megatron-LM lays out a run: every stage's experts share those of its dense layers."""
+    p = run.parallel
+    return p.pipeline * lcm(p.tensor * p.context, p.expert * (p.expert_tensor or p.tensor))
 
 
 def divided(run: Run) -> bool:

@@ -177,6 +177,16 @@ def test_the_modules_that_come_with_megatrons_sharding_are_searched_around() -> 
     assert answer.asked["implementation"] == "megatron"
 
 
+def test_experts_are_divided_over_more_gpus_than_one_replica_of_the_dense_layers() -> None:
+    run = {"model": "qwen3-30b-a3b", "gpu": "h100-80gb", "gpus": 64, "sharding": "megatron", "precision": "megatron-bf16",
+           "parallel": {"tensor": 2, "pipeline": 2, "expert": 8, "sequence": True}}  # fmt: skip
+    answer = recommend(
+        run, vary={"batch_size": [1, 2]}, keep=["checkpointing", "sharding", "parallel", "expandable_segments"]
+    )
+    assert answer.recommendations
+    assert answer.search.legal == 2
+
+
 def test_a_method_that_was_asked_for_is_not_left() -> None:
     answer = recommend({"model": "llama-3-8b", "gpu": "rtx-4090"}, method="full", gpus="1", keep=["offload"])
     assert all(choice.run["lora"] is None for choice in answer.recommendations)
