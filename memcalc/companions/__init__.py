@@ -23,7 +23,7 @@ from memcalc.run import Checkpointing, Loss
 from memcalc.sharding import placement
 from memcalc.sharding.strategy import PERSISTENT
 from memcalc.simulation import setting_of, simulate
-from memcalc.simulation.measure import measure
+from memcalc.simulation.measuring import measure
 from memcalc.tape.inference import record_forward, record_nothing
 
 if TYPE_CHECKING:

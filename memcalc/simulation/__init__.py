@@ -12,7 +12,7 @@ from memcalc.implementations import kernels
 from memcalc.model import OF_IMAGES
 from memcalc.packing import UNPACKED
 from memcalc.run import OUTER
-from memcalc.simulation.measure import measure
+from memcalc.simulation.measuring import measure
 from memcalc.tape.setting import Setting
 from memcalc.tape.step import record_step
 from memcalc.units import format_bytes
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from memcalc.packing import Packing
     from memcalc.plan import Plan
     from memcalc.run import Run, Spec
-    from memcalc.simulation.measure import Record
+    from memcalc.simulation.measuring import Record
     from memcalc.timeline import Timeline
 
 # kinds of models whose whole forward pass has rules

@@ -13,7 +13,7 @@ from memcalc.recommender.work import Work, work
 from memcalc.resolve import resolve
 from memcalc.run.validation import parse_run
 from memcalc.simulation import setting_of
-from memcalc.simulation.measure import storage
+from memcalc.simulation.measuring import storage
 from memcalc.tape.step import record_step
 from memcalc.tape.weights import Weights
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,7 +33,7 @@ def recording(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         return 0
 
     forget()
-    monkeypatch.setattr(sys.modules["memcalc.simulation.measure"], "reserved", look)
+    monkeypatch.setattr("memcalc.simulation.measuring.reserved", look)
     assert estimate(request.param).memory.reserved
     forget()
     return given[0]

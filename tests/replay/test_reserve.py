@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +120,7 @@ def test_the_replay_is_the_log_event_by_event(run: dict[str, Any], monkeypatch: 
     alone = estimate(run).memory.reserved
     forget()
     monkeypatch.setattr(alike, "sampled", every_layer)
-    monkeypatch.setattr(sys.modules["memcalc.simulation.measure"], "reserved", followed)
+    monkeypatch.setattr("memcalc.simulation.measuring.reserved", followed)
     assert alone == pytest.approx(estimate(run).memory.reserved, rel=1e-3)
 
 
@@ -159,7 +158,7 @@ def test_reserved_is_found_only_when_it_is_asked_for(monkeypatch: pytest.MonkeyP
         raise AssertionError("replayed")
 
     forget()
-    monkeypatch.setattr(sys.modules["memcalc.simulation.measure"], "reserved", refuse)
+    monkeypatch.setattr("memcalc.simulation.measuring.reserved", refuse)
     timeline = simulate(resolve(parse_run(RUNS[0])))
     assert timeline
     assert timeline.peak > 0
