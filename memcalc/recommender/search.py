@@ -210,12 +210,12 @@ class Search:
         """Remember those that lack the least."""
         self.missed.append(candidate)
         if len(self.missed) > 2 * NEAREST:
-            self.missed = nsmallest(NEAREST, self.missed, key=lacking)
+            self.missed = nsmallest(NEAREST, self.missed, key=likeliest)
 
     def _nearest(self) -> Scored | None:
         """What lacks the least, by the records of the likeliest."""
-        likeliest = nsmallest(NEAREST, self.missed, key=lacking)
-        known = [(self.peak(run_of(c)), c) for c in likeliest]
+        first = nsmallest(NEAREST, self.missed, key=likeliest)
+        known = [(self.peak(run_of(c)), c) for c in first]
         real = [c._replace(floor=peak + outside(c.card, c.gpus)) for peak, c in known if peak is not None]
         return min(real, key=lacking, default=None)
 
@@ -281,6 +281,13 @@ class Search:
 def lacking(candidate: Scored) -> int:
     """Bytes that a candidate is short of, at the least."""
     return candidate.floor - candidate.room
+
+
+def likeliest(candidate: Scored) -> tuple[int, bool, bool, bool]:
+    """The order in which misses are recorded: of those that lack the same before a step runs, the ones whose step is small."""
+    shape = candidate.shape
+    small = shape.checkpointing.mode != "none", shape.loss.kind == "fused-linear", shape.offload == "activations"
+    return lacking(candidate), not small[0], not small[1], not small[2]
 
 
 def run_of(candidate: Scored) -> Run:

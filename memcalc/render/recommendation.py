@@ -50,7 +50,8 @@ def _shown(answer: Recommendation) -> tuple[Choice, ...]:
 
 def _looked_at(answer: Recommendation) -> str:
     looked = answer.search
-    return (f"{answer.searched:,} candidates, {looked.legal:,} of them legal, {answer.fitting:,} that seem to fit; "
+    length = f"sequences of {answer.asked['seq_len']}; " if answer.asked.get("seq_len") else ""
+    return (f"{length}{answer.searched:,} candidates, {looked.legal:,} of them legal, {answer.fitting:,} that seem to fit; "
             f"{looked.recorded} steps recorded, {looked.estimated} runs estimated in full")  # fmt: skip
 
 
@@ -60,8 +61,16 @@ def _ranked(answer: Recommendation, page: Page) -> Section:
     columns = ("", "<GPUs", ">total", ">headroom", f">{unit}/s", ">USD/h", f">USD/M {unit}")
     asked = [_row("as asked", answer.as_asked, page)] if answer.as_asked and answer.as_asked.gpu.name else []
     rows = [_row(str(number), choice, page) for number, choice in enumerate(shown, 1)]
-    title = "What fits" if answer.recommendations else f"Nothing fits: the nearest miss takes {answer.lacks}"
-    return section(title, columns, asked + rows)
+    return section(_outcome(answer), columns, asked + rows)
+
+
+def _outcome(answer: Recommendation) -> str:
+    """Whether something fits, and what the nearest miss lacks; nothing is the nearest where nothing was legal."""
+    if answer.recommendations:
+        return "What fits"
+    if not answer.lacks:
+        return "Nothing that was tried goes together with the rest of the run; try other keys: --vary KEY=VALUES"
+    return f"Nothing fits: the nearest miss takes {answer.lacks}"
 
 
 def _row(name: str, choice: Choice, page: Page) -> tuple[str, ...]:

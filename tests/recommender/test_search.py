@@ -155,6 +155,16 @@ def test_nothing_fits_names_the_nearest_miss() -> None:
     assert "more than there is on rtx-4090" in answer.lacks
 
 
+def test_the_nearest_miss_is_one_whose_step_is_small() -> None:
+    """Before a step runs all switches of a step lack the same: checkpoints are what spares the most."""
+    run = {"model": "llama-3-8b", "gpu": "4GiB"}
+    answer = recommend(run, method="qlora", gpus="1", vary={"batch_size": [1]})
+    plain = estimate({"model": "llama-3-8b", "lora": {"rank": 16, "targets": "all-linear"}, "quantize": "nf4",
+                      "checkpointing": "full"})  # fmt: skip
+    assert answer.nearest_miss
+    assert answer.nearest_miss.memory.peak_allocated < plain.memory.peak_allocated
+
+
 def test_kernels_and_a_loss_that_a_trainer_put_together_are_searched_around() -> None:
     """As LLaMA-Factory's `enable_liger_kernel` is read; whatever the micro batch."""
     run = {
