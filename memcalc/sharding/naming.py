@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from memcalc.blocks.attention import Attention
 from memcalc.blocks.base import Stack, Unused
-from memcalc.blocks.basic import Embedding
+from memcalc.blocks.basic import Cast, Embedding, Linear
 from memcalc.blocks.mla import Mla
 from memcalc.blocks.mlp import Experts, Mlp, Moe
 from memcalc.blocks.seq2seq import Shared
+from memcalc.blocks.ssm import Mamba, Mamba2
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -44,6 +45,7 @@ class Naming:
         self.tables: set[str] = set()  # embeddings, whose inputs ask for no gradient: their backward pass has no end
         self.called: frozenset[str] = frozenset()  # modules that are marked
         self.turning: dict[str, set[str]] = {}  # by list: the kinds of rotary tables that a module makes for its layers
+        self._casts = False  # whether the values so far were cast to the dtype of what follows
         self._looked: dict[str, int] = {}  # modules whose weight one so far out looks at before they run
         self._known: dict[str, str] = {}
         self._named: dict[str, tuple[str, str]] = {"": ("", "")}
@@ -80,6 +82,14 @@ class Naming:
             self._looked[path] = outwards
         elif isinstance(block, Mlp) and block.widens and block.down:
             self._looked[f"{path}.{block.down.name}"] = 1
+        elif isinstance(block, (Mamba, Mamba2)):  # what a fused kernel would take, whether there is one or not
+            others = (block.x_proj, block.dt_proj) if isinstance(block, Mamba) else (block.norm,)
+            taken = (part for part in (block.conv, block.out_proj, *others) if part)
+            self._looked |= {f"{path}.{part.name}": 1 for part in taken}
+        elif isinstance(block, Cast):
+            self._casts = block.to == "weights"
+        elif self._casts and isinstance(block, Linear):  # whose weight says to what the values ahead of it are cast
+            self._looked[path], self._casts = 1, False
 
     def of(self, path: str) -> str:
         """The name of a module: numbers of recorded layers and of other lists are #, those of stages and names stay."""

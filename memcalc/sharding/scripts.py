@@ -210,6 +210,7 @@ class Writer:
     def _met(self, name: str, layer: int) -> Owned:
         """What a module owns, looked up once in a script."""
         params, others = (found(name, layer, self.stacks) for found in (self.roster.of, self.roster.seen))
+        others = tuple([param for param in others if param not in params])  # as those of a module that nobody calls are
         seen = self._placed(others)
         call = self._call((*params, *others))._replace(seen=seen)
         several = (call,) + (SILENT,) * (name in self.naming.experts or (self.adapted and name == ROOT))
