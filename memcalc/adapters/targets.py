@@ -68,7 +68,7 @@ def targets_of(lora: Lora, model_type: str, modules: Iterable[Module] = ()) -> t
     if chosen is None:
         some = ", ".join(_commonest(modules)) or "q_proj, v_proj"
         raise fault("lora.targets", f"peft has no default targets of {lora.method} for {model_type or 'this model'}; "
-                                    f"name the modules ([{some}]) or write all-linear")  # fmt: skip
+                                    f"name the modules ([{some}]) or all of them: --set lora.targets=all-linear")  # fmt: skip
     return chosen
 
 
