@@ -30,8 +30,7 @@ WITH_TRAITS = {name: card["traits"] for name, card in CARDS.items() if "traits" 
 # A block's `formula` names whose code computes it, whatever model it is in: a rule is registered for it by
 # @rule(Attention, "gptj"). Tables of formulas are in these files only.
 FORMULAS = frozenset({
-    "tape/hf/__init__.py", "tape/hf/alibi.py", "tape/hf/attention.py", "tape/hf/experts.py", "tape/hf/surroundings.py",
-    "sharding/expert.py",
+    "tape/hf/__init__.py", "tape/hf/alibi.py", "tape/hf/attention.py", "tape/hf/stacked_experts.py", "tape/hf/surroundings.py",
 })  # fmt: skip
 EXCEPTIONS = {
     ("architectures/experts.py", "mamba"): "a kind of layer in layer_types, as configs write it",
