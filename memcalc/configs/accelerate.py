@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from memcalc.configs import deepspeed, fsdp
 from memcalc.configs.names import model
 from memcalc.configs.table import Sheet
-from memcalc.configs.trainer import recipe
+from memcalc.configs.trainer import asked_for, recipe
 from memcalc.configs.words import text, whole
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _engine(sheet: Sheet, kind: str, half: str, gpus: int) -> str:
         sheet.put("parallel.tensor", gpus, "distributed_type")
     elif kind.startswith("MULTI_") or gpus > 1:
         sheet.put("sharding.strategy", "ddp", "distributed_type")
-    return ""
+    return "" if half == "fp8" or kind == "TP" else asked_for(sheet, half, "mixed_precision")
 
 
 def _precision(sheet: Sheet, half: str, engine: str) -> None:

@@ -174,7 +174,8 @@ def _engine(sheet: Sheet, half: str, gpus: int) -> str:
     said = sheet.read(whole, "fsdp_version", "fsdp_config.fsdp_version", "fsdp_config.version", default=1)
     if gpus == 1 or not (words or sheet.read(mapping, "fsdp_config", default={})):
         sheet.seen("fsdp", "fsdp_config")
-        return ""
+        asked = trainer.asked_for(sheet, half, "bf16", "fp16", "float16")
+        return "fsdp2" if asked == "fsdp" else asked
     fsdp.attach(sheet, "fsdp_config", words, version=said, carves=False)  # monkeypatch/accelerate/fsdp2.py: its own
     sheet.seen("fsdp_config.*")
     replicas = sheet.read(whole, "dp_replicate_size", default=1)

@@ -5,6 +5,7 @@ transformers 5.23, training_args.py (keys, defaults) and trainer_optimizer.py; a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from memcalc.configs import deepspeed, fsdp
@@ -76,7 +77,7 @@ def recipe(half: str, loaded: str, engine: str) -> str:
 
 
 def precision(sheet: Sheet, half: str, loaded: str, engine: str, *keys: str, default: str = "") -> None:
-    """Set `precision`, unless DeepSpeed's config has."""
+    """Set `precision`, unless DeepSpeed's config, or DeepSpeed where it is asked for without one, has."""
     if engine != "deepspeed":
         sheet.put("precision", recipe(half, loaded, engine), *(keys or ("bf16", "fp16")), default=default)
 
@@ -101,12 +102,22 @@ def engine(sheet: Sheet, half: str, gpus: int) -> str:
     section = sheet.get("fsdp_config")
     if not words:
         sheet.seen("fsdp_config")
-        return ""
+        return asked_for(sheet, half, "bf16", "fp16")
     if isinstance(section, str) and section:
         _adopt_fsdp(sheet, section, words)
     else:
         fsdp.attach(sheet, "fsdp_config", words, version=2, wraps=True)
     return "fsdp"
+
+
+def asked_for(sheet: Sheet, half: str, *keys: str) -> str:
+    """The engine of the `sharding` that was asked for beside a config without one, since precision follows from it too."""
+    said = sheet.asked.flags.get("sharding")
+    named = str(said.get("strategy") if isinstance(said, Mapping) else said or "").lower()
+    if named.startswith("zero"):
+        sheet.put("precision", recipe(half, "fp32", "deepspeed"), *keys, default="" if sheet.has(*keys) else SOURCE)
+        return "deepspeed"
+    return "fsdp" if named in ("fsdp", "hsdp") else ""
 
 
 def _adopt_fsdp(sheet: Sheet, name: str, words: tuple[str, ...]) -> None:

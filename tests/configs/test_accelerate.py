@@ -84,6 +84,12 @@ def test_mixed_precision_is_autocast_around_fp32_weights(written: str, recipe: s
     assert (run["precision"], run["sharding"]["strategy"], run["gpus"]) == (recipe, "ddp", 4)
 
 
+@pytest.mark.parametrize(("written", "recipe"), [("no", "fp32"), ("bf16", "mixed-bf16"), ("fp16", "mixed-fp16")])
+def test_zero_that_is_asked_for_keeps_copies_of_its_own(written: str, recipe: str) -> None:
+    text = f"distributed_type: MULTI_GPU\nmixed_precision: {written}\nnum_processes: 4\n"
+    assert read(text, sharding="zero3")["precision"] == recipe
+
+
 def test_a_single_process_is_not_sharded() -> None:
     run = read("distributed_type: NO\nmixed_precision: bf16\n")
     assert "sharding" not in run

@@ -152,3 +152,10 @@ def test_what_is_refused(text: str, told: str) -> None:
     with pytest.raises(RunInvalid, match=told) as caught:
         read(text)
     assert len(caught.value.faults) == 1
+
+
+@pytest.mark.parametrize(
+    ("sharding", "recipe"), [("zero2", "mixed-bf16"), ("fsdp", "bf16-autocast"), ("ddp", "bf16-autocast")]
+)
+def test_precision_follows_from_the_engine_that_is_asked_for(sharding: str, recipe: str) -> None:
+    assert read(BASE, sharding=sharding)["precision"] == recipe

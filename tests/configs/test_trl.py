@@ -41,6 +41,17 @@ def test_precision(text: str, recipe: str) -> None:
     assert read(text)["precision"] == recipe
 
 
+@pytest.mark.parametrize(
+    ("sharding", "recipe"),
+    [("zero3", "mixed-bf16"), ({"strategy": "zero1"}, "mixed-bf16"), ("fsdp", "mixed-bf16"), ("ddp", "amp-bf16")],
+)
+def test_precision_follows_from_the_engine_that_is_asked_for(sharding: object, recipe: str) -> None:
+    assert read("bf16: true\n", sharding=sharding)["precision"] == recipe
+    assert (
+        read("fsdp: full_shard\nbf16: true\n", sharding=sharding)["precision"] == "mixed-bf16"
+    )  # as the config has it
+
+
 def test_qlora_keeps_adapters_in_bf16() -> None:
     run = read(
         "use_peft: true\nload_in_4bit: true\nlora_r: 32\nlora_target_modules: [q_proj, v_proj]\nuse_bnb_nested_quant: true\n"
