@@ -86,7 +86,7 @@ def _curve(report: Report, page: Page) -> Iterator[Text]:
     blocks, names = chart(report.memory.curve, page.width - len(title))
     yield Text(" " * len(title) if above else title).append(blocks, style="blue")
     yield Text(" " * len(title) + names, style="dim")
-    said = f"{sentence(report.memory, page)}; activations up to {page.size(report.memory.components.activations)}"
+    said = f"{sentence(report.memory, page)}; activations kept: {page.size(report.memory.components.activations)}"
     for line in wrap(said, page.width - 2):
         yield Text(f"  {line}")
     yield Text()
