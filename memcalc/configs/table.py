@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 ABSENT: Final = object()
 NAMED: Final = 12  # keys that one warning names
+_VARIABLE: Final = re.compile(r"\$\{?[A-Za-z_][A-Za-z_0-9]*")
+_UNFILLED: Final = "; variables of the environment are not filled in here: write what it stands for"
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ class Sheet:
 
     def fault(self, key: str, what: str) -> None:
         """Note a value that can't be right; all are told together."""
-        self.faults.append(Fault(self._at(key), what))
+        self.faults.append(Fault(self._at(key), f"{what}{_UNFILLED}" if _VARIABLE.search(what) else what))
 
     def refuse(self, key: str, what: str) -> RunInvalid:
         """The faults with one more, to be raised."""

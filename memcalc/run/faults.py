@@ -199,6 +199,8 @@ def _told(kind: str, context: Mapping[str, Any], value: object, where: str) -> s
         case "dataclass_type" | "mapping_type" | "dict_type":
             keys = ", ".join(_section_keys(where)) or "key: value"
             return f"{shown} is not a mapping ({keys})"
+        case "tuple_type" | "list_type":
+            return f"{shown} is not a list; write [a, b], or a line of `- a` for each"
         case "unexpected_keyword_argument":
             return "unknown key"
         case _:

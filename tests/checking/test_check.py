@@ -194,6 +194,12 @@ WRONG: list[tuple[dict[str, str], str, int, str]] = [  # files, command line, ex
     ({"memcalc.yaml": "budgit: {}\n"}, "check gpt2", 3, "memcalc.yaml:1 budgit: unknown key; did you mean budget"),
     ({"memcalc.yaml": "max_total: 1GiB\n"}, "check gpt2", 3, "memcalc.yaml:1 max_total: a limit stands under `budget`"),
     ({"memcalc.yaml": "budget: {max_totl: 1GiB}\n"}, "check gpt2", 3, "unknown key; did you mean max_total"),
+    (
+        {"memcalc.yaml": "budgets: {a.yaml: {}}\n"},
+        "check gpt2",
+        3,
+        "memcalc.yaml:1 budgets: {'a.yaml': {}} is not a list; write [a, b], or",
+    ),
     ({"memcalc.yaml": "budget: {max_total: lots}\n"}, "check gpt2", 3, "memcalc.yaml:1: 'lots' is not a size"),
     ({"memcalc.yaml": "budget: {components: {weigths: 1}}\n"}, "check gpt2", 3, "did you mean weights?"),
     ({}, "check gpt2 --budget nowhere.yaml", 4, "nowhere.yaml: no such file"),

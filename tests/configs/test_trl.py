@@ -194,3 +194,10 @@ def test_values_that_can_not_be_are_faults() -> None:
     with pytest.raises(RunInvalid) as caught:
         read("dtype: int3\ngradient_accumulation_steps: some\noptim: nothing_like_it\n")
     assert len(caught.value.faults) == 3
+
+
+def test_a_variable_of_the_environment_is_told_to_be_none_of_ours() -> None:
+    with pytest.raises(
+        RunInvalid, match=r"'\$\{BATCH\}' is not a number; variables of the environment are not filled in"
+    ):
+        reading("model_name_or_path: gpt2\nper_device_train_batch_size: ${BATCH}\nmax_length: 512\n")
