@@ -229,12 +229,22 @@ def _there(making: Moves, gradients: list[Block], step: Moves) -> dict[int, Bloc
     left = (number for number in making.left if number != making.outputs and number not in making.kept)
     blocks = dict(zip(left, gradients, strict=True))
     found = _whole(making, blocks, step)
-    waiting: dict[int, list[Block]] = {}
+    waiting: dict[tuple[int, int], list[Block]] = {}  # a block of one stream is none of another's
+    of = _streams(making)
     for number, block in blocks.items():
-        waiting.setdefault(making.sizes[number], []).append(block)
-    found |= {number: waiting[size].pop(0) for number in step.found if waiting.get(size := step.sizes[number])}
+        waiting.setdefault((making.sizes[number], of[number]), []).append(block)
+    of = _streams(step)
+    for number in step.found:
+        if alike := waiting.get((step.sizes[number], of[number])):
+            found[number] = alike.pop(0)
     gradients[:] = [block for blocks in waiting.values() for block in blocks]
     return found
+
+
+def _streams(moves: Moves) -> dict[int, int]:
+    """The stream of each birth."""
+    rows = ((number, row) for number, stream in moves.streams.items() for row in (*stream.small, *stream.large))
+    return {move: number for number, row in rows for move in row.all if move >= 0}
 
 
 def _whole(making: Moves, blocks: dict[int, Block], step: Moves) -> dict[int, Block]:

@@ -207,3 +207,12 @@ def test_a_stage_without_a_head_keeps_no_outputs() -> None:
            "parallel": {"tensor": 2, "pipeline": 4}, "offload": "activations"}  # fmt: skip
     memory = estimate(run).memory
     assert memory.reserved >= memory.peak_allocated
+
+
+def test_what_an_earlier_micro_batch_left_in_one_stream_is_not_found_in_another() -> None:
+    """CANINE's adapters have units as large as those that its layers are gathered in."""
+    fsdp = {"strategy": "fsdp", "version": 1, "use_orig_params": True, "forward_prefetch": True}
+    run = {"model": "canine-s", "gpus": 8, "sharding": fsdp, "precision": "bf16", "grad_accum": 2, "gpu": "h100",
+           "checkpointing": {"mode": "full", "reentrant": True}, "lora": {"rank": 8, "targets": "all-linear"}}  # fmt: skip
+    memory = estimate(run).memory
+    assert memory.reserved >= memory.peak_allocated
