@@ -298,3 +298,9 @@ def test_lora_on_a_parameter_makes_it_anew() -> None:
 def test_liger_keeps_less_of_experts() -> None:
     fused = memory(MIXTRAL, implementation="hf-liger", loss="standard").components.activations
     assert fused < memory(MIXTRAL).components.activations
+
+
+def test_positions_added_in_every_layer_go_into_a_re_entrant_checkpoint() -> None:
+    """CosmosTransformer3DModel.forward calls each block with them by position."""
+    run = {"model": "cosmos-1.0-7b-text2world", "checkpointing": {"mode": "full", "reentrant": True}}
+    assert "tape-failed" not in {note.code for note in estimate(run).warnings}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # what layers are called with beside their input, and gradients go back to
 GIVEN = ("original", "per_layer", "bias", "encoder", "cross_bias")
-VECTORS = ("vector", "shared")  # of a denoiser's scene
+VECTORS = ("vector", "shared", "places")  # of a denoiser's scene
 
 
 def alone(around: Around) -> bool:
