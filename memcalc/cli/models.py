@@ -47,13 +47,11 @@ def _named(text: str) -> str | None:
     """The preset whose name the words are, in another spelling too where they filter nothing."""
     if not text or has("models", text):
         return text or None
+    if some("models", text.split()):
+        return None
     from memcalc.models.names import alike  # noqa: PLC0415 - few names need it
 
-    return (
-        None
-        if some("models", text.split())
-        else next((other for other, _ in alike(text) if has("models", other)), None)
-    )
+    return next((other for other, _ in alike(text) if has("models", other)), None)
 
 
 def also(aliases: list[str]) -> str:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 ABSENT: Final = object()
 NAMED: Final = 12  # keys that one warning names
-_VARIABLE: Final = re.compile(r"\$\{?[A-Za-z_][A-Za-z_0-9]*")
+_VARIABLE: Final = re.compile(r"\$(\{[A-Za-z_]\w*\}|[A-Za-z_]\w*)", re.ASCII)
 _UNFILLED: Final = "; variables of the environment are not filled in here: write what it stands for"
 
 

@@ -5,7 +5,6 @@ transformers 5.23, training_args.py (keys, defaults) and trainer_optimizer.py; a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from memcalc.configs import deepspeed, fsdp
@@ -15,6 +14,7 @@ from memcalc.configs.words import text, truth, whole
 from memcalc.errors import UnknownName, UnreadableInput, nearest_names
 from memcalc.optimizers import resolve
 from memcalc.presets import index
+from memcalc.run.spelling import spelled_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -112,8 +112,8 @@ def engine(sheet: Sheet, half: str, gpus: int) -> str:
 
 def asked_for(sheet: Sheet, half: str, *keys: str) -> str:
     """The engine of the `sharding` that was asked for beside a config without one, since precision follows from it too."""
-    said = sheet.asked.flags.get("sharding")
-    named = str(said.get("strategy") if isinstance(said, Mapping) else said or "").lower()
+    sharding = spelled_out({"sharding": sheet.asked.flags.get("sharding", "none")})["sharding"]
+    named = str(sharding["strategy"])
     if named.startswith("zero"):
         sheet.put("precision", recipe(half, "fp32", "deepspeed"), *keys, default="" if sheet.has(*keys) else SOURCE)
         return "deepspeed"

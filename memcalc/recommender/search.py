@@ -286,8 +286,8 @@ def lacking(candidate: Scored) -> int:
 def likeliest(candidate: Scored) -> tuple[int, bool, bool, bool]:
     """The order in which misses are recorded: of those that lack the same before a step runs, the ones whose step is small."""
     shape = candidate.shape
-    small = shape.checkpointing.mode != "none", shape.loss.kind == "fused-linear", shape.offload == "activations"
-    return lacking(candidate), not small[0], not small[1], not small[2]
+    large = shape.checkpointing.mode == "none", shape.loss.kind != "fused-linear", shape.offload != "activations"
+    return lacking(candidate), *large
 
 
 def run_of(candidate: Scored) -> Run:

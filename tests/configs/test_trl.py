@@ -43,7 +43,16 @@ def test_precision(text: str, recipe: str) -> None:
 
 @pytest.mark.parametrize(
     ("sharding", "recipe"),
-    [("zero3", "mixed-bf16"), ({"strategy": "zero1"}, "mixed-bf16"), ("fsdp", "mixed-bf16"), ("ddp", "amp-bf16")],
+    [
+        ("zero3", "mixed-bf16"),
+        ({"strategy": "zero1"}, "mixed-bf16"),
+        ("fsdp", "mixed-bf16"),
+        ("ddp", "amp-bf16"),
+        ("ZeRO-2", "mixed-bf16"),
+        ("FULL_SHARD", "mixed-bf16"),
+        ("NO_SHARD", "amp-bf16"),
+        (None, "amp-bf16"),
+    ],
 )
 def test_precision_follows_from_the_engine_that_is_asked_for(sharding: object, recipe: str) -> None:
     assert read("bf16: true\n", sharding=sharding)["precision"] == recipe
