@@ -47,7 +47,7 @@ def _named(text: str) -> str | None:
     """The preset whose name the words are, in another spelling too where they filter nothing."""
     if not text or has("models", text):
         return text or None
-    if some("models", text.split()):
+    if some("models", tuple(text.split())):
         return None
     from memcalc.models.names import alike  # noqa: PLC0415 - few names need it
 
